@@ -1,0 +1,41 @@
+"""Rerank the candidates of a retriever, locally or through a rerank server."""
+
+from rerank_plugins.backend import Backend, Content, Document, Ranked, Scale, rank
+from rerank_plugins.errors import (
+    AuthenticationError,
+    BackendError,
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+    MissingDependencyError,
+    RerankError,
+    UnsupportedInputError,
+)
+from rerank_plugins.spec import BackendSpec, load_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "Backend",
+    "BackendError",
+    "BackendOverloaded",
+    "BackendRejected",
+    "BackendSpec",
+    "BackendTimeout",
+    "BackendUnavailable",
+    "ConfigError",
+    "Content",
+    "Document",
+    "InvalidResponse",
+    "MissingDependencyError",
+    "Ranked",
+    "RerankError",
+    "Scale",
+    "UnsupportedInputError",
+    "load_backend",
+    "rank",
+]

@@ -1,0 +1,114 @@
+"""Options as people write them, checked against a constructor's keywords."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["checked_options", "unknown"]
+
+_SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def checked_options(
+    constructor: type, given: Mapping[str, object], *, kind: str, fixed: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return `given` with each value of the type that `constructor` asks for.
+
+    Strings are read as the annotated type ("10" as a number, "true" as a boolean, "none" as
+    None), so a spec string says the same as a mapping.
+
+    Args:
+        constructor: the class whose `__init__` keywords are the valid options.
+        given: what was written.
+        kind: what to call the class in messages.
+        fixed: keywords that are set elsewhere and can't be given.
+
+    Raises:
+        ConfigError: an option is unknown, a secret, missing, or of a wrong type.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in fixed
+    }
+    writable = sorted(set(parameters) - _SECRETS)
+    for name in given:
+        if name in _SECRETS:
+            raise ConfigError(
+                f"`{name}` is a secret and can't stand in a spec or file; put it in an "
+                "environment variable and name that variable with `api_key_env`"
+            )
+        if name not in writable:
+            raise ConfigError(unknown("option", name, writable, f" for kind {kind!r}"))
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ConfigError(
+                f"kind {kind!r} needs the option `{name}`; valid options: {_listed(writable)}"
+            )
+    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
+    return {name: _converted(name, value, hints[name]) for name, value in given.items()}
+
+
+def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:
+    """Say that `name` is not among `valid`, which it lists, with the likeliest correction."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {name!r}{where}; {guess}valid: {_listed(valid)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _converted(name: str, value: object, hint: Any) -> object:
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for choice in choices:
+        try:
+            return _as(value, choice)
+        except ValueError:
+            continue
+    raise ConfigError(f"option `{name}` must be {_described(choices)}, not {value!r}")
+
+
+def _as(value: object, choice: Any) -> object:
+    """Return `value` as one alternative of an annotation, or raise `ValueError`."""
+    text = value.strip() if isinstance(value, str) else None
+    if get_origin(choice) is Literal:
+        if value in get_args(choice):
+            return value
+    elif choice is type(None):
+        if value is None or (text is not None and text.lower() == "none"):
+            return None
+    elif choice is bool:
+        if isinstance(value, bool):
+            return value
+        if text is not None and text.lower() in _BOOLEANS:
+            return _BOOLEANS[text.lower()]
+    elif choice in (int, float):
+        if text is not None:
+            return choice(text)
+        if isinstance(value, int | choice) and not isinstance(value, bool):
+            return choice(value)
+    elif inspect.isclass(choice) and isinstance(value, choice):
+        return value
+    raise ValueError
+
+
+def _described(choices: Iterable[Any]) -> str:
+    words: list[str] = []
+    for choice in choices:
+        if get_origin(choice) is Literal:
+            words += [repr(word) for word in get_args(choice)]
+        elif choice is type(None):
+            words.append("none")
+        else:
+            words.append(getattr(choice, "__name__", str(choice)))
+    return " or ".join(words)

@@ -1,0 +1,1 @@
+"""Everything that makes scores: local models and remote servers."""

@@ -1,0 +1,173 @@
+"""From a spec (a string, a mapping, a TOML file, the environment) to a backend."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from rerank_plugins._options import checked_options, unknown
+from rerank_plugins.backend import Backend
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["ENVIRONMENT_VARIABLE", "BackendSpec", "load_backend"]
+
+ENVIRONMENT_VARIABLE = "RERANK_BACKEND"
+"""Where `load_backend()` looks when it is given nothing."""
+
+BackendSpec: TypeAlias = Backend | str | os.PathLike[str] | Mapping[str, object] | None
+"""What `load_backend()` takes."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Where a kind of backend is defined, and the keywords that the kind itself sets."""
+
+    module: str
+    name: str
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+
+def _http(dialect: str) -> _Kind:
+    return _Kind("rerank_plugins.backends.http", "HTTPBackend", {"dialect": dialect})
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "cohere": _http("cohere"),
+    "dashscope": _http("dashscope"),
+    "embedded": _Kind("rerank_plugins.backends.embedded", "EmbeddedBackend"),
+    "infinity": _http("infinity"),
+    "jina": _http("jina"),
+    "llamacpp": _http("llamacpp"),
+    "local": _Kind("rerank_plugins.backends.local", "LocalBackend"),
+    "nim": _http("nim"),
+    "siliconflow": _http("siliconflow"),
+    "tei": _http("tei"),
+    "vllm": _http("vllm"),
+    "voyage": _http("voyage"),
+    "xinference": _http("xinference"),
+}
+_TABLES = ("backend",)
+
+_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>https?://.*)", re.DOTALL)
+_NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
+
+
+def load_backend(spec: BackendSpec = None) -> Backend:
+    """Build the backend that a spec describes. Loads no model and opens no connection.
+
+    Args:
+        spec: one of
+
+            - a string: `"local:BAAI/bge-reranker-v2-m3?device=cuda:0"`,
+              `"xinference+http://gpu:9997?model=bge-reranker-large"`, `"cohere:rerank-v3.5"`,
+              `"embedded"`, or the path of a `.toml` file;
+            - a mapping: `{"kind": "local", "model": "…"}`, or the content of such a file;
+            - a path: a TOML file with a `[backend]` table;
+            - a `Backend`: returned as it is;
+            - None: what the environment variable `RERANK_BACKEND` says, else `"embedded"`.
+
+    Raises:
+        ConfigError: the spec is malformed, or names an unknown kind or option.
+        MissingDependencyError: the kind needs an extra that is not installed.
+    """
+    if isinstance(spec, Backend):
+        return spec
+    if spec is None:
+        spec = os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "embedded"
+    if isinstance(spec, str) and not spec.strip().endswith(".toml"):
+        return _build(_parsed(spec.strip()))
+    if isinstance(spec, str | os.PathLike):
+        return _from_tables(_read(Path(spec)), where=f"in {str(spec)!r}")
+    if isinstance(spec, Mapping):
+        return _build(spec) if "kind" in spec else _from_tables(spec, where="in the mapping")
+    raise ConfigError(
+        "a backend spec must be a string, a mapping, a path to a TOML file, a `Backend` or None, "
+        f"not `{type(spec).__name__}`"
+    )
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"can't read {str(path)!r}: {exc.strerror or exc}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{str(path)!r} is not valid TOML: {exc}") from exc
+
+
+def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
+    for name in tables:
+        if name not in _TABLES:
+            raise ConfigError(unknown("table", str(name), _TABLES, f" {where}"))
+    options = tables.get("backend")
+    if not isinstance(options, Mapping):
+        raise ConfigError(f'no table `backend` {where}; write: [backend] kind = "embedded"')
+    return _build(options)
+
+
+def _parsed(spec: str) -> dict[str, object]:
+    """Turn a spec string into the mapping that says the same."""
+    if remote := _REMOTE.fullmatch(spec):
+        url = urlsplit(remote["url"])
+        if url.username is not None or url.password is not None:
+            raise ConfigError(
+                "the URL in the spec holds a user name or password; remove it, put the key in an "
+                "environment variable and name that with `api_key_env`"
+            )
+        base_url = url._replace(query="", fragment="").geturl()
+        return {"kind": remote["kind"], "base_url": base_url, **_query(url.query)}
+    named = _NAMED.fullmatch(spec)
+    if named is None or named["kind"] not in _KINDS:
+        raise ConfigError(_hint(spec))
+    model = {"model": unquote(named["model"])} if named["model"] else {}
+    options = _query(named["options"] or "")
+    if model and "model" in options:
+        raise ConfigError("the spec gives `model` twice: after the colon and as an option")
+    return {"kind": named["kind"], **model, **options}
+
+
+def _query(text: str) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for part in filter(None, text.split("&")):
+        name, equals, value = part.partition("=")
+        name = unquote(name)
+        if not equals:
+            raise ConfigError(f"option {name!r} has no value; write {name}=VALUE")
+        if name in options:
+            raise ConfigError(f"option {name!r} is given twice")
+        options[name] = unquote(value)  # `+` stays: model names may contain it
+    return options
+
+
+def _hint(spec: str) -> str:
+    """Say what is wrong with a spec that names no known kind, without repeating its query."""
+    shown = spec.partition("?")[0]
+    if "://" in shown:
+        shown = shown.rpartition("@")[2]
+        return (
+            f"the spec for {shown!r} does not say which server that is; put its kind before the "
+            f"URL, as in xinference+http://host:9997?model=UID. Kinds: {', '.join(_KINDS)}"
+        )
+    if "/" in shown or Path(shown).exists():
+        return f"{shown!r} names no kind of backend; for a local model write: local:{shown}"
+    return unknown("kind of backend", shown.partition(":")[0], _KINDS)
+
+
+def _build(options: Mapping[str, object]) -> Backend:
+    given = {str(name): value for name, value in options.items() if name != "kind"}
+    name = options.get("kind")
+    if not isinstance(name, str) or name not in _KINDS:
+        raise ConfigError(unknown("kind of backend", str(name), _KINDS))
+    kind = _KINDS[name]
+    constructor = getattr(importlib.import_module(kind.module), kind.name)
+    backend: Backend = constructor(
+        **kind.fixed, **checked_options(constructor, given, kind=name, fixed=kind.fixed)
+    )
+    return backend

@@ -82,11 +82,13 @@ def load_backend(spec: BackendSpec = None) -> Backend:
     if spec is None:
         spec = os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "embedded"
     if isinstance(spec, str) and not spec.strip().endswith(".toml"):
-        return _build(_parsed(spec.strip()))
+        return _build(_parsed(spec.strip()), where="in the spec")
     if isinstance(spec, str | os.PathLike):
         return _from_tables(_read(Path(spec)), where=f"in {str(spec)!r}")
     if isinstance(spec, Mapping):
-        return _build(spec) if "kind" in spec else _from_tables(spec, where="in the mapping")
+        if "kind" in spec:
+            return _build(spec, where="in the mapping")
+        return _from_tables(spec, where="in the mapping")
     raise ConfigError(
         "a backend spec must be a string, a mapping, a path to a TOML file, a `Backend` or None, "
         f"not `{type(spec).__name__}`"
@@ -109,11 +111,13 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
     options = tables.get("backend")
     if not isinstance(options, Mapping):
         raise ConfigError(f'no table `backend` {where}; write: [backend] kind = "embedded"')
-    return _build(options)
+    return _build(options, where=where)
 
 
 def _parsed(spec: str) -> dict[str, object]:
     """Turn a spec string into the mapping that says the same."""
+    if not spec:
+        raise ConfigError("the spec is empty; for the model in this package write: embedded")
     if remote := _REMOTE.fullmatch(spec):
         url = urlsplit(remote["url"])
         if url.username is not None or url.password is not None:
@@ -121,6 +125,8 @@ def _parsed(spec: str) -> dict[str, object]:
                 "the URL in the spec holds a user name or password; remove it, put the key in an "
                 "environment variable and name that with `api_key_env`"
             )
+        if remote["kind"] in _KINDS and not _KINDS[remote["kind"]].fixed:
+            raise ConfigError(f"kind {remote['kind']!r} takes no URL; write {remote['kind']}:MODEL")
         base_url = url._replace(query="", fragment="").geturl()
         return {"kind": remote["kind"], "base_url": base_url, **_query(url.query)}
     named = _NAMED.fullmatch(spec)
@@ -160,9 +166,13 @@ def _hint(spec: str) -> str:
     return unknown("kind of backend", shown.partition(":")[0], _KINDS)
 
 
-def _build(options: Mapping[str, object]) -> Backend:
+def _build(options: Mapping[str, object], *, where: str) -> Backend:
     given = {str(name): value for name, value in options.items() if name != "kind"}
-    name = options.get("kind")
+    if "kind" not in options:
+        raise ConfigError(
+            f"the table `backend` {where} names no `kind`; valid: {', '.join(_KINDS)}"
+        )
+    name = options["kind"]
     if not isinstance(name, str) or name not in _KINDS:
         raise ConfigError(unknown("kind of backend", str(name), _KINDS))
     kind = _KINDS[name]

@@ -1,0 +1,150 @@
+"""Who may import whom, and what `import rerank_plugins` may load."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rerank_plugins"
+if not PACKAGE.exists():  # the tests run against an installed wheel
+    import rerank_plugins
+
+    PACKAGE = Path(rerank_plugins.__file__).parent
+
+# Each layer may import the layers named for it; nothing imports sideways.
+LAYERS = {
+    "errors": set(),
+    "_optional": {"errors"},
+    "_options": {"errors"},
+    "backend": {"errors"},
+    "backends": {"errors", "_optional", "backend"},
+    "testing": {"errors", "backend"},
+    "spec": {"errors", "_options", "backend"},
+    "": {"errors", "backend", "spec", "result"},
+}
+LAYERS["result"] = {"errors", "backend", "spec"}
+ADAPTER = {"errors", "_optional", "backend", "spec"}
+LAYERS["langchain"] = LAYERS["llama_index"] = ADAPTER
+LAYERS["cli"] = set(LAYERS) | {"backends"}
+LAYERS["__main__"] = {"cli"}
+
+HEAVY = {
+    "httpx",
+    "langchain_core",
+    "llama_index",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pydantic",
+    "rich",
+    "sentence_transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "typer",
+}
+# Modules that may import a framework, and which.
+HOMES = {"httpx": "backends", "langchain_core": "langchain", "llama_index": "llama_index"}
+
+
+def layer(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if part == "__init__" else part
+
+
+def imported(path):
+    """Yield the dotted name of everything that `path` imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "rerank_plugins":
+                yield from (f"rerank_plugins.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_modules_import_inwards_only(path):
+    own = layer(path)
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        if package == "rerank_plugins":
+            target = rest.partition(".")[0]
+            assert target in LAYERS[own] | {own}, f"{own or 'the façade'} imports {name}"
+        if package in HOMES:
+            assert HOMES[package] == own, f"{own} imports {name}"
+
+
+def modules_after(statement):
+    code = f"import sys; {statement}; import json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert set() == HEAVY & modules_after("import rerank_plugins")
+
+
+def test_building_backends_loads_no_model_library():
+    """`load_backend` is cheap; the heavy imports wait for the first score."""
+    loaded = modules_after(
+        "from rerank_plugins import load_backend; load_backend('embedded'); load_backend('local:x')"
+    )
+
+    assert set() == (HEAVY - {"numpy"}) & loaded
+
+
+def test_only_load_backend_reads_the_environment():
+    code = """
+import os, rerank_plugins
+os.environ["RERANK_BACKEND"] = "nonsense"
+try:
+    rerank_plugins.load_backend()
+except rerank_plugins.ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "unknown kind of backend 'nonsense'" in done.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_exports_exist(path):
+    """Their order is checked by the linter."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    exported = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+    ]
+    if not exported:
+        return
+    (names,) = exported
+    defined = {getattr(node, "name", "") for node in tree.body}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            defined |= {getattr(target, "id", "") for target in node.targets}
+        elif isinstance(node, ast.AnnAssign):
+            defined.add(getattr(node.target, "id", ""))
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            defined |= {alias.asname or alias.name for alias in node.names}
+
+    assert len(set(names)) == len(names)
+    assert set(names) <= defined
+
+
+def test_the_library_never_prints():
+    for path in SOURCES:
+        if layer(path) in {"cli", "__main__"} or path.name == "recipe.py":
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+
+        assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path

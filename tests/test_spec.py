@@ -1,0 +1,173 @@
+"""From a spec to a backend."""
+
+from pathlib import Path
+
+import pytest
+
+from rerank_plugins import ConfigError, load_backend
+from rerank_plugins.backends.embedded import EmbeddedBackend
+from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.backends.local import LocalBackend
+from rerank_plugins.spec import ENVIRONMENT_VARIABLE
+from rerank_plugins.testing import FakeBackend
+
+XINFERENCE = {"kind": "xinference", "base_url": "http://gpu:9997", "model": "bge", "timeout": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("embedded", {"kind": "embedded"}),
+        ("local:BAAI/bge-reranker-base", {"kind": "local", "model": "BAAI/bge-reranker-base"}),
+        (" local:./my%20model ", {"kind": "local", "model": "./my model"}),
+        ("local:C:/models/bge", {"kind": "local", "model": "C:/models/bge"}),
+        (
+            "local:m?device=cuda:0&local_files_only=true&max_length=256",
+            {
+                "kind": "local",
+                "model": "m",
+                "device": "cuda:0",
+                "local_files_only": True,
+                "max_length": 256,
+            },
+        ),
+        ("xinference+http://gpu:9997?model=bge&timeout=5", XINFERENCE),
+        ("tei+https://host/prefix", {"kind": "tei", "base_url": "https://host/prefix"}),
+        ("cohere:rerank-v3.5", {"kind": "cohere", "model": "rerank-v3.5"}),
+        (
+            "jina+https://host?model=a+b",
+            {"kind": "jina", "base_url": "https://host", "model": "a+b"},
+        ),
+    ],
+)
+def test_a_string_says_the_same_as_a_mapping(spec, expected):
+    from_string, from_mapping = load_backend(spec), load_backend(expected)
+
+    assert expected.items() <= from_string.to_spec().items()
+    assert from_mapping.to_spec() == from_string.to_spec()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "backend"),
+    [
+        ("embedded", {"kind": "embedded"}, EmbeddedBackend),
+        ("local", {"kind": "local", "model": "m"}, LocalBackend),
+        ("remote", {"kind": "cohere", "model": "m"}, HTTPBackend),
+    ],
+)
+def test_kinds_build_their_backend(kind, spec, backend):
+    assert isinstance(load_backend(spec), backend)
+
+
+def test_a_backend_is_returned_as_it_is():
+    backend = FakeBackend()
+
+    assert backend is load_backend(backend)
+
+
+def test_nothing_means_the_embedded_model(monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+    assert isinstance(load_backend(), EmbeddedBackend)
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_variable_means_the_embedded_model(monkeypatch, blank):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, blank)
+
+    assert isinstance(load_backend(), EmbeddedBackend)
+
+
+def test_the_environment_names_the_default(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "xinference+http://gpu:9997?model=bge&timeout=5")
+
+    assert XINFERENCE.items() <= load_backend().to_spec().items()
+
+
+def write(folder, text):
+    path = folder / "rerank.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+TOML = """
+[backend]
+kind = "xinference"
+base_url = "http://gpu:9997"
+model = "bge"
+timeout = 5
+"""
+
+
+@pytest.mark.parametrize("form", [str, Path])
+def test_a_file_says_the_same_as_a_mapping(tmp_path, form):
+    backend = load_backend(form(write(tmp_path, TOML)))
+
+    assert load_backend(XINFERENCE).to_spec() == backend.to_spec()
+
+
+def test_the_content_of_a_file_is_a_mapping():
+    assert load_backend(XINFERENCE).to_spec() == load_backend({"backend": XINFERENCE}).to_spec()
+
+
+def test_the_mapping_is_left_alone():
+    options = dict(XINFERENCE)
+    load_backend(options)
+
+    assert options == XINFERENCE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[backend", "not valid TOML"),
+        ("", "no table `backend` in '.*rerank.toml'"),
+        ("backend = 3", "no table `backend`"),
+        ('[backends]\nkind = "embedded"', "unknown table 'backends' .* did you mean 'backend'"),
+        (
+            '[backend]\nkind = "embeded"',
+            "unknown kind of backend 'embeded'; did you mean 'embedded'",
+        ),
+        ('[backend]\nmodel = "m"', "the table `backend` in '.*' names no `kind`"),
+        ('[backend]\nkind = "local"\nmodel = 3', "`model` must be str, not 3"),
+        ('[backend]\nkind = "local"\nmodel = "m"\napi_key = "hunter2"', "`api_key` is a secret"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_backend(write(tmp_path, text))
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "the spec is empty"),
+        ("BAAI/bge-reranker-base", "for a local model write: local:BAAI/bge-reranker-base"),
+        ("http://gpu:9997", r"xinference\+http://host:9997"),
+        ("lokal:m", "unknown kind of backend 'lokal'; did you mean 'local'?"),
+        ("xinferenc+http://gpu", "unknown kind of backend 'xinferenc'; did you mean 'xinference'?"),
+        ("local+http://gpu", "kind 'local' takes no URL"),
+        ("local", "needs the option `model`"),
+        ("local:m?devise=cpu", "unknown option 'devise' for kind 'local'; did you mean 'device'?"),
+        ("local:m?model=n", "gives `model` twice"),
+        ("local:m?device=cpu&device=cuda", "'device' is given twice"),
+        ("local:m?device", "'device' has no value"),
+        ("local:m?max_length=long", "`max_length` must be int or none, not 'long'"),
+        ("local:m?dtype=float8", "`dtype` must be .*'float32'.* not 'float8'"),
+        ("cohere:m?api_key=hunter2", "`api_key` is a secret"),
+        ("tei+http://me:hunter2@host", "holds a user name or password"),
+        ("missing.toml", "can't read 'missing.toml'"),
+        (3, "a backend spec must be a string"),
+        (["local:m"], "a backend spec must be a string"),
+        ({"kind": 3}, "unknown kind of backend"),
+        ({"kind": "cohere", "model": "m", "api_key": "hunter2"}, "`api_key` is a secret"),
+        ({}, "no table `backend` in the mapping"),
+    ],
+)
+def test_a_wrong_spec_says_what_is_wrong(spec, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_backend(spec)
+
+    assert "hunter2" not in str(caught.value)

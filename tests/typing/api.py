@@ -1,0 +1,74 @@
+"""The public API as its users type it: checked by mypy, never run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rerank_plugins import (
+    Backend,
+    Content,
+    Document,
+    Ranked,
+    RerankResult,
+    Scale,
+    load_backend,
+    rank,
+    rerank,
+)
+from rerank_plugins.langchain import RerankCompressor, RerankRetriever
+from rerank_plugins.llama_index import RerankPostprocessor
+from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
+
+
+class Mine(Backend):
+    """The least that a backend must have."""
+
+    scale: Scale = "logit"
+
+    @property
+    def name(self) -> str:
+        """Name the scores."""
+        return "mine"
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        """Score nothing in particular."""
+        return [float(len(query)) for _ in documents]
+
+
+class TestMine(BackendContract):
+    """How users test their backend."""
+
+    def make_backend(self) -> Backend:
+        """Build it."""
+        return Mine()
+
+
+def specs() -> list[Backend]:
+    """Every form of a spec."""
+    return [
+        load_backend(),
+        load_backend("local:BAAI/bge-reranker-v2-m3"),
+        load_backend({"kind": "tei", "base_url": "http://gpu:8080", "timeout": 3}),
+        load_backend("rerank.toml"),
+        load_backend(Path("rerank.toml")),
+        load_backend(Mine()),
+    ]
+
+
+async def scores(backend: Backend) -> None:
+    """Everything a backend gives back."""
+    documents: list[Document] = ["a", Content(text="b"), Content(image=b"")]
+    one: list[float] = backend.score("q", documents)
+    two: list[float] = await backend.ascore("q", ("a", "b"))
+    many: list[list[float]] = backend.score_many([("q", ["a"]), ("r", documents)])
+    best: list[Ranked] = rank(one, top_n=3, min_score=0.5)
+    index: int = best[0].index
+    score: float = best[0].score
+    result: RerankResult = rerank("q", ["a", "b"], backend=backend, top_n=1)
+    print(two, many, index, score, result)
+
+
+def adapters(backend: Backend) -> None:
+    """Both frameworks take the same settings."""
+    RerankCompressor(backend=backend, top_n=5, min_score=0.2)
+    RerankPostprocessor(backend="embedded", top_n=5, min_score=0.2)
+    print(RerankRetriever, FakeBackend(lambda q, d: 1.0), FailingBackend(ValueError()))

@@ -26,7 +26,8 @@ LAYERS = {
     "": {"errors", "backend", "spec", "result"},
 }
 LAYERS["result"] = {"errors", "backend", "spec"}
-ADAPTER = {"errors", "_optional", "backend", "spec"}
+LAYERS["_settings"] = {"errors", "_options", "backend"}
+ADAPTER = {"errors", "_optional", "_settings", "backend", "spec"}
 LAYERS["langchain"] = LAYERS["llama_index"] = ADAPTER
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}

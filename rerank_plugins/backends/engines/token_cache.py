@@ -1,0 +1,67 @@
+"""Token ids of the documents seen last, bounded and shared between threads."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TokenCache", "Tokens"]
+
+Tokens: TypeAlias = tuple[NDArray[np.int32], int]
+"""The ids that a pair could hold at most, and how many the text has."""
+
+_ENTRY_COST = 64  # what an entry takes beside its ids, counted in tokens
+
+
+class TokenCache:
+    """Keeps the ids of texts used last, up to a number of tokens.
+
+    The key is a 128-bit digest: the texts themselves are not kept.
+
+    Args:
+        limit: tokens to keep, each entry counted as 64 more; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[bytes, Tokens] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def fill(
+        self, texts: Iterable[str], encode: Callable[[Sequence[str]], list[Tokens]]
+    ) -> dict[str, Tokens]:
+        """Return the ids of each distinct text; `encode` is asked for the unknown ones, once."""
+        found: dict[str, Tokens | None] = dict.fromkeys(texts)
+        if not self._limit:
+            return dict(zip(found, encode(list(found)), strict=True))
+        keys = {text: hashlib.blake2b(text.encode(), digest_size=16).digest() for text in found}
+        with self._lock:
+            for text, key in keys.items():
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+                    found[text] = self._entries[key]
+        missing = [text for text, tokens in found.items() if tokens is None]
+        for text, tokens in zip(missing, encode(missing), strict=True):
+            found[text] = tokens
+            self._add(keys[text], tokens)
+        return {text: tokens for text, tokens in found.items() if tokens is not None}
+
+    def _add(self, key: bytes, tokens: Tokens) -> None:
+        with self._lock:
+            if key in self._entries:
+                return
+            self._entries[key] = tokens
+            self._size += len(tokens[0]) + _ENTRY_COST
+            while self._size > self._limit:
+                _, (ids, _) = self._entries.popitem(last=False)
+                self._size -= len(ids) + _ENTRY_COST
+
+    def __len__(self) -> int:
+        return len(self._entries)

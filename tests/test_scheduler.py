@@ -1,0 +1,301 @@
+"""The scheduler: every document once, in shared, fair and bounded batches."""
+
+import asyncio
+import multiprocessing
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rerank_plugins import BackendOverloaded, InvalidResponse
+from rerank_plugins.scheduler import Scheduler, estimated_tokens
+
+
+class Scorer:
+    """Scores by length; holds each batch until it is let go; remembers what it was asked."""
+
+    def __init__(self):
+        self.batches = []
+        self.started = threading.Semaphore(0)
+        self.let_go = threading.Event()
+        self.let_go.set()
+        self.threads = set()
+
+    def __call__(self, requests):
+        self.batches.append([(query, list(texts)) for query, texts in requests])
+        self.threads.add(threading.get_ident())
+        self.started.release()
+        assert self.let_go.wait(30)
+        if any("poison" in texts for _, texts in requests):
+            raise ZeroDivisionError("poison")
+        if any("nan" in texts for _, texts in requests):
+            return [[float("nan")] * len(texts) for _, texts in requests]
+        return [[float(len(text)) for text in texts] for _, texts in requests]
+
+    def hold(self):
+        self.let_go.clear()
+
+    def scored(self):
+        return [text for batch in self.batches for _, texts in batch for text in texts]
+
+
+@pytest.fixture
+def scorer():
+    return Scorer()
+
+
+def ask(scheduler, texts, *, query="q", cost=10, wait=True):
+    return scheduler.submit(query, texts, [cost] * len(texts), wait=wait)
+
+
+def held(scheduler, scorer):
+    """Occupy the worker with one request, so that what follows waits together."""
+    scorer.hold()
+    future = ask(scheduler, ["first"])
+    assert scorer.started.acquire(timeout=30)
+    return future
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.lists(st.integers(1, 120), min_size=1, max_size=30), min_size=1, max_size=8),
+    st.integers(1, 200),
+    st.integers(1, 60),
+)
+def test_every_document_is_scored_once_within_the_budget(costs, batch_cost, quantum):
+    scorer = Scorer()
+    scheduler = Scheduler(scorer, batch_cost=batch_cost, quantum=quantum)
+    price = {}
+    futures = []
+    for number, request in enumerate(costs):
+        texts = [f"{number}:{place}" + "x" * place for place in range(len(request))]
+        price |= dict(zip(texts, request, strict=True))
+        futures.append((texts, scheduler.submit(f"q{number}", texts, request, wait=True)))
+
+    for texts, future in futures:
+        assert [float(len(text)) for text in texts] == future.result(30)
+    assert sorted(price) == sorted(scorer.scored())
+    for batch in scorer.batches:
+        prices = [price[text] for _, texts in batch for text in texts]
+        assert sum(prices) <= batch_cost or len(prices) == 1
+    assert 0 == scheduler.queued_cost
+    scheduler.close()
+
+
+def test_a_small_request_overtakes_a_large_one(scorer):
+    scheduler = Scheduler(scorer, batch_cost=100, quantum=50)
+    first = held(scheduler, scorer)
+    large = ask(scheduler, [f"large {n}" for n in range(500)])
+    small = ask(scheduler, ["small 1", "small 2"])
+    scorer.let_go.set()
+    small.result(30)
+
+    assert first.done()
+    assert any("small 1" in texts for _, texts in scorer.batches[1])
+    assert 500 == len(large.result(30))
+    scheduler.close()
+
+
+def test_waiting_requests_share_a_batch(scorer):
+    scheduler = Scheduler(scorer, batch_cost=1000)
+    held(scheduler, scorer)
+    futures = [ask(scheduler, ["a", "bb"], query=f"q{n}") for n in range(20)]
+    scorer.let_go.set()
+
+    assert [[1.0, 2.0]] * 20 == [future.result(30) for future in futures]
+    assert 2 == len(scorer.batches)
+    assert 1 == len(scorer.threads)
+    scheduler.close()
+
+
+def test_a_lonely_request_does_not_wait(scorer):
+    scheduler = Scheduler(scorer)
+
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    assert [[("q", ["a"])]] == scorer.batches
+    scheduler.close()
+
+
+def test_a_cancelled_request_is_not_scored(scorer):
+    scheduler = Scheduler(scorer, batch_cost=100)
+    held(scheduler, scorer)
+    doomed = ask(scheduler, ["doomed"] * 500)
+    kept = ask(scheduler, ["kept"])
+    assert doomed.cancel()
+    scorer.let_go.set()
+
+    assert [4.0] == kept.result(30)
+    scheduler.close()
+    assert "doomed" not in scorer.scored()
+    assert 0 == scheduler.queued_cost
+
+
+def test_cancelling_the_task_cancels_the_request(scorer):
+    scheduler = Scheduler(scorer, batch_cost=100)
+
+    async def abandon():
+        held(scheduler, scorer)
+        task = asyncio.ensure_future(asyncio.wrap_future(ask(scheduler, ["doomed"] * 500)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(abandon())
+    scorer.let_go.set()
+    scheduler.close()
+
+    assert "doomed" not in scorer.scored()
+
+
+def test_an_error_reaches_only_its_request(scorer):
+    scheduler = Scheduler(scorer, batch_cost=1000)
+    held(scheduler, scorer)
+    good = [ask(scheduler, ["a"] * 3) for _ in range(5)]
+    bad = ask(scheduler, ["b", "poison"])
+    also_good = ask(scheduler, ["ccc"])
+    scorer.let_go.set()
+
+    with pytest.raises(ZeroDivisionError, match="poison"):
+        bad.result(30)
+    assert [[1.0] * 3] * 5 == [future.result(30) for future in good]
+    assert [3.0] == also_good.result(30)
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    scheduler.close()
+
+
+def test_a_failed_request_is_not_scored_further(scorer):
+    scheduler = Scheduler(scorer, batch_cost=10)
+    bad = scheduler.submit("q", ["poison", "never"], [11, 10], wait=True)
+
+    with pytest.raises(ZeroDivisionError):
+        bad.result(30)
+    scheduler.close()
+    assert ["poison"] == scorer.scored()
+
+
+def test_a_score_that_is_no_number_is_one_error(scorer):
+    scheduler = Scheduler(scorer)
+
+    with pytest.raises(InvalidResponse, match="not a finite number"):
+        ask(scheduler, ["nan"]).result(30)
+    scheduler.close()
+
+
+def test_too_few_answers_are_one_error():
+    scheduler = Scheduler(lambda requests: [])
+
+    with pytest.raises(InvalidResponse, match="got 0 lists of scores for 1 requests"):
+        ask(scheduler, ["a"]).result(30)
+    scheduler.close()
+
+
+def test_a_full_queue_refuses_those_who_will_not_wait(scorer):
+    scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100)
+    held(scheduler, scorer)
+    ask(scheduler, ["a"] * 9)
+    with pytest.raises(BackendOverloaded, match="90 tokens wait to be scored"):
+        ask(scheduler, ["b"] * 2, wait=False)
+    waiting = ask(scheduler, ["b"] * 2, wait=True)
+    assert 90 == scheduler.queued_cost
+    scorer.let_go.set()
+
+    assert [1.0, 1.0] == waiting.result(30)
+    scheduler.close()
+
+
+def test_an_empty_queue_takes_any_request(scorer):
+    scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100)
+
+    assert 1000 == len(ask(scheduler, ["a"] * 1000, wait=False).result(30))
+    scheduler.close()
+
+
+def test_those_who_wait_for_room_come_in_order(scorer):
+    scheduler = Scheduler(scorer, batch_cost=20, queue_cost=20)
+    held(scheduler, scorer)
+    futures = [ask(scheduler, [f"{n}", f"{n}"], wait=True) for n in range(6)]
+    futures[2].cancel()
+    scorer.let_go.set()
+    for number in (0, 1, 3, 4, 5):
+        futures[number].result(30)
+    scheduler.close()
+
+    assert ["first", *"00", *"11", *"33", *"44", *"55"] == scorer.scored()
+
+
+def test_closing_finishes_what_is_queued(scorer):
+    scheduler = Scheduler(scorer, batch_cost=10)
+    futures = [ask(scheduler, ["a"] * 5) for _ in range(5)]
+    scheduler.close()
+
+    assert all(future.done() for future in futures)
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    scheduler.close()
+
+
+def test_an_idle_worker_ends_and_starts_again(scorer, monkeypatch):
+    monkeypatch.setattr("rerank_plugins.scheduler._IDLE_SECONDS", 0.01)
+    scheduler = Scheduler(scorer, name="short-lived")
+    ask(scheduler, ["a"]).result(30)
+    deadline = time.monotonic() + 30
+    while any(thread.name == "short-lived" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    scheduler.close()
+
+
+def test_eight_threads_get_their_own_scores(scorer):
+    scheduler = Scheduler(scorer, batch_cost=50)
+
+    def caller(number):
+        texts = ["x" * (number + place) for place in range(7)]
+        for _ in range(50):
+            assert [float(len(t)) for t in texts] == ask(scheduler, texts).result(30)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(caller, range(8)))
+    scheduler.close()
+    assert 0 == scheduler.queued_cost
+
+
+def score_in_child(scheduler, results):
+    results.put(ask(scheduler, ["abc"]).result(30))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_gets_a_worker_of_its_own(scorer):
+    scheduler = Scheduler(scorer)
+    ask(scheduler, ["a"]).result(30)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=score_in_child, args=(scheduler, results))
+    child.start()
+
+    assert [3.0] == results.get(timeout=30)
+    child.join(30)
+    scheduler.close()
+
+
+def test_a_cancelled_future_says_so(scorer):
+    scheduler = Scheduler(scorer)
+    held(scheduler, scorer)
+    future = ask(scheduler, ["a"])
+    future.cancel()
+    scorer.let_go.set()
+
+    with pytest.raises(CancelledError):
+        future.result(30)
+    scheduler.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 4), ("a" * 400, 104), ("熊猫" * 10, 24), ("a" * 4000, 516)]
+)
+def test_tokens_are_estimated_from_the_script(text, tokens):
+    assert tokens == estimated_tokens(text, limit=512)

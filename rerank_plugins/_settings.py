@@ -26,7 +26,7 @@ RETRIEVER_SCORE = "retriever_score"
 """Metadata key: the score the retriever gave the document, if it gave one."""
 
 _OF_THE_BACKEND = "is a setting of the backend; give it in `backend`, as in "
-_SECRET = (
+_KEY = (
     "is read from the environment; name the variable in `backend`, as in "
     "backend='cohere:rerank-v3.5?api_key_env=COHERE_API_KEY'"
 )
@@ -47,8 +47,8 @@ def _option(example: str) -> str:
 
 
 _RENAMED: Mapping[str, str] = {
-    "api_key": _SECRET,
-    "auth_token": _SECRET,
+    "api_key": _KEY,
+    "auth_token": _KEY,
     "base_url": _URL,
     "batch_size": (
         "does not exist: batches are planned by tokens; `batch_tokens` of the local backend "
@@ -88,7 +88,7 @@ def refuse_unknown(given: Iterable[str], *, valid: Iterable[str], where: str) ->
     """
     for name in given:
         if name in _RENAMED:
-            raise ConfigError(f"`{where}` has no setting `{name}`: `{name}` {_RENAMED[name]}")
+            raise ConfigError(f"`{where}`: `{name}` {_RENAMED[name]}")
         raise ConfigError(unknown("setting", name, sorted(valid), f" of `{where}`"))
 
 

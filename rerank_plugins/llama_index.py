@@ -1,0 +1,256 @@
+"""The LlamaIndex adapter: a node postprocessor over any backend."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Never, Self
+
+from rerank_plugins._optional import require
+from rerank_plugins._settings import (
+    DEFAULT_TOP_N,
+    RETRIEVER_RANK,
+    RETRIEVER_SCORE,
+    check_settings,
+    refuse_unknown,
+)
+from rerank_plugins.backend import Backend, Content, Document, check_scores, rank
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.spec import BackendSpec, load_backend
+
+try:
+    from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+    from llama_index.core.instrumentation import (  # type: ignore[attr-defined]  # no `__all__`
+        get_dispatcher,
+    )
+    from llama_index.core.instrumentation.events.exception import ExceptionEvent
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import (
+        BaseNode,
+        ImageNode,
+        MetadataMode,
+        Node,
+        NodeWithScore,
+        QueryBundle,
+    )
+    from pydantic import ConfigDict, InstanceOf, field_serializer
+except ModuleNotFoundError:
+    require("llama_index.core", extra="llama-index")
+    raise
+
+__all__ = ["RerankPostprocessor"]
+
+_dispatcher = get_dispatcher(__name__)
+
+
+class RerankPostprocessor(BaseNodePostprocessor):
+    """Reranks retrieved nodes with any backend, best first, and keeps the best `top_n`.
+
+    What is scored is a node's text with the metadata meant for embedding
+    (`MetadataMode.EMBED`). The nodes returned are copies: their `score` is the backend's, and
+    their metadata says what the retriever thought of them, in `retriever_score` (absent if it
+    gave none) and `retriever_rank` (from 1). Both keys are kept out of prompts and embeddings;
+    a second reranker leaves them as they are. Nothing that the caller passed in changes.
+
+    Building one is cheap: the model loads, or the connection opens, with the first nodes.
+
+    Args:
+        backend: what scores: a spec string such as `"local:BAAI/bge-reranker-v2-m3"`, a
+            mapping, the path of a TOML file, a `Backend`, or None for what `RERANK_BACKEND`
+            names, else the embedded model. See `load_backend()`.
+        top_n: keep at most this many nodes; None keeps all, 0 none.
+        min_score: keep nodes that score at least this, on the scale of the backend.
+        callback_manager: where the legacy `RERANKING` callback goes; engines set it.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, the backend spec is malformed, or
+            `min_score` is given and the scale of the backend is unknown.
+        MissingDependencyError: the backend needs an extra that is not installed.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
+    )
+
+    backend: InstanceOf[Backend]
+    """What scores the nodes; shared by copies of this postprocessor."""
+    top_n: int | None = DEFAULT_TOP_N
+    """Keep at most this many nodes; None keeps all."""
+    min_score: float | None = None
+    """Keep nodes that score at least this, on the scale of the backend."""
+
+    def __init__(
+        self,
+        backend: BackendSpec = None,
+        *,
+        top_n: int | None = DEFAULT_TOP_N,
+        min_score: float | None = None,
+        callback_manager: CallbackManager | None = None,
+        **unknown: Never,  # only to answer misnamed settings with the right name
+    ) -> None:
+        fields = type(self).model_fields
+        # A dump carries the framework's `class_name`; `model_validate` passes it on.
+        refuse_unknown(unknown.keys() - {"class_name"}, valid=fields, where=self.class_name())
+        loaded = load_backend(backend)
+        check_settings(loaded, top_n=top_n, min_score=min_score)
+        settings: dict[str, Any] = {"backend": loaded, "top_n": top_n, "min_score": min_score}
+        super().__init__(callback_manager=callback_manager or CallbackManager(), **settings)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "RerankPostprocessor"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the settings, JSON-ready and without secrets; `from_dict()` reads them.
+
+        Raises:
+            ConfigError: the backend can't be written down as a spec.
+        """
+        self.backend.to_spec()  # inside the dump, pydantic would wrap its error
+        return super().to_dict(**kwargs)
+
+    @field_serializer("backend")
+    def _as_spec(self, backend: Backend) -> dict[str, object]:
+        return backend.to_spec()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Callback handlers belong to a process: an unpickled copy starts without any.
+        return {"backend": self.backend, "top_n": self.top_n, "min_score": self.min_score}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # pydantic needs its own `__init__` to run
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # A copy shares the backend, so that no model is loaded twice.
+        return self.model_copy()
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = self._checked(query_bundle)
+        with self._reported(query, nodes) as reranked:
+            if nodes:
+                scores = self.backend.score(query.query_str, _documents(nodes))
+                reranked.extend(self._reranked(nodes, scores))
+        return reranked
+
+    @_dispatcher.span  # the base class gives one to the synchronous method only
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = self._checked(query_bundle)
+        with self._reported(query, nodes) as reranked:
+            if nodes:
+                scores = await self.backend.ascore(query.query_str, _documents(nodes))
+                reranked.extend(self._reranked(nodes, scores))
+        return reranked
+
+    def _checked(self, query_bundle: QueryBundle | None) -> QueryBundle:
+        """Return the query if there is one; check settings assigned since construction."""
+        check_settings(self.backend, top_n=self.top_n, min_score=self.min_score)
+        if query_bundle is None:
+            raise ConfigError(
+                "there is no query to rank by: pass `query_str` or `query_bundle` with the nodes"
+            )
+        return query_bundle
+
+    def _reranked(
+        self, nodes: Sequence[NodeWithScore], scores: Sequence[float]
+    ) -> list[NodeWithScore]:
+        ranking = rank(check_scores(scores, len(nodes)), top_n=self.top_n, min_score=self.min_score)
+        return [_scored(nodes[item.index], item.score, item.index + 1) for item in ranking]
+
+    @contextmanager
+    def _reported(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore]
+    ) -> Iterator[list[NodeWithScore]]:
+        """Report a reranking: its start, then the nodes put into the list, or the error."""
+        reranked: list[NodeWithScore] = []
+        before = _snapshot(nodes)
+        name = self.backend.name
+        top_n = len(nodes) if self.top_n is None else self.top_n
+        _dispatcher.event(ReRankStartEvent(query=query, nodes=before, top_n=top_n, model_name=name))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: before,
+            EventPayload.MODEL_NAME: name,
+            EventPayload.QUERY_STR: query.query_str,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            try:
+                yield reranked
+            except BaseException as exc:
+                _dispatcher.event(ExceptionEvent(exception=exc))
+                raise
+            after = _snapshot(reranked)
+            _dispatcher.event(ReRankEndEvent(nodes=after))
+            event.on_end(payload={EventPayload.NODES: after})
+
+
+def _documents(nodes: Sequence[NodeWithScore]) -> list[Document]:
+    return [_document(item.node, position) for position, item in enumerate(nodes)]
+
+
+def _document(node: BaseNode, position: int) -> Document:
+    text = node.get_content(metadata_mode=MetadataMode.EMBED)
+    image = _image(node, position)
+    if image is not None:
+        return Content(text=text or None, image=image)
+    if isinstance(node, Node) and not text and (node.audio_resource or node.video_resource):
+        raise UnsupportedInputError(
+            f"node {position} holds audio or video and no text; only text and images can be scored"
+        )
+    return text
+
+
+def _image(node: BaseNode, position: int) -> str | bytes | None:
+    """Return the node's image as `Content` takes it: the bytes, a path or a URL."""
+    data: str | bytes | None = None
+    place: object = None
+    if isinstance(node, ImageNode):
+        data, place = node.image, node.image_path or node.image_url
+    elif isinstance(node, Node) and node.image_resource is not None:
+        resource = node.image_resource
+        data, place = resource.data, resource.path or resource.url
+    if data:
+        try:
+            return base64.b64decode(data)
+        except ValueError as exc:
+            raise UnsupportedInputError(f"the image of node {position} is not base64") from exc
+    return str(place) if place else None
+
+
+def _scored(given: NodeWithScore, score: float, place: int) -> NodeWithScore:
+    """Copy a node with its new score and what the retriever, who put it at `place`, thought."""
+    node = given.node
+    metadata = dict(node.metadata)
+    if RETRIEVER_RANK not in metadata:  # else another reranker came between the retriever and us
+        metadata[RETRIEVER_RANK] = place
+        if given.score is not None:
+            metadata[RETRIEVER_SCORE] = float(given.score)
+    copy = node.model_copy(
+        update={
+            "metadata": metadata,
+            "excluded_embed_metadata_keys": _hiding(node.excluded_embed_metadata_keys),
+            "excluded_llm_metadata_keys": _hiding(node.excluded_llm_metadata_keys),
+            "relationships": dict(node.relationships),
+        }
+    )
+    return given.model_copy(update={"node": copy, "score": score})
+
+
+def _hiding(keys: Sequence[str]) -> list[str]:
+    """Return `keys` and ours, without repeating one."""
+    return list(dict.fromkeys([*keys, RETRIEVER_RANK, RETRIEVER_SCORE]))
+
+
+def _snapshot(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    """Copy the nodes for a handler, so that what it kept does not change later."""
+    return [
+        item.model_copy(
+            update={"node": item.node.model_copy(update={"metadata": dict(item.node.metadata)})}
+        )
+        for item in nodes
+    ]

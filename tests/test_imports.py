@@ -27,10 +27,11 @@ LAYERS = {
     "spec": {"errors", "_options", "backend"},
     "": {"errors", "backend", "spec", "result"},
 }
-LAYERS["result"] = {"errors", "backend", "spec"}
-LAYERS["_settings"] = {"errors", "_options", "backend"}
-ADAPTER = {"errors", "_optional", "_settings", "backend", "spec"}
-LAYERS["langchain"] = LAYERS["llama_index"] = ADAPTER
+INNER = {"errors", "_optional", "backend", "spec"}
+LAYERS["_display"] = {"errors", "backend"}
+LAYERS["_settings"] = INNER | {"_options"}
+LAYERS["result"] = INNER | {"_display"}
+LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_settings"}
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}
 

@@ -12,7 +12,7 @@ import pytest
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Give the folder of a tiny reranker of some kind (see `checkpoints.KINDS`), built once."""
     pytest.importorskip("transformers", reason="needs the extra `local`")
-    from checkpoints import build
+    from checkpoints import build  # noqa: PLC0415 - it needs torch, which may be missing
 
     built: dict[str, Path] = {}
 

@@ -53,7 +53,7 @@ def _spread(model: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                scale = 0.5 if "embed" in name else 0.6 / weight.shape[-1] ** 0.5
+                scale = 0.5 if "embed" in name else 1.2 / weight.shape[-1] ** 0.5
                 is_last = weight.shape[0] == 1
                 noise = torch.randn(weight.shape, generator=generator)
                 weight.copy_(noise * (5 * scale if is_last else scale))
@@ -184,5 +184,5 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "xlm-roberta": (_unigram, _model("XLMRoberta", **_ROBERTA)),
 }
 if importlib.util.find_spec("transformers.models.gte"):  # transformers 5.23 and later
-    KINDS["gte"] = (_wordpiece("BertTokenizer"), _model("Gte", **_SMALL))
+    KINDS["gte"] = (_unigram, _model("Gte", **_SMALL))
     KINDS = dict(sorted(KINDS.items()))

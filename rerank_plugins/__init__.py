@@ -14,6 +14,7 @@ from rerank_plugins.errors import (
     RerankError,
     UnsupportedInputError,
 )
+from rerank_plugins.result import RerankResult, arerank, rerank
 from rerank_plugins.spec import BackendSpec, load_backend
 
 __version__ = "0.1.0"
@@ -34,8 +35,11 @@ __all__ = [
     "MissingDependencyError",
     "Ranked",
     "RerankError",
+    "RerankResult",
     "Scale",
     "UnsupportedInputError",
+    "arerank",
     "load_backend",
     "rank",
+    "rerank",
 ]

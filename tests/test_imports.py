@@ -30,7 +30,7 @@ LAYERS = {
 INNER = {"errors", "_optional", "backend", "spec"}
 LAYERS["_display"] = {"errors", "backend"}
 LAYERS["_settings"] = INNER | {"_options"}
-LAYERS["result"] = INNER | {"_display"}
+LAYERS["result"] = INNER | {"_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_settings"}
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}

@@ -1,0 +1,143 @@
+"""Score, rank and show in one call: `rerank()` and the result that shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+from rerank_plugins._display import as_html, as_table
+from rerank_plugins._settings import check_settings
+from rerank_plugins.backend import Backend, Document, Ranked, Scale, rank
+from rerank_plugins.spec import BackendSpec, load_backend
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["RankedDocument", "RerankResult", "arerank", "rerank"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document of a result: the document, its score, and where it came from."""
+
+    rank: int
+    """Its place in the result, from 1."""
+    index: int
+    """Its position in the list that was reranked, from 0."""
+    score: float
+    """Its score, on the scale of the backend."""
+    document: Document
+    """The document as it was given."""
+
+    @property
+    def moved(self) -> int:
+        """Places it moved up; negative if it moved down."""
+        return self.index + 1 - self.rank
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RerankResult(Sequence[RankedDocument]):
+    """The documents that were kept, best first; a table in a notebook and in a terminal.
+
+    A sequence of `RankedDocument`: iterate it, index it, slice it, take its `len()`.
+    """
+
+    query: str
+    """What the documents were ranked for."""
+    documents: tuple[Document, ...]
+    """All documents as they were given, in their first order."""
+    ranked: tuple[Ranked, ...]
+    """The places of the documents that were kept, best first, as `rank()` returns them."""
+    backend: str
+    """The name of the backend that made the scores."""
+    scale: Scale
+    """The range of the scores."""
+
+    @overload
+    def __getitem__(self, place: int) -> RankedDocument: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[RankedDocument]: ...
+    def __getitem__(self, place: int | slice) -> RankedDocument | list[RankedDocument]:
+        if isinstance(place, slice):
+            return [self._item(number) for number in range(len(self))[place]]
+        return self._item(range(len(self))[place])
+
+    def _item(self, number: int) -> RankedDocument:
+        index, score = self.ranked[number].index, self.ranked[number].score
+        return RankedDocument(number + 1, index, score, self.documents[index])
+
+    def __iter__(self) -> Iterator[RankedDocument]:
+        return map(self._item, range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.ranked)
+
+    def __repr__(self) -> str:
+        kept = f"{len(self)} of {len(self.documents)} documents"
+        return f"<RerankResult {kept} by {self.backend}>"
+
+    def __rich__(self) -> Table:
+        return as_table(self.documents, self.ranked, backend=self.backend, scale=self.scale)
+
+    def _repr_html_(self) -> str:
+        return as_html(
+            self.query, self.documents, self.ranked, backend=self.backend, scale=self.scale
+        )
+
+
+def rerank(
+    query: str,
+    documents: Sequence[Document],
+    *,
+    backend: BackendSpec = None,
+    top_n: int | None = None,
+    min_score: float | None = None,
+) -> RerankResult:
+    """Score the documents, order them, and return a result that shows itself.
+
+    A backend built from a spec is closed again; to ask often, load it once and pass it:
+    `with load_backend(spec) as backend: …`.
+
+    Args:
+        query: what to rank by.
+        documents: the candidates, in the order in which they were found.
+        backend: anything `load_backend()` takes.
+        top_n: keep at most this many; None keeps all.
+        min_score: keep scores of at least this, on the scale of the backend.
+
+    Raises:
+        ConfigError: the spec or `top_n` is wrong, or `min_score` is not finite or means nothing
+            on the scale of the backend.
+        MissingDependencyError: the backend needs an extra that is not installed.
+        UnsupportedInputError: the query or a document can't be scored.
+        BackendError: the backend failed.
+    """
+    loaded = load_backend(backend)
+    check_settings(loaded, top_n=top_n, min_score=min_score)
+    with nullcontext() if loaded is backend else loaded:
+        scores = loaded.score(query, documents)
+    return _result(query, documents, loaded, rank(scores, top_n=top_n, min_score=min_score))
+
+
+async def arerank(
+    query: str,
+    documents: Sequence[Document],
+    *,
+    backend: BackendSpec = None,
+    top_n: int | None = None,
+    min_score: float | None = None,
+) -> RerankResult:
+    """Like `rerank`, without blocking the event loop."""
+    loaded = load_backend(backend)
+    check_settings(loaded, top_n=top_n, min_score=min_score)
+    async with nullcontext() if loaded is backend else loaded:
+        scores = await loaded.ascore(query, documents)
+    return _result(query, documents, loaded, rank(scores, top_n=top_n, min_score=min_score))
+
+
+def _result(
+    query: str, documents: Sequence[Document], backend: Backend, ranked: list[Ranked]
+) -> RerankResult:
+    return RerankResult(query, tuple(documents), tuple(ranked), backend.name, backend.scale)

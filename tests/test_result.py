@@ -1,0 +1,304 @@
+"""The result that shows itself: what it holds, and how it looks in a notebook and a terminal."""
+
+import asyncio
+import dataclasses
+import io
+import pickle
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from rerank_plugins import (
+    ConfigError,
+    Content,
+    Ranked,
+    RerankResult,
+    UnsupportedInputError,
+    arerank,
+    load_backend,
+    rerank,
+)
+from rerank_plugins.testing import FailingBackend, FakeBackend
+
+QUERY = "what is a panda?"
+DOCUMENTS = ["hi", "the panda is a bear", "what is a panda"]
+VOID = {"col", "br"}
+
+
+def numbers(scale="unknown"):
+    """A backend whose score is the number that the document is."""
+    return FakeBackend(lambda _, document: float(document), scale=scale, name="numbers")
+
+
+class Page(HTMLParser):
+    """Parses, insists that every element is closed, and keeps what the tests ask about."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.seen, self.cells, self.attributes = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert [] == self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag == "td":
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag == self.open.pop()
+
+    def handle_data(self, data):
+        if "td" in self.open:
+            self.cells[-1] += data
+
+    def rows(self):
+        return [self.cells[start : start + 5] for start in range(0, len(self.cells), 5)]
+
+
+def terminal(result, width=80, **options):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, **options)
+    console.print(result)
+    return console.file.getvalue()
+
+
+class TestRerank:
+    def test_ranks_and_says_where_each_document_was(self):
+        result = rerank(QUERY, DOCUMENTS, backend=FakeBackend())
+
+        assert [(1, 2, 1.0, 2), (2, 1, 0.75, 0), (3, 0, 0.0, -2)] == [
+            (item.rank, item.index, item.score, item.moved) for item in result
+        ]
+        assert ["what is a panda", "the panda is a bear", "hi"] == [i.document for i in result]
+
+    def test_cuts_as_rank_does(self):
+        assert 2 == len(rerank(QUERY, DOCUMENTS, backend=FakeBackend(), top_n=2))
+        assert 1 == len(rerank(QUERY, DOCUMENTS, backend=FakeBackend(), min_score=0.8))
+
+    def test_keeps_the_documents_as_given(self):
+        documents = ["b", Content(text="a")]
+        result = rerank("a", documents, backend=FakeBackend())
+
+        assert documents[1] is result[0].document
+        assert tuple(documents) == result.documents
+        assert (Ranked(1, 1.0), Ranked(0, 0.0)) == result.ranked
+        assert ("a", "fake", "probability") == (result.query, result.backend, result.scale)
+
+    def test_async_twin_gives_the_same(self):
+        expected = rerank(QUERY, DOCUMENTS, backend=FakeBackend(), top_n=2, min_score=0.1)
+        actual = asyncio.run(
+            arerank(QUERY, DOCUMENTS, backend=FakeBackend(), top_n=2, min_score=0.1)
+        )
+
+        assert expected == actual
+
+    def test_leaves_a_given_backend_open(self):
+        backend = FakeBackend()
+        rerank(QUERY, DOCUMENTS, backend=backend)
+        asyncio.run(arerank(QUERY, DOCUMENTS, backend=backend))
+
+        assert 0 == backend.closed
+
+    def test_closes_a_backend_it_built(self, monkeypatch):
+        built = FakeBackend()
+        monkeypatch.setattr("rerank_plugins.result.load_backend", lambda spec: built)
+        rerank(QUERY, DOCUMENTS, backend="fake")
+        asyncio.run(arerank(QUERY, DOCUMENTS, backend="fake"))
+
+        assert 2 == built.closed
+
+    def test_closes_a_backend_it_built_after_an_error(self, monkeypatch):
+        built = FakeBackend()
+        monkeypatch.setattr("rerank_plugins.result.load_backend", lambda spec: built)
+        with pytest.raises(UnsupportedInputError):
+            rerank("", DOCUMENTS, backend="fake")
+
+        assert 1 == built.closed
+
+    @pytest.mark.parametrize("cut", [{"top_n": -1}, {"min_score": float("nan")}])
+    def test_wrong_cuts_are_refused_before_any_work(self, cut):
+        with pytest.raises(ConfigError):
+            rerank(QUERY, DOCUMENTS, backend=FailingBackend(AssertionError("asked")), **cut)
+
+    def test_min_score_needs_a_known_scale(self):
+        with pytest.raises(ConfigError, match="min_score"):
+            rerank("q", ["1"], backend=numbers(), min_score=0.5)
+
+    @pytest.mark.parametrize("documents", ["one string", (x for x in "ab"), None])
+    def test_documents_that_are_no_list_are_refused(self, documents):
+        with pytest.raises(UnsupportedInputError):
+            rerank(QUERY, documents, backend=FakeBackend())
+
+    def test_default_is_what_load_backend_gives(self, monkeypatch):
+        monkeypatch.delenv("RERANK_BACKEND", raising=False)
+        result = rerank(QUERY, DOCUMENTS, top_n=1)
+
+        assert load_backend("embedded").name == result.backend
+        assert 0 != result[0].index
+
+
+class TestRerankResult:
+    result = rerank("q", ["3", "1", "2"], backend=numbers())
+
+    def test_is_a_sequence(self):
+        assert 3 == len(self.result)
+        assert "3" == self.result[0].document
+        assert "1" == self.result[-1].document
+        assert ["2", "1"] == [item.document for item in self.result[1:]]
+        assert self.result[1] in self.result
+        assert list(self.result)[::-1] == list(reversed(self.result))
+        with pytest.raises(IndexError):
+            self.result[3]
+
+    def test_is_false_when_nothing_was_kept(self):
+        assert not rerank("q", ["1"], backend=numbers(), top_n=0)
+        assert not rerank("q", [], backend=numbers())
+
+    def test_is_frozen(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            self.result.query = "other"
+
+    def test_survives_pickle(self):
+        assert self.result == pickle.loads(pickle.dumps(self.result))
+
+    def test_repr_tells_counts_and_backend_but_no_text(self):
+        result = rerank("secret query", ["secret text"], backend=FakeBackend())
+
+        assert "<RerankResult 1 of 1 documents by fake>" == repr(result)
+
+    def test_is_a_plain_value(self):
+        parts = {f.name: getattr(self.result, f.name) for f in dataclasses.fields(self.result)}
+
+        assert self.result == RerankResult(**parts)
+
+
+class TestNotebook:
+    def test_shows_before_and_after(self):
+        result = rerank("q", ["0.25", "0.125", "0.5"], backend=numbers("probability"))
+
+        assert [
+            ["1", "3", "▲2", "0.500", "0.5"],
+            ["2", "1", "▼1", "0.250", "0.25"],
+            ["3", "2", "▼1", "0.125", "0.125"],
+        ] == Page(result._repr_html_()).rows()
+
+    def test_a_document_that_stays_has_no_arrow(self):
+        page = Page(rerank("q", ["1"], backend=numbers())._repr_html_())
+
+        assert "=" == page.rows()[0][2]
+
+    @pytest.mark.parametrize(
+        ("scale", "documents", "widths"),
+        [
+            ("probability", ["1", "0.5", "0"], ["100.0%", "50.0%", "0.0%"]),
+            ("logit", ["9", "-1", "-11"], ["100.0%", "52.0%", "4.0%"]),
+            ("unknown", ["7", "7"], ["100.0%", "100.0%"]),
+        ],
+    )
+    def test_bars_follow_the_scale(self, scale, documents, widths):
+        html = rerank("q", documents, backend=numbers(scale))._repr_html_()
+
+        assert widths == re.findall(r"display:block;width:([\d.]+%)", html)
+
+    def test_is_self_contained(self):
+        """No script, style sheet, image or address: nothing to load and nothing to sanitise."""
+        page = Page(rerank(QUERY, DOCUMENTS, backend=FakeBackend())._repr_html_())
+
+        assert set() == {"script", "style", "link", "img", "iframe", "svg"} & set(page.seen)
+        assert {"style", "title", "dir", "scope", "aria-hidden"} >= {
+            name for _, name, _ in page.attributes
+        }
+        assert not any("url(" in value for _, _, value in page.attributes)
+
+    def test_escapes_what_it_shows(self):
+        evil = """<script>alert('x')</script> & "quoted" onload='y'"""
+        backend = FakeBackend(name="<i>name</i>")
+        page = Page(rerank(evil, [evil], backend=backend)._repr_html_())
+
+        assert evil == page.rows()[0][4]
+        assert {"script", "i"}.isdisjoint(page.seen)
+        assert "onload" not in {name for _, name, _ in page.attributes}
+
+    def test_long_text_is_cut_and_hovering_shows_more(self):
+        text = "word " * 200_000
+        html = rerank("q", [text], backend=FakeBackend())._repr_html_()
+        (title,) = [value for tag, name, value in Page(html).attributes if value[:4] == "word"]
+
+        assert len(html) < 6_000
+        assert Page(html).rows()[0][4].endswith("word…")
+        assert len(title) > len(Page(html).rows()[0][4])
+
+    def test_long_lists_are_folded(self):
+        page = Page(rerank("q", ["1"] * 100, backend=numbers())._repr_html_())
+
+        assert 100 == len(page.rows())
+        assert 1 == page.seen.count("details")
+        assert 20 == page.seen[: page.seen.index("details")].count("tr") - 1
+
+    def test_short_lists_are_not_folded(self):
+        assert "details" not in Page(rerank("q", ["1"] * 20, backend=numbers())._repr_html_()).seen
+
+    def test_text_runs_in_its_own_direction(self):
+        page = Page(rerank("الباندا", ["دب"], backend=FakeBackend())._repr_html_())
+
+        assert "bdi" in page.seen
+        assert ("td", "dir", "auto") in page.attributes
+
+    def test_nothing_kept_is_said(self):
+        html = rerank("q", ["1", "2"], backend=numbers(), top_n=0)._repr_html_()
+
+        assert "0 of 2 documents" in html
+        assert "table" not in Page(html).seen
+
+    def test_images_are_named_not_embedded(self):
+        documents = (Content(image=b"\x89PNG", text="a chart"), Content(image="https://x/y.png"))
+        result = RerankResult("q", documents, (Ranked(0, 1.0), Ranked(1, 0.5)), "b", "unknown")
+
+        assert ["[image] a chart", "[image]"] == [
+            row[4] for row in Page(result._repr_html_()).rows()
+        ]
+
+
+class TestTerminal:
+    result = rerank("q", ["0.5", "0.25", "1"], backend=numbers("probability"))
+
+    def test_is_a_table(self):
+        text = re.sub(r"\x1b\[[\d;]*m", "", terminal(self.result))
+        rows = [line.split() for line in text.splitlines()]
+
+        assert ["#", "moved", "score", "document"] == rows[0]
+        assert ["1", "▲2", "1.000", "━" * 12, "1"] == rows[2]
+        assert ["2", "▼1", "0.500", "0.5"] == [rows[3][i] for i in (0, 1, 2, -1)]
+        assert "3 of 3 documents · numbers · probability" == " ".join(rows[5])
+
+    def test_colours_tell_up_from_down(self):
+        text = terminal(self.result, color_system="standard")
+
+        assert re.search(r"\x1b\[32m\s*▲2", text)
+        assert re.search(r"\x1b\[31m\s*▼1", text)
+
+    def test_no_colour_is_respected(self):
+        text = terminal(self.result, no_color=True)
+
+        assert "▲2" in text
+        assert not re.search(r"\x1b\[3\dm", text)
+
+    @pytest.mark.parametrize("document", ["word " * 999, "大熊猫" * 999, "x" * 9999, "a\n" * 99])
+    @pytest.mark.parametrize("width", [50, 80, 200])
+    def test_rows_stay_one_line(self, document, width):
+        text = terminal(rerank("q", [document] * 2, backend=FakeBackend()), width, no_color=True)
+
+        assert 5 == len(text.splitlines())
+        assert 2 == text.count("…")
+
+    def test_control_characters_do_not_reach_the_terminal(self):
+        result = rerank("q", ["a\x1b[31mred\x07\x00\u202edne"], backend=FakeBackend())
+        text = terminal(result, no_color=True)
+
+        assert "a [31mred dne" in text
+        assert {"\x07", "\x00", "\u202e"}.isdisjoint(text)

@@ -71,7 +71,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """
 
     model_config = ConfigDict(
-        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # a rejected setting may be a key
+        validate_assignment=True,
     )
 
     backend: InstanceOf[Backend]
@@ -83,16 +86,18 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def __init__(
         self,
-        backend: BackendSpec = None,
         *,
+        backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
         callback_manager: CallbackManager | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
-        fields = type(self).model_fields
-        # A dump carries the framework's `class_name`; `model_validate` passes it on.
-        refuse_unknown(unknown.keys() - {"class_name"}, valid=fields, where=self.class_name())
+        refuse_unknown(
+            [name for name in unknown if name != "class_name"],  # the framework's mark in a dump
+            valid=type(self).model_fields,
+            where=type(self).__name__,
+        )
         loaded = load_backend(backend)
         check_settings(loaded, top_n=top_n, min_score=min_score)
         settings: dict[str, Any] = {"backend": loaded, "top_n": top_n, "min_score": min_score}
@@ -129,7 +134,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = self._checked(query_bundle)
+        query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
             if nodes:
                 scores = self.backend.score(query.query_str, _documents(nodes))
@@ -140,20 +145,28 @@ class RerankPostprocessor(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query = self._checked(query_bundle)
+        query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
             if nodes:
                 scores = await self.backend.ascore(query.query_str, _documents(nodes))
                 reranked.extend(self._reranked(nodes, scores))
         return reranked
 
-    def _checked(self, query_bundle: QueryBundle | None) -> QueryBundle:
-        """Return the query if there is one; check settings assigned since construction."""
+    def _checked(
+        self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None
+    ) -> QueryBundle:
+        """Return the query if the request is sound, and so is what was assigned to settings."""
         check_settings(self.backend, top_n=self.top_n, min_score=self.min_score)
         if query_bundle is None:
             raise ConfigError(
                 "there is no query to rank by: pass `query_str` or `query_bundle` with the nodes"
             )
+        for position, item in enumerate(nodes):
+            if not isinstance(item, NodeWithScore):
+                raise UnsupportedInputError(
+                    f"node {position} must be a `NodeWithScore`, not `{type(item).__name__}`; "
+                    "wrap it: NodeWithScore(node=node)"
+                )
         return query_bundle
 
     def _reranked(

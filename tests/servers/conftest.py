@@ -1,0 +1,283 @@
+"""Real rerank servers as fixtures: each starts once, on the first test that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import Server, free_port, serving
+
+HERE = Path(__file__).parent
+FOLDER = "RERANK_TEST_SERVERS"
+REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"
+KEY = "a-key-for-tests-1234567890abcdef"
+"""The key of each server that takes the key it is told."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(600))  # the first test of a server starts it
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    if skipped := sum(FOLDER in str(report.longrepr) for report in reports):
+        terminalreporter.write_line(
+            f"{skipped} real-server tests skipped: set {FOLDER} to a folder made by "
+            "`python tests/servers/install.py DIR`",
+            yellow=True,
+            bold=True,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Show what the servers of a failed test printed."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Server):
+                report.sections.append((f"{value.name}, the end of {value.log}", value.tail()))
+    return report
+
+
+def environment(name: str) -> Path:
+    """Return the virtual environment of a server; skip the test, or fail it, if there is none."""
+    folder = Path(os.environ.get(FOLDER, "")) / name
+    if FOLDER in os.environ and (folder / "pins.txt").exists():
+        return folder.resolve() / "bin"
+    reason = f"{name} is not installed in {FOLDER}={os.environ.get(FOLDER, '')}"
+    if os.environ.get(REQUIRED, "0") not in ("", "0"):
+        pytest.fail(f"{reason}, and {REQUIRED} is set")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def key_variable() -> Iterator[str]:
+    """Name an environment variable that holds `KEY`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RERANK_TEST_KEY", KEY)
+        yield "RERANK_TEST_KEY"
+
+
+# The models: one that all servers can load, and two that differ in one weight.
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[[str], str]) -> Path:
+    """A tiny BERT cross-encoder: random weights, so its order means nothing, but is stable."""
+    return Path(checkpoint("bert"))
+
+
+def variant(tiny: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Copy the model to `folder`, with `change` applied to its weights."""
+    from safetensors.torch import (  # noqa: PLC0415 - not there where these tests are skipped
+        load_file,
+        save_file,
+    )
+
+    shutil.copytree(tiny, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nan(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose every score is NaN."""
+
+    def change(weights: dict[str, Any]) -> None:
+        weights["classifier.bias"].fill_(float("nan"))
+
+    return variant(tiny, tmp_path_factory.mktemp("models") / "nan", change)
+
+
+@pytest.fixture(scope="session")
+def typeless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that does not tell query from document by token types, as llama.cpp does not."""
+
+    def change(weights: dict[str, Any]) -> None:
+        types = weights["bert.embeddings.token_type_embeddings.weight"]
+        types[1] = types[0]
+
+    return variant(tiny, tmp_path_factory.mktemp("models") / "typeless", change)
+
+
+# llama.cpp
+
+
+@pytest.fixture(scope="session")
+def gguf(typeless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model `typeless` as llama.cpp reads it."""
+    out = tmp_path_factory.mktemp("models") / "typeless.gguf"
+    script = HERE / "to_gguf.py"
+    subprocess.run([environment("llamacpp") / "python", script, typeless, out], check=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def start_llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give a function that starts a llama.cpp server, for a `with` statement."""
+
+    def start(*keys: str) -> Any:
+        port = free_port()
+        python, script = environment("llamacpp") / "python", HERE / "llamacpp_server.py"
+        return serving(
+            "llamacpp",
+            [python, script, gguf, str(port), *keys],
+            port=port,
+            health="/health",
+            folder=tmp_path_factory.mktemp("llamacpp"),
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def llamacpp(start_llamacpp: Any) -> Iterator[Server]:
+    """llama.cpp's server with `typeless`; needs `KEY`."""
+    with start_llamacpp(KEY) as server:
+        yield server
+
+
+# Infinity
+
+
+@pytest.fixture(scope="session")
+def start_infinity(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give a function that starts an Infinity server, for a `with` statement."""
+
+    def start(*models: Path, settings: dict[str, str]) -> Any:
+        port = free_port()
+        program = environment("infinity") / "infinity_emb"
+        command = [program, "v2", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--engine", "torch", "--no-bettertransformer", "--no-model-warmup"]
+        for model in models:
+            command += ["--model-id", model, "--served-model-name", model.name, "--device", "cpu"]
+        return serving(
+            "infinity",
+            command,
+            port=port,
+            health="/health",
+            folder=tmp_path_factory.mktemp("infinity"),
+            environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", **settings},
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def infinity(start_infinity: Any, tiny: Path, nan: Path) -> Iterator[Server]:
+    """Infinity with `tiny` and `nan`; needs `KEY`."""
+    with start_infinity(tiny, nan, settings={"INFINITY_API_KEY": KEY}) as server:
+        yield server
+
+
+# LiteLLM
+
+
+@pytest.fixture(scope="session")
+def litellm(
+    infinity: Server, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """LiteLLM's proxy: Cohere's protocol in front of Infinity; needs `KEY`."""
+    folder, port = tmp_path_factory.mktemp("litellm"), free_port()
+    command = [environment("litellm") / "litellm", "--config", "config.yaml"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    upstream = {"model": f"infinity/{tiny.name}", "api_base": infinity.url, "api_key": KEY}
+    gone = {"model": "infinity/gone", "api_base": "http://127.0.0.1:9", "api_key": KEY}
+    config = {  # JSON is YAML
+        "model_list": [
+            {"model_name": "tiny", "litellm_params": upstream},
+            {"model_name": "gone", "litellm_params": gone},
+        ],
+        "litellm_settings": {"telemetry": False, "num_retries": 0},
+        "general_settings": {"master_key": f"sk-{KEY}"},
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RERANK_TEST_KEY_LITELLM", f"sk-{KEY}")
+        with serving(
+            "litellm",
+            command,
+            port=port,
+            health="/health/liveliness",
+            folder=folder,
+            environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        ) as server:
+            yield server
+
+
+# Xinference
+
+
+def ask(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    """POST `body` as JSON, as an administrator would, and return the answer."""
+    headers = {"Content-Type": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=300) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def xinference(tiny: Path, nan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Xinference with `tiny` and `nan`, and keys, as it starts when nothing is configured.
+
+    `RERANK_TEST_KEY_XINFERENCE` is set to a key for both models, `…_XINFERENCE_OTHER` to one
+    for neither.
+    """
+    folder, port = tmp_path_factory.mktemp("xinference"), free_port()
+    program = environment("xinference") / "xinference-local"
+    settings = {
+        "XINFERENCE_ENABLE_VIRTUAL_ENV": "0",  # else each model gets an environment from PyPI
+        "XINFERENCE_HOME": str(folder),
+        "XINFERENCE_RATE_LIMIT_IP_MAX_FAILURES": "100000",  # else bad keys ban this machine
+    }
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(
+            "xinference",
+            [program, "--host", "127.0.0.1", "--port", str(port)],
+            port=port,
+            health="/v1/cluster/auth",
+            folder=folder,
+            environment=settings,
+        ) as server,
+    ):
+        account = {"username": "admin", "password": "for-tests-only"}
+        found = re.search(r"Setup token: (\S+)", server.log.read_text())
+        assert found, server.tail()
+        ask(f"{server.url}/v1/admin/setup", {"setup_token": found[1], **account})
+        token = ask(f"{server.url}/token", account)["access_token"]
+
+        def launch(model: Path, uid: str) -> None:
+            body = {"model_uid": uid, "model_type": "rerank", "replica": 1}
+            # a builtin name with a path loads the folder: nothing to register or download
+            body |= {"model_name": "bge-reranker-base", "model_path": str(model)}
+            ask(f"{server.url}/v1/models", body, token)
+
+        def key(name: str, permission: dict[str, str]) -> str:
+            body = {"name": name, "model_permissions": [permission]}
+            return str(ask(f"{server.url}/v1/admin/keys", body, token)["key"])
+
+        everything = {"permission_type": "model_type", "permission_value": "rerank"}
+        nothing = {"permission_type": "model_id", "permission_value": "another"}
+        patch.setenv("RERANK_TEST_KEY_XINFERENCE", key("rerank", everything))
+        patch.setenv("RERANK_TEST_KEY_XINFERENCE_OTHER", key("other", nothing))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(launch, (tiny, nan), ("tiny", "nan")))
+        yield server

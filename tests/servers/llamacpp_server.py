@@ -1,0 +1,25 @@
+"""llama.cpp's HTTP server as a reranker: `python llamacpp_server.py MODEL.gguf PORT [KEY]`.
+
+Runs in the server's own environment; the package `xllamacpp` carries the server.
+"""
+
+import signal
+import sys
+
+import xllamacpp
+
+parameters = xllamacpp.CommonParams()
+parameters.model.path = sys.argv[1]
+parameters.hostnames = ["127.0.0.1"]
+parameters.port = int(sys.argv[2])
+parameters.api_keys = sys.argv[3:]
+parameters.embedding = True
+parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+parameters.n_ctx = 2048
+parameters.n_batch = parameters.n_ubatch = 512  # a pair must fit into one batch
+parameters.n_parallel = 4
+parameters.warmup = False
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2
+
+server = xllamacpp.Server(parameters)  # listens from here on, in its own threads
+signal.sigwait([signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,1 @@
+"""Our own ONNX graphs of encoders, built from safetensors weights without torch."""

@@ -1,0 +1,231 @@
+"""The parts of an encoder's graph: embeddings, layers, and the last layer for one row alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from rerank_plugins.backends.engines.onnx.encoder import (
+    Activation,
+    Embeddings,
+    Encoder,
+    Layer,
+    Linear,
+    Norm,
+    Rotary,
+)
+from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
+from rerank_plugins.backends.engines.onnx.tensors import Array
+
+__all__ = ["Parts", "Precision"]
+
+Precision: TypeAlias = Literal["float32", "int8"]
+
+_FLOAT, _INT32 = 1, 6
+"""ONNX's numbers for these types."""
+
+_POSITIONS = 8192
+"""Rows of a table of rotations where no length is given."""
+
+_FAR = -1e30
+"""Added to the attention score of a token outside the window; `exp` makes it 0."""
+
+
+class Parts:
+    """Adds parts to a graph; each method takes and returns the names of values.
+
+    Between layers a value is a matrix of (sequences x length) rows: ONNX Runtime multiplies
+    those faster than three axes. All sequences of a run are of one length, so nothing is masked.
+    """
+
+    def __init__(
+        self, encoder: Encoder, *, dtype: Precision, words: Precision, max_length: int | None
+    ) -> None:
+        self.graph = Graph()
+        self._encoder = encoder
+        self._dtype = dtype
+        self._words = words
+        self._max_length = max_length
+        self._ids = self.graph.input("input_ids", ["sequences", "length"])
+        self._shape = self.graph.op("Shape", self._ids)
+        self._length = self.graph.op("Shape", self._ids, start=1, end=2)
+        self._windows: dict[int, str] = {}
+
+    def embed(self) -> str:
+        """Return the input of the first layer."""
+        graph, embeddings = self.graph, self._encoder.embeddings
+        x = self._embed_words(embeddings.words)
+        if embeddings.types is not None and len(embeddings.types) > 1:
+            types = graph.input("token_type_ids", ["sequences", "length"])
+            x = graph.op("Add", x, graph.op("Gather", graph.constant(embeddings.types), types))
+        if embeddings.positions is not None:
+            x = graph.op("Add", x, self._embed_positions(embeddings, embeddings.positions))
+        x = graph.op("Reshape", x, graph.integers(-1, embeddings.words.shape[1]))
+        x = self.norm(x, embeddings.norm)
+        return x if embeddings.projection is None else self.exact(x, embeddings.projection)
+
+    def _embed_words(self, words: Array) -> str:
+        graph = self.graph
+        if self._words == "float32":
+            rows = graph.op("Gather", graph.constant(words, "words"), self._ids)
+            return rows if words.dtype == np.float32 else graph.op("Cast", rows, to=_FLOAT)
+        values, scales = _quantised(words.astype(np.float32))
+        rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
+        scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
+        return graph.op("Mul", graph.op("Cast", rows, to=_FLOAT), scale)
+
+    def _embed_positions(self, embeddings: Embeddings, rows: Array) -> str:
+        graph = self.graph
+        if embeddings.types is not None and len(embeddings.types) == 1:
+            rows = rows + embeddings.types  # every token is of this type
+        if embeddings.padding_id is None:
+            table = graph.constant(rows[: self._max_length])
+            return graph.op("Slice", table, graph.integers(0), self._length, graph.integers(0))
+        last = None if self._max_length is None else self._max_length + 1
+        padding = graph.constant(np.array(embeddings.padding_id, np.int32))
+        real = graph.op("Cast", graph.op("Not", graph.op("Equal", self._ids, padding)), to=_INT32)
+        counted = graph.op("CumSum", real, graph.constant(np.array(1, np.int64)))
+        return graph.op("Gather", graph.constant(rows[:last]), graph.op("Mul", counted, real))
+
+    def layer(self, x: str, layer: Layer) -> str:
+        """Return the output of a layer."""
+        rows = self._before(x, layer.attention_norm)
+        qkv = self.by_sequence(self.linear(rows, layer.attention_in))
+        q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
+        mixed = self._attend(
+            self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
+        )
+        mixed = self.linear(self._by_row(mixed), layer.attention_out)
+        x = self._add(x, mixed, layer.attention_norm)
+        return self._feed(x, layer, self.linear)
+
+    def first_rows(self, x: str, layer: Layer) -> str:
+        """Return the output of a layer for the first row of each sequence alone.
+
+        The other rows only give keys and values. The query needs no rotation at position 0.
+        """
+        graph, width = self.graph, self._encoder.width
+        rows = self.by_sequence(self._before(x, layer.attention_norm))
+        if layer.window is not None:
+            seen = graph.integers(layer.window + 1)
+            rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
+        first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
+        q = self.exact(first, _part(layer.attention_in, slice(width)))
+        q = graph.op("Unsqueeze", q, graph.integers(1))
+        kv = self.linear(self._by_row(rows), _part(layer.attention_in, slice(width, None)))
+        kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
+        k, v = graph.split("Split", kv, outs=2, axis=-1, num_outputs=2)
+        mixed = self._attend(q, self._rotate(k, layer.rotary), v, window=None)
+        mixed = self.exact(self._by_row(mixed), layer.attention_out)
+        x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
+        x = self._add(x, mixed, layer.attention_norm)
+        return self._feed(x, layer, self.exact)
+
+    def _feed(self, x: str, layer: Layer, linear: Callable[[str, Linear], str]) -> str:
+        y = linear(self._before(x, layer.feed_norm), layer.feed_in)
+        if self._encoder.gated:
+            y, gate = self.graph.split("Split", y, outs=2, axis=-1, num_outputs=2)
+            y = self.graph.op("Mul", self.activate(y, self._encoder.activation), gate)
+        else:
+            y = self.activate(y, self._encoder.activation)
+        return self._add(x, linear(y, layer.feed_out), layer.feed_norm)
+
+    def _before(self, x: str, norm: Norm | None) -> str:
+        return self.norm(x, norm) if self._encoder.norm_first else x
+
+    def _add(self, x: str, y: str, norm: Norm | None) -> str:
+        # `SkipLayerNormalization` does this in one node, several times slower.
+        x = self.graph.op("Add", y, x)
+        return x if self._encoder.norm_first else self.norm(x, norm)
+
+    def _attend(self, q: str, k: str, v: str, window: int | None) -> str:
+        bias = () if window is None else ("", "", self._window(window))
+        heads = self._encoder.heads
+        return self.graph.op("MultiHeadAttention", q, k, v, *bias, domain=CONTRIB, num_heads=heads)
+
+    def _window(self, window: int) -> str:
+        """Return what is added to the scores so that a token sees its neighbourhood only."""
+        if window not in self._windows:
+            graph = self.graph
+            zero, one = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
+            end = graph.op("Squeeze", self._length)
+            column = graph.op("Unsqueeze", graph.op("Range", zero, end, one), graph.integers(1))
+            row = graph.op("Transpose", column, perm=[1, 0])
+            distance = graph.op("Abs", graph.op("Sub", column, row))
+            far = graph.op("Greater", distance, graph.constant(np.array(window, np.int64)))
+            bias = graph.op("Where", far, graph.number(_FAR), graph.number(0.0))
+            self._windows[window] = graph.op("Unsqueeze", bias, graph.integers(0, 1))
+        return self._windows[window]
+
+    def _rotate(self, x: str, rotary: Rotary | None) -> str:
+        if rotary is None:
+            return x
+        size = self._encoder.width // self._encoder.heads
+        angles = rotary.angles(self._max_length or _POSITIONS, size)
+        cosines = self.graph.constant(np.cos(angles), f"cosines_{rotary.theta}")
+        sines = self.graph.constant(np.sin(angles), f"sines_{rotary.theta}")
+        start = self.graph.integers(0)
+        return self.graph.op("RotaryEmbedding", x, start, cosines, sines, domain=CONTRIB)
+
+    def norm(self, x: str, norm: Norm | None) -> str:
+        """Normalise rows; None returns them as they are."""
+        if norm is None:
+            return x
+        weight = self.graph.constant(norm.weight)
+        bias = () if norm.bias is None else (self.graph.constant(norm.bias),)
+        epsilon = self._encoder.epsilon
+        return self.graph.op("LayerNormalization", x, weight, *bias, axis=-1, epsilon=epsilon)
+
+    def activate(self, x: str, activation: Activation) -> str:
+        """Apply an activation to every number."""
+        match activation:
+            case "gelu":
+                return self.graph.op("Gelu", x, domain=CONTRIB)
+            case "gelu_tanh":
+                return self.graph.op("Gelu", x, approximate="tanh")
+            case "silu":
+                return self.graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)
+            case "relu":
+                return self.graph.op("Relu", x)
+            case "tanh":
+                return self.graph.op("Tanh", x)
+
+    def linear(self, x: str, linear: Linear) -> str:
+        """Apply a linear map to rows, in 8 bits where that was asked for."""
+        if self._dtype == "float32":
+            return self.exact(x, linear)
+        values, scales = _quantised(linear.weight)
+        constants = [values.T, scales.ravel(), np.zeros(len(scales), np.int8)]
+        if linear.bias is not None:
+            constants.append(linear.bias)
+        names = map(self.graph.constant, constants)
+        return self.graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
+
+    def exact(self, x: str, linear: Linear) -> str:
+        """Apply a linear map to rows in float32."""
+        bias = () if linear.bias is None else (self.graph.constant(linear.bias),)
+        return self.graph.op("Gemm", x, self.graph.constant(linear.weight), *bias, transB=1)
+
+    def by_sequence(self, x: str, width: int = -1) -> str:
+        """Turn rows into sequences x length x width."""
+        return self.graph.op("Reshape", x, self._join(self._shape, width))
+
+    def _by_row(self, x: str) -> str:
+        return self.graph.op("Reshape", x, self.graph.integers(-1, self._encoder.width))
+
+    def _join(self, shape: str, width: int) -> str:
+        return self.graph.op("Concat", shape, self.graph.integers(width), axis=0)
+
+
+def _part(linear: Linear, outputs: slice) -> Linear:
+    bias = None if linear.bias is None else linear.bias[outputs]
+    return Linear(linear.weight[outputs], bias)
+
+
+def _quantised(rows: Array) -> tuple[Array, Array]:
+    """Return 8-bit integers and the factor of each row that gives the numbers back."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(rows / scales).astype(np.int8), scales

@@ -32,6 +32,7 @@ LAYERS["_display"] = {"errors", "backend"}
 LAYERS["_settings"] = INNER | {"_options"}
 LAYERS["result"] = INNER | {"_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_settings"}
+LAYERS["evaluation"] = INNER
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}
 

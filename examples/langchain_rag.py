@@ -22,11 +22,9 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from rerank_plugins.langchain import RerankRetriever
 
-# What scores. One line, nothing else, changes from the model in the package
+# What scores: the model in the package. To swap it for any cross-encoder on this machine, write
+# "local:BAAI/bge-reranker-v2-m3"; on a server, "xinference+http://gpu:9997?model=UID".
 BACKEND = "embedded"
-# … to any cross-encoder on this machine, or on a server:
-# BACKEND = "local:BAAI/bge-reranker-v2-m3"
-# BACKEND = "xinference+http://gpu:9997?model=bge-reranker-v2-m3"
 
 DATA = Path(__file__).parent / "data" / "pubmedqa.jsonl"
 PROMPT = "Answer the question from these abstracts alone.\n\n{abstracts}\n\nQuestion: {question}"
@@ -51,13 +49,14 @@ def joined(documents: list[Document]) -> str:
 
 
 def main() -> None:
+    """Answer one question, then count over twenty how often the right abstract comes first."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     store = InMemoryVectorStore(HashedWords())
     store.add_documents([Document(row["abstract"], id=row["id"]) for row in rows])
 
     found = store.as_retriever(search_kwargs={"k": 30})
     retriever = RerankRetriever(found, backend=BACKEND, top_n=3)
-    # for example ChatAnthropic(model="claude-sonnet-4-5")
+    # A real one: `langchain_anthropic.ChatAnthropic` and its model's name, in place of this.
     model = FakeListChatModel(responses=["(here your model answers)"])
     answer = (
         {"abstracts": lambda state: joined(state["documents"]), "question": lambda s: s["question"]}

@@ -35,6 +35,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.
                     "spm.model", "spiece.model", "tokenizer.model")  # fmt: skip
 _HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAMPLE = 4096
 
 
@@ -77,6 +78,12 @@ class Checkpoint:
         """How many logits the head gives per pair."""
         labels = self.config.get("num_labels") or self.config.get("id2label")
         return labels if isinstance(labels, int) else len(labels or (0, 1))
+
+    @property
+    def uses_types(self) -> bool:
+        """Whether the model is told which tokens are the query's and which the document's."""
+        names = self.tokenizer_config.get("model_input_names") or ("token_type_ids",)
+        return "token_type_ids" in names and int(self.config.get("type_vocab_size", 2)) > 1
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -126,6 +133,11 @@ def resolve(
             f"there is no folder {model!r}, and it is no id of a model on the hub (owner/name)"
         )
     patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
+    if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+        raise ConfigError(
+            "`trust_remote_code` runs what the model's owner wrote, so `revision` must be the "
+            f"commit you have read (40 hexadecimal digits), not {revision!r}"
+        )
     folder = _fetch(model, revision, cache_folder, local_files_only, patterns)
     if allow_pickle and not _weights(folder):
         patterns.append("pytorch_model*.bin")

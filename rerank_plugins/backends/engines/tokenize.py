@@ -95,7 +95,7 @@ class PairEncoder:
                 f"{self._template.special_tokens} special tokens"
             )
         self._cut_left = cut_left
-        self._documents = TokenCache(cached_tokens)
+        self._documents: TokenCache[Tokens] = TokenCache(cached_tokens)
         self._lock = threading.Lock()
         self.truncated_pairs = 0
         """Pairs that were cut to `max_length` so far."""
@@ -137,6 +137,13 @@ class PairEncoder:
                 if keep != (query_count, count):
                     self._count_cut(query_count, keep[0])
         return assembled.pairs()
+
+    def describe(self) -> dict[str, object]:
+        """Say how many pairs were cut so far, as JSON-ready facts."""
+        return {
+            "truncated_pairs": self.truncated_pairs,
+            "truncated_queries": self.truncated_queries,
+        }
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:
         tokens: list[Tokens] = []
@@ -256,10 +263,7 @@ def _processed(
     tokenizer: Any, query: str, document: str
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int | None]]:
     """Return ids, types and the source of each token: 0, 1, or None for special tokens."""
-    pair = tokenizer.post_process(
-        tokenizer.encode(query, add_special_tokens=False),
-        tokenizer.encode(document, add_special_tokens=False),
-    )
+    pair = tokenizer.encode(query, document)
     return np.array(pair.ids, np.int32), np.array(pair.type_ids, np.int32), pair.sequence_ids
 
 

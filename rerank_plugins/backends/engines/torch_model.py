@@ -1,0 +1,120 @@
+"""A checkpoint as a torch model: its device, its dtype, and loading it with transformers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from rerank_plugins.backends.engines.base import DType, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.engines.checkpoint import Checkpoint
+from rerank_plugins.errors import BackendError, ConfigError
+
+__all__ = ["choose_device", "choose_dtype", "is_out_of_memory", "load_model"]
+
+_log = logging.getLogger(__name__)
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device that is asked for; `"auto"` takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or it is not there.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available[:0] = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    chosen = available[0] if device == "auto" else device
+    if chosen not in available and chosen.partition(":")[0] in {"cpu", "cuda", "mps"}:
+        raise ConfigError(f"device {device!r} is not available here; available: {available}")
+    try:
+        return torch.device(chosen)
+    except RuntimeError as exc:
+        raise ConfigError(f"torch knows no device {device!r}; available: {available}") from exc
+
+
+def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    """Return the dtype of weights and activations on this device.
+
+    `"auto"` is float32 off CUDA. On CUDA it is float16, which at the same speed keeps eight times
+    the precision of bfloat16, except for models saved in bfloat16: their values may be too large.
+
+    Raises:
+        UnsupportedByEngine: torch can't do it, or this device can't.
+    """
+    if dtype == "int8" or (dtype == "tf32" and device.type != "cuda"):
+        raise UnsupportedByEngine(f"the torch engine has no dtype {dtype!r} on {device.type!r}")
+    if dtype == "auto" and device.type == "cuda":
+        saved = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+        if saved != "bfloat16":
+            return torch.float16
+        return torch.bfloat16 if _has_bfloat16() else torch.float32
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, torch.float32)
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def load_model(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, settings: EngineSettings
+) -> Any:
+    """Load the classifier in evaluation mode onto the device.
+
+    Raises:
+        ConfigError: transformers can't load it, or weights are missing from its files.
+        BackendError: it does not fit onto the device.
+    """
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
+    try:
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
+        )
+    except (
+        ImportError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        safetensors.SafetensorError,
+    ) as exc:
+        raise ConfigError(
+            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {exc}"
+        ) from exc
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
+    if report["missing_keys"]:
+        raise ConfigError(
+            f"{checkpoint.model!r} lacks the weights {sorted(report['missing_keys'])}, which would "
+            "be random and give meaningless scores; choose a trained reranker"
+        )
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, MemoryError) as exc:
+        if is_out_of_memory(exc):
+            raise BackendError(
+                f"the model {checkpoint.model!r} does not fit onto {device}; choose a smaller one, "
+                'dtype="float16", or device="cpu"'
+            ) from exc
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

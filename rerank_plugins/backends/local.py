@@ -1,0 +1,318 @@
+"""A cross-encoder on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import math
+import platform
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rerank_plugins._optional import require
+from rerank_plugins._options import unknown
+from rerank_plugins.backend import Backend, Document, check_scores, check_texts
+from rerank_plugins.backends.engines.base import (
+    DType,
+    Engine,
+    EngineSettings,
+    UnsupportedByEngine,
+)
+from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
+from rerank_plugins.errors import ConfigError, MissingDependencyError
+
+__all__ = ["LocalBackend"]
+
+_log = logging.getLogger(__name__)
+
+_ENGINES = {
+    "onnx": "rerank_plugins.backends.engines.onnx_engine",
+    "torch": "rerank_plugins.backends.engines.torch_engine",
+}
+"""Engine → the module that has its `load(checkpoint, settings)`."""
+
+_NEEDS = {
+    "onnx": ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers"),
+    "torch": ("numpy", "safetensors", "tokenizers", "torch", "transformers"),
+}
+"""What an engine's module imports."""
+
+_EXTRAS = {"onnx": "onnx", "torch": "local"}
+
+
+class LocalBackend(Backend):
+    """Scores with a sequence-classification cross-encoder, in this process.
+
+    Scores equal those of `sentence_transformers.CrossEncoder` in float32, whatever the batch,
+    the order or the neighbours, on one scale for every model: the sigmoid of the raw logit, or
+    the logit itself. The activation that a checkpoint names for itself is ignored on purpose,
+    so that `min_score` keeps its meaning when the model is changed.
+
+    The model loads on first use. A query is cut only where transformers would cut it, and then
+    a warning is logged; documents are cut to `max_length`, which `describe()` counts.
+
+    Args:
+        model: a folder, or the id of a model on the Hugging Face hub.
+        engine: `"torch"` (extra `local`), `"onnx"` (extra `onnx`; CPU), or `"auto"`: onnx where
+            there is no GPU and it can run the model, else torch.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"`: the best there is.
+        dtype: how numbers are held. `"auto"` is float32 on a CPU, and float16 (or bfloat16 where
+            a model needs it) on CUDA; `"tf32"` is float32 with faster, coarser products on CUDA;
+            `"int8"` is for the onnx engine.
+        max_length: most tokens in a pair; None: what the model can read, up to 1,024.
+        batch_tokens: most tokens in one batch; None: what suits the device. Halved for good when
+            memory runs out.
+        scale: `"probability"` (0 to 1) or `"logit"`.
+        revision: branch, tag or commit of a hub model.
+        cache_folder: where hub models are kept; None: the hub client's own folder.
+        local_files_only: don't ask the hub.
+        trust_remote_code: run Python code that comes with the model; for a hub model this needs
+            `revision` to be a commit.
+        allow_pickle: accept weights that are no safetensors; unpickling can run any code.
+        threads: processor threads of the engine; None: what suits the machine.
+        cached_tokens: document tokens kept for the next request; 0 keeps none.
+
+    Raises:
+        ConfigError: an option has an impossible value.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        engine: Literal["auto", "onnx", "torch"] = "auto",
+        device: str = "auto",
+        dtype: DType = "auto",
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        scale: Literal["probability", "logit"] = "probability",
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        threads: int | None = None,
+        cached_tokens: int = 1 << 20,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "model": model,
+            "engine": engine,
+            "device": device,
+            "dtype": dtype,
+            "max_length": max_length,
+            "batch_tokens": batch_tokens,
+            "scale": scale,
+            "revision": revision,
+            "cache_folder": cache_folder,
+            "local_files_only": local_files_only,
+            "trust_remote_code": trust_remote_code,
+            "allow_pickle": allow_pickle,
+            "threads": threads,
+            "cached_tokens": cached_tokens,
+        }
+        _check(self._options)
+        self.scale = scale
+        self._loaded: _Loaded | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Model, revision, engine, dtype, `max_length` and scale; loads the model."""
+        with self._use() as loaded:
+            return self._name(loaded)
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return self.score_many([(query, documents)])[0]
+
+    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+        """Score all requests in shared batches; equal documents of a request are scored once."""
+        texts = [check_texts(query, documents) for query, documents in requests]
+        if not any(texts):
+            return [[] for _ in requests]
+        distinct = [list(dict.fromkeys(documents)) for documents in texts]
+        queries = [query for query, _ in requests]
+        with self._use() as loaded:
+            logits = loaded.engine.logits(list(zip(queries, distinct, strict=True)))
+        return [
+            self._scores(documents, dict(zip(known, values, strict=True)))
+            for documents, known, values in zip(texts, distinct, logits, strict=True)
+        ]
+
+    def describe(self) -> dict[str, object]:
+        """Say which model, engine, device and dtype score, and what was cut; loads the model."""
+        with self._use() as loaded:
+            checkpoint = loaded.checkpoint
+            return {
+                **super().describe(),
+                "name": self._name(loaded),
+                "model": self._options["model"],
+                "revision": checkpoint.revision,
+                "max_length": checkpoint.max_length,
+                "longest": checkpoint.longest,
+                **loaded.engine.describe(),
+                "engine_chosen": loaded.reason,
+            }
+
+    def to_spec(self) -> dict[str, object]:
+        parameters = inspect.signature(type(self)).parameters
+        changed = {
+            name: value
+            for name, value in self._options.items()
+            if value != parameters[name].default
+        }
+        return {"kind": "local", **changed}
+
+    def close(self) -> None:
+        """Free the model, once no thread is scoring with it; the next score loads it again."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, None
+            idle = loaded is not None and not loaded.users
+        if loaded is not None and idle:
+            loaded.engine.close()
+
+    def __repr__(self) -> str:
+        loaded = self._loaded
+        name = self._options["model"] if loaded is None else self._name(loaded)
+        return f"<{type(self).__name__} {name}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._options
+
+    def __setstate__(self, options: dict[str, Any]) -> None:
+        type(self).__init__(self, **options)
+
+    @contextmanager
+    def _use(self) -> Iterator[_Loaded]:
+        """Lend the loaded model; it is freed by `close`, or by the last who still uses it."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            loaded = self._loaded
+            loaded.users += 1
+        try:
+            yield loaded
+        finally:
+            with self._lock:
+                loaded.users -= 1
+                left = loaded is not self._loaded and not loaded.users
+            if left:
+                loaded.engine.close()
+
+    def _load(self) -> _Loaded:
+        options = self._options
+        checkpoint = resolve(
+            options["model"],
+            revision=options["revision"],
+            cache_folder=options["cache_folder"],
+            local_files_only=options["local_files_only"],
+            max_length=options["max_length"],
+            allow_pickle=options["allow_pickle"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+        settings = EngineSettings(
+            device=options["device"],
+            dtype=options["dtype"],
+            batch_tokens=options["batch_tokens"],
+            threads=options["threads"],
+            cached_tokens=options["cached_tokens"],
+            allow_pickle=options["allow_pickle"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+        engine, reason = _load_engine(options["engine"], checkpoint, settings)
+        return _Loaded(checkpoint, engine, reason)
+
+    def _name(self, loaded: _Loaded) -> str:
+        checkpoint, engine = loaded.checkpoint, loaded.engine
+        return (
+            f"local:{checkpoint.name}?engine={engine.name}"
+            f"&max_length={checkpoint.max_length}&scale={self.scale}"
+        )
+
+    def _scores(self, documents: Sequence[str], logits: dict[str, float]) -> list[float]:
+        values = check_scores([logits[document] for document in documents], len(documents))
+        return values if self.scale == "logit" else [_sigmoid(value) for value in values]
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """A model in use."""
+
+    checkpoint: Checkpoint
+    engine: Engine
+    reason: str
+    """Why this engine."""
+    users: int = 0
+    """Calls in progress; changed under the backend's lock."""
+
+
+def _check(options: dict[str, Any]) -> None:
+    model = options["model"]
+    if not isinstance(model, str) or not model.strip():
+        raise ConfigError(f"`model` must be a folder or the id of a hub model, not {model!r}")
+    for name, valid in (
+        ("engine", ("auto", *_ENGINES)),
+        ("dtype", ("auto", "float32", "tf32", "float16", "bfloat16", "int8")),
+        ("scale", ("probability", "logit")),
+    ):
+        if options[name] not in valid:
+            raise ConfigError(unknown(f"`{name}`", str(options[name]), valid))
+    for name, least in (("max_length", 1), ("batch_tokens", 1), ("threads", 1)):
+        value = options[name]
+        if value is not None and value < least:
+            raise ConfigError(f"`{name}` must be None or at least {least}, not {value!r}")
+    if options["cached_tokens"] < 0:
+        raise ConfigError(f"`cached_tokens` must be at least 0, not {options['cached_tokens']!r}")
+
+
+def _load_engine(
+    engine: str, checkpoint: Checkpoint, settings: EngineSettings
+) -> tuple[Engine, str]:
+    """Load the engine asked for, or the one that suits; say why it was taken."""
+    if engine != "auto":
+        return _imported(engine).load(checkpoint, settings), "asked for"
+    if _may_have_gpu(settings.device):
+        reason = "the device may be a GPU"
+    else:
+        try:
+            return _imported("onnx").load(checkpoint, settings), "no GPU, and it runs this model"
+        except (UnsupportedByEngine, MissingDependencyError) as exc:
+            reason = f"not onnx: {exc}"
+    return _imported("torch").load(checkpoint, settings), reason
+
+
+def _imported(engine: str) -> Any:
+    if importlib.util.find_spec(_ENGINES[engine]) is None:
+        raise UnsupportedByEngine(f"there is no engine {engine!r} yet")
+    for package in _NEEDS[engine]:
+        if importlib.util.find_spec(package) is None:
+            require(package, extra=_EXTRAS[engine])
+    return importlib.import_module(_ENGINES[engine])
+
+
+def _may_have_gpu(device: str) -> bool:
+    """Tell without torch that there is no GPU; ask torch only where there could be one."""
+    if device != "auto":
+        return device != "cpu"
+    if importlib.util.find_spec("torch") is None:
+        return False
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    hints = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+    if sys.platform != "win32" and not any(Path(hint).exists() for hint in hints):
+        return False
+    return bool(importlib.import_module("torch").cuda.is_available())
+
+
+def _sigmoid(logit: float) -> float:
+    """The one place where a logit becomes a probability."""
+    if logit < 0:
+        exp = math.exp(logit)
+        return exp / (1.0 + exp)
+    return 1.0 / (1.0 + math.exp(-logit))

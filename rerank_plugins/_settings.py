@@ -13,6 +13,7 @@ __all__ = [
     "RETRIEVER_RANK",
     "RETRIEVER_SCORE",
     "check_settings",
+    "label",
     "refuse_unknown",
 ]
 
@@ -102,7 +103,21 @@ def check_settings(backend: Backend, *, top_n: int | None, min_score: float | No
     check_cut(top_n=top_n, min_score=min_score)
     if min_score is not None and backend.scale == "unknown":
         raise ConfigError(
-            f"min_score={min_score!r} has no meaning for backend {backend.name!r}, which does not "
+            f"min_score={min_score!r} has no meaning for backend {label(backend)!r}, which does not "
             "say what range its scores have; leave `min_score` out and cut with `top_n`, or "
-            "choose a backend whose `scale` is 'probability' or 'logit'"
+            "choose a backend whose `scale` is 'probability' or 'logit'; if you know what a server "
+            "sends, write server_scale=probability or server_scale=logit in its spec"
         )
+
+
+def label(backend: Backend) -> str:
+    """Name a backend for traces and messages, as in `local:BAAI/bge-reranker-v2-m3`.
+
+    `Backend.name` says more, but may load the model to do so; this never does.
+    """
+    try:
+        spec = backend.to_spec()
+    except ConfigError:  # a backend of the user's own
+        return backend.name
+    facts = (spec.get("kind"), spec.get("model"))
+    return ":".join(str(fact) for fact in facts if fact) or backend.name

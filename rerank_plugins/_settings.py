@@ -103,8 +103,8 @@ def check_settings(backend: Backend, *, top_n: int | None, min_score: float | No
     check_cut(top_n=top_n, min_score=min_score)
     if min_score is not None and backend.scale == "unknown":
         raise ConfigError(
-            f"min_score={min_score!r} has no meaning for backend {label(backend)!r}, which does not "
-            "say what range its scores have; leave `min_score` out and cut with `top_n`, or "
+            f"min_score={min_score!r} has no meaning for backend {label(backend)!r}, which does "
+            "not say what range its scores have; leave `min_score` out and cut with `top_n`, or "
             "choose a backend whose `scale` is 'probability' or 'logit'; if you know what a server "
             "sends, write server_scale=probability or server_scale=logit in its spec"
         )

@@ -13,6 +13,7 @@ from rerank_plugins._settings import (
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
     check_settings,
+    label,
     refuse_unknown,
 )
 from rerank_plugins.backend import Backend, Content, Document, check_scores, rank
@@ -182,7 +183,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         """Report a reranking: its start, then the nodes put into the list, or the error."""
         reranked: list[NodeWithScore] = []
         before = _snapshot(nodes)
-        name = self.backend.name
+        name = label(self.backend)
         top_n = len(nodes) if self.top_n is None else self.top_n
         _dispatcher.event(ReRankStartEvent(query=query, nodes=before, top_n=top_n, model_name=name))
         payload: dict[str, Any] = {

@@ -101,9 +101,10 @@ def as_table(
     from rich.text import Text  # noqa: PLC0415
 
     colours = {"up": "green", "down": "red", "same": "dim"}
+    summary = _summary(documents, ranked, backend, scale)
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption=Text(_summary(documents, ranked, backend, scale), style="dim"),
+        caption=Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
         caption_justify="left",
         header_style="dim",
         pad_edge=False,

@@ -1,0 +1,143 @@
+"""`rerank-plugins rank`: order the documents of files for a query."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_plugins._display import as_table, excerpt
+from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
+from rerank_plugins.result import RerankResult, rerank
+
+__all__ = ["as_json", "as_lines", "rank"]
+
+_KEYS = ", ".join(TEXT_KEYS)
+
+
+def rank(
+    query: Annotated[str, typer.Argument(help="What to rank the documents for.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Text (a document a line) or JSON Lines; - or none is standard input.",
+        ),
+    ] = None,
+    *,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="SPEC",
+            help="What scores: a spec or a .toml file. Else $RERANK_BACKEND, else embedded.",
+        ),
+    ] = None,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Keep at most N.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Keep scores of at least this, on the backend's scale.")
+    ] = None,
+    file_format: Annotated[
+        FileFormat, typer.Option(help="How to read the files.")
+    ] = FileFormat.AUTO,
+    text_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help=f"The key that holds the text of JSON lines. Else {_KEYS}."
+        ),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Order documents by how well they answer a query, best first.
+
+    A terminal gets a table. A pipe gets lines: rank, places moved, score, id
+    and text, separated by tabs. Exit code 1 says that nothing was kept.
+    """
+    from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+
+    paths = _checked(files)
+    entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
+    messages = Console(stderr=True)
+    with messages.status("Scoring …") if messages.is_terminal else nullcontext():
+        result = rerank(
+            query,
+            [entry.text for entry in entries],
+            backend=backend,
+            top_n=top_n,
+            min_score=min_score,
+        )
+    console = Console()
+    if json_output:
+        sys.stdout.write(as_json(result, entries))
+    elif console.is_terminal:
+        named = len(paths) > 1 or any(entry.id is not None for entry in entries)
+        labels = [entry.label for entry in entries] if named else None
+        console.print(
+            as_table(
+                result.documents,
+                result.ranked,
+                backend=result.backend,
+                scale=result.scale,
+                labels=labels,
+            )
+        )
+    else:
+        sys.stdout.writelines(as_lines(result, entries))
+    raise typer.Exit(0 if result else 1)
+
+
+def _checked(paths: list[Path] | None) -> list[Path]:
+    """Return the files to read, standard input if none are named."""
+    if not paths:
+        if sys.stdin.isatty():
+            raise typer.BadParameter("give a file, or - to type the documents")
+        return [Path("-")]
+    for path in paths:
+        if path.is_dir():
+            raise typer.BadParameter(f"{str(path)!r} is a directory")
+        if str(path) != "-" and not path.exists():
+            raise typer.BadParameter(f"{str(path)!r} does not exist")
+    return paths
+
+
+def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:
+    """Write each document kept as rank, places moved, score, id and text, separated by tabs."""
+    for item in result:
+        entry = entries[item.index]
+        fields = (
+            str(item.rank),
+            f"{item.moved:+d}",
+            f"{item.score:.6g}",
+            excerpt(entry.label),
+            excerpt(entry.text),
+        )
+        yield "\t".join(fields) + "\n"
+
+
+def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
+    """Write the result as one JSON document; scores are exact."""
+    document = {
+        "query": result.query,
+        "backend": result.backend,
+        "scale": result.scale,
+        "documents": len(result.documents),
+        "results": [
+            {
+                "rank": item.rank,
+                "index": item.index,
+                "moved": item.moved,
+                "score": item.score,
+                "id": entries[item.index].id,
+                "source": entries[item.index].source,
+                "text": entries[item.index].text,
+            }
+            for item in result
+        ],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"

@@ -227,7 +227,8 @@ class RerankCompressor(
 
     def _traced(self, config: RunnableConfig | None) -> RunnableConfig:
         config = ensure_config(config)
-        facts = {"rerank_backend": self.backend.name, "rerank_scale": self.backend.scale}
+        # Not its name: that may load the model, here on the event loop.
+        facts = {"rerank_backend": repr(self.backend), "rerank_scale": self.backend.scale}
         return {**config, "metadata": {**config["metadata"], **facts}}
 
     def _rerank(self, request: RerankInput) -> list[Document]:

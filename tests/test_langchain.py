@@ -430,7 +430,7 @@ def test_backend_is_what_load_backend_takes(tmp_path, monkeypatch):
     path = tmp_path / "rerank.toml"
     path.write_text('[backend]\nkind = "local"\nmodel = "some/model"\n')
     monkeypatch.setenv("RERANK_BACKEND", "local:some/model")
-    expected = load_backend("local:some/model").name
+    expected = load_backend("local:some/model").to_spec()
 
     assert backend is RerankCompressor(backend).backend
     for spec in (
@@ -441,7 +441,7 @@ def test_backend_is_what_load_backend_takes(tmp_path, monkeypatch):
         str(path),
         None,
     ):
-        assert expected == RerankCompressor(backend=spec).backend.name
+        assert expected == RerankCompressor(backend=spec).backend.to_spec()
 
 
 def test_wrong_spec_is_a_config_error():
@@ -569,6 +569,22 @@ def test_async_calls_use_the_backends_own():
     assert (BEST_FIRST[:3], BEST_FIRST[:3]) == run_in_two_loops(ask)
 
 
+def test_name_of_the_backend_is_not_asked_for():
+    """It may load a model: too early for empty input, and not on the event loop."""
+
+    class Slow(AsyncBackend):
+        name = property(lambda self: pytest.fail("asked for the name"))
+
+        def __repr__(self):
+            return "<Slow>"
+
+    compressor = RerankCompressor(Slow())
+
+    assert [] == compressor.compress_documents([], QUERY)
+    assert BEST_FIRST[:3] == order(asyncio.run(compressor.ainvoke(request())))
+    assert "<Slow>" in repr(compressor)
+
+
 def test_cancelling_reaches_the_backend_and_the_caller():
     outcome = []
 
@@ -628,7 +644,7 @@ def test_each_call_is_one_run():
     for run in runs.traced_runs:
         assert {**request(), "top_n": 2, "min_score": None} == run.inputs
         assert [2, 1] == order(run.outputs["output"])
-        assert "fake" == run.metadata["rerank_backend"]
+        assert "<FakeBackend fake>" == run.metadata["rerank_backend"]
         assert "probability" == run.metadata["rerank_scale"]
 
 
@@ -642,7 +658,7 @@ def test_run_can_be_named():
     assert ["second stage", "this time"] == [run.name for run in runs.traced_runs]
     assert ["t"] == runs.traced_runs[1].tags
     assert 1 == runs.traced_runs[1].metadata["m"]
-    assert "fake" == runs.traced_runs[1].metadata["rerank_backend"]
+    assert "<FakeBackend fake>" == runs.traced_runs[1].metadata["rerank_backend"]
 
 
 def test_failing_call_is_a_failed_run():

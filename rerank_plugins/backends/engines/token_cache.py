@@ -1,4 +1,4 @@
-"""Token ids of the documents seen last, bounded and shared between threads."""
+"""What the tokenizer or an encoder made of the texts seen last, bounded, thread-safe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,14 @@ __all__ = ["TokenCache", "Tokens"]
 Tokens: TypeAlias = tuple[NDArray[np.int32], int]
 """The ids that a pair could hold at most, and how many the text has."""
 
+Entry = TypeVar("Entry", bound=tuple[Any, ...])
+"""What is kept of a text; its first item has one element per token."""
+
 _ENTRY_COST = 64  # what an entry takes beside its ids, counted in tokens
 
 
-class TokenCache:
-    """Keeps the ids of texts used last, up to a number of tokens.
+class TokenCache(Generic[Entry]):
+    """Keeps what was made of the texts used last, up to a number of tokens.
 
     The key is a 128-bit digest: the texts themselves are not kept.
 
@@ -30,15 +33,15 @@ class TokenCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[bytes, Tokens] = OrderedDict()
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
     def fill(
-        self, texts: Iterable[str], encode: Callable[[Sequence[str]], list[Tokens]]
-    ) -> dict[str, Tokens]:
-        """Return the ids of each distinct text; `encode` is asked for the unknown ones, once."""
-        found: dict[str, Tokens | None] = dict.fromkeys(texts)
+        self, texts: Iterable[str], encode: Callable[[Sequence[str]], list[Entry]]
+    ) -> dict[str, Entry]:
+        """Return the entry of each distinct text; `encode` is asked for the unknown ones, once."""
+        found: dict[str, Entry | None] = dict.fromkeys(texts)
         if not self._limit:
             return dict(zip(found, encode(list(found)), strict=True))
         keys = {text: hashlib.blake2b(text.encode(), digest_size=16).digest() for text in found}
@@ -53,15 +56,15 @@ class TokenCache:
             self._add(keys[text], tokens)
         return {text: tokens for text, tokens in found.items() if tokens is not None}
 
-    def _add(self, key: bytes, tokens: Tokens) -> None:
+    def _add(self, key: bytes, tokens: Entry) -> None:
         with self._lock:
             if key in self._entries:
                 return
             self._entries[key] = tokens
             self._size += len(tokens[0]) + _ENTRY_COST
             while self._size > self._limit:
-                _, (ids, _) = self._entries.popitem(last=False)
-                self._size -= len(ids) + _ENTRY_COST
+                _, oldest = self._entries.popitem(last=False)
+                self._size -= len(oldest[0]) + _ENTRY_COST
 
     def __len__(self) -> int:
         return len(self._entries)

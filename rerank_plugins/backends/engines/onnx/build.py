@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from rerank_plugins.backends.engines.base import UnsupportedByEngine
 from rerank_plugins.backends.engines.onnx.encoder import Encoder
@@ -22,8 +22,8 @@ def build_encoder(
     output: Output = "logits",
     dtype: Precision = "float32",
     max_length: int | None = None,
-) -> Any:
-    """Build one self-contained `onnx.ModelProto` from a checkpoint's folder.
+) -> bytes:
+    """Build one self-contained ONNX file, up to 2 GB, from a checkpoint's folder.
 
     Its inputs are int32: `input_ids` (sequences x length) and, for models that have token
     types, `token_type_ids`. There is no mask: all sequences of one run are of equal length.
@@ -41,11 +41,10 @@ def build_encoder(
         UnsupportedByEngine: the architecture is not one we know, or it has no head to give
             logits.
         ConfigError: the files are missing or broken.
-        MissingDependencyError: `onnx` is not installed.
     """
     encoder = read_encoder(Path(folder))
     graph = build_graph(encoder, output=output, dtype=dtype, words=dtype, max_length=max_length)
-    return graph.to_model()
+    return graph.to_bytes()
 
 
 def build_graph(

@@ -17,14 +17,13 @@ from rerank_plugins.backends.engines.onnx.encoder import (
     Rotary,
 )
 from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
+from rerank_plugins.backends.engines.onnx.protobuf import FLOAT, INT32
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
 __all__ = ["Parts", "Precision"]
 
 Precision: TypeAlias = Literal["float32", "int8"]
 
-_FLOAT, _INT32 = 1, 6
-"""ONNX's numbers for these types."""
 
 _POSITIONS = 8192
 """Rows of a table of rotations where no length is given."""
@@ -70,11 +69,11 @@ class Parts:
         graph = self.graph
         if self._words == "float32":
             rows = graph.op("Gather", graph.constant(words, "words"), self._ids)
-            return rows if words.dtype == np.float32 else graph.op("Cast", rows, to=_FLOAT)
+            return rows if words.dtype == np.float32 else graph.op("Cast", rows, to=FLOAT)
         values, scales = _quantised(words.astype(np.float32))
         rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
         scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
-        return graph.op("Mul", graph.op("Cast", rows, to=_FLOAT), scale)
+        return graph.op("Mul", graph.op("Cast", rows, to=FLOAT), scale)
 
     def _embed_positions(self, embeddings: Embeddings, rows: Array) -> str:
         graph = self.graph
@@ -85,7 +84,7 @@ class Parts:
             return graph.op("Slice", table, graph.integers(0), self._length, graph.integers(0))
         last = None if self._max_length is None else self._max_length + 1
         padding = graph.constant(np.array(embeddings.padding_id, np.int32))
-        real = graph.op("Cast", graph.op("Not", graph.op("Equal", self._ids, padding)), to=_INT32)
+        real = graph.op("Cast", graph.op("Not", graph.op("Equal", self._ids, padding)), to=INT32)
         counted = graph.op("CumSum", real, graph.constant(np.array(1, np.int64)))
         return graph.op("Gather", graph.constant(rows[:last]), graph.op("Mul", counted, real))
 

@@ -1,0 +1,135 @@
+"""`EmbeddedBackend`: reranking offline, with the model inside the package."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rerank_plugins.backend import Backend, Document, Scale, check_texts
+from rerank_plugins.errors import ConfigError
+
+if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
+    from rerank_plugins.backends.embedded.scorer import Scorer
+
+__all__ = ["MODEL_SHA256", "EmbeddedBackend"]
+
+MODEL_SHA256 = "45a251c52454828b54e2c69978b5f0b4de7337f0cb223496d80ac3938919c658"
+"""Digest of `model.onnx`."""
+
+_METHOD = "late-1"
+"""How scores are made from the model; raise it when any score changes."""
+
+_MOST_THREADS = 8
+
+
+class EmbeddedBackend(Backend):
+    """Reranks offline with the small English model that the package contains.
+
+    Late interaction over all-MiniLM-L6-v2 in 8 bits: a document scores by how well each word of
+    the query is matched, in its context, by some word of the document. Letters outside the
+    Latin script are compared as they stand. Documents are encoded without the query, and those
+    seen last are remembered.
+
+    A start, not the best reranker: `"local:BAAI/bge-reranker-v2-m3"` is one string away.
+
+    Args:
+        max_length: most tokens read of a text; the rest does not count.
+        threads: texts encoded at the same time; None: one per processor, at most 8.
+        cached_tokens: document tokens kept for the next request, about 400 bytes each; 0
+            keeps none.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    scale: Scale = "probability"
+
+    def __init__(
+        self,
+        *,
+        max_length: int = 256,
+        threads: int | None = None,
+        cached_tokens: int = 1 << 17,
+    ) -> None:
+        _check("max_length", max_length, least=1)
+        _check("threads", threads if threads is not None else 1, least=1)
+        _check("cached_tokens", cached_tokens, least=0)
+        self._max_length = max_length
+        self._threads = threads
+        self._cached_tokens = cached_tokens
+        self._lock = threading.Lock()
+        self._scorer: Scorer | None = None
+
+    @property
+    def name(self) -> str:
+        return f"embedded:all-MiniLM-L6-v2@{MODEL_SHA256[:12]}/{_METHOD}/{self._max_length}"
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        texts = check_texts(query, documents)
+        if not texts:
+            return []
+        distinct = list(dict.fromkeys(texts))
+        matches = self._loaded().matches(query, distinct)
+        scores = {text: match.probability for text, match in zip(distinct, matches, strict=True)}
+        return [scores[text] for text in texts]
+
+    def describe(self) -> dict[str, object]:
+        return {
+            **super().describe(),
+            "model": "sentence-transformers/all-MiniLM-L6-v2, int8, Apache-2.0",
+            "device": "cpu",
+            "engine": "onnxruntime",
+            "languages": "English; others by shared letters",
+            "max_length": self._max_length,
+            "threads": self._workers(),
+            "cached_tokens": self._cached_tokens,
+        }
+
+    def to_spec(self) -> dict[str, object]:
+        return {"kind": "embedded", **self._settings()}
+
+    def close(self) -> None:
+        with self._lock:
+            self._scorer = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self._settings()), ()
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "max_length": self._max_length,
+            "threads": self._threads,
+            "cached_tokens": self._cached_tokens,
+        }
+
+    def _workers(self) -> int:
+        return self._threads or min(_processors(), _MOST_THREADS)
+
+    def _loaded(self) -> Scorer:
+        with self._lock:
+            if self._scorer is None:
+                from rerank_plugins.backends.embedded.encoder import Encoder  # noqa: PLC0415 - heavy
+                from rerank_plugins.backends.embedded.scorer import Scorer  # noqa: PLC0415 - heavy
+
+                encoder = Encoder(
+                    max_length=self._max_length,
+                    threads=self._workers(),
+                    cached_tokens=self._cached_tokens,
+                )
+                self._scorer = Scorer(encoder)
+            return self._scorer
+
+
+def _check(option: str, value: int, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"`{option}` must be an integer of at least {least}, not {value!r}")
+
+
+def _processors() -> int:
+    """Count the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from rerank_plugins.backend import Scale
 from rerank_plugins.errors import ConfigError, InvalidResponse
@@ -89,8 +89,8 @@ class Dialect:
         Raises:
             ConfigError: it is not an http(s) URL, or holds a user, a query or a fragment.
         """
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not _has_host(base_url):
+        url = _split(base_url)
+        if url is None:
             shown = base_url.partition("?")[0].rpartition("@")[2]
             raise ConfigError(f"`base_url` must be like https://host:port/prefix, not {shown!r}")
         if "@" in url.netloc or url.query or url.fragment:
@@ -130,12 +130,14 @@ class Dialect:
         }
 
 
-def _has_host(base_url: str) -> bool:
+def _split(base_url: str) -> SplitResult | None:
+    """Return the parts of an http(s) URL; None if it is something else."""
     try:
         url = urlsplit(base_url)
-        return bool(url.hostname) and url.port != 0  # reading the port checks it
-    except ValueError:
-        return False
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # the port or an IPv6 address
+        return None
+    return url if usable else None
 
 
 # Facts by server: version or SDK read or run in brackets. A missing `max_documents` means that

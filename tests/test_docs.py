@@ -33,7 +33,7 @@ def blocks(page):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch, tiny_ce):
+def hub(tmp_path, monkeypatch, checkpoint):
     """Return a function that puts a tiny checkpoint into the hub cache under a name."""
     cache = tmp_path / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
@@ -45,7 +45,7 @@ def hub(tmp_path, monkeypatch, tiny_ce):
         commit = "0" * 40
         folder = cache / f"models--{name.replace('/', '--')}"
         if not folder.exists():
-            shutil.copytree(tiny_ce, folder / "snapshots" / commit)
+            shutil.copytree(checkpoint("bert"), folder / "snapshots" / commit)
             (folder / "refs").mkdir()
             (folder / "refs" / "main").write_text(commit)
 

@@ -21,7 +21,7 @@ LAYERS = {
     "_options": {"errors"},
     "backend": {"errors"},
     "scheduler": {"errors", "backend"},
-    "backends": {"errors", "_optional", "backend", "scheduler"},
+    "backends": {"errors", "_optional", "_options", "backend", "scheduler"},
     "wrappers": {"errors", "_optional", "backend", "scheduler"},
     "testing": {"errors", "backend"},
     "spec": {"errors", "_options", "backend"},
@@ -136,7 +136,8 @@ def test_exports_exist(path):
     defined = {getattr(node, "name", "") for node in tree.body}
     for node in tree.body:
         if isinstance(node, ast.Assign):
-            defined |= {getattr(target, "id", "") for target in node.targets}
+            names_in = (n for target in node.targets for n in ast.walk(target))
+            defined |= {getattr(name, "id", "") for name in names_in}
         elif isinstance(node, ast.AnnAssign):
             defined.add(getattr(node.target, "id", ""))
         elif isinstance(node, ast.ImportFrom | ast.Import):

@@ -1,59 +1,34 @@
-"""Whether a backend works: its spec, its endpoint and one real round of scoring."""
+"""Whether a backend works: its server, its spec and one real round of scoring."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import RerankError
+from rerank_plugins.backends.dialects import DIALECTS
+from rerank_plugins.backends.discovery import ServerInfo, probe
+from rerank_plugins.cli.report import Check, Report
+from rerank_plugins.errors import BackendRejected, ConfigError, RerankError
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE, load_backend
 
-__all__ = ["Check", "Report", "examine", "score_pair"]
+__all__ = ["examine", "score_pair"]
 
+_URL = re.compile(r"https?://.*", re.IGNORECASE)
 _QUERY = "what is a panda?"
 _RELEVANT = "The giant panda is a bear species endemic to China."
 _UNRELATED = "Paris is the capital and largest city of France."
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was tried."""
-
-    name: str
-    """What was tried: `"endpoint"`, `"spec"` or `"score"`."""
-    ok: bool
-    """Whether it worked."""
-    detail: str
-    """What came out, or what went wrong and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an examination found."""
-
-    spec: str
-    """What to pass as `backend`; as it was given if it does not work."""
-    checks: list[Check]
-    """What was tried, in order; it stops at the first failure."""
-    backend: Mapping[str, object] = field(default_factory=dict)
-    """What the backend says of itself; empty unless it scored."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything that was tried worked."""
-        return all(check.ok for check in self.checks)
-
-
 def examine(spec: str | None, *, score: bool = True) -> Report:
-    """Build the backend, score a pair of documents twice, and ask what it is.
+    """Ask the server who it is, build the backend, and score a pair of documents twice.
 
     Raises none of our errors: they are what the report is about.
 
     Args:
-        spec: a spec, a path to a TOML file, or None for the default.
+        spec: a spec, a path to a TOML file, the plain URL of a server, or None for the default.
         score: False loads no model and sends no request that could cost.
     """
     origin = ""
@@ -61,18 +36,85 @@ def examine(spec: str | None, *, score: bool = True) -> Report:
         spec = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
         origin = f" (from {ENVIRONMENT_VARIABLE})" if spec else " (the default)"
         spec = spec or "embedded"
+    report = Report(spec)
+    if _URL.fullmatch(spec) and not _find_server(report):
+        return report
     try:
-        backend = load_backend(spec)
+        backend = load_backend(report.spec)
     except RerankError as error:
-        return Report(spec, [Check("spec", ok=False, detail=f"{error}{origin}")])
-    checks = [Check("spec", ok=True, detail=f"{backend.name}{origin}")]
-    facts: Mapping[str, object] = {}
-    if score:
-        with backend:
-            checks.append(score_pair(backend))
-            if checks[-1].ok:
-                facts = backend.describe()
-    return Report(spec, checks, facts)
+        report.add("spec", f"{error}{origin}", ok=False)
+        return report
+    report.add("spec", f"{backend.name}{origin}")
+    with backend:
+        if (report.server or _meet_server(report, backend)) and score:
+            report.checks.append(score_pair(backend))
+            try:
+                report.backend = backend.describe()
+            except RerankError:
+                report.backend = {}  # the check that failed says why
+    return report
+
+
+def _find_server(report: Report) -> bool:
+    """Find out which server answers at a plain URL, and put its spec into the report."""
+    try:
+        server = probe(report.spec)
+        key = _key(DIALECTS[server.dialect].key_variables)
+        if key and not server.authorized:
+            server = probe(report.spec, api_key=key)
+    except RerankError as error:
+        report.add("server", str(error), ok=False)
+        return False
+    report.server = asdict(server)
+    report.spec = server.spec
+    report.add("server", _described(server))
+    return True
+
+
+def _meet_server(report: Report, backend: Backend) -> bool:
+    """Ask the server of a backend who it is; return whether it can be expected to score."""
+    try:
+        options = backend.to_spec()
+    except ConfigError:
+        return True
+    base_url, model = options.get("base_url"), options.get("model")
+    if not isinstance(base_url, str):
+        return True
+    dialect = DIALECTS[str(options["kind"])]
+    variable = options.get("api_key_env")
+    verify = options.get("verify", True)
+    try:
+        server = probe(
+            base_url,
+            api_key=_key((variable,) if isinstance(variable, str) else dialect.key_variables),
+            verify=verify if isinstance(verify, bool | str) else True,
+        )
+    except BackendRejected as error:  # a proxy, perhaps: scoring will tell
+        report.add("server", f"unknown: {error}")
+        return True
+    except RerankError as error:
+        report.add("server", str(error), ok=False)
+        return False
+    report.server = asdict(server)
+    by_name = dialect.needs_model and DIALECTS[server.dialect].needs_model
+    if by_name and server.models and model not in server.models:
+        known = ", ".join(server.models)
+        report.add("server", f"it has no rerank model {model!r}, but: {known}", ok=False)
+        return False
+    report.add("server", _described(server))
+    return True
+
+
+def _described(server: ServerInfo) -> str:
+    words = f"{server.dialect} {server.version or ''} at {server.base_url}"
+    if not server.authorized:
+        variables = " or ".join(DIALECTS[server.dialect].key_variables)
+        words += f", which does not list its models without a valid key: set {variables}"
+    return " ".join(words.split())
+
+
+def _key(variables: tuple[str, ...]) -> str | None:
+    return next((os.environ[name] for name in variables if os.environ.get(name)), None)
 
 
 def score_pair(backend: Backend) -> Check:

@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import io
+import json
 import pickle
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -302,3 +304,17 @@ class TestTerminal:
 
         assert "a [31mred dne" in text
         assert {"\x07", "\x00", "\u202e"}.isdisjoint(text)
+
+
+def test_the_example_notebook_runs(monkeypatch):
+    """Its code cells run in order, and the tables that it ends with are full."""
+    example = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
+    monkeypatch.chdir(example.parent)
+    notebook = json.loads(example.read_text(encoding="utf-8"))
+    namespace = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(example), "exec"), namespace)
+
+    assert 10 == len(namespace["result"])
+    assert [3, 3] == [len(Page(table._repr_html_()).rows()) for table in namespace["tables"]]

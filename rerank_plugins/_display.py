@@ -106,6 +106,7 @@ def as_table(
         box=box.SIMPLE_HEAD,
         caption=Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
         caption_justify="left",
+        border_style="dim",
         header_style="dim",
         pad_edge=False,
         expand=True,

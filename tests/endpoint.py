@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
@@ -82,7 +83,8 @@ class Endpoint:
         self._thread.join()
         with self._lock:
             for connection in self._open:
-                connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it may have gone by itself
+                    connection.shutdown(socket.SHUT_RDWR)
         self.wait_until_idle()
 
     def wait_until_idle(self, seconds: float = 10.0) -> bool:

@@ -8,6 +8,7 @@ import re
 import ssl
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -89,13 +89,11 @@ class Transport:
             ConfigError: the certificates or the proxies can't be used.
         """
         incoming = _Incoming(request, deadline, self._connect_timeout)
-        with (
-            _translated(incoming),
-            deadline_of_thread(deadline),
-            closing(self._client().send(incoming.request(), stream=True)) as response,
-        ):
-            for chunk in incoming.begin(response).iter_raw():
-                incoming.add(chunk)
+        with _translated(incoming), deadline_of_thread(deadline):
+            shared = self._shared()  # kept, so that `close` waits for this call
+            with closing(shared.client.send(incoming.request(), stream=True)) as response:
+                for chunk in incoming.begin(response).iter_raw():
+                    incoming.add(chunk)
         return incoming.reply()
 
     async def asend(self, request: Request, deadline: float) -> Reply:
@@ -110,12 +108,11 @@ class Transport:
         return incoming.reply()
 
     def close(self) -> None:
-        """Close the connections of threads; those of event loops close with their loops."""
-        pools = self._here()
-        with pools.lock:
-            client, pools.client = pools.client, None
-        if client is not None:
-            client.close()
+        """Close the connections of threads, busy ones after their call.
+
+        Those of an event loop close with the loop.
+        """
+        self._here().shared = None
 
     async def aclose(self) -> None:
         """Close the connections of threads and of the running event loop."""
@@ -127,15 +124,14 @@ class Transport:
         """Return what belongs to this process: a forked child must not share sockets."""
         return self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pools())
 
-    def _client(self) -> httpx.Client:
+    def _shared(self) -> _Shared:
         pools = self._here()
-        if (client := pools.client) is not None:
-            return client
+        if (shared := pools.shared) is not None:
+            return shared
         with pools.lock:
-            if pools.client is None:
-                pools.client = _new(httpx.Client, self._trusted(pools))
-                bind(pools.client)
-            return pools.client
+            if pools.shared is None:
+                pools.shared = _Shared(_new(httpx.Client, self._trusted(pools)))
+            return pools.shared
 
     async def _aclient(self) -> httpx.AsyncClient:
         pools, loop = self._here(), asyncio.get_running_loop()
@@ -163,6 +159,15 @@ class Transport:
         return pools.trusted
 
 
+class _Shared:
+    """A client that closes when nobody holds this any more, or Python ends."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        bind(client)
+        weakref.finalize(self, client.close)
+
+
 class _Held(NamedTuple):
     client: httpx.AsyncClient
     lifetime: AsyncGenerator[httpx.AsyncClient, None]
@@ -174,9 +179,9 @@ class _Pools:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     trusted: ssl.SSLContext | None = None
-    client: httpx.Client | None = None
-    loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = field(
-        default_factory=WeakKeyDictionary
+    shared: _Shared | None = None
+    loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = field(
+        default_factory=weakref.WeakKeyDictionary
     )
 
 

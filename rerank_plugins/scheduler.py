@@ -22,13 +22,17 @@ Requests: TypeAlias = Sequence[tuple[str, Sequence[str]]]
 _IDLE_SECONDS = 10.0
 """How long the worker waits for work before its thread ends; it starts again on demand."""
 
-_OVERHEAD_TOKENS = 4
-"""Special tokens of a pair, so that even an empty document costs something."""
+_SPECIAL_TOKENS = 4
+"""Tokens around the two texts of a pair; so even an empty document costs something."""
 
 
-def estimated_tokens(text: str, *, limit: int) -> int:
-    """Guess how many tokens a text costs, without tokenising: 4 ASCII characters, or 1 other."""
-    return _OVERHEAD_TOKENS + min(limit, len(text) // 4 if text.isascii() else len(text))
+def estimated_tokens(query: str, document: str, *, limit: int) -> int:
+    """Guess how many tokens a pair has, without tokenising: 4 ASCII characters, or 1 other."""
+    return min(limit, _SPECIAL_TOKENS + _text_tokens(query) + _text_tokens(document))
+
+
+def _text_tokens(text: str) -> int:
+    return len(text) // 4 if text.isascii() else len(text)
 
 
 class _Request:

@@ -295,7 +295,13 @@ def test_a_cancelled_future_says_so(scorer):
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("", 4), ("a" * 400, 104), ("熊猫" * 10, 24), ("a" * 4000, 516)]
+    ("query", "document", "tokens"),
+    [
+        ("", "", 4),
+        ("a" * 40, "a" * 400, 114),
+        ("panda", "熊猫" * 10, 25),
+        ("q", "a" * 4000, 512),
+    ],
 )
-def test_tokens_are_estimated_from_the_script(text, tokens):
-    assert tokens == estimated_tokens(text, limit=512)
+def test_tokens_are_estimated_from_the_script(query, document, tokens):
+    assert tokens == estimated_tokens(query, document, limit=512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -27,6 +28,7 @@ from rerank_plugins.backends.engines.base import (
 )
 from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
 from rerank_plugins.errors import ConfigError, MissingDependencyError
+from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 __all__ = ["LocalBackend"]
 
@@ -39,12 +41,18 @@ _ENGINES = {
 """Engine → the module that has its `load(checkpoint, settings)`."""
 
 _NEEDS = {
-    "onnx": ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers"),
+    "onnx": ("numpy", "onnxruntime", "tokenizers"),
     "torch": ("numpy", "safetensors", "tokenizers", "torch", "transformers"),
 }
 """What an engine's module imports."""
 
 _EXTRAS = {"onnx": "onnx", "torch": "local"}
+
+_SHARED_BATCH = 16_384
+"""Most tokens, estimated, that concurrent async calls give to the engine at once."""
+
+_USUAL_LENGTH = 512
+"""Tokens at which a pair is taken to be cut when nobody said so; only costs are guessed by it."""
 
 
 class LocalBackend(Backend):
@@ -121,6 +129,7 @@ class LocalBackend(Backend):
         self.scale = scale
         self._loaded: _Loaded | None = None
         self._lock = threading.Lock()
+        self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
 
     @property
     def name(self) -> str:
@@ -144,6 +153,18 @@ class LocalBackend(Backend):
             self._scores(documents, dict(zip(known, values, strict=True)))
             for documents, known, values in zip(texts, distinct, logits, strict=True)
         ]
+
+    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
+        """Score in batches shared with all `ascore` calls in flight, in any event loop.
+
+        Small requests overtake large ones, and a cancelled call is not scored further.
+        """
+        texts = check_texts(query, documents)
+        if not texts:
+            return []
+        most = self._options["max_length"] or _USUAL_LENGTH
+        costs = [estimated_tokens(query, text, limit=most) for text in texts]
+        return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
 
     def describe(self) -> dict[str, object]:
         """Say which model, engine, device and dtype score, and what was cut; loads the model."""
@@ -171,6 +192,7 @@ class LocalBackend(Backend):
 
     def close(self) -> None:
         """Free the model, once no thread is scoring with it; the next score loads it again."""
+        self._scheduler.close()
         with self._lock:
             loaded, self._loaded = self._loaded, None
             idle = loaded is not None and not loaded.users

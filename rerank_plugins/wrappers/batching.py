@@ -90,11 +90,7 @@ class BatchingBackend(Backend):
             done: Future[list[float]] = Future()
             done.set_result([])
             return done
-        base = estimated_tokens(query, limit=self._max_length)
-        costs = [
-            min(self._max_length, base + estimated_tokens(text, limit=self._max_length))
-            for text in texts
-        ]
+        costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
         return self._scheduler.submit(query, texts, costs, wait=wait)
 
     def describe(self) -> dict[str, object]:

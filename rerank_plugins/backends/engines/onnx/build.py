@@ -9,7 +9,7 @@ from rerank_plugins.backends.engines.base import UnsupportedByEngine
 from rerank_plugins.backends.engines.onnx.encoder import Encoder
 from rerank_plugins.backends.engines.onnx.families import read_encoder
 from rerank_plugins.backends.engines.onnx.graph import Graph
-from rerank_plugins.backends.engines.onnx.parts import Parts, Precision
+from rerank_plugins.backends.engines.onnx.parts import Parts, Precision, Words
 
 __all__ = ["Output", "build_encoder", "build_graph"]
 
@@ -52,13 +52,10 @@ def build_graph(
     *,
     output: Output = "logits",
     dtype: Precision = "float32",
-    words: Precision = "float32",
+    words: Words = "float32",
     max_length: int | None = None,
 ) -> Graph:
-    """Build the graph; as `build_encoder`, where `words` is how the word table is held.
-
-    The table stays on disk when it is not converted, so 8 bits save memory only in a file.
-    """
+    """Build the graph; as `build_encoder`, where `words` says where the word table is."""
     parts = Parts(encoder, dtype=dtype, words=words, max_length=max_length)
     graph = parts.graph
     x = parts.embed()

@@ -131,9 +131,9 @@ class _Weights:
         try:
             return self._tensors[self._prefix + name]
         except KeyError:
-            raise ConfigError(
-                f"the weights in {str(self._folder)!r} lack {self._prefix + name!r}, which "
-                "config.json asks for"
+            raise UnsupportedByEngine(
+                f"the weights in {str(self._folder)!r} lack {self._prefix + name!r}, which the "
+                'ONNX engine expects after config.json; use engine="torch"'
             ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from rerank_plugins.backends.engines.onnx import protobuf
 from rerank_plugins.backends.engines.onnx.protobuf import Attribute
@@ -30,15 +31,15 @@ class Graph:
         self._outputs: list[bytes] = []
         self._constants: dict[str, Array] = {}
 
-    def input(self, name: str, shape: Sequence[str | int]) -> str:
-        """Declare an int32 input."""
-        self._inputs.append(protobuf.value(name, protobuf.INT32, shape))
+    def input(self, name: str, shape: Sequence[str | int], dtype: DTypeLike = np.int32) -> str:
+        """Declare an input; a string in `shape` names an axis of any size."""
+        self._inputs.append(protobuf.value(name, protobuf.number_of(dtype), shape))
         return name
 
     def output(self, value: str, name: str, shape: Sequence[str | int]) -> None:
         """Give a float32 value out under this name."""
         self._add("Identity", [value], [name])
-        self._outputs.append(protobuf.value(name, protobuf.FLOAT, shape))
+        self._outputs.append(protobuf.value(name, protobuf.number_of(np.float32), shape))
 
     def constant(self, value: Array, name: str | None = None) -> str:
         """Add a constant; the same name twice is the same constant."""

@@ -17,12 +17,14 @@ from rerank_plugins.backends.engines.onnx.encoder import (
     Rotary,
 )
 from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
-from rerank_plugins.backends.engines.onnx.protobuf import FLOAT, INT32
+from rerank_plugins.backends.engines.onnx.protobuf import number_of
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
-__all__ = ["Parts", "Precision"]
+__all__ = ["Parts", "Precision", "Words"]
 
 Precision: TypeAlias = Literal["float32", "int8"]
+Words: TypeAlias = Literal["input", "float32", "int8"]
+"""Where the word table is: given with each run, or in the graph."""
 
 
 _POSITIONS = 8192
@@ -40,7 +42,7 @@ class Parts:
     """
 
     def __init__(
-        self, encoder: Encoder, *, dtype: Precision, words: Precision, max_length: int | None
+        self, encoder: Encoder, *, dtype: Precision, words: Words, max_length: int | None
     ) -> None:
         self.graph = Graph()
         self._encoder = encoder
@@ -67,13 +69,17 @@ class Parts:
 
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
-        if self._words == "float32":
-            rows = graph.op("Gather", graph.constant(words, "words"), self._ids)
-            return rows if words.dtype == np.float32 else graph.op("Cast", rows, to=FLOAT)
-        values, scales = _quantised(words.astype(np.float32))
-        rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
-        scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
-        return graph.op("Mul", graph.op("Cast", rows, to=FLOAT), scale)
+        if self._words == "int8":
+            values, scales = _quantised(words.astype(np.float32))
+            rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
+            scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
+            return graph.op("Mul", graph.op("Cast", rows, to=number_of(np.float32)), scale)
+        given = self._words == "input"
+        table = graph.input("words", words.shape, words.dtype) if given else graph.constant(words)
+        rows = graph.op("Gather", table, self._ids)
+        return (
+            rows if words.dtype == np.float32 else graph.op("Cast", rows, to=number_of(np.float32))
+        )
 
     def _embed_positions(self, embeddings: Embeddings, rows: Array) -> str:
         graph = self.graph
@@ -84,7 +90,9 @@ class Parts:
             return graph.op("Slice", table, graph.integers(0), self._length, graph.integers(0))
         last = None if self._max_length is None else self._max_length + 1
         padding = graph.constant(np.array(embeddings.padding_id, np.int32))
-        real = graph.op("Cast", graph.op("Not", graph.op("Equal", self._ids, padding)), to=INT32)
+        real = graph.op(
+            "Cast", graph.op("Not", graph.op("Equal", self._ids, padding)), to=number_of(np.int32)
+        )
         counted = graph.op("CumSum", real, graph.constant(np.array(1, np.int64)))
         return graph.op("Gather", graph.constant(rows[:last]), graph.op("Mul", counted, real))
 

@@ -11,17 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
-__all__ = ["FLOAT", "INT32", "Attribute", "model", "node", "outside_tensor", "tensor", "value"]
+__all__ = ["Attribute", "model", "node", "number_of", "outside_tensor", "tensor", "value"]
 
 Attribute: TypeAlias = int | float | str | Sequence[int]
 
-FLOAT, INT32 = 1, 6
-"""ONNX's numbers for these types."""
-
-_TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
+_NUMBERS = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
 _EXTERNAL = 1
 
 
@@ -90,6 +88,11 @@ def value(name: str, kind: int, shape: Iterable[int | str]) -> bytes:
     return _text(1, name) + _bytes(2, _bytes(1, tensor_type))
 
 
+def number_of(dtype: DTypeLike) -> int:
+    """Return ONNX's number for a type."""
+    return _NUMBERS[np.dtype(dtype).name]
+
+
 def _attribute(name: str, given: Attribute) -> bytes:
     if isinstance(given, float):
         return _text(1, name) + _key(2, 5) + struct.pack("<f", given) + _int(20, 1)
@@ -102,7 +105,7 @@ def _attribute(name: str, given: Attribute) -> bytes:
 
 def _declared(array: Array) -> bytes:
     dims = b"".join(_int(1, size) for size in array.shape)
-    return dims + _int(2, _TYPES[np.dtype(array.dtype).name])
+    return dims + _int(2, number_of(array.dtype))
 
 
 def _text(field: int, text: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins.backends.engines.base import UnsupportedByEngine
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Array", "Tensors"]
@@ -42,7 +43,8 @@ class Tensors(Mapping[str, Array]):
     stay as they are, except bfloat16, which NumPy lacks and which becomes float32.
 
     Raises:
-        ConfigError: the files are missing or broken. Looking a name up that is not there
+        UnsupportedByEngine: there is no such file.
+        ConfigError: a file is broken. Looking a name up that is not there
             raises `KeyError`.
     """
 
@@ -55,7 +57,7 @@ class Tensors(Mapping[str, Array]):
             shards = _read_json(index.read_bytes(), index).get("weight_map", {})
             files = [folder / Path(name).name for name in sorted(set(shards.values()))]
         else:
-            raise ConfigError(
+            raise UnsupportedByEngine(
                 f"{str(folder)!r} holds no model.safetensors; save the model in that format, "
                 'or use engine="torch"'
             )

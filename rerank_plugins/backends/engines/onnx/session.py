@@ -1,0 +1,85 @@
+"""An ONNX Runtime session with one thread a run, over constants that stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]  # it ships no types
+
+from rerank_plugins.backends.engines.base import UnsupportedByEngine
+from rerank_plugins.backends.engines.onnx.tensors import Array
+from rerank_plugins.errors import BackendError, ConfigError
+
+__all__ = ["Session"]
+
+_NO_CONSTANTS: Mapping[str, Array] = MappingProxyType({})
+_ERRORS_ONLY = 3
+_INPUTS = {"attention_mask", "input_ids", "token_type_ids"}
+_TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+
+
+class Session:
+    """Runs one sequence at a time; several threads may run at once.
+
+    Args:
+        model: the content of an ONNX file, or its path.
+        constants: those of the model's constants that are not in it, by name; they are copied.
+        words: the word table, if the model takes it as an input: used where it lies, so that a
+            table in a mapped file costs no memory.
+
+    Raises:
+        UnsupportedByEngine: the model has inputs we don't know, or no output `logits`.
+        ConfigError: ONNX Runtime can't load the model.
+    """
+
+    def __init__(
+        self,
+        model: bytes | Path,
+        constants: Mapping[str, Array] = _NO_CONSTANTS,
+        words: Array | None = None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        options.enable_mem_pattern = False  # it remembers each length it has seen
+        # Processors without VNNI overflow when signed meets unsigned; only there, this helps.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in constants.values()]
+        options.add_external_initializers(list(constants), values)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as exc:  # onnxruntime has a class per status code, without a public base
+            raise ConfigError(f"ONNX Runtime can't load the model: {exc}") from exc
+        self._fixed = {} if words is None else {"words": words}
+        inputs = {i.name: i.type for i in self._session.get_inputs()}
+        self._inputs = {name: kind for name, kind in inputs.items() if name not in self._fixed}
+        outputs = [output.name for output in self._session.get_outputs()]
+        if not set(self._inputs) <= _INPUTS or not set(self._inputs.values()) <= set(_TYPES):
+            raise UnsupportedByEngine(f"the ONNX model asks for unknown inputs: {self._inputs}")
+        if "logits" not in outputs:
+            raise UnsupportedByEngine(f"the ONNX model gives no `logits`, only: {outputs}")
+
+    def run(self, output: str, ids: Array, types: Array) -> Array:
+        """Return one output for one sequence of token ids and their types.
+
+        Raises:
+            BackendError: the run failed, as when memory is short.
+        """
+        row = {"attention_mask": np.ones_like(ids), "input_ids": ids, "token_type_ids": types}
+        feeds = {
+            name: row[name][np.newaxis].astype(_TYPES[kind], copy=False)
+            for name, kind in self._inputs.items()
+        }
+        try:
+            (value,) = self._session.run([output], {**feeds, **self._fixed})
+        except Exception as exc:  # onnxruntime has a class per status code, without a public base
+            raise BackendError(f"ONNX Runtime failed on {len(ids)} tokens: {exc}") from exc
+        return np.asarray(value)

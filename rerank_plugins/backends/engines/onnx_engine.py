@@ -1,0 +1,154 @@
+"""The ONNX engine: encoders on a processor, one pair a run and one thread a core, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]  # it ships no types
+
+from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
+from rerank_plugins.backends.engines.checkpoint import Checkpoint
+from rerank_plugins.backends.engines.onnx.build import build_graph
+from rerank_plugins.backends.engines.onnx.families import read_encoder
+from rerank_plugins.backends.engines.onnx.parts import Precision
+from rerank_plugins.backends.engines.onnx.session import Session
+from rerank_plugins.backends.engines.onnx.tensors import Array
+from rerank_plugins.backends.engines.onnx.verify import verify
+from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
+
+__all__ = ["ONNXEngine", "load"]
+
+_TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
+"""Largest error of the vector the head reads: 8 bits cost 0.05 to 0.3, a wrong graph about 1."""
+
+_EXPORTED = ("model.onnx", "onnx/model.onnx")
+
+
+def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
+    """Build the graph of a checkpoint, or take the one that was exported beside its weights.
+
+    Raises:
+        UnsupportedByEngine: the device, the dtype or the architecture is not one we can run.
+        ConfigError: the files are broken.
+    """
+    if settings.device not in {"auto", "cpu"}:
+        raise UnsupportedByEngine(
+            f"the ONNX engine runs on the processor, not on device {settings.device!r}; "
+            'use device="cpu" or engine="torch"'
+        )
+    if settings.dtype not in {"auto", *_TOLERANCES}:
+        raise UnsupportedByEngine(
+            f"the ONNX engine has no dtype {settings.dtype!r}, only: auto, "
+            f'{", ".join(_TOLERANCES)}; use engine="torch"'
+        )
+    dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
+    pairs = PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens)
+    try:
+        session, facts = _built(checkpoint, dtype)
+        name = f"onnx-{dtype}"
+    except UnsupportedByEngine as exc:
+        session, facts = _exported(checkpoint, dtype, exc)
+        name = "onnx-exported"
+    return ONNXEngine(session, pairs, name, settings.threads or _usable_cores(), facts)
+
+
+def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
+    """Return a session over our own graph, checked against the reference."""
+    encoder = read_encoder(checkpoint.folder)
+    graph = build_graph(encoder, dtype=dtype, words="input", max_length=checkpoint.max_length)
+    session = Session(*graph.to_parts(), words=encoder.embeddings.words)
+    error = verify(session, encoder, tolerance=_TOLERANCES[dtype], longest=checkpoint.max_length)
+    return session, {"dtype": dtype, "graph": "built", "error_at_load": float(f"{error:.2g}")}
+
+
+def _exported(
+    checkpoint: Checkpoint, dtype: Precision, why_not_built: UnsupportedByEngine
+) -> tuple[Session, dict[str, object]]:
+    """Return a session over the graph that someone exported beside the weights."""
+    path = next((p for name in _EXPORTED if (p := checkpoint.folder / name).exists()), None)
+    if path is None or dtype != "float32":
+        raise why_not_built
+    facts: dict[str, object] = {
+        "dtype": "as exported",
+        "graph": path.name,
+        "why_not_built": str(why_not_built),
+    }
+    return Session(path), facts
+
+
+class ONNXEngine:
+    """Scores each pair by itself: nothing is padded, and its activations stay in the cache.
+
+    Each worker thread runs one pair at a time, longest first; ONNX Runtime starts no threads of
+    its own. Calls share the workers: each has few pairs in line, so a small request does not
+    wait for a large one.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        encoder: PairEncoder,
+        name: str,
+        threads: int,
+        facts: dict[str, object],
+    ) -> None:
+        self._session = session
+        self._encoder = encoder
+        self._name = name
+        self._threads = threads
+        self._facts = facts
+        self._workers = ThreadPoolExecutor(threads, "rerank-onnx")
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def logits(self, requests: Sequence[Request]) -> list[list[float]]:
+        pairs = self._encoder.encode(requests)
+        flat = iter(self._score(pairs))
+        return [[next(flat) for _ in documents] for _, documents in requests]
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "engine": "onnx",
+            "device": "cpu",
+            **self._facts,
+            "threads": self._threads,
+            **self._encoder.describe(),
+            "onnxruntime": onnxruntime.__version__,
+        }
+
+    def close(self) -> None:
+        self._workers.shutdown()
+        del self._session
+
+    def _score(self, pairs: Pairs) -> list[float]:
+        logits = [0.0] * len(pairs)
+        line: deque[tuple[int, Future[float]]] = deque()
+        for index in np.argsort(-pairs.lengths, kind="stable").tolist():
+            if len(line) >= 2 * self._threads:
+                done, future = line.popleft()
+                logits[done] = future.result()
+            line.append((index, self._workers.submit(self._logit, *pairs.row(index))))
+        for done, future in line:
+            logits[done] = future.result()
+        return logits
+
+    def _logit(self, ids: Array, types: Array) -> float:
+        return float(self._session.run("logits", ids, types).item())
+
+
+def _usable_cores() -> int:
+    """Count the processors this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit = int(quota) // int(period)
+    except (OSError, ValueError):  # no such file, or the quota is "max"
+        return cores or 1
+    return max(1, min(cores or 1, limit))

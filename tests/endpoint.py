@@ -42,7 +42,7 @@ class Answer:
 
     def send(self, handler: BaseHTTPRequestHandler) -> None:
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-        handler.send_response(self.status)
+        handler.send_response_only(self.status)
         if self.content_type is not None:
             handler.send_header("Content-Type", self.content_type)
         for name, value in {"Content-Length": str(len(body)), **self.headers}.items():

@@ -70,10 +70,11 @@ class Transport:
 
     Args:
         connect_timeout: seconds to wait for a connection.
-        verify: whether to check certificates, or the file or folder of the CAs to trust.
+        verify: whether to check certificates, or the file or folder of the CAs to trust; None
+            loads none, which is enough for plain http.
     """
 
-    def __init__(self, *, connect_timeout: float, verify: bool | str) -> None:
+    def __init__(self, *, connect_timeout: float, verify: bool | str | None) -> None:
         self._connect_timeout = connect_timeout
         self._verify = verify
         self._pools: dict[int, _Pools] = {}
@@ -202,7 +203,9 @@ def _new(client: type[_Client], trusted: ssl.SSLContext) -> _Client:
         raise ConfigError(f"the proxy that the environment names can't be used: {exc}") from exc
 
 
-def _certificates(verify: bool | str) -> ssl.SSLContext:  # noqa: FBT001  # the option's value
+def _certificates(verify: bool | str | None) -> ssl.SSLContext:  # noqa: FBT001  # the option
+    if verify is None:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if isinstance(verify, bool):
         return httpx.create_ssl_context(verify=verify)
     if os.path.isdir(verify):  # noqa: PTH112  # the ssl module takes strings too

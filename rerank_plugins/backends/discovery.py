@@ -91,7 +91,8 @@ def probe(
     if hosted := _hosted(root):
         return hosted
     deadline = time.monotonic() + timeout
-    transport = Transport(connect_timeout=timeout, verify=verify)
+    encrypted = root.startswith("https:")
+    transport = Transport(connect_timeout=timeout, verify=verify if encrypted else None)
     refused: list[str] = []
 
     def get(path: str) -> _Seen:

@@ -110,7 +110,10 @@ class HTTPBackend(Backend):
         self._url = protocol.endpoint(address)
         self._raw, self._sent, self.scale = _scales(dialect, scale, server_scale)
         self.cacheable = not listwise
-        self._transport = Transport(connect_timeout=connect_timeout, verify=verify)
+        encrypted = self._url.startswith("https:")
+        self._transport = Transport(
+            connect_timeout=connect_timeout, verify=verify if encrypted else None
+        )
 
     @property
     def name(self) -> str:

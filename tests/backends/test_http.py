@@ -598,12 +598,14 @@ def test_a_server_without_encryption_is_rejected(endpoint, ask):
         ask(HTTPBackend(url, dialect="tei"))
 
 
-def test_unreadable_certificates_are_a_config_error(endpoint, ask, tmp_path):
+@pytest.mark.parametrize("content", [None, "nothing"])
+def test_unreadable_certificates_are_a_config_error(ask, tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+
     with pytest.raises(ConfigError, match="can't read certificates"):
-        ask(make(endpoint, verify=str(tmp_path / "absent.pem")))
-    (tmp_path / "empty.pem").write_text("nothing")
-    with pytest.raises(ConfigError, match="can't read certificates"):
-        ask(make(endpoint, verify=str(tmp_path / "empty.pem")))
+        ask(HTTPBackend("https://localhost", dialect="tei", verify=str(path)))
 
 
 def test_cookies_are_not_kept(endpoint):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
 
 __all__ = ["MODEL_SHA256", "EmbeddedBackend"]
 
-MODEL_SHA256 = "45a251c52454828b54e2c69978b5f0b4de7337f0cb223496d80ac3938919c658"
+MODEL_SHA256 = "5bee7ff222b23b20b498dd658e64c89f52f4a2e848c52708e186621932dc811f"
 """Digest of `model.onnx`."""
 
 _METHOD = "late-1"

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import rerank_plugins
+from rerank_plugins.cli.bench import bench
 from rerank_plugins.cli.doctor import doctor
 from rerank_plugins.cli.rank import rank
 from rerank_plugins.errors import (
@@ -91,6 +92,7 @@ def _start(
 
 app.command()(rank)
 app.command()(doctor)
+app.command()(bench)
 
 
 def main() -> None:

@@ -1,0 +1,170 @@
+"""`rerank-plugins bench`: how fast backends are on this machine, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerank_plugins._optional import require
+from rerank_plugins.backend import Backend
+from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
+from rerank_plugins.errors import MissingDependencyError
+from rerank_plugins.evaluation.reference import ReferenceBackend
+from rerank_plugins.evaluation.speed import Speed, compare_speed
+from rerank_plugins.evaluation.workload import Mix, Shape, Workload
+from rerank_plugins.spec import load_backend
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["as_json", "as_lines", "bench"]
+
+_COLUMNS = ("shape", "backend", "p50 ms", "p95 ms", "p99 ms", "pairs/s", "cpu ms/pair", "× first")
+
+
+def bench(
+    specs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPEC]...",
+            help="What to measure: specs or .toml files. Else $RERANK_BACKEND, else embedded.",
+        ),
+    ] = None,
+    *,
+    shapes: Annotated[
+        list[str],
+        typer.Option("--shape", help="QUERIESxDOCUMENTS per call; may be given several times."),
+    ] = ["1x20", "1x100", "16x20"],  # noqa: B006  # typer copies it
+    mix: Annotated[str, typer.Option(help="Lengths of made-up documents: natural or skewed.")] = (
+        "natural"
+    ),
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Your own documents: text or JSON Lines."),
+    ] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 20,
+    reference: Annotated[
+        bool,
+        typer.Option(help="Measure sentence-transformers on the same model, if it is installed."),
+    ] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Time backends on the same new texts in turns; read ratios, the machine makes the digits."""
+    from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+
+    sizes = [Shape.parse(text) for text in shapes]
+    messages = Console(stderr=True)
+    found: list[Mapping[str, Speed]] = []
+    with ExitStack() as opened:
+        backends = _opened(specs or [""], opened, reference=reference)
+        for shape in sizes:
+            doing = f"Measuring {shape} …"
+            with messages.status(doing) if messages.is_terminal else nullcontext():
+                found.append(compare_speed(backends, shape, _workload(mix, file), calls=calls))
+    console = Console()
+    if json_output:
+        sys.stdout.write(as_json(found))
+    elif console.is_terminal:
+        console.print(_as_table(found))
+    else:
+        sys.stdout.writelines(as_lines(found))
+
+
+def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict[str, Backend]:
+    """Build what is measured, the reference first."""
+    backends = {
+        spec or "default": opened.enter_context(load_backend(spec or None)) for spec in specs
+    }
+    if not reference:
+        return backends
+    for backend in list(backends.values()):
+        options = _local_options(backend)
+        if options is not None and _installed():
+            model = str(options["model"])
+            peer = ReferenceBackend(model, device=str(options.get("device", "auto")))
+            return {peer.name: opened.enter_context(peer), **backends}
+    return backends
+
+
+def _local_options(backend: Backend) -> Mapping[str, object] | None:
+    options = backend.to_spec()
+    return options if options["kind"] == "local" else None
+
+
+def _installed() -> bool:
+    try:
+        require("sentence_transformers", extra="local")
+    except MissingDependencyError:
+        return False
+    return True
+
+
+def _workload(mix: str, file: Path | None) -> Workload:
+    if mix not in ("natural", "skewed"):
+        raise typer.BadParameter(f"{mix!r} is neither natural nor skewed", param_hint="--mix")
+    texts = []
+    if file is not None:
+        texts = [entry.text for entry in read_documents([file], FileFormat.AUTO, TEXT_KEYS)]
+    chosen: Mix = "natural" if mix == "natural" else "skewed"
+    return Workload(chosen, texts=texts)
+
+
+def _cells(found: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
+    rows = []
+    for speeds in found:
+        first = next(iter(speeds.values()))
+        for name, speed in speeds.items():
+            times = (f"{1000 * speed.percentile(percent):.1f}" for percent in (50, 95, 99))
+            ratio = first.percentile(50) / speed.percentile(50)
+            rows.append(
+                (
+                    str(speed.shape),
+                    name,
+                    *times,
+                    f"{speed.pairs_per_second:.0f}",
+                    f"{1000 * speed.cpu_per_pair:.2f}",
+                    f"{ratio:.2f}",
+                )
+            )
+    return rows
+
+
+def as_lines(found: Sequence[Mapping[str, Speed]]) -> list[str]:
+    """Lay the figures out as lines of fields separated by tabs, under a line of names."""
+    return ["\t".join(row) + "\n" for row in (_COLUMNS, *_cells(found))]
+
+
+def _as_table(found: Sequence[Mapping[str, Speed]]) -> Table:
+    from rich.table import Table  # noqa: PLC0415  # only a terminal needs it
+
+    table = Table(box=None, header_style="bold")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column in _COLUMNS[:2] else "right")
+    for row in _cells(found):
+        table.add_row(*row)
+    return table
+
+
+def as_json(found: Sequence[Mapping[str, Speed]]) -> str:
+    """Write every call of every backend as one JSON document; seconds."""
+    rows = [
+        {
+            "shape": str(speed.shape),
+            "backend": name,
+            "seconds": speed.seconds,
+            "cpu_seconds": speed.cpu_seconds,
+            "p50": speed.percentile(50),
+            "p95": speed.percentile(95),
+            "p99": speed.percentile(99),
+            "pairs_per_second": speed.pairs_per_second,
+        }
+        for speeds in found
+        for name, speed in speeds.items()
+    ]
+    return json.dumps(rows, indent=2) + "\n"

@@ -1,0 +1,77 @@
+"""`rerank-plugins bench`: what it measures and prints; never how fast that is."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rerank_plugins.cli import app
+
+QUICK = ["--shape", "1x2", "--calls", "3"]
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_it_measures_the_default_backend(monkeypatch):
+    monkeypatch.delenv("RERANK_BACKEND", raising=False)
+    done = bench(*QUICK)
+    header, row = done.stdout.splitlines()
+
+    assert 0 == done.exit_code
+    assert ["shape", "backend", "p50 ms"] == header.split("\t")[:3]
+    assert ["1x2", "default"] == row.split("\t")[:2]
+    assert len(header.split("\t")) == len(row.split("\t"))
+
+
+def test_each_backend_meets_each_shape():
+    done = bench("embedded", "embedded?threads=1", *QUICK, "--shape", "2x1", "--json")
+    rows = json.loads(done.stdout)
+
+    assert [
+        ("1x2", "embedded"),
+        ("1x2", "embedded?threads=1"),
+        ("2x1", "embedded"),
+        ("2x1", "embedded?threads=1"),
+    ] == [(row["shape"], row["backend"]) for row in rows]
+    assert all(3 == len(row["seconds"]) for row in rows)
+    assert all(row["p50"] <= row["p95"] <= row["p99"] for row in rows)
+
+
+def test_a_local_model_is_held_against_sentence_transformers(checkpoint):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
+    model = checkpoint("bert")
+    done = bench(f"local:{model}?engine=torch", *QUICK, "--json")
+    names = [row["backend"] for row in json.loads(done.stdout)]
+
+    assert [f"sentence-transformers:{model}", f"local:{model}?engine=torch"] == names
+
+
+def test_the_reference_can_be_left_out(checkpoint):
+    done = bench(f"local:{checkpoint('bert')}?engine=torch", "--no-reference", *QUICK, "--json")
+
+    assert 1 == len(json.loads(done.stdout))
+
+
+def test_your_own_documents_are_used(tmp_path):
+    file = tmp_path / "documents.txt"
+    file.write_text("one document\nanother document\n", encoding="utf-8")
+
+    assert 0 == bench("embedded", "--file", str(file), *QUICK).exit_code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--shape", "20"], 2, "a shape is QUERIESxDOCUMENTS"),
+        (["--mix", "odd"], 2, "neither natural nor skewed"),
+        (["lokal:m"], 2, "unknown kind of backend 'lokal'"),
+        (["tei+http://127.0.0.1:9?max_documents=3", *QUICK], 4, "127.0.0.1"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(arguments, code, message):
+    done = bench(*arguments)
+
+    assert code == done.exit_code
+    assert message in done.stderr

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ Behaviour = Callable[[Received], Answer] | Callable[[Received], Callable[..., No
 class Endpoint:
     """A server on loopback; `answer` says what it does, `requests` what it was asked."""
 
-    def __init__(self, answer: Behaviour) -> None:
+    def __init__(self, answer: Behaviour, *, tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
         self.requests: list[Received] = []
         """Every request, oldest first."""
@@ -70,7 +71,9 @@ class Endpoint:
         self._open: set[socket.socket] = set()
         self._lock = threading.Condition()
         self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))

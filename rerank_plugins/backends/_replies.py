@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ _BUSY_STATUSES = frozenset({429, 503})
 _SLOW_STATUSES = frozenset({408, 504})
 _MOVED_STATUSES = range(300, 400)
 _ABSENT_STATUSES = frozenset({404, 405})
+_TOO_LARGE_STATUSES = frozenset({413, 422})
 _SERVER_ERRORS = 500
 _FINAL_STATUSES = frozenset({501, 505})
 
@@ -71,7 +72,7 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse)
 
 
 def failure(
-    reply: Reply, *, where: str, key: str, key_source: str, texts: Iterable[str]
+    reply: Reply, *, where: str, key: str, key_source: str, texts: Sequence[str]
 ) -> BackendError:
     """Return the error that a reply with a status outside 200 to 299 stands for.
 
@@ -80,7 +81,7 @@ def failure(
         where: which server; the message starts with it.
         key: the key that was sent, or ""; it never gets into the message.
         key_source: where the key came from, in words.
-        texts: the query and the documents that were sent; a message that repeats one is dropped.
+        texts: the query, then the documents that were sent; a message that repeats one is dropped.
     """
     status, raw = reply.status, _message(reply)
     said = _shown(raw, key=key, texts=texts)
@@ -95,6 +96,8 @@ def failure(
     if status in _MOVED_STATUSES:
         host = _host(reply.headers.get("location", ""))
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
+    elif status in _TOO_LARGE_STATUSES:
+        what = f"{what}; it got {len(texts) - 1} documents, and `max_documents` sends fewer at once"
     elif status in _ABSENT_STATUSES:
         what = f"{what}; check `base_url` and `model`"
     elif status >= _SERVER_ERRORS and status not in _FINAL_STATUSES and not _FINAL.search(raw):

@@ -102,7 +102,7 @@ def probe(
         reply = transport.send(Request("GET", root + path, headers), deadline)
         if reply.status == _TOO_MANY:
             source = "wait, or ask its operator"
-            raise failure(reply, where=root, key=api_key or "", key_source=source, texts=())
+            raise failure(reply, where=root, key=api_key or "", key_source=source, texts=[""])
         if reply.status in _REFUSED:
             refused.append(path)
         try:

@@ -25,6 +25,7 @@ __all__ = ["HTTPBackend"]
 MAX_BODY = 1_000_000
 """Largest request in bytes, where it can be split: nginx refuses more than 1 MiB by default."""
 
+_SCALES = ("probability", "logit", "unknown")
 _TOLERANCE = 1e-6
 _SUCCESS = range(200, 300)
 
@@ -80,8 +81,8 @@ class HTTPBackend(Backend):
         if dialect not in DIALECTS:
             raise ConfigError(unknown("dialect", str(dialect), DIALECTS))
         protocol = DIALECTS[dialect]
-        address = base_url or protocol.base_url
-        if not address:
+        address = protocol.base_url if base_url is None else base_url
+        if address is None:
             raise ConfigError(f"{dialect!r} needs `base_url`, such as http://localhost:8000")
         if protocol.needs_model and not model:
             raise ConfigError(f"{dialect!r} needs `model`: the model's name on the server")
@@ -90,6 +91,7 @@ class HTTPBackend(Backend):
         if instruction is not None and protocol.instruct is None:
             able = ", ".join(name for name, other in DIALECTS.items() if other.instruct)
             raise ConfigError(f"{dialect!r} can't send an `instruction`; these can: {able}")
+        _check_scales(scale=scale, server_scale=server_scale)
         _check_positive(timeout=timeout, connect_timeout=connect_timeout)
         _check_counts(max_documents=max_documents, max_parallel=max_parallel)
         self._base_url = base_url
@@ -292,13 +294,20 @@ def _header_safe(key: str, source: str) -> str:
     return key
 
 
+def _check_scales(*, scale: str, server_scale: str | None) -> None:
+    if scale not in _SCALES[:2]:
+        raise ConfigError(unknown("`scale`", str(scale), _SCALES[:2]))
+    if server_scale not in (None, *_SCALES):
+        raise ConfigError(unknown("`server_scale`", str(server_scale), _SCALES))
+
+
 def _check_positive(**seconds: float) -> None:
     for name, value in seconds.items():
-        if not 0 < value < math.inf:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"`{name}` must be a number of seconds above 0, not {value!r}")
 
 
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1, not {value!r}")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"`{name}` must be an integer of at least 1, not {value!r}")

@@ -1,0 +1,30 @@
+"""What the tests of the HTTP backend share: one question, its answer, and a backend to ask."""
+
+from endpoint import score_of
+
+from rerank_plugins.backends.dialects import DIALECTS
+from rerank_plugins.backends.http import HTTPBackend
+
+QUERY = "what is a panda?"
+DOCUMENTS = ["hi", "The giant panda is a bear species endemic to China."]
+EXPECTED = [score_of(QUERY, document) for document in DOCUMENTS]
+GOOD = {
+    "results": [{"index": i, "relevance_score": EXPECTED[i]} for i in (1, 0)],
+    "meta": {"warnings": None},
+}
+
+
+def results(*scores):
+    return {"results": [{"index": i, "score": score} for i, score in enumerate(scores)]}
+
+
+def make(endpoint, dialect="xinference", **options):
+    if DIALECTS[dialect].needs_model:
+        options.setdefault("model", "m")
+    return HTTPBackend(endpoint.url, dialect=dialect, **options)
+
+
+def silent(handler):
+    """Answer nothing until the client hangs up."""
+    handler.connection.recv(1)
+    handler.close_connection = True

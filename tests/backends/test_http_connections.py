@@ -1,0 +1,361 @@
+"""Connections: broken, encrypted, shared, forked, cancelled, closed."""
+
+import asyncio
+import gc
+import os
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from endpoint import Answer, Endpoint
+from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, silent
+
+from rerank_plugins import (
+    BackendError,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+)
+from rerank_plugins.backends.http import HTTPBackend
+
+
+def hang_up(handler):
+    handler.close_connection = True
+
+
+def reset(handler):
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def cut(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+    handler.wfile.write(b'Content-Length: 100\r\n\r\n{"results":')
+    handler.close_connection = True
+
+
+def no_http(handler):
+    handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+    handler.close_connection = True
+
+
+def dripping(start):
+    """Send something every 10 ms, so that no single read ever waits for long."""
+
+    def write(handler):
+        handler.wfile.write(start)
+        for _ in range(10_000):
+            time.sleep(0.01)
+            handler.wfile.write(b" " if start.endswith(b"\r\n\r\n") else b"X-More: 1\r\n")
+
+    return write
+
+
+FAULTS = {
+    "a dripping body": (
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+        BackendTimeout,
+        "stage: total",
+    ),
+    "a dripping head": (dripping(b"HTTP/1.1 200 OK\r\n"), BackendTimeout, "stage: read"),
+    "a reset": (reset, BackendUnavailable, "no connection"),
+    "a reply cut short": (cut, BackendUnavailable, "no connection"),
+    "a server that hangs up": (hang_up, BackendUnavailable, "disconnected"),
+    "another protocol": (no_http, InvalidResponse, "not HTTP"),
+    "silence": (silent, BackendTimeout, "stage: read"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_broken_connections_are_one_error(endpoint, ask, case):
+    write, kind, reason = FAULTS[case]
+    endpoint.answer = lambda received: write
+
+    with pytest.raises(BackendError, match=reason) as caught:
+        ask(make(endpoint, timeout=0.3))
+
+    assert kind is type(caught.value)
+    assert endpoint.wait_until_idle()
+
+
+def test_endless_headers_end(endpoint, ask):
+    def write(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X-More: 1\r\n" * 100_000)
+
+    endpoint.answer = lambda received: write
+
+    with pytest.raises((InvalidResponse, BackendUnavailable)):
+        ask(make(endpoint, timeout=60))
+
+
+def test_nobody_listening_is_unavailable(ask):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    with pytest.raises(BackendUnavailable, match=f"127.0.0.1:{port}: no connection") as caught:
+        ask(HTTPBackend(f"http://127.0.0.1:{port}", dialect="tei"))
+
+    assert BackendUnavailable is type(caught.value)
+
+
+def test_no_such_host_is_unavailable(ask):
+    with pytest.raises(BackendUnavailable, match="no connection"):
+        ask(HTTPBackend("http://rerank.invalid", dialect="tei"))
+
+
+def test_a_server_that_does_not_accept_times_out(ask):
+    """Its queue of connections is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for other in waiting:
+            other.setblocking(False)
+            other.connect_ex(address)
+
+        backend = HTTPBackend(f"http://127.0.0.1:{address[1]}", dialect="tei", connect_timeout=0.2)
+        with pytest.raises(BackendTimeout, match=r"no connection in 0.2 s \(stage: connect\)"):
+            ask(backend)
+
+        for other in waiting:
+            other.close()
+
+
+def test_a_server_without_encryption_is_rejected(endpoint, ask):
+    """Another try would fail alike."""
+    url = endpoint.url.replace("http", "https")
+
+    with pytest.raises(BackendRejected, match="no trusted encryption"):
+        ask(HTTPBackend(url, dialect="tei"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    folder = tmp_path_factory.mktemp("authority")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_only_a_trusted_certificate_will_do(authority, ask):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority)
+    with Endpoint(Answer(GOOD), tls=context) as endpoint:
+        with pytest.raises(BackendRejected, match="no trusted encryption: CERTIFICATE_VERIFY"):
+            ask(make(endpoint))
+
+        assert EXPECTED == ask(make(endpoint, verify=str(authority[0])))
+        assert EXPECTED == ask(make(endpoint, verify=False))
+
+
+@pytest.mark.parametrize("content", [None, "nothing"])
+def test_unreadable_certificates_are_a_config_error(ask, tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(ConfigError, match="can't read certificates"):
+        ask(HTTPBackend("https://localhost", dialect="tei", verify=str(path)))
+
+
+def test_cookies_are_not_kept(endpoint):
+    endpoint.answer = Answer(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
+    with make(endpoint) as backend:
+        backend.score(QUERY, DOCUMENTS)
+        backend.score(QUERY, DOCUMENTS)
+
+    assert "Cookie" not in endpoint.requests[1].headers
+
+
+def test_the_proxy_of_the_environment_is_used(endpoint, ask, monkeypatch):
+    """And it keeps the deadline too."""
+    monkeypatch.setenv("HTTP_PROXY", endpoint.url)
+    backend = HTTPBackend("http://rerank.example", dialect="xinference", model="m", timeout=0.3)
+
+    assert EXPECTED == ask(backend)
+    assert "http://rerank.example/v1/rerank" == endpoint.requests[0].path
+    endpoint.answer = lambda received: dripping(b"HTTP/1.1 200 OK\r\n")
+    with pytest.raises(BackendTimeout):
+        ask(backend)
+
+
+def test_an_unusable_proxy_is_a_config_error(endpoint, ask, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "ftp://user:secret@proxy")
+
+    with pytest.raises(ConfigError, match="proxy") as caught:
+        ask(make(endpoint))
+
+    assert "secret" not in str(caught.value)
+
+
+def test_connections_are_used_again(endpoint):
+    with make(endpoint) as backend:
+        for _ in range(5):
+            backend.score(QUERY, DOCUMENTS)
+    assert 1 == endpoint.connections
+
+    async def main():
+        async with make(endpoint) as backend:
+            for _ in range(5):
+                await backend.ascore(QUERY, DOCUMENTS)
+
+    asyncio.run(main())
+    assert 2 == endpoint.connections
+
+
+def test_one_backend_serves_several_loops_and_leaves_no_socket(endpoint):
+    """Also if nobody closes it: a socket left open would be a warning, which fails tests."""
+    backend = make(endpoint)
+    for _ in range(3):
+        assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
+        assert endpoint.wait_until_idle()
+    gc.collect()
+
+
+def test_loops_in_several_threads_keep_apart(endpoint):
+    backend = make(endpoint)
+
+    async def main():
+        return await asyncio.gather(*[backend.ascore(QUERY, DOCUMENTS) for _ in range(5)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: asyncio.run(main()), range(8)):
+            assert [EXPECTED] * 5 == found
+
+
+def test_a_loop_that_was_closed_by_hand_is_forgotten(endpoint):
+    """Nothing tells us when such a loop ends; its connections go with its client."""
+    backend = make(endpoint)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(backend.ascore(QUERY, DOCUMENTS))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+    assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
+
+
+def test_a_dropped_backend_closes_its_connections(endpoint):
+    backend = make(endpoint)
+    backend.score(QUERY, DOCUMENTS)
+    del backend
+    gc.collect()
+
+    assert endpoint.wait_until_idle()
+
+
+async def test_aclose_closes_everything(endpoint):
+    backend = make(endpoint)
+    for _ in range(2):  # it can be used again
+        await backend.ascore(QUERY, DOCUMENTS)
+        backend.score(QUERY, DOCUMENTS)
+        await backend.aclose()
+
+        assert await asyncio.to_thread(endpoint.wait_until_idle)
+
+
+def test_closing_waits_for_the_calls_of_other_threads(endpoint):
+    backend = make(endpoint)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(work) for _ in range(4)]
+        for _ in range(50):
+            backend.close()
+            time.sleep(0.002)
+        done.set()
+        for future in futures:
+            future.result()
+    backend.close()
+
+    assert endpoint.wait_until_idle()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_opens_its_own_connections(endpoint):
+    with make(endpoint) as backend:
+        backend.score(QUERY, DOCUMENTS)
+        child = os.fork()
+        if child == 0:
+            try:
+                right = all(backend.score(QUERY, DOCUMENTS) == EXPECTED for _ in range(20))
+                os._exit(0 if right else 1)
+            finally:
+                os._exit(2)
+        for _ in range(20):
+            assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert 2 == endpoint.connections
+
+
+@pytest.mark.parametrize("count", [2, 200])
+async def test_a_cancelled_call_leaves_nothing(endpoint, count):
+    endpoint.answer = lambda received: silent
+    async with make(endpoint, "tei", timeout=60) as backend:
+        call = asyncio.create_task(backend.ascore(QUERY, ["panda"] * count))
+        assert await asyncio.to_thread(endpoint.wait_for_requests, min(4, count // 32 or 1))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        assert await asyncio.to_thread(endpoint.wait_until_idle)
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_many_cancelled_calls_leave_a_working_backend(endpoint):
+    answer = endpoint.answer
+
+    def slow(received):
+        time.sleep(0.02)
+        return answer
+
+    endpoint.answer = slow
+    async with make(endpoint) as backend:
+        for delay in range(60):
+            call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
+            await asyncio.sleep(delay / 2_000)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+        calls = [backend.ascore(QUERY, DOCUMENTS) for _ in range(20)]
+        assert [EXPECTED] * 20 == await asyncio.gather(*calls)
+
+
+async def test_other_work_goes_on_during_a_call(endpoint):
+    """The event loop is not blocked."""
+    turns = 0
+
+    def slow(received):
+        while turns < 10:  # ends only because the loop turns
+            time.sleep(0.005)
+        return Answer(GOOD)
+
+    endpoint.answer = slow
+    async with make(endpoint) as backend:
+        call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
+        while not call.done():
+            turns += 1
+            await asyncio.sleep(0.005)
+
+        assert EXPECTED == call.result()

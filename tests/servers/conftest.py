@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from launch import Server, free_port, serving
 
+pytest.register_assert_rewrite("agreement")
+
 HERE = Path(__file__).parent
 FOLDER = "RERANK_TEST_SERVERS"
 REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"

@@ -35,7 +35,7 @@ class Server:
     """The file that holds all it printed."""
     process: subprocess.Popen[bytes]
 
-    def tail(self, lines: int = 80) -> str:
+    def tail(self, lines: int = 40) -> str:
         """Return the end of what the server printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 

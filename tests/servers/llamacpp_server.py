@@ -17,6 +17,8 @@ parameters.embedding = True
 parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
 parameters.n_ctx = 2048
 parameters.n_batch = parameters.n_ubatch = 512  # a pair must fit into one batch
+# Flash attention rounds to 16 bits, and a score would depend on what else is in its batch.
+parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 parameters.n_parallel = 4
 parameters.warmup = False
 parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2

@@ -1,0 +1,93 @@
+"""What must hold of every real server that has the same model as a local backend."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
+
+from rerank_plugins import load_backend
+from rerank_plugins.langchain import RerankCompressor
+from rerank_plugins.llama_index import RerankPostprocessor
+from rerank_plugins.testing import BackendContract
+
+__all__ = ["DOCUMENTS", "QUERY", "Agreement", "ServerContract"]
+
+QUERY = "what is a panda?"
+DOCUMENTS = [
+    "hi",
+    "The giant panda is a bear species endemic to China.",
+    "Paris is the capital of France.",
+    "",
+    "大熊猫是中国特有的熊科动物。",
+    "A cross-encoder reads the query and the document together.",
+]
+CHINESE = "大熊猫住在哪里？"
+HUNDRED = [f"{number} of the {number * 7 % 50} pandas live in China" for number in range(100)]
+
+
+class Agreement:
+    """A server and this process give the same scores; a module says where both are.
+
+    The module defines two fixtures: `remote_spec`, and `local_spec` for the same model.
+    """
+
+    tolerance = 1e-5
+
+    def close_to(self, expected: list[float]) -> object:
+        return pytest.approx(expected, rel=0, abs=self.tolerance)
+
+    @pytest.mark.parametrize(
+        ("query", "documents"),
+        [(QUERY, DOCUMENTS), (CHINESE, DOCUMENTS), (QUERY, HUNDRED), (QUERY, [""])],
+        ids=["English", "Chinese", "a hundred", "one empty"],
+    )
+    def test_scores_are_the_local_ones(self, remote_spec, local_spec, query, documents):
+        with load_backend(remote_spec) as remote, load_backend(local_spec) as local:
+            expected = local.score(query, documents)
+
+            assert self.close_to(expected) == remote.score(query, documents)
+            assert max(expected) - min(expected) > 10 * self.tolerance or len(documents) == 1
+
+    async def test_twenty_calls_at_once_keep_apart(self, remote_spec, local_spec):
+        """Servers batch across requests; each caller gets the scores of its own documents."""
+        with load_backend(local_spec) as local:
+            expected = local.score(QUERY, HUNDRED)
+        async with load_backend(remote_spec) as remote:
+            calls = [remote.ascore(QUERY, HUNDRED[n : n + 10]) for n in range(20)]
+            for n, scores in enumerate(await asyncio.gather(*calls)):
+                assert self.close_to(expected[n : n + 10]) == scores
+
+    def test_langchain_orders_alike(self, remote_spec, local_spec):
+        """The same code, with another string for the backend."""
+
+        def texts(spec):
+            compressor = RerankCompressor(backend=spec, top_n=4)
+            documents = [Document(page_content=text) for text in DOCUMENTS if text]
+            return [found.page_content for found in compressor.compress_documents(documents, QUERY)]
+
+        assert texts(local_spec) == texts(remote_spec)
+
+    def test_llama_index_orders_alike(self, remote_spec, local_spec):
+        """The same code, with another string for the backend."""
+
+        def texts(spec):
+            postprocessor = RerankPostprocessor(backend=spec, top_n=4)
+            nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS if text]
+            found = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+            return [scored.node.get_content() for scored in found]
+
+        assert texts(local_spec) == texts(remote_spec)
+
+
+class ServerContract(BackendContract):
+    """The contract suite over `remote_spec`."""
+
+    @pytest.fixture(autouse=True)
+    def _address(self, remote_spec):
+        self.spec = remote_spec
+
+    def make_backend(self):
+        return load_backend(self.spec)

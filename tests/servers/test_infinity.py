@@ -1,0 +1,104 @@
+"""Infinity 0.0.78, guarded by a key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
+
+from rerank_plugins import (
+    AuthenticationError,
+    BackendOverloaded,
+    BackendRejected,
+    InvalidResponse,
+    load_backend,
+)
+from rerank_plugins.backends.discovery import probe
+
+
+def spec(server, model, key="RERANK_TEST_KEY"):
+    return f"infinity+{server.url}?model={model}&timeout=120&api_key_env={key}"
+
+
+@pytest.fixture(scope="module")
+def remote_spec(infinity, tiny):
+    return spec(infinity, tiny.name)
+
+
+@pytest.fixture(scope="module")
+def local_spec(tiny):
+    return f"local:{tiny}?engine=torch"
+
+
+class TestAgreement(Agreement):
+    pass
+
+
+class TestContract(ServerContract):
+    pass
+
+
+def test_logits_are_the_local_ones(remote_spec, local_spec):
+    with (
+        load_backend(f"{remote_spec}&scale=logit") as remote,
+        load_backend(f"{local_spec}&scale=logit") as local,
+    ):
+        expected = local.score(QUERY, DOCUMENTS)
+
+        assert pytest.approx(expected, rel=0, abs=1e-5) == remote.score(QUERY, DOCUMENTS)
+        assert "logit" == remote.scale
+
+
+def test_it_is_recognised(infinity, tiny, key_variable):
+    """With a key by the models it lists, without one by what it leaves open."""
+    key = os.environ[key_variable]
+    info, guarded = probe(infinity.url, api_key=key), probe(infinity.url)
+
+    assert ("infinity", infinity.url) == (info.dialect, info.base_url)
+    assert {"nan", tiny.name} == set(info.models)
+    assert info.authorized
+    assert ("infinity", (), False) == (guarded.dialect, guarded.models, guarded.authorized)
+
+
+def test_an_unknown_model_is_rejected(infinity):
+    with (
+        load_backend(spec(infinity, "nope")) as backend,
+        pytest.raises(BackendRejected, match="nope") as caught,
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert 400 == caught.value.status_code
+
+
+def test_a_wrong_key_is_an_authentication_error(infinity, tiny, monkeypatch):
+    monkeypatch.setenv("RERANK_TEST_KEY_WRONG", "another")
+    with (
+        load_backend(spec(infinity, tiny.name, key="RERANK_TEST_KEY_WRONG")) as backend,
+        pytest.raises(AuthenticationError) as caught,
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert 401 == caught.value.status_code
+
+
+def test_scores_that_are_not_numbers_are_an_invalid_response(infinity):
+    """The server sends null for NaN, with status 200."""
+    with load_backend(spec(infinity, "nan")) as backend, pytest.raises(InvalidResponse):
+        backend.score(QUERY, DOCUMENTS)
+
+
+async def test_a_full_queue_is_overload(start_infinity, tiny):
+    """Of many requests at once some get their scores, and the others one typed error."""
+    with start_infinity(tiny, settings={"INFINITY_QUEUE_SIZE": "40"}) as server:
+        async with load_backend(f"infinity+{server.url}?timeout=120") as backend:
+            documents = [f"panda {number}" for number in range(300)]
+            calls = [backend.ascore(QUERY, documents) for _ in range(8)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    refused = [answer for answer in answers if isinstance(answer, BackendOverloaded)]
+    scored = [answer for answer in answers if isinstance(answer, list)]
+    assert refused
+    assert scored
+    assert len(answers) == len(refused) + len(scored)

@@ -1,0 +1,73 @@
+"""LiteLLM's proxy: Cohere's protocol, in front of Infinity."""
+
+from __future__ import annotations
+
+import pytest
+from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
+
+from rerank_plugins import BackendRejected, BackendUnavailable, load_backend
+from rerank_plugins.backends.discovery import probe
+
+
+def spec(server, model="tiny", key="RERANK_TEST_KEY_LITELLM"):
+    return f"cohere+{server.url}?model={model}&timeout=120&api_key_env={key}"
+
+
+@pytest.fixture(scope="module")
+def remote_spec(litellm):
+    return spec(litellm)
+
+
+@pytest.fixture(scope="module")
+def local_spec(tiny):
+    return f"local:{tiny}?engine=torch"
+
+
+class TestAgreement(Agreement):
+    pass
+
+
+class TestContract(ServerContract):
+    def test_large_requests_are_scored(self):
+        """The server behind the proxy has a limit that Cohere's protocol does not know."""
+        with self.make_backend() as backend:
+            assert 2_000 == len(backend.score(self.query, ["panda", "hi"] * 1_000))
+            with pytest.raises(BackendRejected) as caught:
+                backend.score(self.query, ["panda " * 175_000, "hi"])
+
+        assert 422 == caught.value.status_code
+
+
+def test_it_is_not_recognised_but_the_way_on_is_told(litellm):
+    """What answers like no rerank server may still be a proxy."""
+    with pytest.raises(BackendRejected, match=r"cohere\+http"):
+        probe(litellm.url)
+
+
+def test_an_unknown_model_is_rejected(litellm):
+    with (
+        load_backend(spec(litellm, model="nope")) as backend,
+        pytest.raises(BackendRejected, match="nope") as caught,
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert 400 == caught.value.status_code
+
+
+def test_a_wrong_key_is_rejected(litellm, key_variable):
+    """Without a database the proxy can't tell who that is, and says 400."""
+    with (
+        load_backend(spec(litellm, key=key_variable)) as backend,
+        pytest.raises(BackendRejected) as caught,
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert 400 == caught.value.status_code
+
+
+def test_a_server_behind_the_proxy_that_is_gone_is_unavailable(litellm):
+    with (
+        load_backend(spec(litellm, model="gone")) as backend,
+        pytest.raises(BackendUnavailable),
+    ):
+        backend.score(QUERY, DOCUMENTS)

@@ -18,6 +18,8 @@ __all__ = ["ServerInfo", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
 _REFUSED = frozenset({401, 403})
+_XINFERENCE_VERSION = "/v1/cluster/version"
+"""Read by administrators alone; a key that may score is refused."""
 _TOO_MANY = 429
 _OK = 200
 
@@ -103,7 +105,7 @@ def probe(
         if reply.status == _TOO_MANY:
             source = "wait, or ask its operator"
             raise failure(reply, where=root, key=api_key or "", key_source=source, texts=[""])
-        if reply.status in _REFUSED:
+        if reply.status in _REFUSED and path != _XINFERENCE_VERSION:
             refused.append(path)
         try:
             body = parsed(reply) if reply.status == _OK else None
@@ -161,7 +163,7 @@ def _listing(root: str, get: _Get) -> ServerInfo | None:
         owners = {model.get("owned_by") for model in models}
         if "xinference" in owners:
             able = [model for model in models if model.get("model_type") == "rerank"]
-            version = get("/v1/cluster/version").fact("version")
+            version = get(_XINFERENCE_VERSION).fact("version")
             return _info("xinference", root, able, version=version)
         if "infinity" in owners:
             able = [model for model in models if "rerank" in model.get("capabilities", ())]

@@ -108,6 +108,14 @@ def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
     assert not info.authorized
 
 
+def test_a_key_that_may_score_need_not_read_the_version():
+    """Xinference 4.1 tells its version to administrators alone."""
+    with serving({"/v1/models": XINFERENCE, "/v1/cluster/version": REFUSED}) as endpoint:
+        info = probe(endpoint.url)
+
+    assert (("bge",), None, True) == (info.models, info.version, info.authorized)
+
+
 def test_llama_cpp_is_known_by_its_header():
     listing = Answer({"data": []}, headers={"Server": "llama.cpp"})
     with serving({"/v1/models": listing}) as endpoint:

@@ -19,7 +19,7 @@ from rerank_plugins.backends.discovery import probe
 
 
 def spec(server, model, key="RERANK_TEST_KEY"):
-    return f"infinity+{server.url}?model={model}&timeout=120&api_key_env={key}"
+    return f"infinity+{server.url}?model={model}&timeout=300&api_key_env={key}"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_scores_that_are_not_numbers_are_an_invalid_response(infinity):
 async def test_a_full_queue_is_overload(start_infinity, tiny):
     """Of many requests at once some get their scores, and the others one typed error."""
     with start_infinity(tiny, settings={"INFINITY_QUEUE_SIZE": "40"}) as server:
-        async with load_backend(f"infinity+{server.url}?timeout=120") as backend:
+        async with load_backend(f"infinity+{server.url}?timeout=300") as backend:
             documents = [f"panda {number}" for number in range(300)]
             calls = [backend.ascore(QUERY, documents) for _ in range(8)]
             answers = await asyncio.gather(*calls, return_exceptions=True)

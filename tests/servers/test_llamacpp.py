@@ -19,7 +19,7 @@ from rerank_plugins.backends.discovery import probe
 
 
 def spec(server, kind="llamacpp", key="RERANK_TEST_KEY"):
-    return f"{kind}+{server.url}?timeout=120&api_key_env={key}"
+    return f"{kind}+{server.url}?timeout=300&api_key_env={key}"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from rerank_plugins.backends.discovery import probe
 
 
 def spec(server, model="tiny", key="RERANK_TEST_KEY_XINFERENCE"):
-    return f"xinference+{server.url}?model={model}&timeout=120&api_key_env={key}"
+    return f"xinference+{server.url}?model={model}&timeout=300&api_key_env={key}"
 
 
 @pytest.fixture(scope="module")

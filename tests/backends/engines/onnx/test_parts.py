@@ -1,0 +1,26 @@
+"""The parts of an ONNX graph: how matrices are rounded to 8 bits."""
+
+import numpy as np
+import pytest
+
+from rerank_plugins.backends.engines.onnx.parts import _quantised
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64])
+def test_no_two_neighbours_saturate_16_bits(width):
+    """AVX2 adds two products of 0…255 and a weight in 16 bits."""
+    weights = np.random.default_rng(13).standard_normal((200, width)).astype(np.float32)
+    weights[0] = 1.0
+    values, scales = _quantised(weights, pairs=True)
+    even = values[:, : width // 2 * 2].astype(int)
+
+    assert np.abs(255 * (even[:, 0::2] + even[:, 1::2])).max(initial=0) < 1 << 15
+    assert np.abs(values * scales - weights).max() <= scales.max() / 2 * 1.001
+    assert np.abs(values.astype(int)).max(axis=1).min() >= 63
+
+
+def test_rows_of_zeros_stay_zero():
+    values, scales = _quantised(np.zeros((2, 4), np.float32), pairs=True)
+
+    assert not values.any()
+    assert (scales == 1).all()

@@ -192,13 +192,14 @@ class HTTPBackend(Backend):
 
     def _decode(self, reply: Reply, query: str, texts: Sequence[str]) -> list[float]:
         where = f"{self._dialect} at {self._url}"
-        key, source = self._key()
+        sent = [query, *texts]
         if reply.status not in _SUCCESS:
-            raise failure(reply, where=where, key=key, key_source=source, texts=[query, *texts])
+            key, source = self._key()
+            raise failure(reply, where=where, key=key, key_source=source, texts=sent)
         try:
             return self._scaled(decode(parsed(reply), len(texts)))
         except InvalidResponse as exc:
-            said = complaint(reply, key=key, texts=[query, *texts])
+            said = complaint(reply, key=self._key()[0], texts=sent)
             reason = f"{exc}; it says {said}" if said else str(exc)
             raise InvalidResponse(f"{where}: {reason}") from exc
 

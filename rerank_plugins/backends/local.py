@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rerank_plugins._optional import require
 from rerank_plugins._options import unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
 from rerank_plugins.backends.engines.base import (
+    Attention,
     DType,
     Engine,
     EngineSettings,
@@ -74,6 +75,8 @@ class LocalBackend(Backend):
         dtype: how numbers are held. `"auto"` is float32 on a CPU, and float16 (or bfloat16 where
             a model needs it) on CUDA; `"tf32"` is float32 with faster, coarser products on CUDA;
             `"int8"` is for the onnx engine.
+        attention: `"packed"` puts the pairs of a batch one after another, `"padded"` fills them
+            up to one length; `"auto"` packs where that was checked to give the same scores.
         max_length: most tokens in a pair; None: what the model can read, up to 1,024.
         batch_tokens: most tokens in one batch; None: what suits the device. Halved for good when
             memory runs out.
@@ -98,6 +101,7 @@ class LocalBackend(Backend):
         engine: Literal["auto", "onnx", "torch"] = "auto",
         device: str = "auto",
         dtype: DType = "auto",
+        attention: Attention = "auto",
         max_length: int | None = None,
         batch_tokens: int | None = None,
         scale: Literal["probability", "logit"] = "probability",
@@ -114,6 +118,7 @@ class LocalBackend(Backend):
             "engine": engine,
             "device": device,
             "dtype": dtype,
+            "attention": attention,
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "scale": scale,
@@ -241,6 +246,7 @@ class LocalBackend(Backend):
         settings = EngineSettings(
             device=options["device"],
             dtype=options["dtype"],
+            attention=options["attention"],
             batch_tokens=options["batch_tokens"],
             threads=options["threads"],
             cached_tokens=options["cached_tokens"],
@@ -280,7 +286,8 @@ def _check(options: dict[str, Any]) -> None:
         raise ConfigError(f"`model` must be a folder or the id of a hub model, not {model!r}")
     for name, valid in (
         ("engine", ("auto", *_ENGINES)),
-        ("dtype", ("auto", "float32", "tf32", "float16", "bfloat16", "int8")),
+        ("dtype", get_args(DType)),
+        ("attention", get_args(Attention)),
         ("scale", ("probability", "logit")),
     ):
         if options[name] not in valid:
@@ -310,8 +317,6 @@ def _load_engine(
 
 
 def _imported(engine: str) -> Any:
-    if importlib.util.find_spec(_ENGINES[engine]) is None:
-        raise UnsupportedByEngine(f"there is no engine {engine!r} yet")
     for package in _NEEDS[engine]:
         if importlib.util.find_spec(package) is None:
             require(package, extra=_EXTRAS[engine])

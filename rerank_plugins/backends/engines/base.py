@@ -8,7 +8,17 @@ from typing import Literal, Protocol, TypeAlias
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["DType", "Engine", "EngineSettings", "Request", "UnsupportedByEngine"]
+__all__ = [
+    "Attention",
+    "DType",
+    "Engine",
+    "EngineSettings",
+    "Request",
+    "UnsupportedByEngine",
+]
+
+Attention: TypeAlias = Literal["auto", "packed", "padded"]
+"""Whether pairs of a batch lie one after another, or are padded to one length."""
 
 DType: TypeAlias = Literal["auto", "float32", "tf32", "float16", "bfloat16", "int8"]
 """How numbers are held; `"auto"` leaves it to the engine and the device."""
@@ -29,6 +39,8 @@ class EngineSettings:
     """`"auto"`, or what torch calls it: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`."""
     dtype: DType = "auto"
     """How weights and activations are held."""
+    attention: Attention = "auto"
+    """How the torch engine batches; `"auto"` packs where the model allows it."""
     batch_tokens: int | None = None
     """Most tokens in one batch, padding included; None: what suits the device."""
     threads: int | None = None

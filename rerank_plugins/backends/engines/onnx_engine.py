@@ -46,6 +46,11 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
             f"the ONNX engine has no dtype {settings.dtype!r}, only: auto, "
             f'{", ".join(_TOLERANCES)}; use engine="torch"'
         )
+    if settings.attention != "auto":
+        raise UnsupportedByEngine(
+            f"the ONNX engine runs one pair at a time, so attention={settings.attention!r} means "
+            'nothing to it; use engine="torch"'
+        )
     dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
     pairs = PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens)
     try:

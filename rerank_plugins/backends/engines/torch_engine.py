@@ -15,10 +15,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from rerank_plugins.backends.engines.base import EngineSettings, Request
+from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
+from rerank_plugins.backends.engines.packed import CannotPack, PackedPath
 from rerank_plugins.backends.engines.padded import PaddedPath
 from rerank_plugins.backends.engines.plan import plan
+from rerank_plugins.backends.engines.probe import probe
 from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
 from rerank_plugins.backends.engines.torch_model import (
     choose_device,
@@ -32,7 +34,7 @@ __all__ = ["TorchEngine", "load"]
 
 _log = logging.getLogger(__name__)
 
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Where a batch is large enough for the device to be busy; more only costs memory."""
 _OTHER_BATCH_TOKENS = 8192
 
@@ -49,7 +51,31 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device, checkpoint)
     model = load_model(checkpoint, device, dtype, settings)
+    if settings.dtype == "auto" and dtype == torch.float16 and _overflows(model, checkpoint):
+        model = load_model(checkpoint, device, torch.bfloat16, settings)
     return TorchEngine(model, _encoder(checkpoint, settings), checkpoint, settings)
+
+
+def _overflows(model: Any, checkpoint: Checkpoint) -> bool:
+    with torch.inference_mode():
+        logits = PaddedPath(model, checkpoint)(probe(model.config, checkpoint))
+    return not bool(torch.isfinite(logits).all())
+
+
+def _choose_path(
+    model: Any, checkpoint: Checkpoint, settings: EngineSettings
+) -> tuple[PaddedPath | PackedPath, str]:
+    """Return the way the model is called, and why."""
+    if settings.attention == "padded":
+        return PaddedPath(model, checkpoint), "asked for"
+    try:
+        return PackedPath(model, checkpoint), "equal to padded scores when it was loaded"
+    except CannotPack as exc:
+        if settings.attention == "packed":
+            raise UnsupportedByEngine(
+                f"{checkpoint.model!r} can't be scored without padding: {exc}"
+            ) from exc
+        return PaddedPath(model, checkpoint), str(exc)
 
 
 def _encoder(checkpoint: Checkpoint, settings: EngineSettings) -> PairEncoder:
@@ -82,8 +108,8 @@ class TorchEngine:
         self._encoder = encoder
         self._checkpoint = checkpoint
         self._settings = settings
-        self._path = PaddedPath(model, checkpoint)
-        self._wide_path: PaddedPath | None = None  # in bfloat16, once float16 overflowed
+        self._path, self._path_reason = _choose_path(model, checkpoint, settings)
+        self._wide_path: PaddedPath | PackedPath | None = None  # bfloat16, once float16 overflowed
         self._device: torch.device = model.device
         self._budget = settings.batch_tokens or _BATCH_TOKENS.get(
             self._device.type, _OTHER_BATCH_TOKENS
@@ -112,6 +138,7 @@ class TorchEngine:
             "device": self._device_name(),
             "dtype": self._dtype_name,
             "attention": self._path.name,
+            "attention_reason": self._path_reason,
             "batch_tokens": self._budget,
             "out_of_memory": self._out_of_memory,
             "overflowed_pairs": self._overflows,
@@ -156,7 +183,7 @@ class TorchEngine:
                     logits[overflowed] = self._run(self._wide(), pairs.take(overflowed.tolist()))
         return logits
 
-    def _run(self, path: PaddedPath, pairs: Pairs) -> NDArray[np.float64]:
+    def _run(self, path: PaddedPath | PackedPath, pairs: Pairs) -> NDArray[np.float64]:
         lengths: list[int] = pairs.lengths.tolist()
         batches = plan(lengths, self._budget, padded=path.padded, most=path.most)
         order: list[int] = []
@@ -180,7 +207,11 @@ class TorchEngine:
         return logits
 
     def _smaller(
-        self, batches: list[list[int]], lengths: list[int], path: PaddedPath, exc: BaseException
+        self,
+        batches: list[list[int]],
+        lengths: list[int],
+        path: PaddedPath | PackedPath,
+        exc: BaseException,
     ) -> list[list[int]]:
         """Halve the budget, and plan what is left."""
         self._out_of_memory += 1
@@ -199,12 +230,12 @@ class TorchEngine:
         again = plan([lengths[i] for i in left], self._budget, padded=path.padded, most=path.most)
         return [[left[i] for i in batch] for batch in again]
 
-    def _wide(self) -> PaddedPath:
+    def _wide(self) -> PaddedPath | PackedPath:
         """Return the model in bfloat16, for the pairs whose values are too large for float16."""
         if self._wide_path is None:
             _log.warning("float16 overflowed: such pairs are scored in bfloat16")
             model = copy.deepcopy(self._path.model).to(torch.bfloat16)
-            self._wide_path = PaddedPath(model, self._checkpoint)
+            self._wide_path, _ = _choose_path(model, self._checkpoint, self._settings)
         return self._wide_path
 
     @contextmanager

@@ -119,7 +119,10 @@ def _parsed(spec: str) -> dict[str, object]:
     if not spec:
         raise ConfigError("the spec is empty; for the model in this package write: embedded")
     if remote := _REMOTE.fullmatch(spec):
-        url = urlsplit(remote["url"])
+        try:
+            url = urlsplit(remote["url"])
+        except ValueError as exc:  # an IPv6 address without its bracket
+            raise ConfigError(f"the URL in the spec is malformed: {exc}") from exc
         if url.username is not None or url.password is not None:
             raise ConfigError(
                 "the URL in the spec holds a user name or password; remove it, put the key in an "

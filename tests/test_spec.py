@@ -158,6 +158,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ("local:m?dtype=float8", "`dtype` must be .*'float32'.* not 'float8'"),
         ("cohere:m?api_key=hunter2", "`api_key` is a secret"),
         ("tei+http://me:hunter2@host", "holds a user name or password"),
+        ("tei+http://[::1", "the URL in the spec is malformed"),
         ("missing.toml", "can't read 'missing.toml'"),
         (3, "a backend spec must be a string"),
         (["local:m"], "a backend spec must be a string"),

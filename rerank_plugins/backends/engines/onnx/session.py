@@ -46,8 +46,6 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.enable_mem_pattern = False  # it remembers each length it has seen
-        # Processors without VNNI overflow when signed meets unsigned; only there, this helps.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in constants.values()]
         options.add_external_initializers(list(constants), values)
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 from langchain_core.documents import Document
@@ -80,6 +82,14 @@ class Agreement:
             return [scored.node.get_content() for scored in found]
 
         assert texts(local_spec) == texts(remote_spec)
+
+    def test_doctor_gets_through_to_its_scores(self, remote_spec):
+        """It meets the server and scores; that the scores of random weights are bad, it says."""
+        command = [sys.executable, "-m", "rerank_plugins", "doctor", remote_spec]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert "✓ server" in done.stdout
+        assert "for a relevant document" in done.stdout
 
 
 class ServerContract(BackendContract):

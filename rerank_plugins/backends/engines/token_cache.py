@@ -57,11 +57,12 @@ class TokenCache(Generic[Entry]):
         return {text: tokens for text, tokens in found.items() if tokens is not None}
 
     def _add(self, key: bytes, tokens: Entry) -> None:
+        cost = len(tokens[0]) + _ENTRY_COST
         with self._lock:
-            if key in self._entries:
+            if key in self._entries or cost > self._limit:
                 return
             self._entries[key] = tokens
-            self._size += len(tokens[0]) + _ENTRY_COST
+            self._size += cost
             while self._size > self._limit:
                 _, oldest = self._entries.popitem(last=False)
                 self._size -= len(oldest[0]) + _ENTRY_COST

@@ -1,0 +1,157 @@
+"""How a wrapper is written once for sync and async: a flow says what to do, a driver does it.
+
+A flow is a generator. It yields steps, receives their results, sees their errors raised at the
+`yield`, and returns the scores. It does no I/O and never blocks, so the same flow serves
+`score`, `score_many` and `ascore`. The idea is that of httpx's `Auth.auth_flow`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rerank_plugins.backend import Backend, Document, check_texts
+
+__all__ = ["Call", "Do", "Flow", "Requests", "Sleep", "Step", "Wait", "WrapperBackend"]
+
+Requests: TypeAlias = Sequence[tuple[str, Sequence[Document]]]
+"""`(query, documents)` pairs, checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Ask a backend; the result is what its `score_many` returns."""
+
+    backend: Backend
+    requests: Requests
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Call a blocking function, in a thread where there is an event loop; gives its result."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait for some seconds; the result is None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for what another caller works on, without cancelling it; gives its result."""
+
+    future: Future[Any]
+
+
+Step: TypeAlias = Call | Do | Sleep | Wait
+Flow: TypeAlias = Generator[Step, Any, list[list[float]]]
+
+
+class WrapperBackend(Backend):
+    """A backend around a backend. Implement `flow`; what is not about it is forwarded."""
+
+    def __init__(self, wrapped: Backend) -> None:
+        self.wrapped = wrapped
+        self.scale = wrapped.scale
+        self.cacheable = wrapped.cacheable
+
+    @property
+    def name(self) -> str:
+        return self.wrapped.name
+
+    @abstractmethod
+    def flow(self, requests: Requests) -> Flow:
+        """Yield the steps that lead to one list of scores per request, and return these."""
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return self.score_many([(query, documents)])[0]
+
+    def score_many(self, requests: Requests) -> list[list[float]]:
+        return _driven(self.flow(_checked(requests)))
+
+    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return (await _adriven(self.flow(_checked([(query, documents)]))))[0]
+
+    def describe(self) -> dict[str, object]:
+        return self.wrapped.describe()
+
+    def close(self) -> None:
+        self.wrapped.close()
+
+    async def aclose(self) -> None:
+        await self.wrapped.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.wrapped!r}>"
+
+
+def _checked(requests: Requests) -> Requests:
+    for query, documents in requests:
+        check_texts(query, documents)
+    return requests
+
+
+def _driven(flow: Flow) -> list[list[float]]:
+    """Do the steps of a flow in this thread."""
+    proceed, result = flow.send, None
+    while True:
+        try:
+            step = proceed(result)
+        except StopIteration as stop:
+            return _returned(stop)
+        try:
+            proceed, result = flow.send, _done(step)
+        except BaseException as error:  # noqa: BLE001  # the flow decides what it means
+            proceed, result = flow.throw, error
+
+
+async def _adriven(flow: Flow) -> list[list[float]]:
+    """Do the steps of a flow on the running event loop."""
+    proceed, result = flow.send, None
+    while True:
+        try:
+            step = proceed(result)
+        except StopIteration as stop:
+            return _returned(stop)
+        try:
+            proceed, result = flow.send, await _adone(step)
+        except BaseException as error:  # noqa: BLE001  # the flow decides, also when cancelled
+            proceed, result = flow.throw, error
+
+
+def _returned(stop: StopIteration) -> list[list[float]]:
+    scores: list[list[float]] = stop.value
+    return scores
+
+
+def _done(step: Step) -> Any:
+    match step:
+        case Call(backend, requests):
+            return backend.score_many(requests)
+        case Do(function):
+            return function()
+        case Sleep(seconds):
+            return time.sleep(seconds)
+        case Wait(future):
+            return future.result()
+
+
+async def _adone(step: Step) -> Any:
+    match step:
+        case Call(backend, requests):
+            return [await backend.ascore(query, documents) for query, documents in requests]
+        case Do(function):
+            return await asyncio.to_thread(function)
+        case Sleep(seconds):
+            return await asyncio.sleep(seconds)
+        case Wait(future):
+            return await asyncio.shield(asyncio.wrap_future(future))

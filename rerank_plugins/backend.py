@@ -18,6 +18,8 @@ __all__ = [
     "Document",
     "Ranked",
     "Scale",
+    "check_cut",
+    "check_encodable",
     "check_scores",
     "check_texts",
     "rank",
@@ -190,8 +192,10 @@ def check_scores(scores: Sequence[object], count: int) -> list[float]:
     Accepts anything with `__float__` except booleans and strings, so NumPy scalars pass.
 
     Raises:
-        InvalidResponse: the count differs, or a score is not a finite number.
+        InvalidResponse: it is no list, the count differs, or a score is not a finite number.
     """
+    if not hasattr(scores, "__len__"):
+        raise InvalidResponse(f"got {_kind(scores)}, not a list of scores")
     if len(scores) != count:
         raise InvalidResponse(f"got {len(scores)} scores for {count} documents")
     for position, score in enumerate(scores):
@@ -218,7 +222,7 @@ def check_texts(query: str, documents: Sequence[Document]) -> list[str]:
         raise UnsupportedInputError(
             "the query is empty or only white space: there is nothing to rank by"
         )
-    _check_encodable(query, "the query")
+    check_encodable(query, "the query")
     if isinstance(documents, str | bytes | Content):
         raise UnsupportedInputError(
             f"`documents` is a single {_kind(documents)}; pass a list: [document]"
@@ -242,11 +246,16 @@ def _text(document: Document, position: int) -> str:
         raise UnsupportedInputError(
             f"document {position} must be a string or `Content`, not {_kind(text)}"
         )
-    _check_encodable(text, f"document {position}")
+    check_encodable(text, f"document {position}")
     return text
 
 
-def _check_encodable(text: str, what: str) -> None:
+def check_encodable(text: str, what: str) -> None:
+    """Check that `text`, which messages call `what`, can be written as UTF-8.
+
+    Raises:
+        UnsupportedInputError: it holds a lone surrogate.
+    """
     if text.isascii():
         return
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from rerank_plugins._display import as_html, as_table
-from rerank_plugins._settings import check_settings
-from rerank_plugins.backend import Backend, Document, Ranked, Scale, rank
+from rerank_plugins._settings import check_settings, label
+from rerank_plugins.backend import Backend, Document, Ranked, Scale, check_scores, rank
 from rerank_plugins.spec import BackendSpec, load_backend
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def rerank(
     check_settings(loaded, top_n=top_n, min_score=min_score)
     with nullcontext() if loaded is backend else loaded:
         scores = loaded.score(query, documents)
-    return _result(query, documents, loaded, rank(scores, top_n=top_n, min_score=min_score))
+        return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
 
 
 async def arerank(
@@ -134,10 +134,19 @@ async def arerank(
     check_settings(loaded, top_n=top_n, min_score=min_score)
     async with nullcontext() if loaded is backend else loaded:
         scores = await loaded.ascore(query, documents)
-    return _result(query, documents, loaded, rank(scores, top_n=top_n, min_score=min_score))
+        return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
 
 
 def _result(
-    query: str, documents: Sequence[Document], backend: Backend, ranked: list[Ranked]
+    query: str,
+    documents: Sequence[Document],
+    backend: Backend,
+    scores: Sequence[float],
+    *,
+    top_n: int | None,
+    min_score: float | None,
 ) -> RerankResult:
-    return RerankResult(query, tuple(documents), tuple(ranked), backend.name, backend.scale)
+    ranked = rank(check_scores(scores, len(documents)), top_n=top_n, min_score=min_score)
+    # A name may load the model: cheap after scoring, and not worth it where nothing was scored.
+    name = backend.name if len(documents) else label(backend)
+    return RerankResult(query, tuple(documents), tuple(ranked), name, backend.scale)

@@ -93,6 +93,11 @@ def test_check_scores_refuses_another_count(count):
         check_scores([0.1, 0.2], count)
 
 
+def test_check_scores_refuses_what_is_no_list():
+    with pytest.raises(InvalidResponse, match="got `NoneType`, not a list of scores"):
+        check_scores(None, 2)
+
+
 @pytest.mark.parametrize("kind", bad_requests())
 def test_check_texts_refuses(kind):
     query, documents = bad_requests()[kind]

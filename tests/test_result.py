@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import math
 import pickle
 import re
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from rich.console import Console
 from rerank_plugins import (
     ConfigError,
     Content,
+    InvalidResponse,
     Ranked,
     RerankResult,
     UnsupportedInputError,
@@ -113,6 +115,38 @@ class TestRerank:
         asyncio.run(arerank(QUERY, DOCUMENTS, backend="fake"))
 
         assert 2 == built.closed
+
+    def test_loads_a_model_once(self, monkeypatch):
+        """The name of a local backend loads its model, so it is asked for before closing."""
+
+        class Loading(FakeBackend):
+            @property
+            def name(self):
+                assert 0 == self.closed
+                return "loading"
+
+        monkeypatch.setattr("rerank_plugins.result.load_backend", lambda spec: Loading())
+
+        assert "loading" == rerank(QUERY, DOCUMENTS, backend="fake").backend
+        assert "loading" == asyncio.run(arerank(QUERY, DOCUMENTS, backend="fake")).backend
+
+    def test_no_documents_load_no_model(self):
+        """A model that is not there is not missed."""
+        assert [] == list(rerank(QUERY, [], backend="local:no-such/model"))
+        assert [] == list(asyncio.run(arerank(QUERY, [], backend="local:no-such/model")))
+
+    @pytest.mark.parametrize(
+        "scores", [[], [0.5], [0.1, 0.2, 0.3, 0.4], [0.5, math.nan, 0.1], None]
+    )
+    def test_wrong_scores_are_errors(self, scores):
+        class Wrong(FakeBackend):
+            def score(self, query, documents):
+                return scores
+
+        with pytest.raises(InvalidResponse):
+            rerank(QUERY, DOCUMENTS, backend=Wrong())
+        with pytest.raises(InvalidResponse):
+            asyncio.run(arerank(QUERY, DOCUMENTS, backend=Wrong()))
 
     def test_closes_a_backend_it_built_after_an_error(self, monkeypatch):
         built = FakeBackend()

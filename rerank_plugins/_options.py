@@ -73,7 +73,7 @@ def _converted(name: str, value: object, hint: Any) -> object:
     for choice in choices:
         try:
             return _as(value, choice)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer may be too large for a float
             continue
     raise ConfigError(f"option `{name}` must be {_described(choices)}, not {value!r}")
 

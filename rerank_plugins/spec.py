@@ -55,7 +55,7 @@ _KINDS: Mapping[str, _Kind] = {
 }
 _TABLES = ("backend",)
 
-_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>https?://.*)", re.DOTALL)
+_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
 _NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
 
 
@@ -80,9 +80,11 @@ def load_backend(spec: BackendSpec = None) -> Backend:
     if isinstance(spec, Backend):
         return spec
     if spec is None:
-        spec = os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "embedded"
-    if isinstance(spec, str) and not spec.strip().endswith(".toml"):
-        return _build(_parsed(spec.strip()), where="in the spec")
+        return _from_environment()
+    if isinstance(spec, str):
+        spec = spec.strip()
+        if not spec.endswith(".toml"):
+            return _build(_parsed(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
         return _from_tables(_read(Path(spec)), where=f"in {str(spec)!r}")
     if isinstance(spec, Mapping):
@@ -95,12 +97,19 @@ def load_backend(spec: BackendSpec = None) -> Backend:
     )
 
 
+def _from_environment() -> Backend:
+    try:
+        return load_backend(os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "embedded")
+    except ConfigError as exc:  # nobody would guess where this spec came from
+        raise ConfigError(f"{exc} (from the environment variable {ENVIRONMENT_VARIABLE})") from exc
+
+
 def _read(path: Path) -> Mapping[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"can't read {str(path)!r}: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # broken TOML or UTF-8, or NUL in the path
         raise ConfigError(f"{str(path)!r} is not valid TOML: {exc}") from exc
 
 
@@ -123,27 +132,20 @@ def _parsed(spec: str) -> dict[str, object]:
             url = urlsplit(remote["url"])
         except ValueError as exc:  # an IPv6 address without its bracket
             raise ConfigError(f"the URL in the spec is malformed: {exc}") from exc
-        if url.username is not None or url.password is not None:
-            raise ConfigError(
-                "the URL in the spec holds a user name or password; remove it, put the key in an "
-                "environment variable and name that with `api_key_env`"
-            )
         if remote["kind"] in _KINDS and not _KINDS[remote["kind"]].fixed:
             raise ConfigError(f"kind {remote['kind']!r} takes no URL; write {remote['kind']}:MODEL")
-        base_url = url._replace(query="", fragment="").geturl()
-        return {"kind": remote["kind"], "base_url": base_url, **_query(url.query)}
+        base_url = url._replace(query="").geturl()
+        return _with_options({"kind": remote["kind"], "base_url": base_url}, url.query)
     named = _NAMED.fullmatch(spec)
     if named is None or named["kind"] not in _KINDS:
         raise ConfigError(_hint(spec))
     model = {"model": unquote(named["model"])} if named["model"] else {}
-    options = _query(named["options"] or "")
-    if model and "model" in options:
-        raise ConfigError("the spec gives `model` twice: after the colon and as an option")
-    return {"kind": named["kind"], **model, **options}
+    return _with_options({"kind": named["kind"], **model}, named["options"] or "")
 
 
-def _query(text: str) -> dict[str, object]:
-    options: dict[str, object] = {}
+def _with_options(said: Mapping[str, object], text: str) -> dict[str, object]:
+    """Add the options after the `?` to what the spec said before it."""
+    options = dict(said)
     for part in filter(None, text.split("&")):
         name, equals, value = part.partition("=")
         name = unquote(name)

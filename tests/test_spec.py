@@ -32,6 +32,7 @@ XINFERENCE = {"kind": "xinference", "base_url": "http://gpu:9997", "model": "bge
             },
         ),
         ("xinference+http://gpu:9997?model=bge&timeout=5", XINFERENCE),
+        ("tei+HTTPS://host/prefix", {"kind": "tei", "base_url": "https://host/prefix"}),
         ("tei+https://host/prefix", {"kind": "tei", "base_url": "https://host/prefix"}),
         ("cohere:rerank-v3.5", {"kind": "cohere", "model": "rerank-v3.5"}),
         (
@@ -84,6 +85,12 @@ def test_the_environment_names_the_default(monkeypatch):
     assert XINFERENCE.items() <= load_backend().to_spec().items()
 
 
+def test_a_wrong_variable_is_named(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "embeded")
+    with pytest.raises(ConfigError, match=r"did you mean 'embedded'\?.* variable RERANK_BACKEND"):
+        load_backend()
+
+
 def write(folder, text):
     path = folder / "rerank.toml"
     path.write_text(text, encoding="utf-8")
@@ -99,7 +106,7 @@ timeout = 5
 """
 
 
-@pytest.mark.parametrize("form", [str, Path])
+@pytest.mark.parametrize("form", [str, Path, " {} ".format])
 def test_a_file_says_the_same_as_a_mapping(tmp_path, form):
     backend = load_backend(form(write(tmp_path, TOML)))
 
@@ -151,19 +158,24 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ("local+http://gpu", "kind 'local' takes no URL"),
         ("local", "needs the option `model`"),
         ("local:m?devise=cpu", "unknown option 'devise' for kind 'local'; did you mean 'device'?"),
-        ("local:m?model=n", "gives `model` twice"),
+        ("local:m?model=n", "'model' is given twice"),
         ("local:m?device=cpu&device=cuda", "'device' is given twice"),
         ("local:m?device", "'device' has no value"),
         ("local:m?max_length=long", "`max_length` must be int or none, not 'long'"),
         ("local:m?dtype=float8", "`dtype` must be .*'float32'.* not 'float8'"),
         ("cohere:m?api_key=hunter2", "`api_key` is a secret"),
-        ("tei+http://me:hunter2@host", "holds a user name or password"),
+        ("local:m?kind=embedded", "'kind' is given twice"),
+        ("tei+http://gpu?base_url=http://other", "'base_url' is given twice"),
+        ("tei+http://me:hunter2@host", "must hold neither a user name"),
+        ("tei+http://gpu#api_key=hunter2", "nor a fragment"),
+        ("nul\0.toml", "not valid TOML: embedded null byte"),
         ("tei+http://[::1", "the URL in the spec is malformed"),
         ("missing.toml", "can't read 'missing.toml'"),
         (3, "a backend spec must be a string"),
         (["local:m"], "a backend spec must be a string"),
         ({"kind": 3}, "unknown kind of backend"),
         ({"kind": "cohere", "model": "m", "api_key": "hunter2"}, "`api_key` is a secret"),
+        ({"kind": "cohere", "model": "m", "timeout": 10**400}, "`timeout` must be float"),
         ({}, "no table `backend` in the mapping"),
     ],
 )

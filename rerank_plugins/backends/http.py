@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +29,7 @@ MAX_BODY = 1_000_000
 _SCALES = ("probability", "logit", "unknown")
 _TOLERANCE = 1e-6
 _SUCCESS = range(200, 300)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class HTTPBackend(Backend):
@@ -43,8 +45,9 @@ class HTTPBackend(Backend):
         dialect: the kind of server: `"xinference"`, `"tei"`, `"cohere"`, …
         model: the model's name (Xinference: its UID) as the server knows it.
         api_key: the key. Such a backend can be neither pickled nor written as a spec.
-        api_key_env: the environment variable that holds the key, read at each request. Without
-            both, the dialect's usual variable is read, such as `XINFERENCE_API_KEY`.
+        api_key_env: the environment variable that holds the key, read at each request; its name
+            is in capitals. Without both, the dialect's usual variable is read, such as
+            `XINFERENCE_API_KEY`.
         timeout: seconds for a whole call, all its parts included.
         connect_timeout: seconds to wait for a connection.
         scale: the scores wanted: probabilities from 0 to 1, or logits.
@@ -88,6 +91,11 @@ class HTTPBackend(Backend):
             raise ConfigError(f"{dialect!r} needs `model`: the model's name on the server")
         if api_key is not None and api_key_env is not None:
             raise ConfigError("give either `api_key` or `api_key_env`, not both")
+        if api_key_env is not None and not _VARIABLE.fullmatch(api_key_env):
+            raise ConfigError(  # without the value, which may be a key
+                "`api_key_env` must be the name of an environment variable in capitals, such as "
+                f"{protocol.key_variables[0]}, and never the key itself"
+            )
         if instruction is not None and protocol.instruct is None:
             able = ", ".join(name for name, other in DIALECTS.items() if other.instruct)
             raise ConfigError(f"{dialect!r} can't send an `instruction`; these can: {able}")

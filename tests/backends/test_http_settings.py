@@ -135,6 +135,14 @@ def test_a_named_variable_must_be_set(endpoint, ask, monkeypatch):
     assert [] == endpoint.requests
 
 
+@pytest.mark.parametrize("pasted", ["sk-hunter2", "hunter2", "Hunter2==", ""])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_told(pasted):
+    with pytest.raises(ConfigError, match="such as TEI_API_KEY, and never the key") as caught:
+        HTTPBackend("http://gpu", dialect="tei", api_key_env=pasted)
+
+    assert not pasted or pasted not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", [f"{SECRET}\r\nX-Evil: 1", f"{SECRET}ü", f"{SECRET}\x00"])
 def test_keys_that_no_header_can_hold_are_refused(endpoint, ask, key):
     with pytest.raises(ConfigError) as caught:

@@ -150,6 +150,15 @@ class TestExamine:
             assert ["spec", "server"] == [check.name for check in report.checks]
             assert [] == posts(endpoint)
 
+    def test_without_scoring_no_model_is_loaded(self):
+        assert examine("local:no-such/model", score=False).ok
+
+    def test_a_model_that_cannot_be_loaded_fails(self, tmp_path):
+        report = examine(f"local:{tmp_path / 'missing'}")
+
+        assert [("spec", True), ("score", False)] == [(c.name, c.ok) for c in report.checks]
+        assert "there is no folder" in report.checks[-1].detail
+
     def test_a_server_tells_its_facts_and_is_scored(self):
         with Endpoint(xinference("bge", "other")) as endpoint:
             report = examine(f"xinference+{endpoint.url}?model=bge")

@@ -44,7 +44,7 @@ def examine(spec: str | None, *, score: bool = True) -> Report:
     except RerankError as error:
         report.add("spec", f"{error}{origin}", ok=False)
         return report
-    report.add("spec", f"{backend.name}{origin}")
+    report.add("spec", f"{backend!r}{origin}")  # its name may load the model
     with backend:
         if (report.server or _meet_server(report, backend)) and score:
             report.checks.append(score_pair(backend))

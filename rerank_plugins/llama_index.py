@@ -162,6 +162,15 @@ class RerankPostprocessor(BaseNodePostprocessor):
             raise ConfigError(
                 "there is no query to rank by: pass `query_str` or `query_bundle` with the nodes"
             )
+        if not isinstance(query_bundle, QueryBundle):
+            raise UnsupportedInputError(
+                f"`query_bundle` must be a `QueryBundle`, not `{type(query_bundle).__name__}`; "
+                "pass a string as `query_str`"
+            )
+        if not isinstance(nodes, Sequence):
+            raise UnsupportedInputError(
+                f"`nodes` must be a list of `NodeWithScore`, not `{type(nodes).__name__}`"
+            )
         for position, item in enumerate(nodes):
             if not isinstance(item, NodeWithScore):
                 raise UnsupportedInputError(

@@ -479,7 +479,26 @@ async def test_what_cant_be_scored_is_refused(item, message):
         await postprocessor.apostprocess_nodes(nodes, query_str=QUERY)
 
 
+@pytest.mark.parametrize(
+    "nodes", [(node for node in wrapped("panda")), None], ids=["generator", "None"]
+)
+async def test_nodes_that_are_no_list_are_refused(nodes):
+    postprocessor = RerankPostprocessor(backend=FakeBackend())
+    with pytest.raises(UnsupportedInputError, match="`nodes` must be a list"):
+        postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    with pytest.raises(UnsupportedInputError, match="`nodes` must be a list"):
+        await postprocessor.apostprocess_nodes(nodes, query_str=QUERY)
+
+
 # Queries and errors
+
+
+async def test_a_string_is_no_query_bundle():
+    postprocessor = RerankPostprocessor(backend=FakeBackend())
+    with pytest.raises(UnsupportedInputError, match="pass a string as `query_str`"):
+        postprocessor.postprocess_nodes(wrapped("panda"), QUERY)
+    with pytest.raises(UnsupportedInputError, match="pass a string as `query_str`"):
+        await postprocessor.apostprocess_nodes(wrapped("panda"), QUERY)
 
 
 @pytest.mark.parametrize("nodes", [[], wrapped("panda")])

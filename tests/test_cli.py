@@ -137,6 +137,7 @@ class TestReadDocuments:
             ),
             (b"{}\n", r":1: found no text .*it is empty"),
             (b'{"text": 5}\n', r":1: the text must be a string, not 'int'"),
+            (b'{"text": "a"}\n{"text": "\\ud800"}\n', r":2: the text holds a lone surrogate"),
             (b"[" * 100_000 + b"\n", r":1: not valid JSON"),
             (b'{"text": "a"}\n{"text": "\xff"}\n', r":2: not UTF-8 text \(byte 11\)"),
             ("héé\n".encode("latin-1"), r":1: not UTF-8 text \(byte 2\)"),
@@ -471,6 +472,14 @@ class TestProcess:
         )
         os.close(side)
         os.close(main)
+
+        assert 2 == done.returncode
+        assert b"give a file, or - to type the documents" in done.stderr
+
+    def test_a_closed_input_is_told_what_to_do(self):
+        """As in jobs that start without one."""
+        shell = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "rank", "q"]
+        done = subprocess.run(shell, capture_output=True, timeout=60, check=False)
 
         assert 2 == done.returncode
         assert b"give a file, or - to type the documents" in done.stderr

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from rerank_plugins.backend import check_encodable
 from rerank_plugins.errors import UnsupportedInputError
 
 __all__ = ["TEXT_KEYS", "Entry", "FileFormat", "read_documents"]
@@ -141,4 +142,6 @@ def _json_entry(line: str, source: str, text_keys: Sequence[str]) -> Entry:
         )
     parts = (title if isinstance(title, str) else "", text or "")
     name = next((str(fields[key]) for key in _ID_KEYS if fields.get(key) is not None), None)
-    return Entry("\n".join(filter(None, parts)), source, name)
+    whole = "\n".join(filter(None, parts))
+    check_encodable(whole, f"{source}: the text")  # JSON can write what UTF-8 can't
+    return Entry(whole, source, name)

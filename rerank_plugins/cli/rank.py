@@ -95,7 +95,7 @@ def rank(
 def _checked(paths: list[Path] | None) -> list[Path]:
     """Return the files to read, standard input if none are named."""
     if not paths:
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():  # None where it was closed
             raise typer.BadParameter("give a file, or - to type the documents")
         return [Path("-")]
     for path in paths:

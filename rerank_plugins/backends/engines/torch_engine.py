@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -234,7 +233,7 @@ class TorchEngine:
         """Return the model in bfloat16, for the pairs whose values are too large for float16."""
         if self._wide_path is None:
             _log.warning("float16 overflowed: such pairs are scored in bfloat16")
-            model = copy.deepcopy(self._path.model).to(torch.bfloat16)
+            model = load_model(self._checkpoint, self._device, torch.bfloat16, self._settings)
             self._wide_path, _ = _choose_path(model, self._checkpoint, self._settings)
         return self._wide_path
 

@@ -49,6 +49,7 @@ def _option(example: str) -> str:
 
 _RENAMED: Mapping[str, str] = {
     "api_key": _KEY,
+    "api_url": _URL,
     "auth_token": _KEY,
     "base_url": _URL,
     "batch_size": (
@@ -62,16 +63,19 @@ _RENAMED: Mapping[str, str] = {
     "max_length": _option("max_length=512"),
     "model": _MODEL,
     "model_id": _MODEL,
+    "model_id_or_path": _MODEL,
     "model_name": _MODEL,
+    "model_name_or_path": _MODEL,
     "model_uid": _MODEL,
     "score_threshold": _MIN_SCORE,
     "server_url": _URL,
     "similarity_cutoff": _MIN_SCORE,
     "threshold": _MIN_SCORE,
-    "timeout": f"{_URL}&timeout=10",
+    "timeout": _OF_THE_BACKEND + "backend='xinference+http://host:9997?model=UID&timeout=10'",
     "top_k": _TOP_N,
     "trust_remote_code": _option("trust_remote_code=true"),
     "url": _URL,
+    "use_fp16": _option("dtype=float16"),
 }
 """Names from other rerankers → what to do instead."""
 

@@ -1,6 +1,7 @@
 """`rerank-plugins bench`: what it measures and prints; never how fast that is."""
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -67,6 +68,8 @@ def test_your_own_documents_are_used(tmp_path):
         (["--shape", "20"], 2, "a shape is QUERIESxDOCUMENTS"),
         (["--mix", "odd"], 2, "neither natural nor skewed"),
         (["lokal:m"], 2, "unknown kind of backend 'lokal'"),
+        (["local:/no/such/folder", *QUICK], 2, "there is no folder"),
+        (["embedded", "--file", os.devnull, *QUICK], 3, "holds no documents"),
         (["tei+http://127.0.0.1:9?max_documents=3", *QUICK], 4, "127.0.0.1"),
     ],
 )

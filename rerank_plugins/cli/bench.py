@@ -14,7 +14,7 @@ import typer
 from rerank_plugins._optional import require
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
-from rerank_plugins.errors import MissingDependencyError
+from rerank_plugins.errors import MissingDependencyError, UnsupportedInputError
 from rerank_plugins.evaluation.reference import ReferenceBackend
 from rerank_plugins.evaluation.speed import Speed, compare_speed
 from rerank_plugins.evaluation.workload import Mix, Shape, Workload
@@ -86,6 +86,7 @@ def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict
     for backend in list(backends.values()):
         options = _local_options(backend)
         if options is not None and _installed():
+            backend.describe()  # loads the model: what is wrong with it is told by our errors
             model = str(options["model"])
             peer = ReferenceBackend(model, device=str(options.get("device", "auto")))
             return {peer.name: opened.enter_context(peer), **backends}
@@ -111,6 +112,8 @@ def _workload(mix: str, file: Path | None) -> Workload:
     texts = []
     if file is not None:
         texts = [entry.text for entry in read_documents([file], FileFormat.AUTO, TEXT_KEYS)]
+        if not texts:
+            raise UnsupportedInputError(f"{str(file)!r} holds no documents to measure with")
     chosen: Mix = "natural" if mix == "natural" else "skewed"
     return Workload(chosen, texts=texts)
 

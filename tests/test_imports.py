@@ -17,12 +17,13 @@ if not PACKAGE.exists():  # the tests run against an installed wheel
 # Each layer may import the layers named for it; nothing imports sideways.
 LAYERS = {
     "errors": set(),
+    "_context": set(),
     "_optional": {"errors"},
     "_options": {"errors"},
     "backend": {"errors"},
     "scheduler": {"errors", "backend"},
-    "backends": {"errors", "_optional", "_options", "backend", "scheduler"},
-    "wrappers": {"errors", "_optional", "backend", "scheduler"},
+    "backends": {"errors", "_context", "_optional", "_options", "backend", "scheduler"},
+    "wrappers": {"errors", "_context", "_optional", "backend", "scheduler"},
     "testing": {"errors", "backend"},
     "spec": {"errors", "_options", "backend"},
     "": {"errors", "backend", "spec", "result"},

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from rerank_plugins import _context
 from rerank_plugins._options import unknown
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.backends._parts import aside_by_side, side_by_side, split, to_json
@@ -48,7 +49,8 @@ class HTTPBackend(Backend):
         api_key_env: the environment variable that holds the key, read at each request; its name
             is in capitals. Without both, the dialect's usual variable is read, such as
             `XINFERENCE_API_KEY`.
-        timeout: seconds for a whole call, all its parts included.
+        timeout: seconds for a whole call, all its parts included; fewer if a wrapper around
+            this backend has fewer left.
         connect_timeout: seconds to wait for a connection.
         scale: the scores wanted: probabilities from 0 to 1, or logits.
         server_scale: the scores that the server sends, if it does not keep to its dialect.
@@ -134,13 +136,14 @@ class HTTPBackend(Backend):
 
     def score(self, query: str, documents: Sequence[Document]) -> list[float]:
         texts = check_texts(query, documents)
-        return self._score(query, texts, parallel=self._max_parallel) if texts else []
+        return self._score(query, texts, self._end(), self._max_parallel) if texts else []
 
     def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
         """Score several requests side by side; `timeout` holds for each of them."""
         asked = [(query, check_texts(query, documents)) for query, documents in requests]
+        latest = _context.deadline()  # the threads don't know it
         return side_by_side(
-            lambda one: self._score(*one, parallel=1) if one[1] else [],
+            lambda one: self._score(*one, min(self._end(), latest), 1) if one[1] else [],
             asked,
             self._max_parallel,
         )
@@ -149,7 +152,7 @@ class HTTPBackend(Backend):
         texts = check_texts(query, documents)
         if not texts:
             return []
-        deadline = time.monotonic() + self._timeout
+        deadline = self._end()
         scores = await aside_by_side(
             lambda part: self._aask(query, part, deadline),
             self._parts(query, texts),
@@ -157,8 +160,11 @@ class HTTPBackend(Backend):
         )
         return [score for part in scores for score in part]
 
-    def _score(self, query: str, texts: list[str], *, parallel: int) -> list[float]:
-        deadline = time.monotonic() + self._timeout
+    def _end(self) -> float:
+        """Return when a call that starts now must be over, in seconds of `time.monotonic()`."""
+        return min(time.monotonic() + self._timeout, _context.deadline())
+
+    def _score(self, query: str, texts: list[str], deadline: float, parallel: int) -> list[float]:
         scores = side_by_side(
             lambda part: self._ask(query, part, deadline), self._parts(query, texts), parallel
         )

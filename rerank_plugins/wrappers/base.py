@@ -8,14 +8,17 @@ A flow is a generator. It yields steps, receives their results, sees their error
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
 from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.errors import ConfigError
 
 __all__ = ["Call", "Do", "Flow", "Requests", "Sleep", "Step", "Wait", "WrapperBackend"]
 
@@ -57,7 +60,13 @@ Flow: TypeAlias = Generator[Step, Any, list[list[float]]]
 
 
 class WrapperBackend(Backend):
-    """A backend around a backend. Implement `flow`; what is not about it is forwarded."""
+    """A backend around a backend. Implement `flow`; what is not about it is forwarded.
+
+    Options are keyword-only; each is kept in the attribute of its name with a `_` in front.
+    """
+
+    table: ClassVar[str] = ""
+    """The table of a configuration file that adds this wrapper; its keys are the options."""
 
     def __init__(self, wrapped: Backend) -> None:
         self.wrapped = wrapped
@@ -82,7 +91,29 @@ class WrapperBackend(Backend):
         return (await _adriven(self.flow(_checked([(query, documents)]))))[0]
 
     def describe(self) -> dict[str, object]:
-        return self.wrapped.describe()
+        mine = {self.table: self._options()} if self.table else {}
+        return {**self.wrapped.describe(), **mine}
+
+    def to_spec(self) -> dict[str, object]:
+        """Return the tables of a configuration file."""
+        if not self.table:
+            return super().to_spec()
+        spec = self.wrapped.to_spec()
+        tables = {"backend": spec} if "kind" in spec else spec
+        if self.table in tables:
+            raise ConfigError(f"a backend with two `{self.table}` wrappers can't be written down")
+        return {**tables, self.table: self._options()}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), **self._options()), (self.wrapped,)
+
+    def _options(self) -> dict[str, Any]:
+        parameters = inspect.signature(type(self)).parameters.values()
+        return {
+            parameter.name: getattr(self, f"_{parameter.name}")
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
 
     def close(self) -> None:
         self.wrapped.close()

@@ -1,0 +1,56 @@
+"""What travels with a call besides its arguments: its deadline, downwards; who scored, upwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+__all__ = ["Scorer", "deadline", "scored_by", "scorer", "until"]
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@dataclass
+class Scorer:
+    """Which backend of a chain scored; a name of None means that there was no choice."""
+
+    name: str | None = None
+
+
+_scorer: ContextVar[Scorer | None] = ContextVar("scorer", default=None)
+
+
+@contextmanager
+def until(end: float) -> Iterator[None]:
+    """Give the calls in this block until `end`, in seconds of `time.monotonic()`, at most."""
+    token = _deadline.set(min(end, _deadline.get()))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def deadline() -> float:
+    """Return when the call must be over, in seconds of `time.monotonic()`; `inf` for never."""
+    return _deadline.get()
+
+
+@contextmanager
+def scorer() -> Iterator[Scorer]:
+    """Learn which backend scores in this block, also if it does in a thread or a task."""
+    listener = Scorer()
+    token = _scorer.set(listener)
+    try:
+        yield listener
+    finally:
+        _scorer.reset(token)
+
+
+def scored_by(name: str) -> None:
+    """Tell who scored; of chains in chains, the innermost is the one that knows."""
+    listener = _scorer.get()
+    if listener is not None and listener.name is None:
+        listener.name = name

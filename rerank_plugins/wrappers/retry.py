@@ -1,0 +1,151 @@
+"""A backend that asks again, within one deadline and without making an outage worse."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Generator, Sequence
+from random import uniform
+from time import monotonic
+from typing import Any
+
+from rerank_plugins import _context
+from rerank_plugins.backend import Backend, Document
+from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
+
+__all__ = ["LONGEST_WAIT", "RetryingBackend"]
+
+LONGEST_WAIT = 30.0
+"""Most seconds to wait because a server asks for it; some ask for a year."""
+
+_FIRST_RETRIES = 10.0
+_MOST_RETRIES = 100.0
+
+
+class RetryingBackend(WrapperBackend):
+    """Asks again when the wrapped backend is unavailable; all attempts share one deadline.
+
+    `BackendUnavailable` is retried, `InvalidResponse` once, anything else never: it would fail
+    again. Between attempts it waits as long as the server asks for, 30 s at most, plus a random
+    time from 0 to the back-off, which doubles with each attempt ("full jitter": see Brooker,
+    "Exponential Backoff And Jitter", AWS 2015). If the wait does not fit into the time left, the
+    error is raised at once. So it is when the retry budget is used up: in the long run at most
+    `budget` retries per call, for all threads and tasks together, so that a server in trouble
+    does not get three times its load. Up to 100 unused retries are kept for later; the first ten
+    are free.
+
+    The last error is raised, with a note that says how many attempts there were, and why there
+    was no other.
+
+    `score_many` gives each request its own attempts and deadline, one after another.
+
+    Args:
+        wrapped: the backend that scores.
+        attempts: most attempts per request, the first included.
+        deadline: seconds for all attempts of a request and the waits between them. A remote
+            backend ends its attempt by then; an attempt that is not to use up the deadline needs
+            a shorter `timeout` of its own.
+        initial_backoff: longest wait in seconds after the first attempt.
+        longest_backoff: longest wait in seconds after any attempt.
+        budget: retries per call that are sustained; 0.1 is one retry for ten calls.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    table = "retry"
+
+    def __init__(
+        self,
+        wrapped: Backend,
+        *,
+        attempts: int = 3,
+        deadline: float = 10.0,
+        initial_backoff: float = 0.1,
+        longest_backoff: float = 2.0,
+        budget: float = 0.1,
+    ) -> None:
+        super().__init__(wrapped)
+        if not isinstance(attempts, int) or attempts < 1:
+            raise ConfigError(f"`attempts` must be an integer of at least 1, not {attempts!r}")
+        for name, value, least in (
+            ("deadline", deadline, "above 0"),
+            ("initial_backoff", initial_backoff, "of at least 0"),
+            ("longest_backoff", longest_backoff, "of at least 0"),
+            ("budget", budget, "of at least 0"),
+        ):
+            if not 0 <= value < math.inf or (value == 0 and least == "above 0"):
+                raise ConfigError(f"`{name}` must be a finite number {least}, not {value!r}")
+        self._attempts = attempts
+        self._deadline = deadline
+        self._initial_backoff = initial_backoff
+        self._longest_backoff = longest_backoff
+        self._budget = budget
+        self._retries = _Budget(budget)
+
+    def flow(self, requests: Requests) -> Flow:
+        scores = []
+        for query, documents in requests:
+            scores.append((yield from self._asked(query, documents)))
+        return scores
+
+    def _asked(
+        self, query: str, documents: Sequence[Document]
+    ) -> Generator[Step, Any, list[float]]:
+        end = min(monotonic() + self._deadline, _context.deadline())
+        self._retries.earn()
+        attempt, invalid = 1, 0
+        while True:
+            try:
+                with _context.until(end):
+                    scores = yield Call(self.wrapped, [(query, documents)])
+            except (BackendUnavailable, InvalidResponse) as error:
+                invalid += isinstance(error, InvalidResponse)
+                wait = self._wait(error, attempt)
+                left = end - monotonic()
+                if why := self._objection(attempt, invalid, wait, left):
+                    error.add_note(f"attempt {attempt} of {self._attempts}; {why}")
+                    raise
+            else:
+                return scores[0]  # type: ignore[no-any-return]  # what `Call` gives
+            yield Sleep(wait)
+            attempt += 1
+
+    def _wait(self, error: BackendUnavailable | InvalidResponse, attempt: int) -> float:
+        """Return how long to wait after `attempt`, in seconds."""
+        asked = getattr(error, "retry_after", None) or 0.0
+        backoff = min(self._longest_backoff, self._initial_backoff * 2.0 ** min(attempt - 1, 60))
+        return min(asked, LONGEST_WAIT) + uniform(0.0, backoff)  # noqa: S311  # no secret
+
+    def _objection(self, attempt: int, invalid: int, wait: float, left: float) -> str:
+        """Say why there is no other attempt; "" takes it out of the budget."""
+        if attempt >= self._attempts:
+            return "there is no other"
+        if invalid > 1:
+            return "a second invalid response is no accident"
+        if wait >= left:
+            return f"the next would be due in {wait:.3g} s, and {max(left, 0.0):.3g} s are left"
+        if not self._retries.spend():
+            return "the retry budget is used up: too many calls fail"
+        return ""
+
+
+class _Budget:
+    """A bucket of retries that calls fill and retries empty; threads and tasks may share it."""
+
+    def __init__(self, per_call: float) -> None:
+        self._per_call = per_call
+        self._left = _FIRST_RETRIES if per_call else 0.0
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        with self._lock:
+            self._left = min(self._left + self._per_call, _MOST_RETRIES)
+
+    def spend(self) -> bool:
+        with self._lock:
+            if self._left < 1.0 - 1e-9:  # ten times 0.1 is a little less
+                return False
+            self._left -= 1.0
+            return True

@@ -1,0 +1,363 @@
+"""Retries: what is asked again, when, how often, and what the caller learns."""
+
+import asyncio
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import (
+    AuthenticationError,
+    BackendError,
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+    UnsupportedInputError,
+    _context,
+)
+from rerank_plugins.testing import BackendContract, FakeBackend
+from rerank_plugins.wrappers import retry
+from rerank_plugins.wrappers.base import Call, Sleep
+from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend
+
+REQUESTS = [("q", ["q", "r"])]
+DOWN = BackendUnavailable("down")
+WRONG = InvalidResponse("wrong")
+
+
+class TestRetrying(BackendContract):
+    def make_backend(self):
+        return RetryingBackend(FakeBackend())
+
+
+class Scripted(FakeBackend):
+    """Raises the errors of a script, then scores."""
+
+    def __init__(self, *script):
+        super().__init__()
+        self.script = list(script)
+        self.asked = 0
+
+    def score(self, query, documents):
+        self.asked += 1
+        if self.script and (error := self.script.pop(0)):
+            raise error
+        return super().score(query, documents)
+
+
+class World:
+    """Drives a flow by hand, on a clock that moves only when somebody waits or works."""
+
+    def __init__(self, monkeypatch, work=0.0):
+        self.now = 1000.0
+        self.work = work
+        self.slept = []
+        self.calls = 0
+        monkeypatch.setattr(retry, "monotonic", lambda: self.now)
+
+    def run(self, backend, requests=REQUESTS):
+        flow = backend.flow(requests)
+        proceed, value = flow.send, None
+        while True:
+            try:
+                step = proceed(value)
+            except StopIteration as stop:
+                return stop.value
+            proceed, value = flow.send, None
+            if isinstance(step, Sleep):
+                self.slept.append(step.seconds)
+                self.now += step.seconds
+                continue
+            assert isinstance(step, Call)
+            self.calls += 1
+            self.now = min(self.now + self.work, _context.deadline())
+            try:
+                value = step.backend.score_many(step.requests)
+            except Exception as error:  # noqa: BLE001  # the flow decides
+                proceed, value = flow.throw, error
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def score(backend):
+    return backend.score("q", ["q", "r"])
+
+
+def ascore(backend):
+    return asyncio.run(backend.ascore("q", ["q", "r"]))
+
+
+@pytest.mark.parametrize("ask", [score, ascore])
+def test_an_unavailable_backend_is_asked_again(ask):
+    wrapped = Scripted(DOWN, BackendTimeout("slow"))
+    backend = RetryingBackend(wrapped, initial_backoff=0.0)
+
+    assert [1.0, 0.0] == ask(backend)
+    assert 3 == wrapped.asked
+
+
+@pytest.mark.parametrize("ask", [score, ascore])
+def test_the_last_error_is_raised_and_says_how_many_attempts_there_were(ask):
+    last = BackendOverloaded("busy")
+    wrapped = Scripted(DOWN, DOWN, last)
+    with pytest.raises(BackendOverloaded) as caught:
+        ask(RetryingBackend(wrapped, initial_backoff=0.0))
+
+    assert last is caught.value
+    assert ["attempt 3 of 3; there is no other"] == last.__notes__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthenticationError("key", status_code=401),
+        BackendError("broken"),
+        BackendRejected("no", status_code=422),
+        ConfigError("c"),
+        UnsupportedInputError("u"),
+        KeyError("bug"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_would_fail_again_is_not_asked_again(error):
+    wrapped = Scripted(error)
+    with pytest.raises(type(error)):
+        score(RetryingBackend(wrapped))
+
+    assert 1 == wrapped.asked
+
+
+def test_an_invalid_response_is_asked_again_once():
+    wrapped = Scripted(WRONG, DOWN, WRONG)
+    with pytest.raises(InvalidResponse) as caught:
+        score(RetryingBackend(wrapped, attempts=9, initial_backoff=0.0))
+
+    assert 3 == wrapped.asked
+    assert "attempt 3 of 9; a second invalid response" in caught.value.__notes__[-1]
+
+
+def test_waits_double_and_are_random(world, monkeypatch):
+    """Full jitter: from nothing to the whole back-off."""
+    bounds = []
+    monkeypatch.setattr(retry, "uniform", lambda low, high: bounds.append((low, high)) or high)
+    backend = RetryingBackend(Scripted(*[DOWN] * 5), attempts=6, longest_backoff=0.5)
+    world.run(backend)
+
+    assert [(0.0, 0.1), (0.0, 0.2), (0.0, 0.4), (0.0, 0.5), (0.0, 0.5)] == bounds
+    assert [0.1, 0.2, 0.4, 0.5, 0.5] == world.slept
+
+
+@pytest.mark.parametrize(("asked", "least"), [(None, 0.0), (0.0, 0.0), (3.0, 3.0)])
+def test_the_servers_wish_is_honoured(world, asked, least):
+    busy = BackendOverloaded("busy", retry_after=asked)
+    world.run(RetryingBackend(Scripted(busy)))
+
+    assert 1 == len(world.slept)
+    assert least <= world.slept[0] <= least + 0.1
+
+
+def test_nobody_waits_for_a_year(world):
+    year = BackendOverloaded("busy", retry_after=365 * 86_400.0)
+    world.run(RetryingBackend(Scripted(year), deadline=60.0))
+
+    assert LONGEST_WAIT <= world.slept[0] <= LONGEST_WAIT + 0.1
+
+
+def test_a_wait_beyond_the_deadline_is_raised_at_once(world):
+    """The caller learns how long it would take."""
+    wrapped = Scripted(BackendOverloaded("busy", retry_after=20.0))
+    with pytest.raises(BackendOverloaded) as caught:
+        world.run(RetryingBackend(wrapped))
+
+    assert [] == world.slept
+    assert 20.0 == caught.value.retry_after
+    assert "the next would be due in 20" in caught.value.__notes__[0]
+
+
+def test_all_attempts_share_one_deadline(monkeypatch):
+    world = World(monkeypatch, work=4.0)
+    with pytest.raises(BackendUnavailable):
+        world.run(RetryingBackend(Scripted(*[DOWN] * 9), attempts=9, deadline=10.0))
+
+    assert 3 == world.calls
+    assert world.now <= 1010.0
+
+
+def test_an_attempt_is_told_how_much_time_is_left(world):
+    """Remote backends end their call by then."""
+    ends = []
+
+    class Listening(Scripted):
+        def score(self, query, documents):
+            ends.append(_context.deadline())
+            return super().score(query, documents)
+
+    world.run(RetryingBackend(Listening(DOWN), deadline=7.0))
+
+    assert [1007.0, 1007.0] == ends
+    assert float("inf") == _context.deadline()
+
+
+def test_an_outer_deadline_wins(world):
+    backend = RetryingBackend(Scripted(BackendUnavailable("down", retry_after=3.0)))
+    with _context.until(1002.0), pytest.raises(BackendUnavailable):
+        world.run(backend)
+
+    assert [] == world.slept
+
+
+def test_each_of_many_requests_has_its_own_attempts():
+    wrapped = Scripted(DOWN, None, DOWN, DOWN)
+    backend = RetryingBackend(wrapped, initial_backoff=0.0)
+
+    assert [[1.0], [0.0]] == backend.score_many([("q", ["q"]), ("q", ["r"])])
+    assert 5 == wrapped.asked
+
+
+def test_the_budget_ends_retries_when_most_calls_fail(world):
+    """100 calls that fail cost 100 attempts, and 10 percent, and the reserve of ten."""
+    wrapped = Scripted(*[DOWN] * 1000)
+    backend = RetryingBackend(wrapped)
+    notes = set()
+    for _ in range(100):
+        with pytest.raises(BackendUnavailable) as caught:
+            world.run(backend)
+        notes.add(caught.value.__notes__[-1])
+
+    assert 100 + 10 + 10 == wrapped.asked
+    assert "attempt 1 of 3; the retry budget is used up: too many calls fail" in notes
+
+
+def test_the_budget_comes_back_with_calls(world):
+    wrapped = Scripted(*[DOWN] * 15)
+    backend = RetryingBackend(wrapped, attempts=11, budget=0.5)
+    with pytest.raises(BackendUnavailable, match="down"):
+        world.run(backend)
+    with pytest.raises(BackendUnavailable, match="down"):
+        world.run(backend)  # half a retry
+    wrapped.script.clear()
+    world.run(backend)
+    wrapped.script.append(DOWN)
+
+    assert [[1.0, 0.0]] == world.run(backend)
+
+
+@given(
+    calls=st.integers(0, 200),
+    per_call=st.floats(0.01, 1.0),
+)
+def test_retries_never_exceed_the_budget(calls, per_call):
+    budget = retry._Budget(per_call)
+    spent = 0
+    for _ in range(calls):
+        budget.earn()
+        while budget.spend():
+            spent += 1
+
+    assert spent <= 10 + calls * per_call + 1e-6
+
+
+def test_threads_share_the_budget():
+    budget = retry._Budget(0.1)
+    start = threading.Barrier(8)
+
+    def spend(_):
+        start.wait()
+        return sum(budget.spend() for _ in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 10 == sum(pool.map(spend, range(8)))
+
+
+FAULTS = st.sampled_from(
+    [
+        None,
+        DOWN,
+        WRONG,
+        BackendTimeout("slow"),
+        BackendOverloaded("busy", retry_after=2.0),
+        BackendOverloaded("busy", retry_after=1e9),
+        BackendRejected("no"),
+        BackendError("broken"),
+    ]
+)
+
+
+@given(script=st.lists(FAULTS, max_size=8), attempts=st.integers(1, 5), work=st.floats(0, 5))
+def test_whatever_happens_is_all_scores_or_one_error(script, attempts, work):
+    """And never more attempts, nor more time, than allowed."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(patch, work)
+        wrapped = Scripted(*script)
+        try:
+            outcome = world.run(RetryingBackend(wrapped, attempts=attempts, deadline=10.0))
+        except BackendError as error:
+            outcome = error
+    said = [*script, None][: wrapped.asked][-1]
+
+    assert outcome is said if said else outcome == [[1.0, 0.0]]
+    assert wrapped.asked <= attempts
+    assert world.now <= 1010.0 + 1e-6
+
+
+def test_a_cancelled_wait_asks_no_more():
+    wrapped = Scripted(*[DOWN] * 9)
+    backend = RetryingBackend(wrapped, initial_backoff=60.0, longest_backoff=60.0, deadline=999.0)
+
+    async def cancel():
+        task = asyncio.create_task(backend.ascore("q", ["a"]))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel())
+    assert 1 == wrapped.asked
+
+
+def test_a_thousand_tasks_share_a_backend():
+    calls = itertools.count()
+
+    def flaky(query, document):
+        if next(calls) % 50 == 0:
+            raise DOWN
+        return 0.5
+
+    async def gather():
+        return await asyncio.gather(*(backend.ascore("q", ["a"]) for _ in range(1000)))
+
+    backend = RetryingBackend(FakeBackend(flaky), initial_backoff=0.0, deadline=60.0)
+
+    assert [[0.5]] * 1000 == asyncio.run(gather())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"attempts": 0}, "`attempts` must be an integer of at least 1, not 0"),
+        ({"attempts": 1.5}, "`attempts`"),
+        ({"deadline": 0}, "`deadline` must be a finite number above 0, not 0"),
+        ({"deadline": float("nan")}, "`deadline`"),
+        ({"initial_backoff": -1.0}, "`initial_backoff` must be a finite number of at least 0"),
+        ({"longest_backoff": float("inf")}, "`longest_backoff`"),
+        ({"budget": -0.1}, "`budget`"),
+    ],
+)
+def test_wrong_options_are_refused(option, message):
+    with pytest.raises(ConfigError, match=message):
+        RetryingBackend(FakeBackend(), **option)
+
+
+def test_time_is_measured_by_a_clock_that_is_never_set():
+    assert retry.monotonic is time.monotonic

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.workload import Shape, Workload
 
 __all__ = ["Speed", "compare_speed"]
+
+_THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Speed:
     seconds: tuple[float, ...]
     """Wall time of each call, in the order of the calls."""
     cpu_seconds: tuple[float, ...]
-    """Processor time of each call, all threads of this process together."""
+    """Processor time of each call, all threads of the process together."""
 
     def percentile(self, percent: float) -> float:
         """Wall seconds within which this share of the calls ended (nearest rank)."""
@@ -47,6 +50,7 @@ def compare_speed(
     *,
     calls: int = 20,
     warm_up: int = 2,
+    processor_clocks: Mapping[str, Callable[[], float]] = _THIS_PROCESS,
 ) -> dict[str, Speed]:
     """Time each backend on the same requests, in turns, so that noise meets all alike.
 
@@ -59,6 +63,8 @@ def compare_speed(
         workload: where the texts come from.
         calls: measured calls per backend.
         warm_up: unmeasured calls before them; the first loads the model.
+        processor_clocks: for those that score in another process, by name, what tells the
+            processor seconds which that process has used.
 
     Raises:
         ConfigError: there is nothing to measure.
@@ -73,14 +79,17 @@ def compare_speed(
         requests = workload.requests(shape)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            wall, processor = _timed(backends[name], requests)
+            clock = processor_clocks.get(name, time.process_time)
+            wall, processor = _timed(backends[name], requests, clock)
             if turn >= warm_up:
                 walls[name].append(wall)
                 processors[name].append(processor)
     return {name: Speed(shape, tuple(walls[name]), tuple(processors[name])) for name in names}
 
 
-def _timed(backend: Backend, requests: Sequence[tuple[str, Sequence[str]]]) -> tuple[float, float]:
-    wall, processor = time.perf_counter(), time.process_time()
+def _timed(
+    backend: Backend, requests: Sequence[tuple[str, Sequence[str]]], clock: Callable[[], float]
+) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), clock()
     backend.score_many(requests)
-    return time.perf_counter() - wall, time.process_time() - processor
+    return time.perf_counter() - wall, clock() - processor

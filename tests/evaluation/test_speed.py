@@ -35,6 +35,17 @@ def test_warm_up_is_not_counted():
     assert 3 == len(found["one"].seconds) == len(found["one"].cpu_seconds)
 
 
+def test_another_process_is_measured_by_its_own_clock():
+    used = iter([1.0, 1.5, 2.0, 4.0])
+    backends = {"here": FakeBackend(), "elsewhere": FakeBackend()}
+    clocks = {"elsewhere": lambda: next(used)}
+    found = compare_speed(
+        backends, Shape(1, 1), Workload(), calls=2, warm_up=0, processor_clocks=clocks
+    )
+
+    assert (0.5, 2.0) == found["elsewhere"].cpu_seconds
+
+
 def test_figures_come_from_the_calls():
     speed = Speed(Shape(1, 20), tuple(n / 100 for n in range(1, 101)), (0.2,) * 100)
 

@@ -47,16 +47,24 @@ def build(kind: str, folder: Path) -> Path:
     return folder
 
 
-def _spread(model: torch.nn.Module) -> None:
-    """Draw weights so that scores depend on the input: the default ones are nearly constant."""
+def _spread(model: Any) -> None:
+    """Draw weights so that scores depend on the input, around 0 and about 1 apart.
+
+    The default weights give nearly constant scores.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 scale = 0.5 if "embed" in name else 1.2 / weight.shape[-1] ** 0.5
-                is_last = weight.shape[0] == 1
-                noise = torch.randn(weight.shape, generator=generator)
-                weight.copy_(noise * (5 * scale if is_last else scale))
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+        ids = torch.randint(10, model.config.vocab_size, (64, 24), generator=generator)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        for weight in model.parameters():
+            if weight.shape[0] == 1 and weight.ndim > 1:  # the last layer
+                weight.div_(logits.std())
+            if weight.shape == (1,):  # its bias
+                weight.sub_(logits.mean() / logits.std())
 
 
 def _wordpiece(cls: str) -> Callable[[], Any]:

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
-import logging
 import math
-import platform
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rerank_plugins._optional import require
 from rerank_plugins._options import unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
-from rerank_plugins.backends.engines.base import (
-    Attention,
-    DType,
-    Engine,
-    EngineSettings,
-    UnsupportedByEngine,
-)
+from rerank_plugins.backends.engines.base import Attention, DType, Engine, EngineSettings
 from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
-from rerank_plugins.errors import ConfigError, MissingDependencyError
+from rerank_plugins.backends.engines.choice import EngineName, load_engine
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 __all__ = ["LocalBackend"]
-
-_log = logging.getLogger(__name__)
-
-_ENGINES = {
-    "onnx": "rerank_plugins.backends.engines.onnx_engine",
-    "torch": "rerank_plugins.backends.engines.torch_engine",
-}
-"""Engine → the module that has its `load(checkpoint, settings)`."""
-
-_NEEDS = {
-    "onnx": ("numpy", "onnxruntime", "tokenizers"),
-    "torch": ("numpy", "safetensors", "tokenizers", "torch", "transformers"),
-}
-"""What an engine's module imports."""
-
-_EXTRAS = {"onnx": "onnx", "torch": "local"}
 
 _SHARED_BATCH = 16_384
 """Most tokens, estimated, that concurrent async calls give to the engine at once."""
@@ -98,7 +70,7 @@ class LocalBackend(Backend):
         self,
         model: str,
         *,
-        engine: Literal["auto", "onnx", "torch"] = "auto",
+        engine: EngineName = "auto",
         device: str = "auto",
         dtype: DType = "auto",
         attention: Attention = "auto",
@@ -253,7 +225,7 @@ class LocalBackend(Backend):
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
         )
-        engine, reason = _load_engine(options["engine"], checkpoint, settings)
+        engine, reason = load_engine(options["engine"], checkpoint, settings)
         return _Loaded(checkpoint, engine, reason)
 
     def _name(self, loaded: _Loaded) -> str:
@@ -285,7 +257,7 @@ def _check(options: dict[str, Any]) -> None:
     if not isinstance(model, str) or not model.strip():
         raise ConfigError(f"`model` must be a folder or the id of a hub model, not {model!r}")
     for name, valid in (
-        ("engine", ("auto", *_ENGINES)),
+        ("engine", get_args(EngineName)),
         ("dtype", get_args(DType)),
         ("attention", get_args(Attention)),
         ("scale", ("probability", "logit")),
@@ -298,43 +270,6 @@ def _check(options: dict[str, Any]) -> None:
             raise ConfigError(f"`{name}` must be None or at least {least}, not {value!r}")
     if options["cached_tokens"] < 0:
         raise ConfigError(f"`cached_tokens` must be at least 0, not {options['cached_tokens']!r}")
-
-
-def _load_engine(
-    engine: str, checkpoint: Checkpoint, settings: EngineSettings
-) -> tuple[Engine, str]:
-    """Load the engine asked for, or the one that suits; say why it was taken."""
-    if engine != "auto":
-        return _imported(engine).load(checkpoint, settings), "asked for"
-    if _may_have_gpu(settings.device):
-        reason = "the device may be a GPU"
-    else:
-        try:
-            return _imported("onnx").load(checkpoint, settings), "no GPU, and it runs this model"
-        except (UnsupportedByEngine, MissingDependencyError) as exc:
-            reason = f"not onnx: {exc}"
-    return _imported("torch").load(checkpoint, settings), reason
-
-
-def _imported(engine: str) -> Any:
-    for package in _NEEDS[engine]:
-        if importlib.util.find_spec(package) is None:
-            require(package, extra=_EXTRAS[engine])
-    return importlib.import_module(_ENGINES[engine])
-
-
-def _may_have_gpu(device: str) -> bool:
-    """Tell without torch that there is no GPU; ask torch only where there could be one."""
-    if device != "auto":
-        return device != "cpu"
-    if importlib.util.find_spec("torch") is None:
-        return False
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    hints = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-    if sys.platform != "win32" and not any(Path(hint).exists() for hint in hints):
-        return False
-    return bool(importlib.import_module("torch").cuda.is_available())
 
 
 def _sigmoid(logit: float) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import logging
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins._optional import require
-from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
+from rerank_plugins.backends.engines.hub import fetch
+from rerank_plugins.errors import ConfigError
 
 __all__ = ["Checkpoint", "resolve"]
-
-_log = logging.getLogger(__name__)
 
 _DEFAULT_MAX_LENGTH = 1024
 """Tokens per pair unless asked otherwise; models that can read 8,192 would take seconds a pair."""
@@ -132,68 +130,23 @@ def resolve(
         raise ConfigError(
             f"there is no folder {model!r}, and it is no id of a model on the hub (owner/name)"
         )
-    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
     if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
         raise ConfigError(
             "`trust_remote_code` runs what the model's owner wrote, so `revision` must be the "
             f"commit you have read (40 hexadecimal digits), not {revision!r}"
         )
-    folder = _fetch(model, revision, cache_folder, local_files_only, patterns)
+    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
+    wanted = functools.partial(
+        fetch,
+        model,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+    )
+    folder = wanted(patterns=patterns)
     if allow_pickle and not _weights(folder):
-        patterns.append("pytorch_model*.bin")
-        folder = _fetch(model, revision, cache_folder, local_files_only, patterns)
+        folder = wanted(patterns=[*patterns, "pytorch_model*.bin"])
     return _read(model, folder, folder.name, max_length, allow_pickle)
-
-
-def _fetch(
-    model: str,
-    revision: str | None,
-    cache_folder: str | None,
-    local_files_only: bool,  # noqa: FBT001 - private, always passed by the one caller above
-    patterns: list[str],
-) -> Path:
-    """Return the snapshot folder, named by its commit; translate the hub's errors."""
-    hub = require("huggingface_hub", extra="local")
-    errors = require("huggingface_hub.errors", extra="local")
-    try:
-        return Path(
-            hub.snapshot_download(
-                model,
-                revision=revision,
-                cache_dir=cache_folder,
-                local_files_only=local_files_only,
-                allow_patterns=patterns,
-                ignore_patterns=["*/*"],
-            )
-        )
-    except errors.GatedRepoError as exc:
-        raise AuthenticationError(
-            f"the model {model!r} is gated: accept its terms on its page at the hub, then set "
-            "HF_TOKEN or run `hf auth login`"
-        ) from exc
-    except errors.RevisionNotFoundError as exc:
-        raise ConfigError(f"the model {model!r} has no revision {revision!r}") from exc
-    except errors.RepositoryNotFoundError as exc:
-        raise ConfigError(
-            f"there is no folder {model!r}, and no such model on the hub; if it is private, set "
-            "HF_TOKEN or run `hf auth login`"
-        ) from exc
-    except errors.HFValidationError as exc:
-        raise ConfigError(f"{model!r} is neither a folder nor an id of a model: {exc}") from exc
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as exc:
-        if local_files_only:
-            raise ConfigError(
-                f"the model {model!r} is not in the local cache; download it once with: "
-                f"hf download {model}, or drop `local_files_only`"
-            ) from exc
-        raise BackendUnavailable(
-            f"the model {model!r} is not in the local cache and the hub can't be reached; check "
-            "the network, or give the path of a folder"
-        ) from exc
-    except OSError as exc:  # the hub client's HTTP and file errors
-        raise BackendUnavailable(
-            f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
-        ) from exc
 
 
 def _read(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import safetensors
@@ -15,8 +14,6 @@ from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.errors import BackendError, ConfigError
 
 __all__ = ["choose_device", "choose_dtype", "is_out_of_memory", "load_model"]
-
-_log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> torch.device:

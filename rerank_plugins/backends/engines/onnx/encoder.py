@@ -84,6 +84,10 @@ class Layer:
     rotary: Rotary | None = None
     window: int | None = None
     """How many tokens to each side a token sees; None: all."""
+    attention_peaks: Array | None = None
+    """The largest size seen of each input of `attention_in`; None: not measured."""
+    feed_peaks: Array | None = None
+    """The same of `feed_in`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from rerank_plugins.backends.engines.onnx.encoder import (
 )
 from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
 from rerank_plugins.backends.engines.onnx.protobuf import number_of
+from rerank_plugins.backends.engines.onnx.quantise import quantised, smoothed
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
 __all__ = ["Parts", "Precision", "Words"]
@@ -29,6 +29,9 @@ Words: TypeAlias = Literal["input", "float32", "int8"]
 
 _POSITIONS = 8192
 """Rows of a table of rotations where no length is given."""
+
+_TINY = 1e-30
+"""Divides a row of zeros."""
 
 _FAR = -1e30
 """Added to the attention score of a token outside the window; `exp` makes it 0."""
@@ -70,7 +73,7 @@ class Parts:
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
         if self._words == "int8":
-            values, scales = _quantised(words.astype(np.float32), pairs=False)
+            values, scales = quantised(words.astype(np.float32), pairs=False)
             rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
             scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
             return graph.op("Mul", graph.op("Cast", rows, to=number_of(np.float32)), scale)
@@ -99,14 +102,18 @@ class Parts:
     def layer(self, x: str, layer: Layer) -> str:
         """Return the output of a layer."""
         rows = self._before(x, layer.attention_norm)
-        qkv = self.by_sequence(self.linear(rows, layer.attention_in))
+        qkv = self.by_sequence(self.linear(rows, layer.attention_in, layer.attention_peaks))
         q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
         )
         mixed = self.linear(self._by_row(mixed), layer.attention_out)
         x = self._add(x, mixed, layer.attention_norm)
-        return self._feed(x, layer, self.linear)
+        y = self.linear(self._before(x, layer.feed_norm), layer.feed_in, layer.feed_peaks)
+        y = self._activate_feed(y)
+        measured = layer.feed_peaks is not None
+        y = (self._linear_by_row if measured else self.linear)(y, layer.feed_out)
+        return self._add(x, y, layer.feed_norm)
 
     def first_rows(self, x: str, layer: Layer) -> str:
         """Return the output of a layer for the first row of each sequence alone.
@@ -121,23 +128,22 @@ class Parts:
         first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
         q = self.exact(first, _part(layer.attention_in, slice(width)))
         q = graph.op("Unsqueeze", q, graph.integers(1))
-        kv = self.linear(self._by_row(rows), _part(layer.attention_in, slice(width, None)))
+        part = _part(layer.attention_in, slice(width, None))
+        kv = self.linear(self._by_row(rows), part, layer.attention_peaks)
         kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
         k, v = graph.split("Split", kv, outs=2, axis=-1, num_outputs=2)
         mixed = self._attend(q, self._rotate(k, layer.rotary), v, window=None)
         mixed = self.exact(self._by_row(mixed), layer.attention_out)
         x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
         x = self._add(x, mixed, layer.attention_norm)
-        return self._feed(x, layer, self.exact)
+        y = self._activate_feed(self.exact(self._before(x, layer.feed_norm), layer.feed_in))
+        return self._add(x, self.exact(y, layer.feed_out), layer.feed_norm)
 
-    def _feed(self, x: str, layer: Layer, linear: Callable[[str, Linear], str]) -> str:
-        y = linear(self._before(x, layer.feed_norm), layer.feed_in)
-        if self._encoder.gated:
-            y, gate = self.graph.split("Split", y, outs=2, axis=-1, num_outputs=2)
-            y = self.graph.op("Mul", self.activate(y, self._encoder.activation), gate)
-        else:
-            y = self.activate(y, self._encoder.activation)
-        return self._add(x, linear(y, layer.feed_out), layer.feed_norm)
+    def _activate_feed(self, x: str) -> str:
+        if not self._encoder.gated:
+            return self.activate(x, self._encoder.activation)
+        x, gate = self.graph.split("Split", x, outs=2, axis=-1, num_outputs=2)
+        return self.graph.op("Mul", self.activate(x, self._encoder.activation), gate)
 
     def _before(self, x: str, norm: Norm | None) -> str:
         return self.norm(x, norm) if self._encoder.norm_first else x
@@ -199,16 +205,36 @@ class Parts:
             case "tanh":
                 return self.graph.op("Tanh", x)
 
-    def linear(self, x: str, linear: Linear) -> str:
-        """Apply a linear map to rows, in 8 bits where that was asked for."""
+    def linear(self, x: str, linear: Linear, peaks: Array | None = None) -> str:
+        """Apply a linear map to rows, in 8 bits where that was asked for.
+
+        `peaks`, the largest sizes of the inputs, lets the 8 bits be shared out evenly.
+        """
         if self._dtype == "float32":
             return self.exact(x, linear)
-        values, scales = _quantised(linear.weight, pairs=True)
+        if peaks is not None:
+            linear, factors = smoothed(linear, peaks)
+            x = self.graph.op("Mul", x, self.graph.constant(factors))
+        values, scales = quantised(linear.weight, pairs=True)
         constants = [values.T, scales.ravel(), np.zeros(len(scales), np.int8)]
         if linear.bias is not None:
             constants.append(linear.bias)
         names = map(self.graph.constant, constants)
         return self.graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
+
+    def _linear_by_row(self, x: str, linear: Linear) -> str:
+        """Apply a linear map to rows of very different sizes: in 8 bits, each has its own scale.
+
+        Special tokens have inputs of `feed_out` that are ten times those of the others.
+        """
+        if self._dtype == "float32":
+            return self.exact(x, linear)
+        graph = self.graph
+        size = graph.op("ReduceMax", graph.op("Abs", x), graph.integers(1), keepdims=1)
+        size = graph.op("Max", size, graph.number(_TINY))
+        y = self.linear(graph.op("Div", x, size), Linear(linear.weight, None))
+        y = graph.op("Mul", y, size)
+        return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
 
     def exact(self, x: str, linear: Linear) -> str:
         """Apply a linear map to rows in float32."""
@@ -229,18 +255,3 @@ class Parts:
 def _part(linear: Linear, outputs: slice) -> Linear:
     bias = None if linear.bias is None else linear.bias[outputs]
     return Linear(linear.weight[outputs], bias)
-
-
-def _quantised(rows: Array, *, pairs: bool) -> tuple[Array, Array]:
-    """Return 8-bit integers and the factor of each row that gives the numbers back.
-
-    With `pairs`, no two neighbours add up to more than 128: x86 processors without VNNI add the
-    products of two neighbours in 16 bits, and would saturate where others do not.
-    """
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    if pairs:
-        even = rows[:, : rows.shape[1] // 2 * 2]
-        sums = np.abs(even[:, 0::2] + even[:, 1::2]).max(axis=1, keepdims=True, initial=0)
-        largest = np.maximum(largest, sums)
-    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.rint(rows / scales).astype(np.int8), scales

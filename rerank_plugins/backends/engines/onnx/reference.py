@@ -24,17 +24,26 @@ Its threads spin while they wait, which takes seconds where other work runs too.
 """
 
 
-def tokens_of(encoder: Encoder, ids: Array, types: Array) -> Array:
-    """Return the last layer's vectors of one sequence, tokens x width."""
+def tokens_of(
+    encoder: Encoder, ids: Array, types: Array
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Return the last layer's vectors of one sequence, and the inputs of each layer's matrices.
+
+    The vectors are tokens x width; so are each layer's inputs of `attention_in` and `feed_in`.
+    """
     x = _embedded(encoder, ids, types)
+    inputs = []
     for layer in encoder.layers:
-        if encoder.norm_first:
-            x = x + _attended(encoder, layer, _normed(encoder, layer.attention_norm, x))
-            x = x + _fed(encoder, layer, _normed(encoder, layer.feed_norm, x))
-        else:
-            x = _normed(encoder, layer.attention_norm, x + _attended(encoder, layer, x))
-            x = _normed(encoder, layer.feed_norm, x + _fed(encoder, layer, x))
-    return _normed(encoder, encoder.last_norm, x)
+        before = _normed(encoder, layer.attention_norm, x) if encoder.norm_first else x
+        x = x + _attended(encoder, layer, before)
+        if not encoder.norm_first:
+            x = _normed(encoder, layer.attention_norm, x)
+        between = _normed(encoder, layer.feed_norm, x) if encoder.norm_first else x
+        x = x + _fed(encoder, layer, between)
+        if not encoder.norm_first:
+            x = _normed(encoder, layer.feed_norm, x)
+        inputs.append((before, between))
+    return _normed(encoder, encoder.last_norm, x), inputs
 
 
 def pooled_of(head: Head, tokens: Array) -> Array:

@@ -1,26 +1,74 @@
-"""Checks a loaded graph against plain NumPy, so that a wrong one never scores."""
+"""Runs random sequences through plain NumPy: to check graphs, and to see how large numbers get."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from rerank_plugins.backends.engines.base import UnsupportedByEngine
-from rerank_plugins.backends.engines.onnx.encoder import Encoder
+from rerank_plugins.backends.engines.onnx.encoder import Encoder, Head
 from rerank_plugins.backends.engines.onnx.reference import logits_of, pooled_of, tokens_of
 from rerank_plugins.backends.engines.onnx.session import Session
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
-__all__ = ["verify"]
+__all__ = ["Sample", "measured", "verify"]
 
-_SEED = 0
+_LENGTHS = (2, 7, 40)
+_BEYOND = 9  # tokens that see nothing of the first, where attention is local
 _SMALLEST = 1e-2
 """Length from which an error is relative: near 0, rounding would look large."""
 _TOLERANCE = 1e-3
 """Of numbers that differ by rounding only."""
 
 
-def verify(session: Session, encoder: Encoder, *, tolerance: float, longest: int) -> float:
-    """Score three random sequences both ways and return the largest error of `pooled`.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A random sequence and what the reference makes of it."""
+
+    ids: Array
+    types: Array
+    pooled: Array
+    """The vector the head reads."""
+    inputs: list[tuple[Array, Array]]
+    """Of each layer: what its `attention_in` and its `feed_in` read."""
+
+    @classmethod
+    def draw(cls, encoder: Encoder, head: Head, *, longest: int) -> list[Self]:
+        """Run some sequences, the last one wider than any window; the same ones every time."""
+        random = np.random.default_rng(0)
+        windows = [layer.window for layer in encoder.layers if layer.window is not None]
+        lengths = (*_LENGTHS, *(window + _BEYOND for window in set(windows)))
+        return [cls._of(encoder, head, random, min(length, longest)) for length in lengths]
+
+    @classmethod
+    def _of(cls, encoder: Encoder, head: Head, random: np.random.Generator, length: int) -> Self:
+        ids = random.integers(len(encoder.embeddings.words), size=length).astype(np.int32)
+        types = (np.arange(length) > length // 2).astype(np.int32)
+        types %= 1 if encoder.embeddings.types is None else len(encoder.embeddings.types)
+        with np.errstate(all="ignore"):  # broken weights are found by their scores
+            tokens, inputs = tokens_of(encoder, ids, types)
+            return cls(ids, types, pooled_of(head, tokens), inputs)
+
+
+def measured(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
+    """Return the encoder with the peaks of each layer's inputs."""
+    layers = []
+    for i, layer in enumerate(encoder.layers):
+        attention, feed = (
+            np.abs(np.concatenate([sample.inputs[i][which] for sample in samples])).max(axis=0)
+            for which in (0, 1)
+        )
+        layers.append(replace(layer, attention_peaks=attention, feed_peaks=feed))
+    return replace(encoder, layers=tuple(layers))
+
+
+def verify(
+    session: Session, encoder: Encoder, head: Head, samples: Sequence[Sample], *, tolerance: float
+) -> float:
+    """Compare a session with the reference and return the largest error of `pooled`.
 
     An error is the length of the difference over the length of the expected vector.
 
@@ -28,28 +76,18 @@ def verify(session: Session, encoder: Encoder, *, tolerance: float, longest: int
         UnsupportedByEngine: an error is above `tolerance`, or the logits don't follow from
             `pooled`.
     """
-    head = encoder.head
-    if head is None:
-        raise UnsupportedByEngine("the checkpoint has no classification head to give logits")
-    random = np.random.default_rng(_SEED)
-    windows = [layer.window for layer in encoder.layers if layer.window is not None]
-    lengths = (2, 7, max([12, *(window + 9 for window in windows)]))
     worst = 0.0
-    with np.errstate(all="ignore"):  # broken weights are found by their scores
-        for length in (min(length, longest) for length in lengths):
-            ids = random.integers(len(encoder.embeddings.words), size=length).astype(np.int32)
-            types = (np.arange(length) > length // 2).astype(np.int32)
-            types %= 1 if encoder.embeddings.types is None else len(encoder.embeddings.types)
-            expected = pooled_of(head, tokens_of(encoder, ids, types))
-            pooled = session.run("pooled", ids, types)[0]
-            worst = max(worst, _error(pooled, expected))
-            logits = session.run("logits", ids, types)[0]
+    for sample in samples:
+        pooled = session.run("pooled", sample.ids, sample.types)[0]
+        logits = session.run("logits", sample.ids, sample.types)[0]
+        with np.errstate(all="ignore"):
+            worst = max(worst, _error(pooled, sample.pooled))
             of_head = _error(logits, logits_of(encoder, head, pooled))
-            if worst > tolerance or of_head > _TOLERANCE:
-                raise UnsupportedByEngine(
-                    f"the ONNX graph differs from the reference by {max(worst, of_head):.2g} "
-                    f'(allowed: {tolerance:.2g}); use dtype="float32" or engine="torch"'
-                )
+        if worst > tolerance or of_head > _TOLERANCE:
+            raise UnsupportedByEngine(
+                f"the ONNX graph differs from the reference by {max(worst, of_head):.2g} "
+                f'(allowed: {tolerance:.2g}); use dtype="float32" or engine="torch"'
+            )
     return worst
 
 

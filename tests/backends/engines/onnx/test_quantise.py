@@ -1,9 +1,9 @@
-"""The parts of an ONNX graph: how matrices are rounded to 8 bits."""
+"""How matrices are rounded to 8 bits."""
 
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.engines.onnx.parts import _quantised
+from rerank_plugins.backends.engines.onnx.quantise import quantised
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64])
@@ -11,7 +11,7 @@ def test_no_two_neighbours_saturate_16_bits(width):
     """AVX2 adds two products of 0…255 and a weight in 16 bits."""
     weights = np.random.default_rng(13).standard_normal((200, width)).astype(np.float32)
     weights[0] = 1.0
-    values, scales = _quantised(weights, pairs=True)
+    values, scales = quantised(weights, pairs=True)
     even = values[:, : width // 2 * 2].astype(int)
 
     assert np.abs(255 * (even[:, 0::2] + even[:, 1::2])).max(initial=0) < 1 << 15
@@ -20,7 +20,7 @@ def test_no_two_neighbours_saturate_16_bits(width):
 
 
 def test_rows_of_zeros_stay_zero():
-    values, scales = _quantised(np.zeros((2, 4), np.float32), pairs=True)
+    values, scales = quantised(np.zeros((2, 4), np.float32), pairs=True)
 
     assert not values.any()
     assert (scales == 1).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +69,7 @@ class PairEncoder:
         tokenizer: a `tokenizers.Tokenizer`; copied, so that no one else's settings matter.
         max_length: most tokens in a pair, special tokens included.
         cut_left: cut the start of a text instead of its end.
+        uses_types: whether the model is told token types; else they are all 0.
         cached_tokens: document tokens kept for the next request; 0 keeps none.
 
     Raises:
@@ -82,12 +83,14 @@ class PairEncoder:
         *,
         max_length: int,
         cut_left: bool = False,
+        uses_types: bool = True,
         cached_tokens: int = 1 << 20,
     ) -> None:
         self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._template = _Template.of(self._tokenizer)
+        template = _Template.of(self._tokenizer)
+        self._template = template if uses_types else template.without_types()
         self._room = max_length - self._template.special_tokens
         if self._room < 2:  # noqa: PLR2004 - one token of the query and one of the document
             raise ConfigError(
@@ -117,6 +120,7 @@ class PairEncoder:
             _from_file(path),
             max_length=checkpoint.max_length,
             cut_left=checkpoint.tokenizer_config.get("truncation_side") == "left",
+            uses_types=checkpoint.uses_types,
             cached_tokens=cached_tokens,
         )
 
@@ -219,6 +223,11 @@ class _Template:
         )
         template._check(tokenizer, "one two, three", "four five six seven.")
         return template
+
+    def without_types(self) -> _Template:
+        """Return the same with all types 0: what a model sees that is not told any."""
+        head, middle, tail = (np.zeros_like(types) for types in self.types)
+        return replace(self, types=(head, middle, tail), query_type=0, document_type=0)
 
     def _check(self, tokenizer: Any, query: str, document: str) -> None:
         ids, types, _ = _processed(tokenizer, query, document)

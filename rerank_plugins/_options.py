@@ -17,7 +17,7 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def checked_options(
-    constructor: type, given: Mapping[str, object], *, kind: str, fixed: Iterable[str] = ()
+    constructor: type, given: Mapping[str, object], *, what: str, fixed: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return `given` with each value of the type that `constructor` asks for.
 
@@ -27,7 +27,7 @@ def checked_options(
     Args:
         constructor: the class whose `__init__` keywords are the valid options.
         given: what was written.
-        kind: what to call the class in messages.
+        what: what to call the class in messages, as in "kind 'local'".
         fixed: keywords that are set elsewhere and can't be given.
 
     Raises:
@@ -46,11 +46,11 @@ def checked_options(
                 "environment variable and name that variable with `api_key_env`"
             )
         if name not in writable:
-            raise ConfigError(unknown("option", name, writable, f" for kind {kind!r}"))
+            raise ConfigError(unknown("option", name, writable, f" for {what}"))
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ConfigError(
-                f"kind {kind!r} needs the option `{name}`; valid options: {_listed(writable)}"
+                f"{what} needs the option `{name}`; valid options: {_listed(writable)}"
             )
     hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
     return {name: _converted(name, value, hints[name]) for name, value in given.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rerank_plugins._options import unknown
 from rerank_plugins.backend import Backend, check_cut
@@ -120,8 +121,12 @@ def label(backend: Backend) -> str:
     `Backend.name` says more, but may load the model to do so; this never does.
     """
     try:
-        spec = backend.to_spec()
+        spec: Mapping[str, Any] = backend.to_spec()
     except ConfigError:  # a backend of the user's own
         return backend.name
-    facts = (spec.get("kind"), spec.get("model"))
-    return ":".join(str(fact) for fact in facts if fact) or backend.name
+    asked = [spec.get("backend", spec), *spec.get("fallback", [])]
+    return " | ".join(filter(None, map(_model, asked))) or backend.name
+
+
+def _model(spec: Mapping[str, object]) -> str:
+    return ":".join(str(spec[fact]) for fact in ("kind", "model") if spec.get(fact))

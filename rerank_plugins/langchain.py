@@ -6,6 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Never, NotRequired, cast
 
 from rerank_plugins._optional import require
+from rerank_plugins._outcome import (
+    OnError,
+    Outcome,
+    check_on_error,
+    mark,
+    outcome_of,
+)
 from rerank_plugins._settings import (
     DEFAULT_TOP_N,
     RETRIEVER_RANK,
@@ -13,7 +20,7 @@ from rerank_plugins._settings import (
     check_settings,
     refuse_unknown,
 )
-from rerank_plugins.backend import Backend, Ranked, check_scores, rank
+from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -73,6 +80,8 @@ class _Reranker(Serializable):
     """How many documents to keep at most; None keeps all, 0 none."""
     min_score: float | None = None
     """The lowest score to keep, on the scale of the backend; None keeps all."""
+    on_error: OnError = "raise"
+    """Whether a failure of the backend is raised, or leaves the documents in their order."""
 
     def __init__(
         self,
@@ -80,6 +89,7 @@ class _Reranker(Serializable):
         backend: BackendSpec,
         top_n: int | None,
         min_score: float | None,
+        on_error: OnError,
         unknown: Iterable[str],
         **others: Any,
     ) -> None:
@@ -87,7 +97,10 @@ class _Reranker(Serializable):
         refuse_unknown(unknown, valid=type(self).model_fields, where=type(self).__name__)
         scorer = load_backend(backend)
         check_settings(scorer, top_n=top_n, min_score=min_score)
-        super().__init__(backend=scorer, top_n=top_n, min_score=min_score, **others)
+        check_on_error(on_error)
+        super().__init__(
+            backend=scorer, top_n=top_n, min_score=min_score, on_error=on_error, **others
+        )
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -119,9 +132,11 @@ class RerankCompressor(
 
     - `relevance_score`: the new score, a float on the scale of the backend;
     - `retriever_rank`: the document's place before reranking, from 1;
-    - `retriever_score`: the `relevance_score` it came with, if it came with one.
+    - `retriever_score`: the `relevance_score` it came with, if it came with one;
+    - `rerank_status`: `"scored:NAME"`, only where a fallback chain chose who scored, or
+      `"fallback:ERROR"`, where nobody did.
 
-    The last two are written by the first reranker only, so that later ones keep what the
+    The retriever's two are written by the first reranker only, so that later ones keep what the
     retriever said. Nothing else is touched: a `score` stays where it is.
 
     Each call is one run in the traces, with the documents before and after; its metadata names
@@ -133,6 +148,9 @@ class RerankCompressor(
             loaded before the first call.
         top_n: how many documents to keep at most; None keeps all, 0 none.
         min_score: the lowest score to keep; needs a backend that says what its scores mean.
+        on_error: `"original_order"` returns the first `top_n` documents as they came, without a
+            `relevance_score` and whatever `min_score` says, when the backend is unavailable or
+            breaks. Wrong input, a wrong key and other refusals are raised all the same.
         name: what to call the run in traces; by default the name of the class.
 
     Raises:
@@ -148,11 +166,17 @@ class RerankCompressor(
         *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        on_error: OnError = "raise",
         name: str | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
         super().__init__(
-            backend=backend, top_n=top_n, min_score=min_score, unknown=unknown, name=name
+            backend=backend,
+            top_n=top_n,
+            min_score=min_score,
+            on_error=on_error,
+            unknown=unknown,
+            name=name,
         )
 
     def compress_documents(
@@ -233,11 +257,17 @@ class RerankCompressor(
 
     def _rerank(self, request: RerankInput) -> list[Document]:
         texts = [document.page_content for document in request["documents"]]
-        return _best(request, self.backend.score(request["query"], texts) if texts else [])
+        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+            if texts:
+                outcome.scores = self.backend.score(request["query"], texts)
+        return _best(request, outcome)
 
     async def _arerank(self, request: RerankInput) -> list[Document]:
         texts = [document.page_content for document in request["documents"]]
-        return _best(request, await self.backend.ascore(request["query"], texts) if texts else [])
+        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+            if texts:
+                outcome.scores = await self.backend.ascore(request["query"], texts)
+        return _best(request, outcome)
 
 
 class RerankRetriever(_Reranker, BaseRetriever):
@@ -257,6 +287,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
         backend: as for `RerankCompressor`.
         top_n: as for `RerankCompressor`.
         min_score: as for `RerankCompressor`.
+        on_error: as for `RerankCompressor`.
         name: what to call the run in traces; by default the name of the class.
         tags: tags of the run.
         metadata: metadata of the run.
@@ -278,6 +309,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
         backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        on_error: OnError = "raise",
         name: str | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
@@ -292,6 +324,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
             backend=backend,
             top_n=top_n,
             min_score=min_score,
+            on_error=on_error,
             unknown=unknown,
             retriever=retriever,
             name=name,
@@ -321,6 +354,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
             backend=self.backend,
             top_n=settings.pop("top_n", self.top_n),
             min_score=settings.pop("min_score", self.min_score),
+            on_error=self.on_error,
         )
 
 
@@ -337,22 +371,24 @@ def _check_documents(documents: object) -> None:
             )
 
 
-def _best(request: RerankInput, scores: Sequence[float]) -> list[Document]:
+def _best(request: RerankInput, outcome: Outcome) -> list[Document]:
     """Return copies of the best documents with what is known about their rank."""
-    documents = request["documents"]
-    ranked = rank(
-        check_scores(scores, len(documents)),
-        top_n=request.get("top_n"),
-        min_score=request.get("min_score"),
-    )
-    return [_with_rank(documents[item.index], item) for item in ranked]
+    kept = outcome.kept(top_n=request.get("top_n"), min_score=request.get("min_score"))
+    return [
+        _with_rank(request["documents"][index], index + 1, score, outcome.status)
+        for index, score in kept
+    ]
 
 
-def _with_rank(document: Document, item: Ranked) -> Document:
+def _with_rank(document: Document, place: int, score: float | None, status: str | None) -> Document:
+    """Copy a document with its new score, if there is one, and what the retriever thought."""
     metadata = dict(document.metadata)
+    earlier = metadata.pop(RELEVANCE_SCORE, None)
     if RETRIEVER_RANK not in metadata:
-        metadata[RETRIEVER_RANK] = item.index + 1
-        if RELEVANCE_SCORE in metadata:
-            metadata[RETRIEVER_SCORE] = metadata[RELEVANCE_SCORE]
-    metadata[RELEVANCE_SCORE] = item.score
+        metadata[RETRIEVER_RANK] = place
+        if earlier is not None:
+            metadata[RETRIEVER_SCORE] = earlier
+    if score is not None:
+        metadata[RELEVANCE_SCORE] = score
+    mark(metadata, status)
     return document.model_copy(update={"metadata": metadata})

@@ -8,6 +8,14 @@ from contextlib import contextmanager
 from typing import Any, Never, Self
 
 from rerank_plugins._optional import require
+from rerank_plugins._outcome import (
+    RERANK_STATUS,
+    OnError,
+    Outcome,
+    check_on_error,
+    mark,
+    outcome_of,
+)
 from rerank_plugins._settings import (
     DEFAULT_TOP_N,
     RETRIEVER_RANK,
@@ -16,7 +24,7 @@ from rerank_plugins._settings import (
     label,
     refuse_unknown,
 )
-from rerank_plugins.backend import Backend, Content, Document, check_scores, rank
+from rerank_plugins.backend import Backend, Content, Document
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -52,8 +60,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     What is scored is a node's text with the metadata meant for embedding
     (`MetadataMode.EMBED`). The nodes returned are copies: their `score` is the backend's, and
     their metadata says what the retriever thought of them, in `retriever_score` (absent if it
-    gave none) and `retriever_rank` (from 1). Both keys are kept out of prompts and embeddings;
-    a second reranker leaves them as they are. Nothing that the caller passed in changes.
+    gave none) and `retriever_rank` (from 1); a second reranker leaves them as they are. Where a
+    fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody did, it is
+    `"fallback:ERROR"`. These keys are kept out of prompts and embeddings. Nothing that the
+    caller passed in changes.
 
     Building one is cheap: the model loads, or the connection opens, with the first nodes.
 
@@ -63,6 +73,9 @@ class RerankPostprocessor(BaseNodePostprocessor):
             names, else the embedded model. See `load_backend()`.
         top_n: keep at most this many nodes; None keeps all, 0 none.
         min_score: keep nodes that score at least this, on the scale of the backend.
+        on_error: `"original_order"` returns the first `top_n` nodes as they came, with a score of
+            None and whatever `min_score` says, when the backend is unavailable or breaks. Wrong
+            input, a wrong key and other refusals are raised all the same.
         callback_manager: where the legacy `RERANKING` callback goes; engines set it.
 
     Raises:
@@ -84,6 +97,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """Keep at most this many nodes; None keeps all."""
     min_score: float | None = None
     """Keep nodes that score at least this, on the scale of the backend."""
+    on_error: OnError = "raise"
+    """Whether a failure of the backend is raised, or leaves the nodes in their order."""
 
     def __init__(
         self,
@@ -91,6 +106,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        on_error: OnError = "raise",
         callback_manager: CallbackManager | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
@@ -101,7 +117,13 @@ class RerankPostprocessor(BaseNodePostprocessor):
         )
         loaded = load_backend(backend)
         check_settings(loaded, top_n=top_n, min_score=min_score)
-        settings: dict[str, Any] = {"backend": loaded, "top_n": top_n, "min_score": min_score}
+        check_on_error(on_error)
+        settings: dict[str, Any] = {
+            "backend": loaded,
+            "top_n": top_n,
+            "min_score": min_score,
+            "on_error": on_error,
+        }
         super().__init__(callback_manager=callback_manager or CallbackManager(), **settings)
 
     @classmethod
@@ -123,7 +145,12 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def __getstate__(self) -> dict[str, Any]:
         # Callback handlers belong to a process: an unpickled copy starts without any.
-        return {"backend": self.backend, "top_n": self.top_n, "min_score": self.min_score}
+        return {
+            "backend": self.backend,
+            "top_n": self.top_n,
+            "min_score": self.min_score,
+            "on_error": self.on_error,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # pydantic needs its own `__init__` to run
@@ -137,9 +164,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
-            if nodes:
-                scores = self.backend.score(query.query_str, _documents(nodes))
-                reranked.extend(self._reranked(nodes, scores))
+            with outcome_of(len(nodes), on_error=self.on_error) as outcome:
+                if nodes:
+                    outcome.scores = self.backend.score(query.query_str, _documents(nodes))
+            reranked.extend(self._reranked(nodes, outcome))
         return reranked
 
     @_dispatcher.span  # the base class gives one to the synchronous method only
@@ -148,9 +176,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
-            if nodes:
-                scores = await self.backend.ascore(query.query_str, _documents(nodes))
-                reranked.extend(self._reranked(nodes, scores))
+            with outcome_of(len(nodes), on_error=self.on_error) as outcome:
+                if nodes:
+                    outcome.scores = await self.backend.ascore(query.query_str, _documents(nodes))
+            reranked.extend(self._reranked(nodes, outcome))
         return reranked
 
     def _checked(
@@ -179,11 +208,9 @@ class RerankPostprocessor(BaseNodePostprocessor):
                 )
         return query_bundle
 
-    def _reranked(
-        self, nodes: Sequence[NodeWithScore], scores: Sequence[float]
-    ) -> list[NodeWithScore]:
-        ranking = rank(check_scores(scores, len(nodes)), top_n=self.top_n, min_score=self.min_score)
-        return [_scored(nodes[item.index], item.score, item.index + 1) for item in ranking]
+    def _reranked(self, nodes: Sequence[NodeWithScore], outcome: Outcome) -> list[NodeWithScore]:
+        kept = outcome.kept(top_n=self.top_n, min_score=self.min_score)
+        return [_scored(nodes[index], score, index + 1, outcome.status) for index, score in kept]
 
     @contextmanager
     def _reported(
@@ -245,7 +272,9 @@ def _image(node: BaseNode, position: int) -> str | bytes | None:
     return str(place) if place else None
 
 
-def _scored(given: NodeWithScore, score: float, place: int) -> NodeWithScore:
+def _scored(
+    given: NodeWithScore, score: float | None, place: int, status: str | None
+) -> NodeWithScore:
     """Copy a node with its new score and what the retriever, who put it at `place`, thought."""
     node = given.node
     metadata = dict(node.metadata)
@@ -253,6 +282,7 @@ def _scored(given: NodeWithScore, score: float, place: int) -> NodeWithScore:
         metadata[RETRIEVER_RANK] = place
         if given.score is not None:
             metadata[RETRIEVER_SCORE] = float(given.score)
+    mark(metadata, status)
     copy = node.model_copy(
         update={
             "metadata": metadata,
@@ -266,7 +296,7 @@ def _scored(given: NodeWithScore, score: float, place: int) -> NodeWithScore:
 
 def _hiding(keys: Sequence[str]) -> list[str]:
     """Return `keys` and ours, without repeating one."""
-    return list(dict.fromkeys([*keys, RETRIEVER_RANK, RETRIEVER_SCORE]))
+    return list(dict.fromkeys([*keys, RETRIEVER_RANK, RETRIEVER_SCORE, RERANK_STATUS]))
 
 
 def _snapshot(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:

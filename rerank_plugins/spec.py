@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from rerank_plugins._options import checked_options, unknown
@@ -53,7 +53,15 @@ _KINDS: Mapping[str, _Kind] = {
     "voyage": _http("voyage"),
     "xinference": _http("xinference"),
 }
-_TABLES = ("backend",)
+_WRAPPERS: Mapping[str, _Kind] = {  # innermost first
+    "retry": _Kind("rerank_plugins.wrappers.retry", "RetryingBackend"),
+    "breaker": _Kind("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
+}
+_FALLBACK = _Kind("rerank_plugins.wrappers.fallback", "FallbackBackend")
+_OF_SERVERS = frozenset({"retry", "breaker"})
+"""The wrappers that only remote backends get."""
+
+_TABLES = ("backend", *_WRAPPERS, "fallback")
 
 _REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
 _NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
@@ -117,10 +125,42 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
     for name in tables:
         if name not in _TABLES:
             raise ConfigError(unknown("table", str(name), _TABLES, f" {where}"))
-    options = tables.get("backend")
-    if not isinstance(options, Mapping):
+    first, others = tables.get("backend"), tables.get("fallback", [])
+    if not isinstance(first, Mapping):
         raise ConfigError(f'no table `backend` {where}; write: [backend] kind = "embedded"')
-    return _build(options, where=where)
+    if not isinstance(others, list | tuple) or not all(isinstance(o, Mapping) for o in others):
+        raise ConfigError(f"`fallback` {where} must be a list of tables; write: [[fallback]]")
+    entries = [("backend", first), *(("fallback", other) for other in others)]
+    chosen = [
+        _wrapped(_build(options, where=where, table=table), tables, remote=_is_remote(options))
+        for table, options in entries
+    ]
+    idle = _OF_SERVERS & {*tables}
+    if idle and not any(_is_remote(options) for _, options in entries):
+        raise ConfigError(f"no server is asked {where}, so leave out: {', '.join(sorted(idle))}")
+    if not others:
+        return chosen[0]
+    chain: Backend = _class(_FALLBACK)(chosen)
+    return chain
+
+
+def _is_remote(options: Mapping[str, object]) -> bool:
+    return bool(_KINDS[str(options["kind"])].fixed)
+
+
+def _wrapped(backend: Backend, tables: Mapping[str, object], *, remote: bool) -> Backend:
+    """Put the wrappers that `tables` name around a backend."""
+    for name, kind in _WRAPPERS.items():
+        options = tables.get(name)
+        if options is None or (name in _OF_SERVERS and not remote):
+            continue
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"`{name}` must be a table, not {options!r}; write: [{name}]")
+        wrapper = _class(kind)
+        given = {str(option): value for option, value in options.items()}
+        checked = checked_options(wrapper, given, what=f"table {name!r}", fixed=["wrapped"])
+        backend = wrapper(backend, **checked)
+    return backend
 
 
 def _parsed(spec: str) -> dict[str, object]:
@@ -171,18 +211,24 @@ def _hint(spec: str) -> str:
     return unknown("kind of backend", shown.partition(":")[0], _KINDS)
 
 
-def _build(options: Mapping[str, object], *, where: str) -> Backend:
+def _build(options: Mapping[str, object], *, where: str, table: str = "backend") -> Backend:
     given = {str(name): value for name, value in options.items() if name != "kind"}
     if "kind" not in options:
         raise ConfigError(
-            f"the table `backend` {where} names no `kind`; valid: {', '.join(_KINDS)}"
+            f"the table `{table}` {where} names no `kind`; valid: {', '.join(_KINDS)}"
         )
     name = options["kind"]
     if not isinstance(name, str) or name not in _KINDS:
         raise ConfigError(unknown("kind of backend", str(name), _KINDS))
     kind = _KINDS[name]
-    constructor = getattr(importlib.import_module(kind.module), kind.name)
+    constructor = _class(kind)
+    what = f"kind {name!r}"
     backend: Backend = constructor(
-        **kind.fixed, **checked_options(constructor, given, kind=name, fixed=kind.fixed)
+        **kind.fixed, **checked_options(constructor, given, what=what, fixed=kind.fixed)
     )
     return backend
+
+
+def _class(kind: _Kind) -> type[Any]:
+    found: type[Any] = getattr(importlib.import_module(kind.module), kind.name)
+    return found

@@ -18,12 +18,13 @@ if not PACKAGE.exists():  # the tests run against an installed wheel
 LAYERS = {
     "errors": set(),
     "_context": set(),
+    "_throttle": set(),
     "_optional": {"errors"},
     "_options": {"errors"},
     "backend": {"errors"},
     "scheduler": {"errors", "backend"},
     "backends": {"errors", "_context", "_optional", "_options", "backend", "scheduler"},
-    "wrappers": {"errors", "_context", "_optional", "backend", "scheduler"},
+    "wrappers": {"errors", "_context", "_optional", "_throttle", "backend", "scheduler"},
     "testing": {"errors", "backend"},
     "spec": {"errors", "_options", "backend"},
     "": {"errors", "backend", "spec", "result"},
@@ -31,8 +32,9 @@ LAYERS = {
 INNER = {"errors", "_optional", "backend", "spec"}
 LAYERS["_display"] = {"errors", "backend"}
 LAYERS["_settings"] = INNER | {"_options"}
+LAYERS["_outcome"] = {"errors", "_context", "_options", "_throttle", "backend"}
 LAYERS["result"] = INNER | {"_display", "_settings"}
-LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_settings"}
+LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
 LAYERS["evaluation"] = INNER
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}

@@ -381,7 +381,7 @@ def test_min_score_needs_a_scale():
         ("server_url", "xinference\\+http"),
         ("top_k", "is called `top_n`"),
         ("topn", "did you mean 'top_n'"),
-        ("whatever", "valid: backend, min_score, name, top_n"),
+        ("whatever", "valid: backend, min_score, name, on_error, top_n"),
     ],
 )
 def test_names_from_elsewhere_are_answered(name, answer):
@@ -875,7 +875,12 @@ def test_dump_holds_the_spec_of_the_backend():
         "type": "constructor",
         "id": ["rerank_plugins", "langchain", "RerankCompressor"],
         "name": "RerankCompressor",
-        "kwargs": {"backend": {"kind": "embedded"}, "top_n": 0, "min_score": 0.0},
+        "kwargs": {
+            "backend": {"kind": "embedded"},
+            "top_n": 0,
+            "min_score": 0.0,
+            "on_error": "raise",
+        },
     } == dumpd(compressor)
     assert {} == compressor.lc_secrets
 

@@ -345,8 +345,8 @@ async def test_nodes_keep_all_but_their_score(node):
     expected = {
         **node.to_dict(),
         "metadata": {**node.metadata, "retriever_rank": 1, "retriever_score": 0.5},
-        "excluded_embed_metadata_keys": ["retriever_rank", "retriever_score"],
-        "excluded_llm_metadata_keys": ["retriever_rank", "retriever_score"],
+        "excluded_embed_metadata_keys": ["retriever_rank", "retriever_score", "rerank_status"],
+        "excluded_llm_metadata_keys": ["retriever_rank", "retriever_score", "rerank_status"],
     }
 
     assert type(node) is type(result[0].node)
@@ -667,7 +667,7 @@ def test_a_wrong_spec_is_refused(backend):
         ("top_k", "`top_n`"),
         ("topn", "did you mean 'top_n'"),
         ("trust_remote_code", r"\?trust_remote_code=true"),
-        ("unheard_of", "valid: backend, callback_manager, min_score, top_n"),
+        ("unheard_of", "valid: backend, callback_manager, min_score, on_error, top_n"),
     ],
 )
 def test_other_names_are_answered_with_the_right_one(name, answer):
@@ -717,7 +717,7 @@ def test_settings_survive_every_round_trip(spec):
     written = postprocessor.to_dict()
 
     assert "RerankPostprocessor" == written["class_name"] == RerankPostprocessor.class_name()
-    assert {"backend", "top_n", "min_score", "class_name"} == written.keys()
+    assert {"backend", "top_n", "min_score", "on_error", "class_name"} == written.keys()
     for again in (
         RerankPostprocessor.from_dict(written),
         RerankPostprocessor.from_json(postprocessor.to_json()),

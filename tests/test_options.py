@@ -24,7 +24,7 @@ class Engine:
 
 
 def options(**given):
-    return checked_options(Engine, {"model": "m", **given}, kind="engine", fixed=["fixed"])
+    return checked_options(Engine, {"model": "m", **given}, what="kind 'engine'", fixed=["fixed"])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_keyword_that_the_kind_sets_is_no_option():
 
 def test_a_missing_option_is_named():
     with pytest.raises(ConfigError, match="kind 'engine' needs the option `model`"):
-        checked_options(Engine, {}, kind="engine")
+        checked_options(Engine, {}, what="kind 'engine'")
 
 
 @pytest.mark.parametrize("name", ["api_key", "token", "password"])

@@ -1,15 +1,19 @@
 """From a spec to a backend."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 
 from rerank_plugins import ConfigError, load_backend
+from rerank_plugins._settings import label
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE
 from rerank_plugins.testing import FakeBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.retry import RetryingBackend
 
 XINFERENCE = {"kind": "xinference", "base_url": "http://gpu:9997", "model": "bge", "timeout": 5.0}
 
@@ -184,3 +188,101 @@ def test_a_wrong_spec_says_what_is_wrong(spec, message):
         load_backend(spec)
 
     assert "hunter2" not in str(caught.value)
+
+
+# Wrappers and chains
+
+REMOTE = {"kind": "tei", "base_url": "http://gpu:8080"}
+CHAIN = """
+[backend]
+kind = "tei"
+base_url = "http://gpu:8080"
+
+[retry]
+attempts = 5
+deadline = "4.5"
+
+[breaker]
+failures = 2
+
+[[fallback]]
+kind = "vllm"
+base_url = "http://other:8000"
+model = "m"
+
+[[fallback]]
+kind = "local"
+model = "m"
+"""
+
+
+def layers(backend):
+    """Return the names of the classes from the outside to the inside."""
+    names = [type(backend).__name__]
+    while backend := getattr(backend, "wrapped", None):
+        names.append(type(backend).__name__)
+    return names
+
+
+def test_tables_are_wrappers_in_a_fixed_order(tmp_path):
+    """Whatever their order in the file; what is for servers is not put around local models."""
+    chain = load_backend(write(tmp_path, CHAIN))
+
+    assert FallbackBackend is type(chain)
+    remote = ["CircuitBreakingBackend", "RetryingBackend", "HTTPBackend"]
+    assert [remote, remote, ["LocalBackend"]] == [layers(backend) for backend in chain.backends]
+
+
+def test_an_empty_table_means_the_defaults():
+    assert ["RetryingBackend", "HTTPBackend"] == layers(
+        load_backend({"backend": REMOTE, "retry": {}})
+    )
+
+
+def test_wrapped_backends_are_written_as_tables(tmp_path):
+    chain = load_backend(write(tmp_path, CHAIN))
+    spec = chain.to_spec()
+
+    assert REMOTE == spec["backend"]
+    assert (5, 4.5) == (spec["retry"]["attempts"], spec["retry"]["deadline"])
+    assert ["vllm", "local"] == [part["kind"] for part in spec["fallback"]]
+    assert spec == load_backend(spec).to_spec()
+    assert spec == pickle.loads(pickle.dumps(chain)).to_spec()
+
+
+def test_what_no_file_can_say_is_not_written():
+    retrying = RetryingBackend(load_backend(REMOTE))
+    other = RetryingBackend(load_backend(REMOTE), attempts=9)
+
+    for backend in (RetryingBackend(retrying), FallbackBackend([retrying, other])):
+        with pytest.raises(ConfigError, match="can't be written"):
+            backend.to_spec()
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"backend": REMOTE, "retry": 3}, r"`retry` must be a table, not 3; write: \[retry\]"),
+        ({"backend": REMOTE, "retry": {"attempt": 3}}, "'attempt' for table 'retry'; did you mean"),
+        ({"backend": REMOTE, "retry": {"attempts": "three"}}, "`attempts` must be int, not 'three"),
+        ({"backend": REMOTE, "retry": {"attempts": 0}}, "`attempts` must be an integer of at"),
+        ({"backend": REMOTE, "retry": {"wrapped": 1}}, "unknown option 'wrapped'"),
+        ({"backend": REMOTE, "retries": {}}, "unknown table 'retries' .* did you mean 'retry'"),
+        ({"backend": REMOTE, "fallback": REMOTE}, r"must be a list of tables; write: \[\[fallback"),
+        ({"backend": REMOTE, "fallback": ["embedded"]}, "must be a list of tables"),
+        ({"backend": REMOTE, "fallback": [{"model": "m"}]}, "the table `fallback` .* no `kind`"),
+        ({"backend": {"kind": "embedded"}, "retry": {}}, "no server is asked .* leave out: retry"),
+        (
+            {"backend": REMOTE, "fallback": [{"kind": "local", "model": "m", "scale": "logit"}]},
+            "must have one scale",
+        ),
+    ],
+)
+def test_wrong_tables_say_what_is_wrong(tables, message):
+    with pytest.raises(ConfigError, match=message):
+        load_backend(tables)
+
+
+def test_a_chain_is_labelled_by_its_models(tmp_path):
+    """Without loading one."""
+    assert "tei | vllm:m | local:m" == label(load_backend(write(tmp_path, CHAIN)))

@@ -1,0 +1,30 @@
+"""Log lines that can't flood: an outage is one line a minute, not one per call."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+__all__ = ["Throttle"]
+
+
+class Throttle:
+    """Lets one of many through in each interval; threads may share it.
+
+    Args:
+        seconds: the interval.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        """Say whether this one may pass."""
+        now = monotonic()
+        with self._lock:
+            if now < self._next:
+                return False
+            self._next = now + self._seconds
+            return True

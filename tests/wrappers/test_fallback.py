@@ -1,0 +1,249 @@
+"""Fallback chains: who is asked, whose error is raised, and who is said to have scored."""
+
+import asyncio
+import logging
+import pickle
+
+import pytest
+
+from rerank_plugins import (
+    AuthenticationError,
+    BackendError,
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+    MissingDependencyError,
+    UnsupportedInputError,
+    _context,
+)
+from rerank_plugins._throttle import Throttle
+from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
+from rerank_plugins.wrappers import fallback
+from rerank_plugins.wrappers.fallback import FallbackBackend
+
+DOWN = BackendUnavailable("down")
+
+
+def failing(error=DOWN, scale="probability"):
+    backend = FailingBackend(error)
+    backend.scale = scale
+    return backend
+
+
+class TestFallback(BackendContract):
+    def make_backend(self):
+        return FallbackBackend([FakeBackend(name="first"), FakeBackend(name="second")])
+
+
+class TestFallingBack(BackendContract):
+    picklable = False
+
+    def make_backend(self):
+        return FallbackBackend([failing(), FakeBackend()])
+
+
+def score(backend):
+    return backend.score("q", ["q", "r"])
+
+
+def ascore(backend):
+    return asyncio.run(backend.ascore("q", ["q", "r"]))
+
+
+@pytest.fixture(params=[score, ascore])
+def ask(request):
+    return request.param
+
+
+def test_the_first_that_works_scores(ask):
+    first, second = FakeBackend(name="first"), FakeBackend(name="second")
+    with _context.scorer() as scorer:
+        assert [1.0, 0.0] == ask(FallbackBackend([first, second]))
+
+    assert (1, 0) == (len(first.calls), len(second.calls))
+    assert "first" == scorer.name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("out of memory"),
+        BackendOverloaded("busy"),
+        BackendTimeout("slow"),
+        DOWN,
+        InvalidResponse("nonsense"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_next_stands_in(ask, error):
+    with _context.scorer() as scorer:
+        assert [1.0, 0.0] == ask(FallbackBackend([failing(error), FakeBackend(name="second")]))
+
+    assert "second" == scorer.name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthenticationError("key"),
+        BackendRejected("too long"),
+        ConfigError("c"),
+        KeyError("bug"),
+        UnsupportedInputError("u"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_caller_must_mend_is_raised(ask, error):
+    second = FakeBackend()
+    with _context.scorer() as scorer, pytest.raises(type(error)) as caught:
+        ask(FallbackBackend([failing(error), second]))
+
+    assert error is caught.value
+    assert ([], None) == (second.calls, scorer.name)
+
+
+def test_cancellation_is_not_a_failure():
+    class Hanging(FakeBackend):
+        async def ascore(self, query, documents):
+            await asyncio.sleep(60)
+
+    second = FakeBackend()
+
+    async def cancel():
+        task = asyncio.create_task(FallbackBackend([Hanging(), second]).ascore("q", ["a"]))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel())
+    assert [] == second.calls
+
+
+def test_the_last_error_is_raised_with_a_note_for_each_before(ask):
+    errors = [BackendUnavailable("one"), InvalidResponse("two"), BackendTimeout("three")]
+    with pytest.raises(BackendTimeout, match="three") as caught:
+        ask(FallbackBackend([failing(error) for error in errors]))
+
+    assert errors[2] is caught.value
+    assert [
+        "before that, <FailingBackend failing>: BackendUnavailable: one",
+        "before that, <FailingBackend failing>: InvalidResponse: two",
+    ] == caught.value.__notes__
+
+
+def test_what_the_caller_must_mend_says_why_it_was_asked(ask):
+    """Nobody expects an error of the second backend while the first works."""
+    missing = MissingDependencyError("install the extra")
+    with pytest.raises(MissingDependencyError) as caught:
+        ask(FallbackBackend([failing(), failing(missing), FakeBackend()]))
+
+    assert "before that, <FailingBackend failing>: BackendUnavailable: down" in (
+        caught.value.__notes__
+    )
+
+
+def test_one_call_is_answered_by_one_backend():
+    """Scores of two models in one list would mean nothing."""
+
+    class Once(FakeBackend):
+        def score(self, query, documents):
+            if self.calls:
+                raise DOWN
+            return [0.25 for _ in super().score(query, documents)]
+
+    chain = FallbackBackend([Once(), FakeBackend()])
+
+    assert [[1.0], [0.0]] == chain.score_many([("q", ["q"]), ("q", ["r"])])
+
+
+def test_of_nested_chains_the_innermost_knows(ask):
+    inner = FallbackBackend([failing(), FakeBackend(name="innermost")])
+    with _context.scorer() as scorer:
+        ask(FallbackBackend([inner, FakeBackend()]))
+
+    assert "innermost" == scorer.name
+
+
+def test_concurrent_calls_learn_who_scored_theirs():
+    def by_text(query, document):
+        if document == "down":
+            raise DOWN
+        return 1.0
+
+    chain = FallbackBackend([FakeBackend(by_text, name="first"), FakeBackend(name="second")])
+
+    async def who(text):
+        with _context.scorer() as scorer:
+            await chain.ascore("q", [text])
+        return scorer.name
+
+    async def everyone():
+        return await asyncio.gather(*(who(text) for text in ["up", "down"] * 50))
+
+    assert ["first", "second"] * 50 == asyncio.run(everyone())
+
+
+def test_an_outage_is_one_line_in_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(fallback, "_may_warn", Throttle())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(9):
+            score(FallbackBackend([failing(), FakeBackend()]))
+
+    assert ["<FailingBackend failing> failed, asking the next backend: down"] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [
+        (["probability", "probability"], "probability"),
+        (["logit", "logit"], "logit"),
+        (["unknown", "probability"], "unknown"),
+        (["logit", "unknown"], "unknown"),
+    ],
+)
+def test_the_scale_is_what_all_promise(scales, expected):
+    assert expected == FallbackBackend([FakeBackend(scale=scale) for scale in scales]).scale
+
+
+def test_different_scales_are_refused():
+    with pytest.raises(ConfigError, match="FakeBackend b>: logit"):
+        FallbackBackend([FakeBackend(name="a"), FakeBackend(name="b", scale="logit")])
+
+
+def test_an_empty_chain_is_refused():
+    with pytest.raises(ConfigError, match="at least one backend"):
+        FallbackBackend([])
+
+
+def test_scores_are_not_cached_outside_the_chain():
+    assert not FallbackBackend([FakeBackend()]).cacheable
+
+
+def test_all_are_closed_even_if_one_fails_to():
+    class Stuck(FakeBackend):
+        def close(self):
+            raise RuntimeError("stuck")
+
+    for close in (lambda chain: chain.close(), lambda chain: asyncio.run(chain.aclose())):
+        first, last = FakeBackend(), FakeBackend()
+        with pytest.raises(RuntimeError, match="stuck"):
+            close(FallbackBackend([first, Stuck(), last]))
+
+        assert (1, 1) == (first.closed, last.closed)
+
+
+def test_it_describes_every_backend():
+    chain = FallbackBackend([failing(), FakeBackend(name="second")])
+
+    assert "<FailingBackend failing> | <FakeBackend second>" == chain.name
+    assert ["failing", "second"] == [part["name"] for part in chain.describe()["backends"]]
+
+
+def test_it_survives_pickle_with_all_its_parts():
+    chain = pickle.loads(pickle.dumps(FallbackBackend([FakeBackend(name="a"), FakeBackend()])))
+
+    assert ["a", "fake"] == [backend.name for backend in chain.backends]

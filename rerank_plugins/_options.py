@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["checked_options", "unknown"]
+__all__ = ["changed_options", "check_variable", "checked_options", "unknown", "with_options"]
 
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -39,11 +42,12 @@ def checked_options(
         if name not in fixed
     }
     writable = sorted(set(parameters) - _SECRETS)
+    variable = next((name for name in writable if name.endswith("_env")), "api_key_env")
     for name in given:
         if name in _SECRETS:
             raise ConfigError(
                 f"`{name}` is a secret and can't stand in a spec or file; put it in an "
-                "environment variable and name that variable with `api_key_env`"
+                f"environment variable and name that variable with `{variable}`"
             )
         if name not in writable:
             raise ConfigError(unknown("option", name, writable, f" for {what}"))
@@ -54,6 +58,43 @@ def checked_options(
             )
     hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
     return {name: _converted(name, value, hints[name]) for name, value in given.items()}
+
+
+def changed_options(constructor: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `values` that are not the constructor's defaults: what a spec must say."""
+    parameters = inspect.signature(constructor).parameters
+    return {name: value for name, value in values.items() if value != parameters[name].default}
+
+
+def with_options(said: Mapping[str, object], text: str) -> dict[str, object]:
+    """Add the options in `text`, as in `"a=1&b=2"`, to what is said already.
+
+    Raises:
+        ConfigError: an option has no value, or is given twice.
+    """
+    options = dict(said)
+    for part in filter(None, text.split("&")):
+        name, equals, value = part.partition("=")
+        name = unquote(name)
+        if not equals:
+            raise ConfigError(f"option {name!r} has no value; write {name}=VALUE")
+        if name in options:
+            raise ConfigError(f"option {name!r} is given twice")
+        options[name] = unquote(value)  # `+` stays: model names may contain it
+    return options
+
+
+def check_variable(option: str, name: str | None, example: str) -> None:
+    """Check that an option names an environment variable, and is not the secret itself.
+
+    Raises:
+        ConfigError: it does not; the message is without the value, which may be a secret.
+    """
+    if name is not None and not _VARIABLE.fullmatch(name):
+        raise ConfigError(
+            f"`{option}` must be the name of an environment variable in capitals, such as "
+            f"{example}, and never the secret itself"
+        )
 
 
 def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:

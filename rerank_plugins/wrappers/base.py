@@ -50,9 +50,16 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for what another caller works on, without cancelling it; gives its result."""
+    """Wait for what another caller works on, without cancelling it; gives its result.
+
+    Raises `TimeoutError` when the time is up.
+    """
 
     future: Future[Any]
+    seconds: float | None = None
+    """The longest time to wait; None is as long as it takes."""
+    blocking: bool = True
+    """Whether a sync caller waits at all; it must not where the work may need its thread."""
 
 
 Step: TypeAlias = Call | Do | Sleep | Wait
@@ -172,8 +179,8 @@ def _done(step: Step) -> Any:
             return function()
         case Sleep(seconds):
             return time.sleep(seconds)
-        case Wait(future):
-            return future.result()
+        case Wait(future, seconds, blocking):
+            return future.result(seconds if blocking else 0.0)
 
 
 async def _adone(step: Step) -> Any:
@@ -184,5 +191,5 @@ async def _adone(step: Step) -> Any:
             return await asyncio.to_thread(function)
         case Sleep(seconds):
             return await asyncio.sleep(seconds)
-        case Wait(future):
-            return await asyncio.shield(asyncio.wrap_future(future))
+        case Wait(future, seconds):
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)

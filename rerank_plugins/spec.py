@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from rerank_plugins._options import checked_options, unknown
+from rerank_plugins._options import checked_options, unknown, with_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 
@@ -56,6 +56,7 @@ _KINDS: Mapping[str, _Kind] = {
 _WRAPPERS: Mapping[str, _Kind] = {  # innermost first
     "retry": _Kind("rerank_plugins.wrappers.retry", "RetryingBackend"),
     "breaker": _Kind("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
+    "cache": _Kind("rerank_plugins.wrappers.cache", "CachedBackend"),
 }
 _FALLBACK = _Kind("rerank_plugins.wrappers.fallback", "FallbackBackend")
 _OF_SERVERS = frozenset({"retry", "breaker"})
@@ -175,26 +176,12 @@ def _parsed(spec: str) -> dict[str, object]:
         if remote["kind"] in _KINDS and not _KINDS[remote["kind"]].fixed:
             raise ConfigError(f"kind {remote['kind']!r} takes no URL; write {remote['kind']}:MODEL")
         base_url = url._replace(query="").geturl()
-        return _with_options({"kind": remote["kind"], "base_url": base_url}, url.query)
+        return with_options({"kind": remote["kind"], "base_url": base_url}, url.query)
     named = _NAMED.fullmatch(spec)
     if named is None or named["kind"] not in _KINDS:
         raise ConfigError(_hint(spec))
     model = {"model": unquote(named["model"])} if named["model"] else {}
-    return _with_options({"kind": named["kind"], **model}, named["options"] or "")
-
-
-def _with_options(said: Mapping[str, object], text: str) -> dict[str, object]:
-    """Add the options after the `?` to what the spec said before it."""
-    options = dict(said)
-    for part in filter(None, text.split("&")):
-        name, equals, value = part.partition("=")
-        name = unquote(name)
-        if not equals:
-            raise ConfigError(f"option {name!r} has no value; write {name}=VALUE")
-        if name in options:
-            raise ConfigError(f"option {name!r} is given twice")
-        options[name] = unquote(value)  # `+` stays: model names may contain it
-    return options
+    return with_options({"kind": named["kind"], **model}, named["options"] or "")
 
 
 def _hint(spec: str) -> str:

@@ -1,0 +1,83 @@
+"""What a score is kept under, and the seal that proves a stored value is that score."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import struct
+from collections.abc import Iterable
+
+__all__ = ["PairHasher", "seal", "store_key", "unseal"]
+
+_VERSION = b"rerank pair 1"  # another number when the hashed fields or the sealed value change
+_KEY_BYTES = 20
+_SEAL_BYTES = 16
+_FLOAT = struct.Struct("<d")
+_TAG_BYTES = 8
+
+
+class PairHasher:
+    """Hashes (query, document) pairs of one backend, so that no store ever holds a text.
+
+    The hash is keyed BLAKE2b (RFC 7693) over all that makes a score: the backend's name and
+    scale, the query, the document. Each field is preceded by its length, so `("ab", "c")` and
+    `("a", "bc")` differ.
+
+    Args:
+        name: the backend's `name`.
+        scale: the backend's `scale`.
+        secret: who does not know it can neither tell which pairs a store holds nor forge a
+            value. May be empty.
+    """
+
+    def __init__(self, name: str, scale: str, secret: str) -> None:
+        self._start = hashlib.blake2b(
+            digest_size=_KEY_BYTES + _SEAL_BYTES,
+            key=hashlib.blake2b(secret.encode()).digest(),
+            person=_VERSION,
+        )
+        for field in (name, scale):
+            self._start.update(_prefixed(field))
+
+    def digests(self, query: str, documents: Iterable[str]) -> list[bytes]:
+        """Return one digest per document, in order; `store_key` and `seal` each use a part."""
+        start = self._start.copy()
+        start.update(_prefixed(query))
+        digests = []
+        for document in documents:
+            pair = start.copy()
+            pair.update(_prefixed(document))
+            digests.append(pair.digest())
+        return digests
+
+
+def store_key(digest: bytes) -> bytes:
+    """Return the 20 bytes under which a store keeps the score of a pair."""
+    return digest[:_KEY_BYTES]
+
+
+def seal(digest: bytes, score: float) -> bytes:
+    """Return the 16 bytes to store: the score and a tag that holds for this pair only."""
+    packed = _FLOAT.pack(score)
+    return packed + _tag(digest, packed)
+
+
+def unseal(digest: bytes, value: object) -> float | None:
+    """Return the score in a stored value, or None if it is not what `seal` made for the pair."""
+    if not isinstance(value, bytes) or len(value) != _FLOAT.size + _TAG_BYTES:
+        return None
+    packed, tag = value[: _FLOAT.size], value[_FLOAT.size :]
+    if not hmac.compare_digest(_tag(digest, packed), tag):
+        return None
+    score: float = _FLOAT.unpack(packed)[0]
+    return score if math.isfinite(score) else None
+
+
+def _tag(digest: bytes, packed: bytes) -> bytes:
+    return hashlib.blake2b(packed, key=digest[_KEY_BYTES:], digest_size=_TAG_BYTES).digest()
+
+
+def _prefixed(field: str) -> bytes:
+    encoded = field.encode()
+    return len(encoded).to_bytes(8, "big") + encoded

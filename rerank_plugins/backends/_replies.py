@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from rerank_plugins.backends._transport import Reply
+from rerank_plugins.backends._incoming import Reply
 from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,

@@ -1,64 +1,30 @@
-"""The only file that does HTTP: pooled clients, one total deadline, capped replies."""
+"""Sending over HTTP: pooled clients, one total deadline, one free try for dead connections."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import ssl
 import threading
-import time
 import weakref
-import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
 from rerank_plugins.backends._deadline import bind, deadline_of_thread
-from rerank_plugins.errors import (
-    BackendError,
-    BackendRejected,
-    BackendTimeout,
-    BackendUnavailable,
-    ConfigError,
-    InvalidResponse,
-)
+from rerank_plugins.backends._incoming import Incoming, Reply, Request, translated
+from rerank_plugins.errors import ConfigError
 
-__all__ = ["Reply", "Request", "Transport"]
-
-MAX_REPLY = 32 * 2**20
-"""Largest reply in bytes, packed or unpacked; 10,000 scores take less than a megabyte."""
+__all__ = ["Transport"]
 
 # Uvicorn, under most rerank servers, closes idle connections after 5 s: we must be first.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
-_GZIP = 31  # zlib's number for it
-_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-_CUT = re.compile("closed|disconnected")
 
 _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
-
-
-class Request(NamedTuple):
-    """One HTTP request."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes = b""
-
-
-class Reply(NamedTuple):
-    """What came back, whole and unpacked."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Found by names in any case."""
-    content: bytes
 
 
 class Transport:
@@ -89,23 +55,28 @@ class Transport:
             InvalidResponse: what came back is not HTTP, or too large.
             ConfigError: the certificates or the proxies can't be used.
         """
-        incoming = _Incoming(request, deadline, self._connect_timeout)
-        with _translated(incoming), deadline_of_thread(deadline):
+        incoming = Incoming(request, deadline, self._connect_timeout)
+        with translated(incoming), deadline_of_thread(deadline):
             shared = self._shared()  # kept, so that `close` waits for this call
-            with closing(shared.client.send(incoming.request(), stream=True)) as response:
-                for chunk in incoming.begin(response).iter_raw():
-                    incoming.add(chunk)
+            with incoming.dead_connection_forgiven():
+                _receive(shared.client, incoming)
+            if incoming.forgiven:
+                fresh = _Shared(_new(httpx.Client, self._trusted(self._here())))
+                _receive(fresh.client, incoming)
         return incoming.reply()
 
     async def asend(self, request: Request, deadline: float) -> Reply:
         """Like `send`, on the running event loop; a cancelled call closes its connection."""
-        incoming = _Incoming(request, deadline, self._connect_timeout)
-        with _translated(incoming):
+        incoming = Incoming(request, deadline, self._connect_timeout)
+        with translated(incoming):
             async with asyncio.timeout(incoming.left):
                 client = await self._aclient()
-                async with aclosing(await client.send(incoming.request(), stream=True)) as response:
-                    async for chunk in incoming.begin(response).aiter_raw():
-                        incoming.add(chunk)
+                with incoming.dead_connection_forgiven():
+                    await _areceive(client, incoming)
+                if incoming.forgiven:
+                    trusted = self._trusted(self._here())
+                    async with _new(httpx.AsyncClient, trusted) as fresh:
+                        await _areceive(fresh, incoming)
         return incoming.reply()
 
     def close(self) -> None:
@@ -213,100 +184,19 @@ def _certificates(verify: bool | str | None) -> ssl.SSLContext:  # noqa: FBT001 
     return ssl.create_default_context(cafile=verify)
 
 
-class _Incoming:
-    """A reply on its way in: asks for it, collects it, unpacks it."""
+def _receive(client: httpx.Client, incoming: Incoming) -> None:
+    def trace(event: str, _: object) -> None:
+        incoming.note(event)
 
-    def __init__(self, request: Request, deadline: float, connect_timeout: float) -> None:
-        self.left = max(deadline - time.monotonic(), 0.0)
-        self.connect_timeout = min(connect_timeout, self.left)
-        self.stage = "read"
-        self.where = urlsplit(request.url).netloc
-        self._asked = request
-        self._response: httpx.Response | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-
-    def request(self) -> httpx.Request:
-        timeout = dict.fromkeys(("pool", "read", "write"), self.left)
-        return httpx.Request(
-            self._asked.method,
-            self._asked.url,
-            headers={**self._asked.headers, "Accept-Encoding": "gzip"},
-            content=self._asked.body,
-            extensions={"timeout": {**timeout, "connect": self.connect_timeout}},
-        )
-
-    def begin(self, response: httpx.Response) -> httpx.Response:
-        self._response = response
-        self.stage = "total"
-        return response
-
-    def add(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        if self._size > MAX_REPLY:
-            raise InvalidResponse(f"{self.where}: a reply of more than {MAX_REPLY} bytes")
-
-    def reply(self) -> Reply:
-        response = self._response
-        if response is None:
-            raise BackendUnavailable(f"{self.where}: no reply")
-        content = b"".join(self._chunks)
-        packing = response.headers.get("content-encoding", "identity").lower()
-        if packing == "gzip":
-            content = self._unpacked(content)
-        elif packing != "identity":
-            raise InvalidResponse(f"{self.where}: a reply packed as {packing[:20]!r}, unasked")
-        return Reply(response.status_code, response.headers, content)
-
-    def _unpacked(self, content: bytes) -> bytes:
-        unpacker = zlib.decompressobj(_GZIP)
-        try:
-            unpacked = unpacker.decompress(content, MAX_REPLY + 1)
-        except zlib.error as exc:
-            raise InvalidResponse(
-                f"{self.where}: a reply that claims to be gzip, and is not"
-            ) from exc
-        if len(unpacked) > MAX_REPLY:
-            raise InvalidResponse(f"{self.where}: a reply of more than {MAX_REPLY} bytes, unpacked")
-        return unpacked
+    with closing(client.send(incoming.request(trace), stream=True)) as response:
+        for chunk in incoming.begin(response).iter_raw():
+            incoming.add(chunk)
 
 
-@contextmanager
-def _translated(incoming: _Incoming) -> Iterator[None]:
-    """Turn what httpx raises into our errors; what they say holds no text of a request."""
-    try:
-        yield
-    except httpx.ConnectTimeout as exc:
-        raise BackendTimeout(
-            f"{incoming.where}: no connection in {incoming.connect_timeout:.3g} s (stage: connect)"
-        ) from exc
-    except (httpx.TimeoutException, TimeoutError) as exc:
-        raise BackendTimeout(
-            f"{incoming.where}: no whole reply in time (stage: {incoming.stage})"
-        ) from exc
-    except httpx.InvalidURL as exc:
-        raise ConfigError(f"`base_url` can't be used: {exc}") from exc
-    except httpx.TransportError as exc:
-        raise _broken(incoming.where, exc) from exc
-    except RuntimeError as exc:
-        if "closed" not in str(exc):
-            raise
-        raise BackendUnavailable(f"{incoming.where}: closed during the call") from exc
+async def _areceive(client: httpx.AsyncClient, incoming: Incoming) -> None:
+    async def trace(event: str, _: object) -> None:
+        incoming.note(event)
 
-
-def _broken(where: str, exc: httpx.TransportError) -> BackendError:
-    causes = list(_causes(exc))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _HUNG_UP):
-            return BackendRejected(f"{where}: no trusted encryption: {cause.reason or cause}")
-    reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
-    if isinstance(exc, httpx.RemoteProtocolError) and not _CUT.search(reason):
-        return InvalidResponse(f"{where}: the reply is not HTTP: {reason}")
-    return BackendUnavailable(f"{where}: no connection: {reason}")
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
+    async with aclosing(await client.send(incoming.request(trace), stream=True)) as response:
+        async for chunk in incoming.begin(response).aiter_raw():
+            incoming.add(chunk)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from rerank_plugins.backends._incoming import Request
 from rerank_plugins.backends._replies import failure, parsed
-from rerank_plugins.backends._transport import Request, Transport
+from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS
 from rerank_plugins.errors import BackendRejected, InvalidResponse
 

@@ -15,10 +15,11 @@ from urllib.parse import urlencode
 from rerank_plugins import _context
 from rerank_plugins._options import unknown
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
+from rerank_plugins.backends._incoming import Reply, Request
 from rerank_plugins.backends._parts import aside_by_side, side_by_side, split, to_json
 from rerank_plugins.backends._replies import complaint, failure, parsed
 from rerank_plugins.backends._scale import to_probability
-from rerank_plugins.backends._transport import Reply, Request, Transport
+from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS, decode
 from rerank_plugins.errors import ConfigError, InvalidResponse, UnsupportedInputError
 

@@ -219,6 +219,93 @@ def test_connections_are_used_again(endpoint):
     assert 2 == endpoint.connections
 
 
+@pytest.fixture(params=["sync", "async"])
+def ask_often(request):
+    """Score again and again over the same connections, with a pause in between."""
+
+    def sync(backend, pauses):
+        with backend:
+            for pause in pauses:
+                assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+                time.sleep(pause)
+
+    def in_loop(backend, pauses):
+        async def main():
+            async with backend:
+                for pause in pauses:
+                    assert EXPECTED == await backend.ascore(QUERY, DOCUMENTS)
+                    await asyncio.sleep(pause)
+
+        asyncio.run(main())
+
+    return sync if request.param == "sync" else in_loop
+
+
+def once(then):
+    """Answer the first request of each connection, and do `then` at the second."""
+
+    def write(handler):
+        if handler in served:
+            then(handler)
+        else:
+            served.add(handler)
+            Answer(GOOD).send(handler)
+
+    served = set()
+    return lambda received: write
+
+
+@pytest.mark.parametrize("death", [hang_up, reset])
+def test_a_used_connection_that_died_is_replaced(endpoint, ask_often, death):
+    """No caller notices; each request that met a dead connection is sent once more."""
+    endpoint.answer = once(death)
+    ask_often(make(endpoint), [0.0] * 6)
+
+    assert 6 + 3 == len(endpoint.requests)
+    assert endpoint.wait_until_idle()
+
+
+def test_a_server_that_closes_idle_connections_is_no_failure(endpoint, ask_often):
+    """It closes them after 5 ms, and we ask again after about 5 ms."""
+
+    def write(handler):
+        Answer(GOOD).send(handler)
+        handler.connection.settimeout(0.005)
+
+    endpoint.answer = lambda received: write
+    ask_often(make(endpoint), [0.004 + 0.00001 * step for step in range(200)])
+
+
+def test_the_replacement_is_not_replaced(endpoint, ask_often):
+    backend = make(endpoint)
+
+    def die(received):
+        return hang_up if len(endpoint.requests) > 1 else Answer(GOOD)
+
+    endpoint.answer = die
+    with pytest.raises(BackendUnavailable, match="disconnected"):
+        ask_often(backend, [0.0, 0.0])
+
+    assert 3 == len(endpoint.requests)
+
+
+def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
+    endpoint.answer = lambda received: hang_up
+    with pytest.raises(BackendUnavailable):
+        ask(make(endpoint))
+
+    assert 1 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("write", [cut, no_http])
+def test_a_reply_that_began_is_a_failure(endpoint, ask_often, write):
+    endpoint.answer = once(write)
+    with pytest.raises(BackendError):
+        ask_often(make(endpoint), [0.0, 0.0])
+
+    assert 2 == len(endpoint.requests)
+
+
 def test_one_backend_serves_several_loops_and_leaves_no_socket(endpoint):
     """Also if nobody closes it: a socket left open would be a warning, which fails tests."""
     backend = make(endpoint)

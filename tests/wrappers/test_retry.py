@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from endpoint import Answer, Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from rerank_plugins import (
     UnsupportedInputError,
     _context,
 )
+from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
@@ -357,6 +359,67 @@ def test_a_thousand_tasks_share_a_backend():
 def test_wrong_options_are_refused(option, message):
     with pytest.raises(ConfigError, match=message):
         RetryingBackend(FakeBackend(), **option)
+
+
+# On a real server
+
+
+GOOD = Answer([{"index": 0, "score": 0.9}, {"index": 1, "score": 0.1}])
+
+
+def in_turn(*answers):
+    turns = itertools.chain(answers, itertools.repeat(answers[-1]))
+    return lambda received: next(turns)
+
+
+@pytest.mark.parametrize("ask", [score, ascore])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer({"error": "busy"}, 429),
+        Answer({"error": "busy"}, 429, {"Retry-After": "0.01"}),
+        Answer({"error": "busy"}, 503, {"Retry-After": "soon"}),
+        Answer({"error": "busy"}, 503, {"Retry-After": "-5"}),
+        Answer({"error": "busy"}, 503, {"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}),
+        Answer({"error": "broken"}, 500),
+        Answer([{"index": 0, "score": 0.9}]),
+        Answer(b"<html>"),
+    ],
+    ids=str,
+)
+def test_a_server_in_trouble_gets_another_try(ask, answer):
+    with Endpoint(in_turn(answer, GOOD)) as endpoint:
+        remote = HTTPBackend(endpoint.url, dialect="tei")
+        with RetryingBackend(remote, initial_backoff=0.01) as backend:
+            assert [0.9, 0.1] == ask(backend)
+        assert 2 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("ask", [score, ascore])
+@pytest.mark.parametrize("wait", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
+    with Endpoint(Answer({"error": "busy"}, 429, {"Retry-After": wait})) as endpoint:
+        backend = RetryingBackend(HTTPBackend(endpoint.url, dialect="tei"))
+        with pytest.raises(BackendOverloaded) as caught:
+            ask(backend)
+        backend.close()
+
+        assert caught.value.retry_after > 3000
+        assert 1 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("ask", [score, ascore])
+def test_the_deadline_ends_an_attempt(ask):
+    """Long before its own timeout, which would be the end of this test as well."""
+
+    def silent(handler):
+        handler.connection.recv(1)
+        handler.close_connection = True
+
+    with Endpoint(lambda received: silent) as endpoint:
+        remote = HTTPBackend(endpoint.url, dialect="tei", timeout=1000.0)
+        with pytest.raises(BackendTimeout), RetryingBackend(remote, deadline=0.2) as backend:
+            ask(backend)
 
 
 def test_time_is_measured_by_a_clock_that_is_never_set():

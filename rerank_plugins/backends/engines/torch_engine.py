@@ -90,6 +90,7 @@ def _encoder(checkpoint: Checkpoint, settings: EngineSettings) -> PairEncoder:
         tokenizer.backend_tokenizer,
         max_length=checkpoint.max_length,
         cut_left=tokenizer.truncation_side == "left",
+        uses_types=checkpoint.uses_types,
         cached_tokens=settings.cached_tokens,
     )
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers", reason="needs the extra `local`")
+pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
 
 from rerank_plugins import BackendError, ConfigError
 from rerank_plugins.backends.engines import torch_engine, torch_model
@@ -284,6 +285,27 @@ def test_an_old_tokenizer_is_converted(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
     assert flat(expected) == pytest.approx(flat(engine_of(folder).logits(REQUESTS)), abs=1e-6)
+
+
+@pytest.mark.parametrize("attention", PATHS)
+def test_types_are_kept_back_where_the_tokenizer_says_so(attention: str, folder: Path) -> None:
+    """Then the model sees zeros, from a new tokenizer as from an old one."""
+    told = flat(engine_of(folder, attention=attention).logits(REQUESTS))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    new = flat(engine_of(folder, attention=attention).logits(REQUESTS))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
+    (folder / "tokenizer.json").unlink()
+    old = flat(engine_of(folder, attention=attention).logits(REQUESTS))
+    reference = CrossEncoder(str(folder), device="cpu")
+    pairs = [(query, document) for query, documents in REQUESTS for document in documents]
+    expected = reference.predict(pairs, activation_fn=torch.nn.Identity()).tolist()
+
+    assert expected == pytest.approx(new, rel=1e-6, abs=1e-5)
+    assert expected == pytest.approx(old, rel=1e-6, abs=1e-5)
+    assert told != pytest.approx(new, abs=1e-3)
 
 
 def test_pickled_weights_load_where_they_are_allowed(folder: Path) -> None:

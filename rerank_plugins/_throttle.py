@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from time import monotonic
 
 __all__ = ["Throttle"]
 
 
 class Throttle:
-    """Lets one of many through in each interval; threads may share it.
+    """Lets one of many through in each interval; at worst one per thread, when several ask at once.
 
     Args:
         seconds: the interval.
@@ -17,14 +16,12 @@ class Throttle:
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
         self._next = 0.0
 
     def __call__(self) -> bool:
         """Say whether this one may pass."""
         now = monotonic()
-        with self._lock:
-            if now < self._next:
-                return False
-            self._next = now + self._seconds
-            return True
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True

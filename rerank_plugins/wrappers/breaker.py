@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from time import monotonic
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["CircuitBreakingBackend"]
@@ -65,7 +65,7 @@ class _Circuit:
     def __init__(self, failures: int, cooldown: float) -> None:
         self._failures = failures
         self._cooldown = cooldown
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._failed = 0
         self._open_until: float | None = None
         self._probing = False

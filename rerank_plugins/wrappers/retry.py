@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Generator, Sequence
 from random import uniform
 from time import monotonic
@@ -12,6 +11,7 @@ from typing import Any
 from rerank_plugins import _context
 from rerank_plugins.backend import Backend, Document
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
 
 __all__ = ["LONGEST_WAIT", "RetryingBackend"]
@@ -137,7 +137,7 @@ class _Budget:
     def __init__(self, per_call: float) -> None:
         self._per_call = per_call
         self._left = _FIRST_RETRIES if per_call else 0.0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def earn(self) -> None:
         with self._lock:

@@ -17,6 +17,9 @@ from rerank_plugins import (
 from rerank_plugins.langchain import RerankCompressor, RerankRetriever
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
+from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.retry import RetryingBackend
 
 
 class Mine(Backend):
@@ -69,6 +72,12 @@ async def scores(backend: Backend) -> None:
 
 def adapters(backend: Backend) -> None:
     """Both frameworks take the same settings."""
-    RerankCompressor(backend=backend, top_n=5, min_score=0.2)
-    RerankPostprocessor(backend="embedded", top_n=5, min_score=0.2)
+    RerankCompressor(backend=backend, top_n=5, min_score=0.2, on_error="original_order")
+    RerankPostprocessor(backend="embedded", top_n=5, min_score=0.2, on_error="raise")
     print(RerankRetriever, FakeBackend(lambda q, d: 1.0), FailingBackend(ValueError()))
+
+
+def wrapped(backend: Backend) -> Backend:
+    """Wrappers are backends."""
+    careful = CircuitBreakingBackend(RetryingBackend(backend, attempts=2, deadline=5), cooldown=3)
+    return FallbackBackend([careful, Mine()])

@@ -20,12 +20,14 @@ from rerank_plugins import (
     Content,
     InvalidResponse,
     UnsupportedInputError,
+    load_backend,
 )
 from rerank_plugins.backend import Backend
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers import cache
 from rerank_plugins.wrappers.base import WrapperBackend
 from rerank_plugins.wrappers.cache import CachedBackend
+from rerank_plugins.wrappers.retry import RetryingBackend
 from rerank_plugins.wrappers.stores.memory import MemoryStore
 
 
@@ -554,6 +556,25 @@ def test_threads_that_race_ask_once_for_each_pair():
     assert sorted(set(asked)) == sorted(asked)
 
 
+def test_who_waits_does_not_wait_for_the_store():
+    class Slow(MemoryStore):
+        writing, gate = threading.Event(), threading.Event()
+
+        def set_many(self, items, ttl):
+            self.writing.set()
+            assert self.gate.wait(30)
+
+    backend = CachedBackend(FakeBackend(), store=Slow())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(backend.score, "q", ["q"])
+        assert Slow.writing.wait(30)
+        assert [1.0] == backend.score("q", ["q"])
+        assert not first.done()
+        Slow.gate.set()
+        assert [1.0] == first.result()
+    assert (0, 1, 1) == counts(backend)
+
+
 def test_a_caller_waits_no_longer_than_its_deadline():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
@@ -691,6 +712,37 @@ def test_a_cache_is_written_as_its_table():
     assert "memory?entries=5" == spec["cache"]["store"]
     with pytest.raises(ConfigError, match="`MemoryStore` can't be written"):
         CachedBackend(Written(), store=MemoryStore()).to_spec()
+
+
+def test_a_table_adds_a_cache():
+    tables = {
+        "backend": {"kind": "xinference", "base_url": "http://localhost:1", "model": "m"},
+        "retry": {"attempts": 2},
+        "cache": {"store": "memory?entries=5", "ttl": "none"},
+    }
+    backend = load_backend(tables)
+
+    assert isinstance(backend, CachedBackend)  # outside: what is known is not retried
+    assert isinstance(backend.wrapped, RetryingBackend)
+    assert (5, None) == (backend._kept.describe()["most"], backend._ttl)
+    assert repr(backend) == repr(load_backend(backend.to_spec()))
+
+
+def test_each_backend_of_a_chain_has_its_own_cache():
+    chain = load_backend(
+        {
+            "backend": {"kind": "xinference", "base_url": "http://localhost:1", "model": "m"},
+            "fallback": [{"kind": "embedded"}],
+            "cache": {},
+        }
+    )
+
+    assert 2 == repr(chain).count("CachedBackend")
+
+
+def test_a_secret_in_a_table_is_refused():
+    with pytest.raises(ConfigError, match="name that variable with `secret_env`"):
+        load_backend({"backend": {"kind": "embedded"}, "cache": {"secret": "s3cret"}})
 
 
 def test_closing_closes_the_store_and_the_backend():

@@ -188,6 +188,28 @@ def test_a_forked_child_uses_the_store_even_if_a_thread_held_its_lock(make_store
     store.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_neither_uses_nor_closes_the_connection_of_its_parent(tmp_path):
+    """SQLite forbids both: https://www.sqlite.org/howtocorrupt.html, section 2.6."""
+    store = SQLiteStore(tmp_path / "scores.db")
+    store.set_many({b"a": b"1"}, None)
+    inherited = store._connection
+    child = os.fork()
+    if child == 0:
+        store.close()
+        untouched = inherited.execute("SELECT 1").fetchall() == [(1,)]
+        store.get_many([b"a"])
+        own = store._connection not in {None, inherited}
+        store.close()
+        untouched &= inherited.execute("SELECT 1").fetchall() == [(1,)]
+        os._exit(0 if own and untouched else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert 0 == os.waitstatus_to_exitcode(status)
+    store.close()
+
+
 @pytest.mark.parametrize(
     "content", [b"this is a text that somebody needs" * 100, b"SQLite format 3\x00" + b"x" * 5000]
 )
@@ -231,7 +253,7 @@ def test_a_process_that_holds_the_file_locked_stops_only_writing(tmp_path):
     store = SQLiteStore(path)
     store.set_many({b"a": b"1"}, None)
     holder = sqlite3.connect(path, isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("BEGIN EXCLUSIVE")
     store.set_many({b"b": b"2"}, None)
 
     assert [b"1", None] == store.get_many([b"a", b"b"])

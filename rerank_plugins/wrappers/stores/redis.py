@@ -110,7 +110,7 @@ class RedisStore:
                 socket_timeout=self._options["timeout"],
                 socket_connect_timeout=self._options["timeout"],
                 retry=no_retries,
-                protocol=2,  # with 3 the pool would hand out connections that Redis has closed
+                protocol=2,  # 3 greets longer, and has nothing that is needed here
             )
         return self._client
 

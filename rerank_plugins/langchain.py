@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Never, NotRequired, cast
+from typing import Any, Never, NotRequired, Self, cast
 
 from rerank_plugins._optional import require
 from rerank_plugins._outcome import (
@@ -43,7 +43,7 @@ try:
         RunnableSerializable,
         ensure_config,
     )
-    from pydantic import ConfigDict, InstanceOf
+    from pydantic import ConfigDict, InstanceOf, field_serializer
     from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 except ModuleNotFoundError:
     require("langchain_core", extra="langchain")
@@ -101,6 +101,14 @@ class _Reranker(Serializable):
         super().__init__(
             backend=scorer, top_n=top_n, min_score=min_score, on_error=on_error, **others
         )
+
+    @field_serializer("backend", when_used="json")
+    def _as_spec(self, backend: Backend) -> dict[str, object]:
+        return backend.to_spec()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # A copy shares the backend, so that no model is loaded twice.
+        return self.model_copy()
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

@@ -102,8 +102,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def __init__(
         self,
-        *,
         backend: BackendSpec = None,
+        *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
         on_error: OnError = "raise",

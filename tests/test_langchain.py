@@ -938,6 +938,20 @@ def test_copies_work(copied):
     assert [2, 1] == order(retriever.invoke(QUERY))
 
 
+def test_a_deep_copy_shares_the_backend():
+    """Else the model would be loaded twice, and a literal key could not be copied."""
+    compressor = everything(2)
+
+    assert compressor.backend is copy.deepcopy(compressor).backend
+
+
+def test_it_is_written_as_json():
+    dumped = json.loads(RerankCompressor("local:some/model", top_n=2).model_dump_json())
+
+    assert {"kind": "local", "model": "some/model"} == dumped["backend"]
+    assert 2 == dumped["top_n"]
+
+
 # With a real model
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from rerank_plugins import _context
-from rerank_plugins._options import unknown
+from rerank_plugins._options import changed_options, unknown
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.backends._incoming import Reply, Request
 from rerank_plugins.backends._parts import aside_by_side, side_by_side, split, to_json
@@ -268,13 +268,9 @@ class HTTPBackend(Backend):
                 "a backend with a literal `api_key` can be neither pickled nor written as a spec; "
                 "put the key in an environment variable and name that with `api_key_env`"
             )
-        parameters = inspect.signature(HTTPBackend).parameters
-        given = {name: getattr(self, f"_{name}") for name in parameters}
-        del given["dialect"]
-        changed = {
-            name: value for name, value in given.items() if value != parameters[name].default
-        }
-        return {"kind": self._dialect, **changed}
+        names = [name for name in inspect.signature(HTTPBackend).parameters if name != "dialect"]
+        given = {name: getattr(self, f"_{name}") for name in names}
+        return {"kind": self._dialect, **changed_options(HTTPBackend, given)}
 
     def __reduce__(self) -> tuple[object, ...]:
         options: dict[str, Any] = self.to_spec()
@@ -325,5 +321,6 @@ def _check_positive(**seconds: float) -> None:
 
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
             raise ConfigError(f"`{name}` must be an integer of at least 1, not {value!r}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rerank_plugins._options import unknown
+from rerank_plugins._options import changed_options, unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
+from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends.engines.base import Attention, DType, Engine, EngineSettings
 from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
-from rerank_plugins.backends.engines.choice import EngineName, load_engine
+from rerank_plugins.backends.engines.choice import EngineName, check_installed, load_engine
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
@@ -159,13 +158,7 @@ class LocalBackend(Backend):
             }
 
     def to_spec(self) -> dict[str, object]:
-        parameters = inspect.signature(type(self)).parameters
-        changed = {
-            name: value
-            for name, value in self._options.items()
-            if value != parameters[name].default
-        }
-        return {"kind": "local", **changed}
+        return {"kind": "local", **changed_options(LocalBackend, self._options)}
 
     def close(self) -> None:
         """Free the model, once no thread is scoring with it; the next score loads it again."""
@@ -206,6 +199,7 @@ class LocalBackend(Backend):
 
     def _load(self) -> _Loaded:
         options = self._options
+        check_installed(options["engine"])  # before gigabytes are fetched
         checkpoint = resolve(
             options["model"],
             revision=options["revision"],
@@ -237,7 +231,7 @@ class LocalBackend(Backend):
 
     def _scores(self, documents: Sequence[str], logits: dict[str, float]) -> list[float]:
         values = check_scores([logits[document] for document in documents], len(documents))
-        return values if self.scale == "logit" else [_sigmoid(value) for value in values]
+        return values if self.scale == "logit" else to_probability(values)
 
 
 @dataclass(eq=False)
@@ -270,11 +264,3 @@ def _check(options: dict[str, Any]) -> None:
             raise ConfigError(f"`{name}` must be None or at least {least}, not {value!r}")
     if options["cached_tokens"] < 0:
         raise ConfigError(f"`cached_tokens` must be at least 0, not {options['cached_tokens']!r}")
-
-
-def _sigmoid(logit: float) -> float:
-    """The one place where a logit becomes a probability."""
-    if logit < 0:
-        exp = math.exp(logit)
-        return exp / (1.0 + exp)
-    return 1.0 / (1.0 + math.exp(-logit))

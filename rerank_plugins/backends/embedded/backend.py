@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rerank_plugins._options import changed_options
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.errors import ConfigError
 
@@ -89,7 +90,7 @@ class EmbeddedBackend(Backend):
         }
 
     def to_spec(self) -> dict[str, object]:
-        return {"kind": "embedded", **self._settings()}
+        return {"kind": "embedded", **changed_options(EmbeddedBackend, self._settings())}
 
     def close(self) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from rerank_plugins.backends.engines.base import Engine, EngineSettings, Unsuppo
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.errors import MissingDependencyError
 
-__all__ = ["EngineName", "load_engine"]
+__all__ = ["EngineName", "check_installed", "load_engine"]
 
 EngineName: TypeAlias = Literal["auto", "onnx", "torch"]
 
@@ -65,10 +65,29 @@ def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | Non
     return None
 
 
-def _imported(engine: str) -> Any:
+def check_installed(engine: EngineName) -> None:
+    """Check that the engine asked for, or any engine, can be imported.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message names the extra.
+    """
+    if engine != "auto":
+        _require(engine)
+        return
+    try:
+        _require("onnx")
+    except MissingDependencyError:
+        _require("torch")
+
+
+def _require(engine: str) -> None:
     for package in _NEEDS[engine]:
         if importlib.util.find_spec(package) is None:
             require(package, extra=_EXTRAS[engine])
+
+
+def _imported(engine: str) -> Any:
+    _require(engine)
     return importlib.import_module(_ENGINES[engine])
 
 

@@ -12,11 +12,11 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 
 from dataclasses import replace
 
-from rerank_plugins import MissingDependencyError
+from rerank_plugins import MissingDependencyError, load_backend
 from rerank_plugins.backends.engines import choice
 from rerank_plugins.backends.engines.base import EngineSettings, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import resolve
-from rerank_plugins.backends.engines.choice import EngineName, load_engine
+from rerank_plugins.backends.engines.choice import EngineName, check_installed, load_engine
 
 
 def chosen(folder: str, engine: EngineName = "auto", **changes: Any) -> tuple[object, str]:
@@ -89,3 +89,23 @@ def test_without_torch_the_reason_against_onnx_is_told(
     assert "onnx" == chosen(checkpoint("bert"))[0]
     with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[local\].*onnx engine can't"):
         chosen(checkpoint("bert"), dtype="float16")
+
+
+def test_what_is_missing_is_told_before_anything_is_fetched(
+    without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody should wait for gigabytes to learn that torch is not installed."""
+    monkeypatch.setattr("rerank_plugins.backends.local.resolve", pytest.fail)
+    without("torch")
+
+    with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[local\]"):
+        load_backend("local:some/model?engine=torch").score("q", ["a"])
+
+
+def test_one_engine_is_enough(without: Callable[[str], None]) -> None:
+    without("torch")
+    check_installed("auto")
+    without("onnxruntime")
+
+    with pytest.raises(MissingDependencyError):
+        check_installed("auto")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_type
 
 from rerank_plugins import (
     Backend,
@@ -60,24 +61,25 @@ def specs() -> list[Backend]:
 async def scores(backend: Backend) -> None:
     """Everything a backend gives back."""
     documents: list[Document] = ["a", Content(text="b"), Content(image=b"")]
-    one: list[float] = backend.score("q", documents)
-    two: list[float] = await backend.ascore("q", ("a", "b"))
-    many: list[list[float]] = backend.score_many([("q", ["a"]), ("r", documents)])
-    best: list[Ranked] = rank(one, top_n=3, min_score=0.5)
-    index: int = best[0].index
-    score: float = best[0].score
-    result: RerankResult = rerank("q", ["a", "b"], backend=backend, top_n=1)
-    print(two, many, index, score, result)
+    scored = backend.score("q", documents)
+    assert_type(scored, list[float])
+    assert_type(await backend.ascore("q", ("a", "b")), list[float])
+    assert_type(backend.score_many([("q", ["a"]), ("r", documents)]), list[list[float]])
+    assert_type(rank(scored, top_n=3, min_score=0.5), list[Ranked])
+    assert_type(rank(scored)[0].index, int)
+    assert_type(rank(scored)[0].score, float)
+    assert_type(rerank("q", ["a", "b"], backend=backend, top_n=1), RerankResult)
 
 
 def adapters(backend: Backend) -> None:
     """Both frameworks take the same settings."""
-    RerankCompressor(backend=backend, top_n=5, min_score=0.2, on_error="original_order")
+    compressor = RerankCompressor(backend, top_n=5, min_score=0.2, on_error="original_order")
+    RerankRetriever(lambda query: [], backend=compressor.backend, top_n=5)
     RerankPostprocessor(backend="embedded", top_n=5, min_score=0.2, on_error="raise")
-    print(RerankRetriever, FakeBackend(lambda q, d: 1.0), FailingBackend(ValueError()))
 
 
 def wrapped(backend: Backend) -> Backend:
     """Wrappers are backends."""
     careful = CircuitBreakingBackend(RetryingBackend(backend, attempts=2, deadline=5), cooldown=3)
-    return FallbackBackend([careful, Mine()])
+    fake = FakeBackend(lambda query, document: 1.0, scale="probability")
+    return FallbackBackend([careful, fake, FailingBackend(ValueError())])

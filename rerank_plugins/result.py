@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from rerank_plugins import _context
 from rerank_plugins._display import as_html, as_table
 from rerank_plugins._settings import check_settings, label
 from rerank_plugins.backend import Backend, Document, Ranked, Scale, check_scores, rank
@@ -116,9 +117,10 @@ def rerank(
     """
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
-    with nullcontext() if loaded is backend else loaded:
+    with nullcontext() if loaded is backend else loaded, _context.scorer() as scorer:
         scores = loaded.score(query, documents)
-        return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
+        by = scorer.name
+        return _result(query, documents, loaded, scores, by=by, top_n=top_n, min_score=min_score)
 
 
 async def arerank(
@@ -133,8 +135,10 @@ async def arerank(
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
     async with nullcontext() if loaded is backend else loaded:
-        scores = await loaded.ascore(query, documents)
-        return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
+        with _context.scorer() as scorer:
+            scores = await loaded.ascore(query, documents)
+        by = scorer.name
+        return _result(query, documents, loaded, scores, by=by, top_n=top_n, min_score=min_score)
 
 
 def _result(
@@ -143,10 +147,11 @@ def _result(
     backend: Backend,
     scores: Sequence[float],
     *,
+    by: str | None,
     top_n: int | None,
     min_score: float | None,
 ) -> RerankResult:
     ranked = rank(check_scores(scores, len(documents)), top_n=top_n, min_score=min_score)
     # A name may load the model: cheap after scoring, and not worth it where nothing was scored.
-    name = backend.name if len(documents) else label(backend)
+    name = by or (backend.name if len(documents) else label(backend))
     return RerankResult(query, tuple(documents), tuple(ranked), name, backend.scale)

@@ -41,7 +41,7 @@ INNER = {"errors", "_optional", "backend", "spec"}
 LAYERS["_display"] = {"errors", "backend"}
 LAYERS["_settings"] = INNER | {"_options"}
 LAYERS["_outcome"] = {"errors", "_context", "_options", "_throttle", "backend"}
-LAYERS["result"] = INNER | {"_display", "_settings"}
+LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
 LAYERS["evaluation"] = INNER
 LAYERS["cli"] = set(LAYERS) | {"backends"}

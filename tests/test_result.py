@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from rerank_plugins import (
+    BackendUnavailable,
     ConfigError,
     Content,
     InvalidResponse,
@@ -25,6 +26,7 @@ from rerank_plugins import (
     rerank,
 )
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
 
 QUERY = "what is a panda?"
 DOCUMENTS = ["hi", "the panda is a bear", "what is a panda"]
@@ -338,6 +340,14 @@ class TestTerminal:
 
         assert "a [31mred dne" in text
         assert {"\x07", "\x00", "\u202e"}.isdisjoint(text)
+
+
+def test_it_names_the_backend_of_a_chain_that_scored():
+    down = FailingBackend(BackendUnavailable("down"))
+    chain = FallbackBackend([down, FakeBackend(name="second")])
+
+    assert "second" == rerank("q", ["q"], backend=chain).backend
+    assert "second" == asyncio.run(arerank("q", ["q"], backend=chain)).backend
 
 
 def test_the_example_notebook_runs(monkeypatch):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_type
 
+from langchain_core.retrievers import BaseRetriever
+
 from rerank_plugins import (
     Backend,
     Content,
@@ -71,10 +73,10 @@ async def scores(backend: Backend) -> None:
     assert_type(rerank("q", ["a", "b"], backend=backend, top_n=1), RerankResult)
 
 
-def adapters(backend: Backend) -> None:
+def adapters(backend: Backend, retriever: BaseRetriever) -> None:
     """Both frameworks take the same settings."""
     compressor = RerankCompressor(backend, top_n=5, min_score=0.2, on_error="original_order")
-    RerankRetriever(lambda query: [], backend=compressor.backend, top_n=5)
+    RerankRetriever(retriever, backend=compressor.backend, top_n=5)
     RerankPostprocessor(backend="embedded", top_n=5, min_score=0.2, on_error="raise")
 
 

@@ -1,0 +1,73 @@
+"""What the project wants of its speed on a processor, beside what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS, REFERENCE
+
+__all__ = ["goals", "ratio"]
+
+_FLOAT, _INT8 = "rerank-plugins, onnx", "rerank-plugins, onnx int8"
+_MODEL = "minilm"
+
+
+def ratio(measured: Mapping[str, Any], clock: str, name: str) -> float:
+    """Return how many times less of wall or processor time than the reference, at the median.
+
+    Calls are compared one by one, since each call brought all the same texts.
+    """
+    pairs = zip(measured[clock][REFERENCE], measured[clock][name], strict=True)
+    return statistics.median(reference / own for reference, own in pairs)
+
+
+def goals(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return goal, figure and verdict for what the results hold."""
+    return list(_goals({name: result["found"] for name, result in results.items()}))
+
+
+def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    speed = found.get(f"speed-{_MODEL}")
+    if speed:
+        small = [r for r in speed["rounds"] if r["shape"] in {"1x20", "1x100"}]
+        for name, least in ((_FLOAT, 3), (_INT8, 6)):
+            ratios = [ratio(r, "wall", name) for r in small]
+            goal = f"{name.partition(', ')[2]}: {least} × sentence-transformers, 1×20 and 1×100"
+            yield goal, f"{min(ratios):.1f} to {max(ratios):.1f}", _verdict(min(ratios) >= least)
+        for own, exact, others in ((_FLOAT, True, "in float32"), (_INT8, False, "of any kind")):
+            lead, name = min(
+                (min(ratio(r, "wall", own) / ratio(r, "wall", name) for r in small), name)
+                for name in speed["memory"]
+                if not CONTENDERS[name].ours and (CONTENDERS[name].exact or not exact)
+            )
+            goal = f"{own.partition(', ')[2]}: ahead of every peer {others}"
+            yield goal, f"{lead:.2f} × as fast as {name}, or better", _verdict(lead > 1)
+        for name in (_FLOAT, _INT8):
+            most = speed["memory"][name]["peak"]
+            goal = f"{name.partition(', ')[2]}: at most 200 MB in memory, MiniLM"
+            yield goal, f"{most * 2**20 / 1e6:.0f} MB at its peak", _verdict(most * 2**20 <= 200e6)
+    if "agreement" in found:
+        row = found["agreement"]["rows"][_INT8]
+        yield "onnx int8: Kendall τ of 0.98", f"{row['tau']:.4f}", _verdict(row["tau"] >= 0.98)
+        row = found["agreement"]["rows"][_FLOAT]
+        difference = row["probability_difference"]
+        yield "onnx: scores within 1e-5", f"{difference:.1e}", _verdict(difference <= 1e-5)
+    if "start" in found:
+        for name in (_FLOAT, _INT8):
+            seconds = statistics.median(found["start"]["wall"][name])
+            goal = f"{name.partition(', ')[2]}: cold process to first score in 1 s"
+            yield goal, f"{seconds:.2f} s", _verdict(seconds < 1)
+    if "import" in found:
+        took = found["import"]["import_ms"]
+        yield "`import rerank_plugins` in 100 ms", f"{took:.0f} ms", _verdict(took < 100)
+    for name, row in found.items():
+        if name.startswith("flatness-"):
+            grown = row["mib_per_10k_pairs"]
+            goal = f"{name.removeprefix('flatness-')}: memory flat over {row['pairs']:,} pairs"
+            yield goal, f"{grown:+.2f} MiB per 10,000", _verdict(abs(grown) < 0.5)
+
+
+def _verdict(met: bool) -> str:  # noqa: FBT001 - it says which
+    return "met" if met else "missed"

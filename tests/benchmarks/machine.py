@@ -1,0 +1,97 @@
+"""Stage: what the machine is, and how fast it multiplies."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_machine", "measure_peak"]
+
+_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
+_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "torch", "transformers", "sentence-transformers")
+
+_PEAK = """
+import json, sys, time
+import numpy as np
+import torch
+threads, seconds = int(sys.argv[1]), float(sys.argv[2])
+torch.set_num_threads(threads)
+
+def best(multiply, flops):
+    most, until = 0.0, time.perf_counter() + seconds
+    multiply()
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        multiply()
+        most = max(most, flops / (time.perf_counter() - began))
+    return round(most / 1e9)
+
+n = 2048
+square = np.ones((n, n), np.float32)
+tensor = torch.ones(n, n)
+half = tensor.bfloat16()
+tall, wide = torch.ones(180, 384), torch.ones(384, 1536)
+print(json.dumps({
+    "numpy float32": best(lambda: square @ square, 2 * n**3),
+    "torch float32": best(lambda: tensor @ tensor, 2 * n**3),
+    "torch bfloat16": best(lambda: half @ half, 2 * n**3),
+    "torch float32, 180 × 384 × 1536": best(lambda: tall @ wide, 2 * 180 * 384 * 1536),
+}))
+"""
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the processor, what it can do, and the versions of what runs on it."""
+    processor = _cpu_info()
+    flags = processor.get("flags", "").split()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": processor.get("model name", platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in _PACKAGES},
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def measure_peak(*, seconds: float) -> dict[str, dict[str, int]]:
+    """Return the fastest matrix products in GFLOP/s, by the number of threads."""
+    return {
+        str(threads): json.loads(
+            subprocess.run(
+                [sys.executable, "-c", _PEAK, str(threads), str(seconds)],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for threads in range(1, len(os.sched_getaffinity(0)) + 1)
+    }
+
+
+def _cpu_info() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    return {key.strip(): value.strip() for key, _, value in (row.partition(":") for row in lines)}

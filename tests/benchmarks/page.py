@@ -1,0 +1,235 @@
+"""From results to a page: tables between its markers, and plots beside it."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS, REFERENCE
+from benchmarks.goals import goals, ratio
+from benchmarks.models import MODELS
+from benchmarks.plot import bars, line
+
+__all__ = ["fill", "plots", "tables"]
+
+_MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(page: Path | None, results: Mapping[str, Any]) -> str:
+    """Write the tables into the page and the plots into its folder; return the tables."""
+    made = tables(results)
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(
+            _MARKED.sub(lambda m: f"{m[1]}{made.get(m[2], 'Not measured.')}\n{m[3]}", text),
+            encoding="utf-8",
+        )
+        folder = page.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        for name, drawing in plots(results).items():
+            (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    return "\n\n".join(f"{name}\n{table}" for name, table in made.items())
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return each section that the results allow, as Markdown, by its name."""
+    writers = {
+        "peak": _peak,
+        "agreement": _agreement,
+        "start": _start,
+        "import": _import,
+        "http": _http,
+        "cache": _cache,
+    }
+    made = {
+        name: write(results[name]["found"]) for name, write in writers.items() if name in results
+    }
+    speeds = [name for name in results if name.startswith("speed-")]
+    for name in speeds:
+        made[name] = _speed(results[name]["found"])
+    if speeds and "peak" in results:
+        made["floor"] = _floor([results[n]["found"] for n in speeds], results["peak"]["found"])
+    if flat := {n: r["found"] for n, r in results.items() if n.startswith("flatness-")}:
+        made["flatness"] = _flatness(flat)
+    if speeds:
+        made["memory"] = _memory(results[speeds[0]]["found"]["memory"])
+        made["machine"] = _machine({name: result["measured"] for name, result in results.items()})
+        made["goals"] = _table(("goal", "measured", ""), goals(results))
+    return made
+
+
+def plots(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the plots that the results allow, as SVG, by name."""
+    made = {}
+    for name, result in results.items():
+        found = result["found"]
+        if name.startswith("speed-"):
+            rounds = found["rounds"]
+            made[name] = bars(
+                f"{MODELS[found['model']].title}: times as fast as sentence-transformers",
+                {_title(r): {c: ratio(r, "wall", c) for c in r["wall"]} for r in rounds},
+            )
+    flat = {n.removeprefix("flatness-"): r["found"] for n, r in results.items() if "flatness" in n}
+    if flat:
+        made["flatness"] = line(
+            "Memory of the process, MiB", {n: f["mib"] for n, f in flat.items()}, "pairs scored"
+        )
+    return made
+
+
+def _title(measured: Mapping[str, Any]) -> str:
+    return f"{measured['mix']} {measured['shape'].replace('x', '×')}"
+
+
+def _speed(found: Mapping[str, Any]) -> str:
+    rounds = found["rounds"]
+    names = [name for name in CONTENDERS if name in rounds[0]["wall"]]
+    rows = [
+        (
+            _bold(name),
+            *(
+                f"{ratio(r, 'wall', name):.2f} / {ratio(r, 'cpu', name):.2f}"
+                if name in r["wall"]
+                else "–"
+                for r in rounds
+            ),
+        )
+        for name in names
+    ]
+    table = _table(("", *(_title(r) for r in rounds)), rows)
+    counts = ", ".join(f"{_title(r)}: {len(r['wall'][REFERENCE])}" for r in rounds)
+    lines = [table, "", f"Measured calls of each: {counts}."]
+    if found["missing"]:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in found["missing"].items())
+        lines += ["", f"Not measured: {reasons}."]
+    return "\n".join(lines)
+
+
+def _floor(speeds: Sequence[Mapping[str, Any]], peak: Mapping[str, Any]) -> str:
+    threads = max(peak, key=int)
+    limit = peak[threads]["torch float32"]
+    rows = []
+    for found in speeds:
+        for r in found["rounds"]:
+            cells = []
+            for name in (REFERENCE, "rerank-plugins, onnx", "rerank-plugins, onnx int8"):
+                rate = r["pairs"] / statistics.median(r["wall"][name])
+                cells.append(f"{rate:.1f} / {100 * rate * r['gflop_per_pair'] / limit:.0f} %")
+            tokens, work = f"{r['tokens_per_pair']:.0f}", f"{r['gflop_per_pair']:.1f}"
+            rows.append((found["model"], _title(r), tokens, work, *cells))
+    columns = ("model", "", "tokens", "GFLOP", REFERENCE, "onnx", "onnx int8")
+    return _table(columns, rows)
+
+
+def _peak(found: Mapping[str, Any]) -> str:
+    kinds = list(next(iter(found.values())))
+    rows = [(threads, *(str(speeds[kind]) for kind in kinds)) for threads, speeds in found.items()]
+    return _table(("threads", *kinds), rows)
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            _bold(name),
+            str(row["queries"]),
+            f"{row['tau']:.4f}",
+            f"{row['worst_tau']:.3f}",
+            f"{row['logit_difference']:.1e}",
+            f"{row['probability_difference']:.1e}",
+        )
+        for name, row in found["rows"].items()
+    ]
+    columns = ("", "questions", "Kendall τ", "worst", "largest difference, logits", "probabilities")
+    return (
+        f"{_table(columns, rows)}\n\nThe questions are of "
+        f"{' and '.join(found['sets'])}, {found['documents']} passages each; the logits have a "
+        f"standard deviation of {found['logit_deviation']:.2f}."
+    )
+
+
+def _start(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            _bold(name),
+            f"{statistics.median(seconds):.2f}",
+            f"{statistics.median(found['cpu'][name]):.2f}",
+            str(found["memory"][name]),
+        )
+        for name, seconds in found["wall"].items()
+    ]
+    return _table(("", "wall s", "processor s", "MiB then"), rows)
+
+
+def _memory(found: Mapping[str, Any]) -> str:
+    rows = [
+        (_bold(name), str(row["loaded"]), str(row["now"]), str(row["peak"]), str(row["anonymous"]))
+        for name, row in found.items()
+    ]
+    columns = ("", "after two pairs", "at the end", "most", "at the end, no file's")
+    return _table(columns, rows)
+
+
+def _import(found: Mapping[str, Any]) -> str:
+    return (
+        f"`import rerank_plugins` takes {found['import_ms']:.0f} ms (least: "
+        f"{found['import_ms_least']:.0f} ms); Python itself starts in {found['python_ms']:.0f} ms."
+    )
+
+
+def _http(found: Mapping[str, Any]) -> str:
+    rows = [
+        (_bold(n), f"{found[n]['wall_ms']:.2f}", f"{found[n]['cpu_ms']:.2f}")
+        for n in ("httpx", "rerank-plugins")
+    ]
+    ours, bare = found["rerank-plugins"], found["httpx"]
+    quotients = (f"{ours[k] / bare[k]:.2f}" for k in ("wall_ms", "cpu_ms"))
+    return _table(("", "wall ms", "processor ms"), [*rows, ("ratio", *quotients)])
+
+
+def _cache(found: Mapping[str, Any]) -> str:
+    rows = [(store, f"{ms:.2f}") for store, ms in found["ms"].items()]
+    return _table(("store", f"ms for {found['pairs']} known pairs"), rows)
+
+
+def _flatness(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name.removeprefix("flatness-"),
+            f"{row['pairs']:,}",
+            str(row["mib"][len(row["mib"]) // 4]),
+            str(row["mib"][-1]),
+            f"{row['mib_per_10k_pairs']:+.2f}",
+        )
+        for name, row in found.items()
+    ]
+    columns = ("engine", "pairs", "MiB after a quarter", "at the end", "slope, MiB per 10,000")
+    return _table(columns, rows)
+
+
+def _machine(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    last = max(measured.values(), key=lambda moment: moment["date"])
+    dates = [moment["date"] for moment in measured.values()]
+    versions = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
+    loads = ", ".join(f"{name} {moment['load']:.1f}" for name, moment in measured.items())
+    rows = [
+        ("processor", f"{last['processor']}, {last['cores']} cores, virtual"),
+        ("instructions", ", ".join(last["flags"])),
+        ("memory", f"{last['memory_gib']} GiB"),
+        ("system", last["system"]),
+        ("versions", versions),
+        ("measured", f"{min(dates)} to {max(dates)}"),
+        ("load of the machine before each stage", loads),
+    ]
+    return _table(("", ""), rows)
+
+
+def _bold(name: str) -> str:
+    return f"**{name}**" if name.startswith("rerank-plugins") else name
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,71 @@
+"""Plots as SVG, readable on light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from xml.sax.saxutils import escape
+
+__all__ = ["bars", "line"]
+
+_WIDTH, _LABELS, _ROW = 760, 250, 15
+_OURS, _OTHERS = ("#1b7f79", "#3aa99f"), ("#8a8f98", "#b4b8bf")
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#24292f}.t{font-weight:600;font-size:14px}"
+    ".n{font-size:11px}.g{stroke:#8a8f98;stroke-opacity:.35}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
+)
+
+
+def bars(title: str, series: Mapping[str, Mapping[str, float]]) -> str:
+    """Draw one group of bars per round, our own in colour, longest value across the width."""
+    most = max(value for row in series.values() for value in row.values())
+    scale = (_WIDTH - _LABELS - 50) / most
+    parts, y = [_text(8, 20, title, "t")], 34
+    for heading, row in series.items():
+        y += 18
+        parts.append(_text(8, y, heading, "t"))
+        for name, value in sorted(row.items(), key=lambda item: -item[1]):
+            y += _ROW
+            colour = (_OURS if name.startswith("rerank-plugins") else _OTHERS)[0]
+            parts.append(_text(_LABELS - 8, y, name, anchor="end"))
+            parts.append(
+                f'<rect x="{_LABELS}" y="{y - 10}" width="{value * scale:.1f}" height="11" '
+                f'rx="2" fill="{colour}"/>'
+            )
+            parts.append(_text(_LABELS + value * scale + 5, y, f"{value:.1f}", "n"))
+        y += 8
+    x = _LABELS + scale  # the reference is 1
+    parts.append(f'<line class="g" x1="{x:.1f}" x2="{x:.1f}" y1="40" y2="{y}"/>')
+    return _svg(y + 10, parts)
+
+
+def line(title: str, series: Mapping[str, Sequence[float]], below: str) -> str:
+    """Draw values taken at equal steps, from 0 up."""
+    left, top, height = 50, 40, 180
+    most = 1.15 * max(max(values) for values in series.values())
+    parts = [_text(8, 20, title, "t"), _text(_WIDTH / 2, top + height + 34, below, anchor="middle")]
+    for share in (0, 0.5, 1):
+        y = top + height * (1 - share)
+        parts.append(f'<line class="g" x1="{left}" x2="{_WIDTH - 120}" y1="{y}" y2="{y}"/>')
+        parts.append(_text(left - 6, y + 4, f"{most * share:.0f}", "n", anchor="end"))
+    for (name, values), colour in zip(series.items(), (*_OURS, *_OTHERS), strict=False):
+        step = (_WIDTH - 120 - left) / max(1, len(values) - 1)
+        points = [(left + n * step, top + height * (1 - v / most)) for n, v in enumerate(values)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
+        parts.append(_text(_WIDTH - 112, points[-1][1] + 4, name))
+    return _svg(top + height + 46, parts)
+
+
+def _text(x: float, y: float, text: str, style: str = "", *, anchor: str = "start") -> str:
+    kind = f' class="{style}"' if style else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
+
+
+def _svg(height: float, parts: Iterable[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" '
+        f'width="{_WIDTH}" height="{height:.0f}" role="img"><style>{_STYLE}</style>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )

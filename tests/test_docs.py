@@ -66,8 +66,8 @@ def workspace(tmp_path, monkeypatch):
 
 def run_shell(code):
     """Run the commands of ours in a block; installing and starting services is CI's work."""
-    for command in re.sub(r"\\\n", "", code).splitlines():
-        command = command.rpartition("&& ")[2]
+    for line in re.sub(r"\\\n", "", code).splitlines():
+        command = line.rpartition("&& ")[2]
         if re.match(r"(.*\| *)?rerank-plugins ", command):
             done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
             assert done.returncode in {0, 1}, f"{command}\n{done.stdout}{done.stderr}"

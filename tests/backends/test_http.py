@@ -201,7 +201,7 @@ def test_one_failing_part_fails_the_call_at_once(endpoint, ask):
     with pytest.raises(BackendRejected):
         ask(backend, ["hi", "bad", *["hi"] * 20])
 
-    assert 4 > len(endpoint.requests)
+    assert len(endpoint.requests) <= 4  # the thread that failed may begin one more
 
 
 def test_all_parts_share_one_timeout(endpoint, ask):

@@ -1,5 +1,6 @@
 """The command `doctor`: facts about the machine, and whether a backend works."""
 
+import importlib.util
 import json
 import sys
 from types import SimpleNamespace
@@ -66,7 +67,13 @@ class TestDescribeEnvironment:
         monkeypatch.setattr(
             environment,
             "requires",
-            lambda name: ["rich>=13", "no-such-package<2,>=1; extra == 'local'", "typer"],
+            lambda name: [
+                "rich>=13",
+                "no-such-package<2,>=1; extra == 'local'",
+                "typer",
+                "rerank-plugins[local]; extra == 'all'",
+                "pytest; extra == 'dev'",
+            ],
         )
         facts = describe_environment()
 
@@ -195,7 +202,66 @@ class TestExamine:
 
             assert report.ok
             assert {} == report.server
-            assert report.checks[1].detail.startswith("unknown: ")
+            assert f"{endpoint.url} does not say what it is; taken for 'cohere' as you wrote" == (
+                report.checks[1].detail
+            )
+
+    def test_a_server_that_cannot_rerank_fails(self):
+        with Endpoint(Answer({"model_type": {"embedding": {}}})) as endpoint:
+            report = examine(f"tei+{endpoint.url}")
+
+            assert ("server", False) == (report.checks[-1].name, report.checks[-1].ok)
+            assert "not a reranker" in report.checks[-1].detail
+
+    @pytest.mark.parametrize("score", [True, False])
+    @pytest.mark.parametrize(
+        ("engine", "extra"), [("torch", "local"), ("onnx", "onnx"), ("auto", "local")]
+    )
+    def test_an_engine_that_is_not_installed_fails(self, monkeypatch, engine, extra, score):
+        for package in ("tokenizers", "torch"):
+            monkeypatch.setitem(sys.modules, package, None)
+        find = importlib.util.find_spec
+        gone = {"tokenizers", "torch"}
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name in gone else find(name)
+        )
+        report = examine(f"local:some/model?engine={engine}", score=score)
+
+        assert [("spec", True), ("engine", False)] == [(c.name, c.ok) for c in report.checks]
+        assert f"pip install 'rerank-plugins[{extra}]'" in report.checks[-1].detail
+
+    @pytest.mark.parametrize("score", [True, False])
+    def test_a_service_without_a_key_fails(self, monkeypatch, score):
+        for name in ("COHERE_API_KEY", "CO_API_KEY", "MY_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        usual = examine("cohere:rerank-v3.5", score=score).checks[-1]
+        named = examine("tei+http://localhost:8080?api_key_env=MY_KEY", score=score).checks[-1]
+
+        assert ("key", False) == (usual.name, usual.ok)
+        assert "'cohere' needs a key: set COHERE_API_KEY or CO_API_KEY" == usual.detail
+        assert "'tei' needs a key: set MY_KEY" == named.detail
+
+    def test_a_service_with_a_key_is_fine(self, monkeypatch):
+        monkeypatch.setenv("CO_API_KEY", SECRET)
+
+        assert examine("cohere:rerank-v3.5", score=False).ok
+
+    def test_a_fallback_is_looked_at_too(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("VOYAGE_API_KEY", raising=False)
+        path = tmp_path / "chain.toml"
+        path.write_text(
+            '[backend]\nkind = "embedded"\n[[fallback]]\nkind = "voyage"\nmodel = "rerank-2"\n',
+            encoding="utf-8",
+        )
+
+        assert "VOYAGE_API_KEY" in examine(str(path), score=False).checks[-1].detail
+
+    @pytest.mark.parametrize("address", ["localhost:9997", "127.0.0.1:18100", "[::1]:80/v1"])
+    def test_an_address_without_http_is_told_what_to_write(self, address):
+        report = examine(address)
+
+        assert not report.ok
+        assert f"write http://{address}" == report.checks[0].detail
 
     def test_an_unknown_plain_url_fails(self):
         with Endpoint(Answer({}, 404)) as endpoint:
@@ -253,16 +319,21 @@ class TestCommand:
         done = run()
 
         assert (0, "") == (done.exit_code, done.stderr)
-        assert done.stdout.startswith(f"rerank-plugins {rerank_plugins.__version__} · Python ")
+        assert "✓ it works; to use it: backend='embedded'" == done.stdout.splitlines()[0]
+        assert f"\nrerank-plugins {rerank_plugins.__version__} · Python " in done.stdout
         assert "✓ score" in done.stdout
-        assert done.stdout.endswith("backend='embedded'\n")
+
+    def test_a_check_without_scoring_does_not_claim_to_work(self):
+        first = run("embedded", "--no-score").stdout.splitlines()[0]
+
+        assert "✓ nothing is missing, but nothing was scored: backend='embedded'" == first
 
     def test_a_broken_one_exits_1(self):
         done = run("tei+http://127.0.0.1:9")
 
         assert (1, "") == (done.exit_code, done.stderr)
         assert "✗ server" in done.stdout
-        assert "to use it" not in done.stdout
+        assert done.stdout.startswith("✗ tei+http://127.0.0.1:9 does not work: ")
 
     def test_a_local_model_tells_device_and_engine(self, checkpoint):
         facts = json.loads(run(f"local:{checkpoint('bert')}?engine=torch", "--json").stdout)
@@ -276,7 +347,7 @@ class TestCommand:
 
             assert "  dialect       xinference" in lines
             assert "  models        bge, other" in lines
-            assert f"  backend='xinference+{endpoint.url}?model=bge'" == lines[-1]
+            assert lines[0].endswith(f"backend='xinference+{endpoint.url}?model=bge'")
 
     def test_json_has_everything(self):
         done = run("embedded", "--json", "--no-score")

@@ -15,7 +15,7 @@ from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS
 from rerank_plugins.errors import BackendRejected, InvalidResponse
 
-__all__ = ["ServerInfo", "probe"]
+__all__ = ["ServerInfo", "UnknownServer", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
 _REFUSED = frozenset({401, 403})
@@ -23,6 +23,10 @@ _XINFERENCE_VERSION = "/v1/cluster/version"
 """Read by administrators alone; a key that may score is refused."""
 _TOO_MANY = 429
 _OK = 200
+
+
+class UnknownServer(BackendRejected):
+    """Something answers, but no server we know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,8 @@ def probe(
         ConfigError: `base_url` is not an http(s) URL.
         BackendUnavailable: nothing answers there.
         AuthenticationError: this address has been locked out.
-        BackendRejected: something answers, but no server we know, or none that reranks.
+        UnknownServer: something answers, but no server we know.
+        BackendRejected: the server does not rerank.
     """
     found = _RERANK_PATH.split(DIALECTS["infinity"].endpoint(base_url))[0]
     root = re.sub(r"/v\d+$", "", found)
@@ -120,7 +125,7 @@ def probe(
                 return replace(info, authorized=not refused)
     finally:
         transport.close()
-    raise BackendRejected(
+    raise UnknownServer(
         f"{root} answers, but like no rerank server we know; say which it is in a spec, such as "
         f"cohere+{root}?model=NAME for proxies that speak Cohere's protocol. Kinds: "
         f"{', '.join(DIALECTS)}"

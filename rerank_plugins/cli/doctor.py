@@ -44,5 +44,8 @@ def doctor(
     else:
         console = Console()
         for style, line in as_lines(environment, report):
-            console.print(Text(line, style=style), soft_wrap=True)
+            if console.is_terminal:
+                console.print(Text(line, style=style), soft_wrap=True)
+            else:
+                sys.stdout.write(f"{line}\n")
     raise typer.Exit(0 if report.ok else 1)

@@ -17,6 +17,8 @@ from rerank_plugins.backends.dialects import DIALECTS
 __all__ = ["describe_environment"]
 
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+_COLLECTIONS = ("all", "dev")
+"""Extras that add nothing of their own to use."""
 _REQUIREMENT = re.compile(
     r"(?P<name>[\w.-]+)[^;]*(?:;\s*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"])?"
 )
@@ -45,7 +47,8 @@ def _packages() -> dict[str, dict[str, str | None]]:
         wanted = []
     found: dict[str, dict[str, str | None]] = defaultdict(dict)
     for line in wanted:
-        if match := _REQUIREMENT.fullmatch(line):
+        match = _REQUIREMENT.fullmatch(line)
+        if match and match["extra"] not in _COLLECTIONS:
             found[match["extra"] or ""][match["name"]] = _installed(match["name"])
     return dict(found)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.dialects import DIALECTS
-from rerank_plugins.backends.discovery import ServerInfo, probe
+from rerank_plugins.backends.discovery import ServerInfo, UnknownServer, probe
+from rerank_plugins.backends.engines.choice import check_installed
 from rerank_plugins.cli.report import Check, Report
-from rerank_plugins.errors import BackendRejected, ConfigError, RerankError
+from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE, load_backend
 
 __all__ = ["examine", "score_pair"]
 
 _URL = re.compile(r"https?://.*", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\[[\da-f:]+\]|[\w.-]+):\d{1,5}(/.*)?", re.IGNORECASE)
 _QUERY = "what is a panda?"
 _RELEVANT = "The giant panda is a bear species endemic to China."
 _UNRELATED = "Paris is the capital and largest city of France."
@@ -42,9 +46,13 @@ def examine(spec: str | None, *, score: bool = True) -> Report:
     try:
         backend = load_backend(report.spec)
     except RerankError as error:
-        report.add("spec", f"{error}{origin}", ok=False)
+        problem = f"write http://{spec}" if _ADDRESS.fullmatch(spec) else str(error)
+        report.add("spec", f"{problem}{origin}", ok=False)
         return report
     report.add("spec", f"{backend!r}{origin}")  # its name may load the model
+    if missing := list(_missing(backend)):
+        report.checks += missing
+        return report
     with backend:
         if (report.server or _meet_server(report, backend)) and score:
             report.checks.append(score_pair(backend))
@@ -53,6 +61,27 @@ def examine(spec: str | None, *, score: bool = True) -> Report:
             except RerankError:
                 report.backend = {}  # the check that failed says why
     return report
+
+
+def _missing(backend: Backend) -> Iterator[Check]:
+    """Name what a spec needs and this machine lacks: packages of an engine, keys of services."""
+    try:
+        spec: Mapping[str, Any] = backend.to_spec()
+    except ConfigError:  # a literal key, or a backend of the user's own
+        return
+    for options in (spec.get("backend", spec), *spec.get("fallback", ())):
+        if options["kind"] == "local":
+            try:
+                check_installed(options.get("engine", "auto"))
+            except MissingDependencyError as error:
+                yield Check("engine", ok=False, detail=str(error))
+        elif dialect := DIALECTS.get(options["kind"]):
+            named = options.get("api_key_env")
+            variables = (named,) if named else dialect.key_variables
+            hosted = dialect.base_url is not None and "base_url" not in options
+            if (hosted or named) and not _key(variables):
+                detail = f"{options['kind']!r} needs a key: set {' or '.join(variables)}"
+                yield Check("key", ok=False, detail=detail)
 
 
 def _find_server(report: Report) -> bool:
@@ -89,8 +118,9 @@ def _meet_server(report: Report, backend: Backend) -> bool:
             api_key=_key((variable,) if isinstance(variable, str) else dialect.key_variables),
             verify=verify if isinstance(verify, bool | str) else True,
         )
-    except BackendRejected as error:  # a proxy, perhaps: scoring will tell
-        report.add("server", f"unknown: {error}")
+    except UnknownServer:  # a proxy, perhaps: scoring will tell
+        detail = f"{base_url} does not say what it is; taken for {options['kind']!r} as you wrote"
+        report.add("server", detail)
         return True
     except RerankError as error:
         report.add("server", str(error), ok=False)

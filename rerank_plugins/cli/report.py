@@ -15,7 +15,7 @@ class Check:
     """One thing that was tried."""
 
     name: str
-    """What was tried: `"server"`, `"spec"` or `"score"`."""
+    """What was tried: `"spec"`, `"engine"`, `"key"`, `"server"` or `"score"`."""
     ok: bool
     """Whether it worked."""
     detail: str
@@ -52,13 +52,14 @@ def as_json(environment: Mapping[str, object], report: Report) -> str:
 
 
 def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[str, str]]:
-    """Lay out all facts and checks as lines of text, each with its style."""
+    """Lay out the verdict, all facts and all checks as lines of text, each with its style."""
+    yield _verdict(report)
     cpu = environment["cpu"]
     title = (
         f"rerank-plugins {environment['rerank-plugins']} · Python {environment['python']} · "
         f"{environment['platform']}"
     )
-    yield "bold", title
+    yield "bold", f"\n{title}"
     yield "", _line("cpu", ", ".join([f"{cpu['cores']} cores", *cpu["features"]]))
     for library, devices in environment["devices"].items():
         yield "", _line(library, ", ".join(devices))
@@ -86,9 +87,15 @@ def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[s
     for check in report.checks:
         mark, style = ("✓", "green") if check.ok else ("✗", "red")
         yield style, _line(f"{mark} {check.name}", check.detail)
-    if report.ok:
-        yield "bold", "\nto use it"
-        yield "", f"  backend={report.spec!r}"
+
+
+def _verdict(report: Report) -> tuple[str, str]:
+    failed = [check for check in report.checks if not check.ok]
+    if failed:
+        return "bold red", f"✗ {report.spec} does not work: {failed[0].detail}"
+    if any(check.name == "score" for check in report.checks):
+        return "bold green", f"✓ it works; to use it: backend={report.spec!r}"
+    return "bold green", f"✓ nothing is missing, but nothing was scored: backend={report.spec!r}"
 
 
 def _line(label: str, value: str) -> str:

@@ -73,5 +73,5 @@ def _advise() -> None:
     _log.warning(
         "the embedded model reads English; most of this query is in another script, where it only "
         "counts shared letters. For a model that reads it, install rerank-plugins[local] and use "
-        'the backend "local:BAAI/bge-reranker-v2-m3" (said once)'
+        'the backend "local:BAAI/bge-reranker-v2-m3"'
     )

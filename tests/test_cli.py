@@ -108,10 +108,49 @@ class TestReadDocuments:
     def test_the_format_is_found_out(self, tmp_path):
         as_json = write(tmp_path / "x.data", '\ufeff\r\n{"text": "a"}\r\n{"text": "b"}\r\n')
         as_text = write(tmp_path / "y.data", '[1]\n{"text": "b"}\n')
+        array = write(tmp_path / "z.data", '\ufeff[\n  "c",\n\n  "d"\n]\n')
+        lines = write(tmp_path / "lines.json", '{"text": "e"}\n{"text": "f"}\n')
 
-        assert ["a", "b", "[1]", '{"text": "b"}'] == [
-            entry.text for entry in read_documents([as_json, as_text])
+        assert ["a", "b", "[1]", '{"text": "b"}', "c", "d", "e", "f"] == [
+            entry.text for entry in read_documents([as_json, as_text, array, lines])
         ]
+
+    def test_a_json_array_holds_strings_or_objects(self, tmp_path):
+        path = write(tmp_path / "x.json", '["a", {"id": "d", "text": "b\\nc"}, ""]')
+
+        assert [
+            Entry("a", f"{path}[0]"),
+            Entry("b\nc", f"{path}[1]", "d"),
+            Entry("", f"{path}[2]"),
+        ] == read_documents([path])
+
+    def test_an_empty_json_file_holds_nothing(self, tmp_path):
+        assert [] == read_documents([write(tmp_path / "x.json", "")])
+
+    @pytest.mark.parametrize(
+        ("name", "data", "message"),
+        [
+            ("x.json", '["a",\n5]', "x.json[1]: expected a JSON object, not a number"),
+            ("x.json", '[{"text": null}]', "x.json[0]: `text` is null, not a string"),
+            ("x.json", '{\n"docs": ["a"]}', "x.json: expected a JSON array of strings or objects"),
+            ("x.json", '["a"', "x.json: not valid JSON: "),
+            ("x.json", '["\\ud800"]', "x.json[0]: the text holds a lone surrogate"),
+            (
+                "x.CSV",
+                "id,text\n1,a\n",
+                "is a table, which can't be read; convert it to JSON Lines",
+            ),
+            ("x.tsv", "", "is a table, which can't be read"),
+        ],
+    )
+    def test_syntax_is_never_ranked_as_text(self, tmp_path, name, data, message):
+        with pytest.raises(UnsupportedInputError, match=re.escape(message)):
+            read_documents([write(tmp_path / name, data)])
+
+    def test_a_table_is_text_if_told_so(self, tmp_path):
+        path = write(tmp_path / "x.csv", "1,a\n")
+
+        assert ["1,a"] == [e.text for e in read_documents([path], FileFormat.TEXT)]
 
     def test_the_format_can_be_told(self, tmp_path):
         path = write(tmp_path / "x.jsonl", '{"text": "a"}\n')
@@ -130,13 +169,15 @@ class TestReadDocuments:
         [
             (b'{"text": "a"}\n{"text": \n', r":2: not valid JSON"),
             (b'{"text": "a"}\nb\n', r":2: not valid JSON"),
-            (b'{"text": "a"}\n[]\n', r":2: expected a JSON object, not 'list'"),
+            (b'{"text": "a"}\n[]\n', r":2: expected a JSON object, not an array"),
             (
                 b'{"text": "a"}\n{"body": "b"}\n',
                 r":2: found no text under .*page_content.*--text-key, out of: body",
             ),
             (b"{}\n", r":1: found no text .*it is empty"),
-            (b'{"text": 5}\n', r":1: the text must be a string, not 'int'"),
+            (b'{"text": 5}\n', r":1: `text` is a number, not a string"),
+            (b'{"text": null}\n', r":1: `text` is null, not a string"),
+            (b'{"text": true}\n', r":1: `text` is a boolean, not a string"),
             (b'{"text": "a"}\n{"text": "\\ud800"}\n', r":2: the text holds a lone surrogate"),
             (b"[" * 100_000 + b"\n", r":1: not valid JSON"),
             (b'{"text": "a"}\n{"text": "\xff"}\n', r":2: not UTF-8 text \(byte 11\)"),

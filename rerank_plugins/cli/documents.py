@@ -1,4 +1,4 @@
-"""Documents from files: text with one per line, or JSON Lines."""
+"""Documents from files: text with one per line, JSON Lines, or a JSON array."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rerank_plugins.backend import check_encodable
 from rerank_plugins.errors import UnsupportedInputError
@@ -20,13 +20,16 @@ TEXT_KEYS = ("text", "page_content", "contents", "content", "passage", "abstract
 """Where JSON lines hold their text: in the first of these keys that they have."""
 
 _ID_KEYS = ("_id", "id")
+_TABLES = (".csv", ".tsv")
+_JSON_TYPES = {dict: "an object", list: "an array", bool: "a boolean", type(None): "null"}
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class FileFormat(StrEnum):
-    """How the lines of a file are read."""
+    """How a file is read."""
 
     AUTO = "auto"
+    JSON = "json"
     JSONL = "jsonl"
     TEXT = "text"
 
@@ -38,7 +41,7 @@ class Entry:
     text: str
     """What is scored."""
     source: str
-    """Where it stands: `"notes.txt:12"`, lines from 1; standard input is `"-"`."""
+    """Where it stands: line `"notes.txt:12"`, from 1, or item `"notes.json[11]"`, from 0."""
     id: str | None = None
     """Its own name, where a JSON line gives one."""
 
@@ -56,16 +59,19 @@ def read_documents(
     """Read every document of the files, in order; blank lines are none.
 
     Text may start with a byte order mark and end its lines with CR LF. `AUTO` reads a file as
-    JSON Lines if its name ends in `.jsonl` or `.ndjson`, or its first line is a JSON object.
+
+    - JSON Lines, if its name ends in `.jsonl` or `.ndjson`, or its first line is a JSON object;
+    - one JSON array of strings or objects, if its name ends in `.json` and it holds no JSON
+      Lines, or it is one from its first to its last character.
 
     Args:
         paths: the files; `-` is standard input.
-        file_format: how to read their lines.
-        text_keys: the keys of a JSON line that may hold its text; a `title` goes before it.
+        file_format: how to read them.
+        text_keys: the keys of a JSON object that may hold its text; a `title` goes before it.
 
     Raises:
-        UnsupportedInputError: a file can't be read or is not UTF-8, or a line is not a JSON
-            object with a text; the message names the file and the line.
+        UnsupportedInputError: a file can't be read, is a table or is not UTF-8, or holds JSON
+            that is no document; the message names the file and the line.
     """
     entries: list[Entry] = []
     for path in paths:
@@ -84,17 +90,34 @@ def read_documents(
 def _entries(
     file: BinaryIO, name: str, file_format: FileFormat, text_keys: Sequence[str]
 ) -> Iterator[Entry]:
+    automatic = file_format is FileFormat.AUTO
+    if automatic and name.lower().endswith(_TABLES):
+        raise UnsupportedInputError(
+            f"{name!r} is a table, which can't be read; convert it to JSON Lines, one object with "
+            "a `text` a line, or rank its lines as they are with --file-format text"
+        )
+    lines = _lines(file, name)
+    if automatic:
+        file_format = _detected(name, lines)
+    if file_format is FileFormat.JSON:
+        yield from _items(lines, name, text_keys)
+        return
+    for source, line in lines:
+        if file_format is FileFormat.JSONL:
+            yield _json_entry(_parsed(line, source), source, text_keys)
+        else:
+            yield Entry(line.rstrip("\r\n"), source)
+
+
+def _lines(file: BinaryIO, name: str) -> list[tuple[str, str]]:
+    """Read where each line stands and its text, but for blank lines."""
+    lines = []
     for number, line in enumerate(file, start=1):
         source = f"{name}:{number}"
         text = _decoded(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, source)
-        if not text.strip():
-            continue
-        if file_format is FileFormat.AUTO:
-            file_format = _detected(name, text)
-        if file_format is FileFormat.JSONL:
-            yield _json_entry(text, source, text_keys)
-        else:
-            yield Entry(text.rstrip("\r\n"), source)
+        if text.strip():
+            lines.append((source, text))
+    return lines
 
 
 def _decoded(line: bytes, source: str) -> str:
@@ -110,36 +133,69 @@ def _decoded(line: bytes, source: str) -> str:
         ) from exc
 
 
-def _detected(name: str, first_line: str) -> FileFormat:
-    if name.lower().endswith((".jsonl", ".ndjson")):
+def _detected(name: str, lines: Sequence[tuple[str, str]]) -> FileFormat:
+    name = name.lower()
+    if name.endswith((".jsonl", ".ndjson")):
         return FileFormat.JSONL
+    first = lines[0][1] if lines else ""
+    if _is_json(first, dict):
+        return FileFormat.JSONL
+    array = first.lstrip().startswith("[") and _is_json("".join(text for _, text in lines), list)
+    return FileFormat.JSON if array or name.endswith(".json") else FileFormat.TEXT
+
+
+def _is_json(text: str, kind: type) -> bool:
     try:
-        is_object = isinstance(json.loads(first_line), dict)
+        return isinstance(json.loads(text), kind)
     except (ValueError, RecursionError):
-        is_object = False
-    return FileFormat.JSONL if is_object else FileFormat.TEXT
+        return False
 
 
-def _json_entry(line: str, source: str, text_keys: Sequence[str]) -> Entry:
+def _parsed(text: str, source: str) -> Any:
     try:
-        fields = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise UnsupportedInputError(f"{source}: not valid JSON: {exc}") from exc
-    if not isinstance(fields, dict):
+
+
+def _items(
+    lines: Sequence[tuple[str, str]], name: str, text_keys: Sequence[str]
+) -> Iterator[Entry]:
+    if not lines:
+        return
+    items = _parsed("".join(text for _, text in lines), name)
+    if not isinstance(items, list):
         raise UnsupportedInputError(
-            f"{source}: expected a JSON object, not {type(fields).__name__!r}"
+            f"{name}: expected a JSON array of strings or objects, not {_json_type(items)}"
         )
-    text = next((fields[key] for key in text_keys if key in fields), None)
+    for number, item in enumerate(items):
+        source = f"{name}[{number}]"
+        if isinstance(item, str):
+            check_encodable(item, f"{source}: the text")
+            yield Entry(item, source)
+        else:
+            yield _json_entry(item, source, text_keys)
+
+
+def _json_type(value: object) -> str:
+    if isinstance(value, str):
+        return "a string"
+    return _JSON_TYPES.get(type(value), "a number")
+
+
+def _json_entry(fields: Any, source: str, text_keys: Sequence[str]) -> Entry:
+    if not isinstance(fields, dict):
+        raise UnsupportedInputError(f"{source}: expected a JSON object, not {_json_type(fields)}")
+    key = next((key for key in text_keys if key in fields), None)
+    text = fields.get(key)
     title = fields.get("title")
-    if text is None and not isinstance(title, str):
+    if key is None and not isinstance(title, str):
         raise UnsupportedInputError(
             f"{source}: found no text under {', '.join(text_keys)} or title; name its key with "
             f"--text-key, out of: {', '.join(fields) or 'none, it is empty'}"
         )
-    if not isinstance(text, str | None):
-        raise UnsupportedInputError(
-            f"{source}: the text must be a string, not {type(text).__name__!r}"
-        )
+    if not isinstance(text, str) and not (text is None and isinstance(title, str)):
+        raise UnsupportedInputError(f"{source}: `{key}` is {_json_type(text)}, not a string")
     parts = (title if isinstance(title, str) else "", text or "")
     name = next((str(fields[key]) for key in _ID_KEYS if fields.get(key) is not None), None)
     whole = "\n".join(filter(None, parts))

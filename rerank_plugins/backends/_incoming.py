@@ -41,6 +41,8 @@ class Request(NamedTuple):
     url: str
     headers: Mapping[str, str]
     body: bytes = b""
+    server: str = ""
+    """Who is asked, as messages say it; "" is the host."""
 
 
 class Reply(NamedTuple):
@@ -59,7 +61,9 @@ class Incoming:
         self.left = max(deadline - time.monotonic(), 0.0)
         self.connect_timeout = min(connect_timeout, self.left)
         self.stage = "read"
-        self.where = urlsplit(request.url).netloc
+        url = urlsplit(request.url)
+        self.where = request.server or url.netloc
+        self.origin = f"{url.scheme}://{url.netloc}"
         self.forgiven = False
         self._asked = request
         self._connected = False
@@ -141,23 +145,33 @@ def translated(incoming: Incoming) -> Iterator[None]:
         yield
     except httpx.ConnectTimeout as exc:
         raise BackendTimeout(
-            f"{incoming.where}: no connection in {incoming.connect_timeout:.3g} s (stage: connect)"
+            f"{incoming.where}: no connection in {incoming.connect_timeout:.3g} s "
+            f"(stage: connect); {_limit(incoming, connecting=True)}"
         ) from exc
     except (httpx.TimeoutException, TimeoutError) as exc:
         raise BackendTimeout(
-            f"{incoming.where}: no whole reply in time (stage: {incoming.stage})"
+            f"{incoming.where}: no whole reply in {incoming.left:.3g} s "
+            f"(stage: {incoming.stage}); {_limit(incoming)}"
         ) from exc
     except httpx.InvalidURL as exc:
         raise ConfigError(f"`base_url` can't be used: {exc}") from exc
     except httpx.TransportError as exc:
-        raise _broken(incoming.where, exc) from exc
+        raise _broken(incoming, exc) from exc
     except RuntimeError as exc:
         if "closed" not in str(exc):
             raise
         raise BackendUnavailable(f"{incoming.where}: closed during the call") from exc
 
 
-def _broken(where: str, exc: httpx.TransportError) -> BackendError:
+def _limit(incoming: Incoming, *, connecting: bool = False) -> str:
+    """Say which option set the time that was too short."""
+    if connecting and incoming.connect_timeout < incoming.left:
+        return "the limit is `connect_timeout`"
+    return "the limit is `timeout`, or the `deadline` of a wrapper"
+
+
+def _broken(incoming: Incoming, exc: httpx.TransportError) -> BackendError:
+    where = incoming.where
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _HUNG_UP):
@@ -165,7 +179,10 @@ def _broken(where: str, exc: httpx.TransportError) -> BackendError:
     reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
     if _is_nonsense(exc):
         return InvalidResponse(f"{where}: the reply is not HTTP: {reason}")
-    return BackendUnavailable(f"{where}: no connection: {reason}")
+    hint = ""
+    if isinstance(exc, httpx.ConnectError):
+        hint = f"; is it running? Try: rerank-plugins doctor {incoming.origin}"
+    return BackendUnavailable(f"{where}: no connection: {reason}{hint}")
 
 
 def _is_nonsense(exc: httpx.TransportError) -> bool:

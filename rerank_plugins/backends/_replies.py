@@ -55,7 +55,7 @@ def parsed(reply: Reply) -> object:
     """
     media_type = reply.headers.get("content-type", "application/json").partition(";")[0].strip()
     if not media_type.lower().endswith(("/json", "+json")):
-        raise InvalidResponse(f"the reply is {media_type[:50]!r} instead of JSON")
+        raise InvalidResponse(f"the reply is {media_type[:50]!r} instead of JSON; check `base_url`")
     try:
         return _STRICT.decode(reply.content.decode())
     except RecursionError as exc:
@@ -89,10 +89,11 @@ def failure(
     wait = _retry_after(reply.headers)
     if status in _KEY_STATUSES or (status in _BUSY_STATUSES and _BANNED.search(raw)):
         return AuthenticationError(f"{what}; {key_source}", status_code=status)
+    later = f"; try again in {math.ceil(wait):g} s" if wait else ""
     if status in _BUSY_STATUSES:
-        return BackendOverloaded(what, retry_after=wait)
+        return BackendOverloaded(what + later, retry_after=wait)
     if status in _SLOW_STATUSES:
-        return BackendTimeout(what, retry_after=wait)
+        return BackendTimeout(what + later, retry_after=wait)
     if status in _MOVED_STATUSES:
         host = _host(reply.headers.get("location", ""))
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
@@ -101,7 +102,7 @@ def failure(
     elif status in _ABSENT_STATUSES:
         what = f"{what}; check `base_url` and `model`"
     elif status >= _SERVER_ERRORS and status not in _FINAL_STATUSES and not _FINAL.search(raw):
-        return BackendUnavailable(what, retry_after=wait)
+        return BackendUnavailable(what + later, retry_after=wait)
     return BackendRejected(what, status_code=status)
 
 

@@ -21,7 +21,12 @@ from rerank_plugins.backends._replies import complaint, failure, parsed
 from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS, decode
-from rerank_plugins.errors import ConfigError, InvalidResponse, UnsupportedInputError
+from rerank_plugins.errors import (
+    AuthenticationError,
+    ConfigError,
+    InvalidResponse,
+    UnsupportedInputError,
+)
 
 __all__ = ["HTTPBackend"]
 
@@ -89,7 +94,11 @@ class HTTPBackend(Backend):
         protocol = DIALECTS[dialect]
         address = protocol.base_url if base_url is None else base_url
         if address is None:
-            raise ConfigError(f"{dialect!r} needs `base_url`, such as http://localhost:8000")
+            asked = f"?model={model}" if model else ""
+            raise ConfigError(
+                f"{dialect!r} needs `base_url`, the server's URL; in a spec string write "
+                f"{dialect}+http://HOST:8000{asked}"
+            )
         if protocol.needs_model and not model:
             raise ConfigError(f"{dialect!r} needs `model`: the model's name on the server")
         if api_key is not None and api_key_env is not None:
@@ -121,6 +130,9 @@ class HTTPBackend(Backend):
         self._verify = verify
         self._protocol = protocol
         self._url = protocol.endpoint(address)
+        self._where = f"{dialect} at {self._url}"
+        vendor = protocol.base_url
+        self._is_vendor = vendor is not None and self._url.startswith(f"{vendor}/")
         self._raw, self._sent, self.scale = _scales(dialect, scale, server_scale)
         self.cacheable = not listwise
         encrypted = self._url.startswith("https:")
@@ -200,23 +212,24 @@ class HTTPBackend(Backend):
             query, texts, model=self._model, instruction=self._instruction, raw=self._raw
         )
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        key, _ = self._key()
+        key, source = self._key()
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        return Request("POST", self._url, headers, to_json(body))
+        elif self._is_vendor:
+            raise AuthenticationError(f"{self._where}: {source}")
+        return Request("POST", self._url, headers, to_json(body), self._where)
 
     def _decode(self, reply: Reply, query: str, texts: Sequence[str]) -> list[float]:
-        where = f"{self._dialect} at {self._url}"
         sent = [query, *texts]
         if reply.status not in _SUCCESS:
             key, source = self._key()
-            raise failure(reply, where=where, key=key, key_source=source, texts=sent)
+            raise failure(reply, where=self._where, key=key, key_source=source, texts=sent)
         try:
             return self._scaled(decode(parsed(reply), len(texts)))
         except InvalidResponse as exc:
             said = complaint(reply, key=self._key()[0], texts=sent)
             reason = f"{exc}; it says {said}" if said else str(exc)
-            raise InvalidResponse(f"{where}: {reason}") from exc
+            raise InvalidResponse(f"{self._where}: {reason}") from exc
 
     def _scaled(self, scores: list[float]) -> list[float]:
         """Bring the server's scores to the promised scale; squash at most once."""

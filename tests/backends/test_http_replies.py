@@ -38,7 +38,10 @@ BROKEN = {
     ),
     "deep nesting": (Answer(DEEP), "nested too deeply"),
     "false gzip": (Answer(GOOD, headers={"Content-Encoding": "gzip"}), "gzip"),
-    "HTML": (Answer(HTML, content_type="text/html"), "'text/html' instead of JSON.*Sign in"),
+    "HTML": (
+        Answer(HTML, content_type="text/html"),
+        "'text/html' instead of JSON; check `base_url`.*Sign in",
+    ),
     "HTML that claims to be JSON": (Answer(HTML), "not valid JSON"),
     "JSON of another type": (Answer(GOOD, content_type="text/plain"), "'text/plain' instead"),
     "no body": (Answer(b""), "not valid JSON"),
@@ -173,6 +176,15 @@ def test_the_time_to_wait_is_read(endpoint, case, status):
         backend.score(QUERY, DOCUMENTS)
 
     assert expected == caught.value.retry_after
+    told = "; try again in " in str(caught.value)
+    assert (expected in (None, 0.0)) is not told
+
+
+def test_the_time_to_wait_is_told(endpoint, ask):
+    endpoint.answer = Answer(b"", 503, {"Retry-After": "6.2"})
+
+    with pytest.raises(BackendOverloaded, match=r"answered 503; try again in 7 s$"):
+        ask(make(endpoint))
 
 
 def test_messages_are_cut_and_escaped(endpoint, ask):

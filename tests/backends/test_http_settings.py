@@ -126,6 +126,22 @@ def test_a_named_variable_wins(endpoint, ask, monkeypatch):
     assert f"Bearer {SECRET}" == endpoint.requests[0].headers["Authorization"]
 
 
+@pytest.mark.usefixtures("_no_keys")
+@pytest.mark.parametrize("base_url", [None, "https://api.cohere.com/v2"])
+def test_a_vendor_is_not_asked_without_a_key(ask, base_url):
+    backend = HTTPBackend(base_url, dialect="cohere", model="m", timeout=0.001)
+
+    with pytest.raises(AuthenticationError, match=r"^cohere at .*: no key was sent: set COHERE"):
+        ask(backend)
+
+
+@pytest.mark.usefixtures("_no_keys")
+def test_a_gateway_is_asked_without_a_key(endpoint, ask):
+    ask(make(endpoint, "cohere"))
+
+    assert "Authorization" not in endpoint.requests[0].headers
+
+
 def test_a_named_variable_must_be_set(endpoint, ask, monkeypatch):
     monkeypatch.delenv("TEAM_KEY", raising=False)
 

@@ -16,6 +16,20 @@ __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "w
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
+_OF_THE_CALL = frozenset({"min_score", "score_threshold", "top_k", "top_n"})
+_OTHER_NAMES = {
+    "api_base": "base_url",
+    "endpoint": "base_url",
+    "model_id": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "model_uid": "model",
+    "server_url": "base_url",
+    "uid": "model",
+    "url": "base_url",
+    "use_fp16": "dtype=float16",
+}
+"""What other libraries call an option → what it is here."""
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -48,6 +62,11 @@ def checked_options(
             raise ConfigError(
                 f"`{name}` is a secret and can't stand in a spec or file; put it in an "
                 f"environment variable and name that variable with `{variable}`"
+            )
+        if name in _OF_THE_CALL and name not in writable:
+            raise ConfigError(
+                f"`{name}` is no option of {what}: the backend scores all documents; give `top_n` "
+                "or `min_score` to rerank() or to the adapter"
             )
         if name not in writable:
             raise ConfigError(unknown("option", name, writable, f" for {what}"))
@@ -100,7 +119,9 @@ def check_variable(option: str, name: str | None, example: str) -> None:
 def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:
     """Say that `name` is not among `valid`, which it lists, with the likeliest correction."""
     valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1)
+    other = _OTHER_NAMES.get(name, "")
+    known = other.partition("=")[0] in valid
+    close = [other] if known else difflib.get_close_matches(name, valid, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {what} {name!r}{where}; {guess}valid: {_listed(valid)}"
 

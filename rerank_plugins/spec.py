@@ -123,6 +123,7 @@ def _read(path: Path) -> Mapping[str, object]:
 
 
 def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
+    _check_options_are_in_a_table(tables, where=where)
     for name in tables:
         if name not in _TABLES:
             raise ConfigError(unknown("table", str(name), _TABLES, f" {where}"))
@@ -143,6 +144,18 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
         return chosen[0]
     chain: Backend = _class(_FALLBACK)(chosen)
     return chain
+
+
+def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -> None:
+    stray = [
+        f"`{name}`"
+        for name, value in tables.items()
+        if name not in _TABLES and not isinstance(value, Mapping | list | tuple)
+    ]
+    if stray and not {"backend", "kind"} & {*tables}:
+        raise ConfigError(f"`kind` is missing {where}; add one of: {', '.join(_KINDS)}")
+    if stray:
+        raise ConfigError(f"put these {where} under [backend]: {', '.join(stray)}")
 
 
 def _is_remote(options: Mapping[str, object]) -> bool:
@@ -180,6 +193,9 @@ def _parsed(spec: str) -> dict[str, object]:
     named = _NAMED.fullmatch(spec)
     if named is None or named["kind"] not in _KINDS:
         raise ConfigError(_hint(spec))
+    if _KINDS[named["kind"]].fixed and (named["model"] or "").startswith("//"):
+        host = named["model"].rpartition("@")[2].lstrip("/")
+        raise ConfigError(f"a server is written KIND+URL; write {named['kind']}+http://{host}")
     model = {"model": unquote(named["model"])} if named["model"] else {}
     return with_options({"kind": named["kind"], **model}, named["options"] or "")
 
@@ -193,9 +209,15 @@ def _hint(spec: str) -> str:
             f"the spec for {shown!r} does not say which server that is; put its kind before the "
             f"URL, as in xinference+http://host:9997?model=UID. Kinds: {', '.join(_KINDS)}"
         )
-    if "/" in shown or Path(shown).exists():
+    kind, plus, host = shown.partition("+")
+    if plus and kind in _KINDS and _KINDS[kind].fixed:
+        return f"http:// is missing; write {kind}+http://{host.rpartition('@')[2]}"
+    kind, colon, model = shown.partition(":")
+    is_path = "/" in kind or len(kind) == 1 or Path(shown).exists()  # of one letter is a drive
+    if is_path or (not colon and "/" in shown):
         return f"{shown!r} names no kind of backend; for a local model write: local:{shown}"
-    return unknown("kind of backend", shown.partition(":")[0], _KINDS)
+    hint = f"; for a local model write: local:{model}" if "/" in model else ""
+    return unknown("kind of backend", kind, _KINDS) + hint
 
 
 def _build(options: Mapping[str, object], *, where: str, table: str = "backend") -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 __all__ = ["LocalBackend"]
+
+_DEVICE = re.compile(r"(?!gpu)[a-z]+(:\d+)?")
+"""`auto`, or what `torch.device` reads; torch itself knows which of these there are."""
 
 _SHARED_BATCH = 16_384
 """Most tokens, estimated, that concurrent async calls give to the engine at once."""
@@ -258,6 +262,12 @@ def _check(options: dict[str, Any]) -> None:
     ):
         if options[name] not in valid:
             raise ConfigError(unknown(f"`{name}`", str(options[name]), valid))
+    device = options["device"]
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise ConfigError(
+            "`device` must be 'auto', 'cpu', 'mps' or 'cuda', or one of several, as in 'cuda:1', "
+            f"not {device!r}"
+        )
     for name, least in (("max_length", 1), ("batch_tokens", 1), ("threads", 1)):
         value = options[name]
         if value is not None and value < least:

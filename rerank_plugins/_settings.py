@@ -11,6 +11,7 @@ from rerank_plugins.errors import ConfigError
 
 __all__ = [
     "DEFAULT_TOP_N",
+    "OTHER_CUTS",
     "RETRIEVER_RANK",
     "RETRIEVER_SCORE",
     "check_settings",
@@ -52,6 +53,8 @@ _RENAMED: Mapping[str, str] = {
     "api_key": _KEY,
     "api_url": _URL,
     "auth_token": _KEY,
+    "base_compressor": "is not needed: what scores the documents is given in `backend`",
+    "base_retriever": "is the first argument of `RerankRetriever`, called `retriever`",
     "base_url": _URL,
     "batch_size": (
         "does not exist: batches are planned by tokens; `batch_tokens` of the local backend "
@@ -80,6 +83,9 @@ _RENAMED: Mapping[str, str] = {
 }
 """Names from other rerankers → what to do instead."""
 
+OTHER_CUTS = frozenset(name for name in _RENAMED if _RENAMED[name] in (_TOP_N, _MIN_SCORE)) - {"k"}
+"""Other rerankers' names of `top_n` and `min_score`; without `k`, a setting of many retrievers."""
+
 
 def refuse_unknown(given: Iterable[str], *, valid: Iterable[str], where: str) -> None:
     """Refuse each setting that does not exist; say what a name from another reranker is here.
@@ -103,9 +109,15 @@ def check_settings(backend: Backend, *, top_n: int | None, min_score: float | No
 
     Raises:
         ConfigError: `top_n` is negative or not an integer, `min_score` is not finite, or
-            `min_score` is given and the scale of `backend` is unknown.
+            `min_score` is given and the scale of `backend` is unknown, or `min_score` is
+            outside 0 to 1 for probabilities.
     """
     check_cut(top_n=top_n, min_score=min_score)
+    if min_score is not None and backend.scale == "probability" and not 0 <= min_score <= 1:
+        raise ConfigError(
+            f"min_score={min_score!r} is outside 0 to 1, the range of the scores of backend "
+            f"{label(backend)!r}"
+        )
     if min_score is not None and backend.scale == "unknown":
         raise ConfigError(
             f"min_score={min_score!r} has no meaning for backend {label(backend)!r}, which does "

@@ -15,6 +15,7 @@ from rerank_plugins._outcome import (
 )
 from rerank_plugins._settings import (
     DEFAULT_TOP_N,
+    OTHER_CUTS,
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
     check_settings,
@@ -282,7 +283,8 @@ class RerankRetriever(_Reranker, BaseRetriever):
     """Retrieves with another retriever and reranks what it finds.
 
     In place of `ContextualCompressionRetriever`, without `langchain-classic`. Settings for one
-    call are given with the call; other keywords go to the inner retriever:
+    call are given with the call; other keywords go to the inner retriever, except for what other
+    rerankers call `top_n` and `min_score`, such as `top_k`, which is refused:
 
         retriever = RerankRetriever(store.as_retriever(search_kwargs={"k": 50}))
         retriever.invoke("what is a panda?", top_n=1)
@@ -312,7 +314,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
 
     def __init__(
         self,
-        retriever: RetrieverLike,
+        retriever: RetrieverLike | None = None,  # required, but misnamed ones are answered first
         *,
         backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
@@ -323,6 +325,7 @@ class RerankRetriever(_Reranker, BaseRetriever):
         metadata: dict[str, Any] | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
+        refuse_unknown(unknown, valid=type(self).model_fields, where=type(self).__name__)
         if not isinstance(retriever, Runnable):
             raise ConfigError(
                 f"`retriever` must be a LangChain retriever, not `{type(retriever).__name__}`; "
@@ -358,6 +361,8 @@ class RerankRetriever(_Reranker, BaseRetriever):
 
     def _compressor(self, settings: dict[str, Any]) -> RerankCompressor:
         """Take the reranker's settings for this call out of `settings`, and build it."""
+        misnamed = sorted(OTHER_CUTS & settings.keys())
+        refuse_unknown(misnamed, valid=(), where=f"{type(self).__name__}.invoke")
         return RerankCompressor(
             backend=self.backend,
             top_n=settings.pop("top_n", self.top_n),

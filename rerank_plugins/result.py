@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Never, overload
 
 from rerank_plugins import _context
 from rerank_plugins._display import as_html, as_table
-from rerank_plugins._settings import check_settings, label
+from rerank_plugins._settings import check_settings, label, refuse_unknown
 from rerank_plugins.backend import Backend, Document, Ranked, Scale, check_scores, rank
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["RankedDocument", "RerankResult", "arerank", "rerank"]
+
+_SETTINGS = ("backend", "min_score", "top_n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def rerank(
     backend: BackendSpec = None,
     top_n: int | None = None,
     min_score: float | None = None,
+    **unknown: Never,  # only to answer misnamed settings with the right name
 ) -> RerankResult:
     """Score the documents, order them, and return a result that shows itself.
 
@@ -107,14 +110,16 @@ def rerank(
         backend: anything `load_backend()` takes.
         top_n: keep at most this many; None keeps all.
         min_score: keep scores of at least this, on the scale of the backend.
+        **unknown: takes nothing; a setting by another reranker's name is answered with ours.
 
     Raises:
-        ConfigError: the spec or `top_n` is wrong, or `min_score` is not finite or means nothing
-            on the scale of the backend.
+        ConfigError: a setting is unknown, the spec or `top_n` is wrong, or `min_score` is not
+            finite or means nothing on the scale of the backend.
         MissingDependencyError: the backend needs an extra that is not installed.
         UnsupportedInputError: the query or a document can't be scored.
         BackendError: the backend failed.
     """
+    refuse_unknown(unknown, valid=_SETTINGS, where="rerank")
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
     with nullcontext() if loaded is backend else loaded, _context.scorer() as scorer:
@@ -130,8 +135,10 @@ async def arerank(
     backend: BackendSpec = None,
     top_n: int | None = None,
     min_score: float | None = None,
+    **unknown: Never,  # only to answer misnamed settings with the right name
 ) -> RerankResult:
     """Like `rerank`, without blocking the event loop."""
+    refuse_unknown(unknown, valid=_SETTINGS, where="arerank")
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
     async with nullcontext() if loaded is backend else loaded:

@@ -400,6 +400,15 @@ def test_retriever_answers_names_from_elsewhere(name, answer):
         RerankRetriever(RunnableLambda(len), backend=FakeBackend(), **{name: 1})
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("base_retriever", "first argument .* `retriever`"), ("base_compressor", "`backend`")],
+)
+def test_retriever_answers_the_names_of_contextual_compression(name, answer):
+    with pytest.raises(ConfigError, match=answer):
+        RerankRetriever(**{name: RunnableLambda(len)})
+
+
 def test_unknown_settings_of_a_call_are_answered():
     with pytest.raises(ConfigError, match="is called `top_n`"):
         everything().invoke(request(k=3))
@@ -809,6 +818,18 @@ def test_other_keywords_reach_the_inner_retriever():
 
     assert 2 == len(retriever.invoke(QUERY, k=2))
     assert 5 == len(asyncio.run(retriever.ainvoke(QUERY, k=5, top_n=None)))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("top_k", "called `top_n`"), ("score_threshold", "called `min_score`")]
+)
+def test_misnamed_settings_of_a_call_do_not_reach_the_inner_retriever(name, answer):
+    retriever = RerankRetriever(BM25Retriever(documents=documents()), backend=FakeBackend())
+
+    with pytest.raises(ConfigError, match=answer):
+        retriever.invoke(QUERY, **{name: 1})
+    with pytest.raises(ConfigError, match=answer):
+        asyncio.run(retriever.ainvoke(QUERY, **{name: 1}))
 
 
 def test_retriever_is_configurable():

@@ -362,3 +362,24 @@ def test_the_example_notebook_runs(monkeypatch):
 
     assert 10 == len(namespace["result"])
     assert [3, 3] == [len(Page(table._repr_html_()).rows()) for table in namespace["tables"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("top_k", "`top_k` is called `top_n`"), ("model", "give it in `backend`"), ("x", "valid: ba")],
+)
+def test_names_from_elsewhere_are_answered(name, answer):
+    with pytest.raises(ConfigError, match=answer):
+        rerank(QUERY, DOCUMENTS, **{name: 2})
+    with pytest.raises(ConfigError, match=answer):
+        asyncio.run(arerank(QUERY, DOCUMENTS, **{name: 2}))
+
+
+@pytest.mark.parametrize("min_score", [-0.1, 1.1])
+def test_min_score_must_be_one_that_scores_can_have(min_score):
+    with pytest.raises(ConfigError, match="outside 0 to 1"):
+        rerank(QUERY, DOCUMENTS, backend=FakeBackend(), min_score=min_score)
+
+    logits = FakeBackend(lambda _query, _document: 1.5, scale="logit")
+
+    assert 3 == len(rerank(QUERY, DOCUMENTS, backend=logits, min_score=min_score))

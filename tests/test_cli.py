@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -272,20 +273,27 @@ class TestRank:
 
         assert run("rank", "b", path, "--text-key", "body").stdout.endswith("\tb\n")
 
-    @pytest.mark.parametrize("arguments", [["--min-score", 1], ["--top-n", 0]])
-    def test_exit_code_1_says_that_nothing_was_kept(self, notes, use, arguments):
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--min-score", 0.99], "no document scored at least 0.99 (3 scored)\n"),
+            (["--top-n", 0], "--top-n 0 keeps no document\n"),
+        ],
+    )
+    def test_exit_code_1_says_that_nothing_was_kept(self, notes, use, arguments, message):
         use(FakeBackend())
         done = run("rank", "zebra", notes, *arguments)
 
-        assert (1, "", "") == (done.exit_code, done.stdout, done.stderr)
+        assert (1, "", message) == (done.exit_code, done.stdout, done.stderr)
 
     def test_an_empty_file_has_nothing_to_keep(self, tmp_path, use):
         use(FakeBackend())
         empty = write(tmp_path / "x.txt", "")
-        done = run("rank", QUERY, empty)
+        done = run("rank", QUERY, empty, "-", input="\n")
         as_json = run("rank", QUERY, empty, "--json")
 
-        assert (1, "", "") == (done.exit_code, done.stdout, done.stderr)
+        assert (1, "") == (done.exit_code, done.stdout)
+        assert f"no documents in {empty}, standard input\n" == done.stderr
         assert 1 == as_json.exit_code
         assert [] == json.loads(as_json.stdout)["results"]
 
@@ -310,9 +318,12 @@ class TestRank:
 
         assert (code, "", f"error: {error}\n") == (done.exit_code, done.stdout, done.stderr)
 
-    def test_debug_shows_the_traceback(self, notes, use):
+    @pytest.mark.parametrize(
+        "arguments", [["--debug", "rank", QUERY], ["rank", QUERY, "--debug"]], ids=" ".join
+    )
+    def test_debug_shows_the_traceback(self, notes, use, arguments):
         use(FailingBackend(InvalidResponse("no scores")))
-        done = run("--debug", "rank", QUERY, notes)
+        done = run(*arguments, notes)
 
         assert 5 == done.exit_code
         assert done.stderr.startswith("Traceback")
@@ -327,22 +338,46 @@ class TestRank:
         ("arguments", "message"),
         [
             (["rank"], "Missing argument"),
-            (["rank", QUERY, "gone.txt"], "does not exist"),
-            (["rank", QUERY, "."], "is a directory"),
             (["rank", QUERY, "notes.txt", "--top-n", "many"], "valid integer"),
-            (["rank", QUERY, "notes.txt", "--file-format", "csv"], "not one of"),
-            (["rank", QUERY, "notes.txt", "--top-k", "3"], "No such option"),
-            (["rank", QUERY, "notes.txt", "--top-n", "-1"], "`top_n` must be"),
-            (["rank", QUERY, "notes.txt", "--min-score", "nan"], "`min_score` must be"),
+            (
+                ["rank", QUERY, "notes.txt", "--file-format", "csv"],
+                "'--file-format': 'csv' is not one of",
+            ),
+            (["rank", QUERY, "notes.txt", "--top-k", "3"], "write: --top-n 3\n"),
+            (["rank", QUERY, "notes.txt", "--top-n", "-1"], "Invalid value for '--top-n'"),
+            (
+                ["rank", QUERY, "notes.txt", "--min-score", "nan"],
+                "'--min-score': nan is not finite",
+            ),
+            (["rank", QUERY, "notes.txt", "--model", "a/b"], "write: --backend local:a/b\n"),
+            (["rank", QUERY, "notes.txt", "-m", "a/b"], "write: --backend local:a/b\n"),
+            (["rank", QUERY, "notes.txt", "--gpu"], "rank --help\n"),
             (["ranc"], "No such command"),
         ],
     )
     def test_wrong_use_has_exit_code_2(self, notes, use, arguments, message):
         use(FakeBackend())
-        done = run(*arguments, env={"COLUMNS": "200", "TERM": "dumb"})
+        done = run(*arguments)
 
-        assert 2 == done.exit_code
+        assert (2, 1) == (done.exit_code, len(done.stderr.splitlines()))
+        assert done.stderr.startswith("error: ")
         assert message in done.stderr
+
+    @pytest.mark.parametrize(("name", "reason"), [("gone.txt", "No such file"), (".", "directory")])
+    def test_a_file_that_cannot_be_read_has_exit_code_3(self, notes, use, name, reason):
+        use(FakeBackend())
+        done = run("rank", QUERY, name)
+
+        assert (3, 1) == (done.exit_code, len(done.stderr.splitlines()))
+        assert done.stderr.startswith(f"error: can't read '{name}': ")
+        assert reason in done.stderr
+
+    def test_options_are_called_as_on_the_command_line(self, notes, use):
+        use(FakeBackend(scale="unknown"))
+        done = run("rank", QUERY, notes, "--min-score", 0.5)
+
+        assert done.stderr.startswith("error: --min-score 0.5 has no meaning")
+        assert "leave --min-score out and cut with --top-n" in done.stderr
 
     def test_a_wrong_spec_has_exit_code_2(self, notes):
         done = run("rank", QUERY, notes, "--backend", "embeded")
@@ -366,6 +401,12 @@ class TestRank:
 
 
 class TestHelp:
+    def test_no_command_shows_the_help(self):
+        done = run()
+
+        assert 0 == done.exit_code
+        assert "doctor" in done.stdout
+
     def test_version(self):
         assert f"rerank-plugins {rerank_plugins.__version__}\n" == run("--version").stdout
 
@@ -403,6 +444,18 @@ def process(*arguments, **options):
     )
 
 
+def all_of(terminal):
+    """Read what a pseudo-terminal shows until its other side is closed; close it."""
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side was closed
+        pass
+    os.close(terminal)
+    return shown
+
+
 def in_terminal(*arguments, width=90, env=None):
     """Run the real command in a pseudo-terminal; give its exit code and what it showed."""
     environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
@@ -416,13 +469,7 @@ def in_terminal(*arguments, width=90, env=None):
         stderr=subprocess.PIPE,
     )
     os.close(side)
-    shown = b""
-    try:
-        while chunk := os.read(main, 65536):
-            shown += chunk
-    except OSError:  # how Linux says that the other side was closed
-        pass
-    os.close(main)
+    shown = all_of(main)
     _, errors = child.communicate(timeout=60)
     assert b"" == errors
     return child.returncode, shown.decode()
@@ -500,11 +547,33 @@ class TestProcess:
 
         assert "doc-7" in in_terminal("rank", "panda", path)[1]
 
-    def test_nothing_kept_is_said_in_a_terminal(self, notes):
-        code, shown = in_terminal("rank", "panda", notes, "--top-n", 0)
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+    @pytest.mark.parametrize(
+        "arguments", [["rank", "panda", "notes.txt"], ["doctor", "--no-score"]]
+    )
+    def test_a_full_disk_is_one_line(self, notes, arguments):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False
+            )
 
-        assert 1 == code
-        assert "0 of 3 documents" in shown
+        assert b"error: can't write the output: No space left on device\n" == done.stderr
+        assert 6 == done.returncode
+
+    def test_the_terminal_is_told_what_is_scored(self, notes):
+        main, side = pty.openpty()
+        child = subprocess.Popen(
+            [*COMMAND, "rank", "panda", str(notes), "-b", "embedded"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=side,
+            env=os.environ | {"TERM": "xterm-256color"},
+        )
+        os.close(side)
+        shown = all_of(main)
+
+        assert 0 == child.wait(timeout=60)
+        assert b"Scoring 3 documents" in shown
 
     def test_a_terminal_without_a_file_is_told_what_to_do(self):
         main, side = pty.openpty()

@@ -2,12 +2,16 @@
 
 import json
 import os
+import pty
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins.cli import app
 
+COMMAND = [sys.executable, "-m", "rerank_plugins"]
 QUICK = ["--shape", "1x2", "--calls", "3"]
 
 
@@ -69,6 +73,7 @@ def test_your_own_documents_are_used(tmp_path):
         (["--mix", "odd"], 2, "neither natural nor skewed"),
         (["lokal:m"], 2, "unknown kind of backend 'lokal'"),
         (["local:/no/such/folder", *QUICK], 2, "there is no folder"),
+        (["embedded", "--file", "/no/such/file", *QUICK], 3, "can't read"),
         (["embedded", "--file", os.devnull, *QUICK], 3, "holds no documents"),
         (["tei+http://127.0.0.1:9?max_documents=3", *QUICK], 4, "127.0.0.1"),
     ],
@@ -78,3 +83,27 @@ def test_mistakes_are_one_line_and_an_exit_code(arguments, code, message):
 
     assert code == done.exit_code
     assert message in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_a_terminal_sees_how_far_it_is():
+    main, side = pty.openpty()
+    child = subprocess.Popen(
+        [*COMMAND, "bench", "embedded", *QUICK, "--shape", "1x3"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=side,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"},
+    )
+    os.close(side)
+    shown = b""
+    try:
+        while chunk := os.read(main, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side was closed
+        pass
+    os.close(main)
+
+    assert 0 == child.wait(timeout=60)
+    assert b"1x2, shape 1 of 2: calls" in shown
+    assert b"/5" in shown

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import rerank_plugins
 from rerank_plugins.cli.bench import bench
 from rerank_plugins.cli.doctor import doctor
+from rerank_plugins.cli.output import OutputError
 from rerank_plugins.cli.rank import rank
 from rerank_plugins.errors import (
     BackendError,
@@ -25,41 +26,92 @@ from rerank_plugins.errors import (
 __all__ = ["app", "exit_code", "main"]
 
 
-def exit_code(error: RerankError) -> int:
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""Typer does not export the base of its errors, which was click's own class before."""
+
+_NAMES = (("`top_n`", "--top-n"), ("`min_score`", "--min-score"), ("min_score=", "--min-score "))
+"""What Python calls an option → how it is written here."""
+
+_HINTS = {
+    "--device": "--backend 'local:MODEL?device={}'",
+    "--limit": "--top-n {}",
+    "--model": "--backend local:{}",
+    "--model-name": "--backend local:{}",
+    "--threshold": "--min-score {}",
+    "--top-k": "--top-n {}",
+    "--url": "--backend xinference+{}?model=UID",
+    "-k": "--top-n {}",
+    "-m": "--backend local:{}",
+}
+"""Options of other tools → what to write instead, with the value that was given."""
+
+
+def exit_code(error: Exception) -> int:
     """Return the exit code that tells a script what to do about `error`.
 
     2: fix the command, the configuration or the installation. 3: fix the input. 4: try again
-    later. 5: the backend refused, or its answer is not usable. (0 is success, 1 a clean "no":
-    nothing kept, or a check that failed.)
+    later. 5: the backend refused, or its answer is not usable. 6: the output can't be written.
+    (0 is success, 1 a clean "no": nothing kept, or a check that failed.)
     """
     if isinstance(error, UnsupportedInputError):
         return 3
     if isinstance(error, BackendUnavailable):
         return 4
-    return 5 if isinstance(error, BackendError) else 2
+    if isinstance(error, BackendError):
+        return 5
+    return 6 if isinstance(error, OutputError) else 2
 
 
 class _Commands(TyperGroup):
     """Turns what every command may raise into one line and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        if debug := "--debug" in given[:end]:  # it may stand behind the command, too
+            options = (word for word in given[:end] if word != "--debug")
+            given = ["--debug", *options, *given[end:]]
         try:
-            returned = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has what it wants, as in `… | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit from None
-        except RerankError as error:
-            if ctx.params["debug"]:
-                traceback.print_exc()
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(exit_code(error)) from error
-        return returned
+            code = super().main(given or ["--help"], *rest, **named | {"standalone_mode": False})
+        except BrokenPipeError:
+            code = 0
+        except typer.Abort:
+            code = 130
+        except _UsageError as error:
+            code = _report(error, _usage(error, given), debug=debug)
+        except (RerankError, OutputError) as error:
+            code = _report(error, _spelled(str(error)), debug=debug)
+        sys.exit(code)
+
+
+def _report(error: Exception, message: str, *, debug: bool) -> int:
+    """Write an error as one line; return its exit code."""
+    if debug:
+        traceback.print_exception(error)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return exit_code(error)
+
+
+def _usage(error: Any, given: Sequence[str]) -> str:
+    """Say what is wrong with the command, and where to read how it is used."""
+    message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    option = str(getattr(error, "option_name", ""))
+    if option in _HINTS:
+        value = next(iter(given[given.index(option) + 1 :]), "…") if option in given else "…"
+        return f"{message}; write: {_HINTS[option].format(value)}"
+    path = error.ctx.command_path if error.ctx else "rerank-plugins"
+    return f"{message}; see: {path} --help"
+
+
+def _spelled(message: str) -> str:
+    """Call options what they are called on the command line."""
+    for name, option in _NAMES:
+        message = message.replace(name, option)
+    return message
 
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

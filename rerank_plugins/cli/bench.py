@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ import typer
 from rerank_plugins._optional import require
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
+from rerank_plugins.cli.output import printing
 from rerank_plugins.errors import MissingDependencyError, UnsupportedInputError
 from rerank_plugins.evaluation.reference import ReferenceBackend
-from rerank_plugins.evaluation.speed import Speed, compare_speed
+from rerank_plugins.evaluation.speed import WARM_UP, Speed, compare_speed
 from rerank_plugins.evaluation.workload import Mix, Shape, Workload
 from rerank_plugins.spec import load_backend
 
@@ -40,15 +42,15 @@ def bench(
     shapes: Annotated[
         list[str],
         typer.Option("--shape", help="QUERIESxDOCUMENTS per call; may be given several times."),
-    ] = ["1x20", "1x100", "16x20"],  # noqa: B006  # typer copies it
+    ] = ["1x20", "1x100", "8x20"],  # noqa: B006  # typer copies it
     mix: Annotated[str, typer.Option(help="Lengths of made-up documents: natural or skewed.")] = (
         "natural"
     ),
     file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Your own documents: text or JSON Lines."),
+        typer.Option(help="Your own documents, as `rank` reads them."),
     ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 10,
     reference: Annotated[
         bool,
         typer.Option(help="Measure sentence-transformers on the same model, if it is installed."),
@@ -57,23 +59,41 @@ def bench(
 ) -> None:
     """Time backends on the same new texts in turns; read ratios, the machine makes the digits."""
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
     sizes = [Shape.parse(text) for text in shapes]
+    workload = _workload(mix, file)
     messages = Console(stderr=True)
     found: list[Mapping[str, Speed]] = []
-    with ExitStack() as opened:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        ExitStack() as opened,
+        Progress(
+            *columns, console=messages, transient=True, disable=not messages.is_terminal
+        ) as shown,
+    ):
         backends = _opened(specs or [""], opened, reference=reference)
-        for shape in sizes:
-            doing = f"Measuring {shape} …"
-            with messages.status(doing) if messages.is_terminal else nullcontext():
-                found.append(compare_speed(backends, shape, _workload(mix, file), calls=calls))
+        for number, shape in enumerate(sizes, start=1):
+            doing = f"{shape}, shape {number} of {len(sizes)}: calls"
+            task = shown.add_task(doing, total=len(backends) * (WARM_UP + calls))
+            found.append(
+                compare_speed(
+                    backends,
+                    shape,
+                    workload,
+                    calls=calls,
+                    on_call=partial(shown.advance, task),
+                )
+            )
+            shown.remove_task(task)
     console = Console()
-    if json_output:
-        sys.stdout.write(as_json(found))
-    elif console.is_terminal:
-        console.print(_as_table(found))
-    else:
-        sys.stdout.writelines(as_lines(found))
+    with printing():
+        if json_output:
+            sys.stdout.write(as_json(found))
+        elif console.is_terminal:
+            console.print(_as_table(found))
+        else:
+            sys.stdout.writelines(as_lines(found))
 
 
 def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict[str, Backend]:

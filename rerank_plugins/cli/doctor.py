@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rerank_plugins.cli.environment import describe_environment
+from rerank_plugins.cli.output import printing
 from rerank_plugins.cli.report import as_json, as_lines
 
 __all__ = ["doctor"]
@@ -39,13 +40,13 @@ def doctor(
 
     environment = describe_environment()
     report = examine(spec, score=score)
-    if json_output:
-        sys.stdout.write(as_json(environment, report))
-    else:
-        console = Console()
-        for style, line in as_lines(environment, report):
-            if console.is_terminal:
+    console = Console()
+    with printing():
+        if json_output:
+            sys.stdout.write(as_json(environment, report))
+        elif console.is_terminal:
+            for style, line in as_lines(environment, report):
                 console.print(Text(line, style=style), soft_wrap=True)
-            else:
-                sys.stdout.write(f"{line}\n")
+        else:
+            sys.stdout.writelines(f"{line}\n" for _, line in as_lines(environment, report))
     raise typer.Exit(0 if report.ok else 1)

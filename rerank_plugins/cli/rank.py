@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ import typer
 
 from rerank_plugins._display import as_table, excerpt
 from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
+from rerank_plugins.cli.output import printing
 from rerank_plugins.result import RerankResult, rerank
 
 __all__ = ["as_json", "as_lines", "rank"]
@@ -26,7 +28,8 @@ def rank(
         list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="Text (a document a line) or JSON Lines; - or none is standard input.",
+            help="Text (a document a line), JSON Lines or a JSON array; "
+            "- or none is standard input.",
         ),
     ] = None,
     *,
@@ -39,7 +42,9 @@ def rank(
             help="What scores: a spec or a .toml file. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
-    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Keep at most N.")] = None,
+    top_n: Annotated[
+        int | None, typer.Option("--top-n", "-n", min=0, help="Keep at most N.")
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="Keep scores of at least this, on the backend's scale.")
     ] = None,
@@ -61,10 +66,13 @@ def rank(
     """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
 
-    paths = _checked(files)
+    if min_score is not None and not math.isfinite(min_score):
+        raise typer.BadParameter(f"{min_score} is not finite", param_hint="'--min-score'")
+    paths = files or _standard_input()
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     messages = Console(stderr=True)
-    with messages.status("Scoring …") if messages.is_terminal else nullcontext():
+    doing = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"
+    with messages.status(doing) if messages.is_terminal else nullcontext():
         result = rerank(
             query,
             [entry.text for entry in entries],
@@ -73,37 +81,44 @@ def rank(
             min_score=min_score,
         )
     console = Console()
-    if json_output:
-        sys.stdout.write(as_json(result, entries))
-    elif console.is_terminal:
-        named = len(paths) > 1 or any(entry.id is not None for entry in entries)
-        labels = [entry.label for entry in entries] if named else None
-        console.print(
-            as_table(
-                result.documents,
-                result.ranked,
-                backend=result.backend,
-                scale=result.scale,
-                labels=labels,
+    with printing():
+        if json_output:
+            sys.stdout.write(as_json(result, entries))
+        elif not console.is_terminal:
+            sys.stdout.writelines(as_lines(result, entries))
+        elif result:
+            named = len(paths) > 1 or any(entry.id is not None for entry in entries)
+            labels = [entry.label for entry in entries] if named else None
+            console.print(
+                as_table(
+                    result.documents,
+                    result.ranked,
+                    backend=result.backend,
+                    scale=result.scale,
+                    labels=labels,
+                )
             )
-        )
-    else:
-        sys.stdout.writelines(as_lines(result, entries))
+    if not result:
+        typer.echo(_why_none(paths, len(entries), top_n=top_n, min_score=min_score), err=True)
     raise typer.Exit(0 if result else 1)
 
 
-def _checked(paths: list[Path] | None) -> list[Path]:
-    """Return the files to read, standard input if none are named."""
-    if not paths:
-        if sys.stdin is None or sys.stdin.isatty():  # None where it was closed
-            raise typer.BadParameter("give a file, or - to type the documents")
-        return [Path("-")]
-    for path in paths:
-        if path.is_dir():
-            raise typer.BadParameter(f"{str(path)!r} is a directory")
-        if str(path) != "-" and not path.exists():
-            raise typer.BadParameter(f"{str(path)!r} does not exist")
-    return paths
+def _standard_input() -> list[Path]:
+    if sys.stdin is None or sys.stdin.isatty():  # None where it was closed
+        raise typer.BadParameter("give a file, or - to type the documents")
+    return [Path("-")]
+
+
+def _why_none(
+    paths: Sequence[Path], documents: int, *, top_n: int | None, min_score: float | None
+) -> str:
+    """Say why nothing was kept."""
+    if not documents:
+        names = ("standard input" if str(path) == "-" else str(path) for path in paths)
+        return f"no documents in {', '.join(names)}"
+    if top_n == 0:
+        return "--top-n 0 keeps no document"
+    return f"no document scored at least {min_score:g} ({documents} scored)"
 
 
 def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:

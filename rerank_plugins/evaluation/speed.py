@@ -12,7 +12,10 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.workload import Shape, Workload
 
-__all__ = ["Speed", "compare_speed"]
+__all__ = ["WARM_UP", "Speed", "compare_speed"]
+
+WARM_UP = 2
+"""Calls per backend that are not measured, unless told otherwise."""
 
 _THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
@@ -49,8 +52,9 @@ def compare_speed(
     workload: Workload,
     *,
     calls: int = 20,
-    warm_up: int = 2,
+    warm_up: int = WARM_UP,
     processor_clocks: Mapping[str, Callable[[], float]] = _THIS_PROCESS,
+    on_call: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
     """Time each backend on the same requests, in turns, so that noise meets all alike.
 
@@ -65,6 +69,7 @@ def compare_speed(
         warm_up: unmeasured calls before them; the first loads the model.
         processor_clocks: for those that score in another process, by name, what tells the
             processor seconds which that process has used.
+        on_call: called after each call, measured or not, to show progress.
 
     Raises:
         ConfigError: there is nothing to measure.
@@ -81,6 +86,7 @@ def compare_speed(
         for name in names[first:] + names[:first]:
             clock = processor_clocks.get(name, time.process_time)
             wall, processor = _timed(backends[name], requests, clock)
+            on_call()
             if turn >= warm_up:
                 walls[name].append(wall)
                 processors[name].append(processor)

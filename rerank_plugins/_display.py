@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 from rerank_plugins.backend import Content, Document, Ranked, Scale
 
@@ -17,6 +18,8 @@ __all__ = ["as_html", "as_table", "excerpt"]
 
 # Control characters could drive the terminal; direction overrides could reorder the table.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+https?://(?P<host>[^/?]+)[^?]*(\?(?P<options>.*))?")
+_EMPTY = "(empty)"
 _OPEN_ROWS = 20
 _SHOWN = 300
 _HOVERED = 1500
@@ -75,7 +78,16 @@ def _summary(
     documents: Sequence[Document], ranked: Sequence[Ranked], backend: str, scale: Scale
 ) -> str:
     kept = f"{len(ranked)} of {len(documents)} document{'' if len(documents) == 1 else 's'}"
-    return " · ".join([kept, backend, *([] if scale == "unknown" else [scale])])
+    # What matters most stands first: narrow terminals cut the end.
+    return " · ".join([kept, *([] if scale == "unknown" else [scale]), _short(backend)])
+
+
+def _short(backend: str) -> str:
+    """Shorten the name of a backend to its kind and model, or host."""
+    if remote := _REMOTE.match(backend):
+        model = parse_qs(remote["options"] or "").get("model", [remote["host"]])[0]
+        return f"{remote['kind']}:{model}"
+    return backend.partition("?")[0].partition("@")[0]
 
 
 def as_table(
@@ -123,7 +135,8 @@ def as_table(
         direction, move = row.move
         bar = ProgressBar(1, row.bar, complete_style="cyan", finished_style="cyan")
         label = [Text(excerpt(labels[row.was - 1], _SHOWN))] if labels is not None else []
-        text = Text(excerpt(row.document, _SHOWN))
+        shown = excerpt(row.document, _SHOWN)
+        text = Text(shown) if shown else Text(_EMPTY, style="dim")
         move_cell = Text(move, style=colours[direction])
         table.add_row(str(row.rank), move_cell, row.score, bar, *label, text)
     return table
@@ -162,7 +175,10 @@ def as_html(
     """
     rows = [_html_row(row) for row in _rows(documents, ranked, scale)]
     heading = f"<bdi>{escape(excerpt(query, _SHOWN))}</bdi>"
-    summary = escape(_summary(documents, ranked, backend, scale))
+    summary = (
+        f'<span title="{escape(backend)}">'
+        f"{escape(_summary(documents, ranked, backend, scale))}</span>"
+    )
     parts = [
         f'<div style="{_FONT};max-width:1000px">',
         f'<div style="font-weight:600;font-size:15px;padding:2px 10px 0">{heading}</div>',
@@ -198,6 +214,7 @@ def _html_row(row: _Row) -> str:
     direction, move = row.move
     spoken = {"up": "up", "down": "down", "same": "not moved"}[direction]
     text, more = excerpt(row.document, _SHOWN), excerpt(row.document, _HOVERED)
+    shown = escape(text) or f'<span style="opacity:.65">{_EMPTY}</span>'
     return (
         f'<tr style="background:none;border-top:{_LINE}">'
         f'<td style="{_END};{_NUMBER};font-weight:600">{row.rank}</td>'
@@ -205,7 +222,7 @@ def _html_row(row: _Row) -> str:
         f'<td title="{spoken}" style="{_END};{_NUMBER};font-weight:600;'
         f'color:{_COLOURS[direction]}">{move}</td>'
         f'<td style="{_START}">{_html_bar(row)}</td>'
-        f'<td dir="auto" title="{escape(more)}" style="{_START}">{escape(text)}</td></tr>'
+        f'<td dir="auto" title="{escape(more)}" style="{_START}">{shown}</td></tr>'
     )
 
 

@@ -301,6 +301,18 @@ class TestNotebook:
             row[4] for row in Page(result._repr_html_()).rows()
         ]
 
+    def test_a_blank_document_is_called_empty(self):
+        page = Page(rerank("q", ["", " "], backend=FakeBackend())._repr_html_())
+
+        assert ["(empty)", "(empty)"] == [row[4] for row in page.rows()]
+
+    def test_the_whole_name_of_the_backend_is_a_title(self):
+        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), "tei+http://h:1/rerank", "logit")
+        page = Page(result._repr_html_())
+
+        assert "1 of 1 document · logit · tei:h:1" in result._repr_html_()
+        assert "tei+http://h:1/rerank" in [value for _, _, value in page.attributes]
+
 
 class TestTerminal:
     result = rerank("q", ["0.5", "0.25", "1"], backend=numbers("probability"))
@@ -312,7 +324,29 @@ class TestTerminal:
         assert ["#", "moved", "score", "document"] == rows[0]
         assert ["1", "▲2", "1.000", "━" * 12, "1"] == rows[2]
         assert ["2", "▼1", "0.500", "0.5"] == [rows[3][i] for i in (0, 1, 2, -1)]
-        assert "3 of 3 documents · numbers · probability" == " ".join(rows[5])
+        assert "3 of 3 documents · probability · numbers" == " ".join(rows[5])
+
+    def test_a_blank_document_is_called_empty(self):
+        text = terminal(rerank("q", [""], backend=FakeBackend()), color_system="standard")
+
+        assert "\x1b[2m(empty)" in text
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("embedded:all-MiniLM@5bee7ff/late-1/256", "embedded:all-MiniLM"),
+            ("local:a/b@main?engine=onnx&scale=logit", "local:a/b"),
+            ("vllm+https://h:8000/rerank?model=a/b%20c&scale=logit", "vllm:a/b c"),
+            ("tei+http://h:8080/rerank?scale=probability", "tei:h:8080"),
+            ("mine", "mine"),
+        ],
+    )
+    def test_the_backend_is_shown_by_kind_and_model_or_host(self, name, shown):
+        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), name, "unknown")
+
+        text = re.sub(r"\x1b\[[\d;]*m", "", terminal(result))
+
+        assert f"1 of 1 document · {shown}" == text.splitlines()[-1].strip()
 
     def test_colours_tell_up_from_down(self):
         text = terminal(self.result, color_system="standard")

@@ -98,7 +98,7 @@ def _usage(error: Any, given: Sequence[str]) -> str:
     option = str(getattr(error, "option_name", ""))
     if option in _HINTS:
         value = next(iter(given[given.index(option) + 1 :]), "…") if option in given else "…"
-        return f"{message}; write: {_HINTS[option].format(value)}"
+        return f"there is no option {option}; write: {_HINTS[option].format(value)}"
     path = error.ctx.command_path if error.ctx else "rerank-plugins"
     return f"{message}; see: {path} --help"
 

@@ -24,6 +24,7 @@ from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Backend, ConfigError, InvalidResponse, load_backend
 from rerank_plugins.backends import local
+from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends.engines.base import Request
 from rerank_plugins.backends.engines.torch_engine import TorchEngine
 from rerank_plugins.backends.local import LocalBackend
@@ -119,7 +120,7 @@ def test_scale_is_one_sigmoid_whatever_the_checkpoint_says(
 
 @pytest.mark.parametrize(("logit", "expected"), [(1e4, 1.0), (-1e4, 0.0), (0.0, 0.5)])
 def test_extreme_logits_have_a_probability(logit: float, expected: float) -> None:
-    assert expected == local._sigmoid(logit)
+    assert [expected] == to_probability([logit])
 
 
 def test_building_is_cheap(tmp_path: Path) -> None:

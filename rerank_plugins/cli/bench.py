@@ -42,7 +42,7 @@ def bench(
     shapes: Annotated[
         list[str],
         typer.Option("--shape", help="QUERIESxDOCUMENTS per call; may be given several times."),
-    ] = ["1x20", "1x100", "8x20"],  # noqa: B006  # typer copies it
+    ] = ["1x20", "1x100", "4x20"],  # noqa: B006  # typer copies it
     mix: Annotated[str, typer.Option(help="Lengths of made-up documents: natural or skewed.")] = (
         "natural"
     ),
@@ -50,7 +50,7 @@ def bench(
         Path | None,
         typer.Option(help="Your own documents, as `rank` reads them."),
     ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 10,
+    calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 5,
     reference: Annotated[
         bool,
         typer.Option(help="Measure sentence-transformers on the same model, if it is installed."),

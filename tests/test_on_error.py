@@ -7,6 +7,10 @@ import pickle
 import warnings
 
 import pytest
+
+pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
+pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
+
 from langchain_core.documents import Document
 from langchain_core.load import dumps, loads
 from langchain_core.retrievers import BaseRetriever

@@ -31,14 +31,18 @@ def goals(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     speed = found.get(f"speed-{_MODEL}")
     if speed:
-        small = [r for r in speed["rounds"] if r["shape"] in {"1x20", "1x100"}]
+        again = found.get(f"speed-{_MODEL}-100", {"rounds": []})
+        rounds = _longest(*speed["rounds"], *again["rounds"])
         for name, least in ((_FLOAT, 3), (_INT8, 6)):
-            ratios = [ratio(r, "wall", name) for r in small]
+            ratios = {
+                f"{r['mix']} {r['shape']}".replace("x", "×"): ratio(r, "wall", name) for r in rounds
+            }
             goal = f"{name.partition(', ')[2]}: {least} × sentence-transformers, 1×20 and 1×100"
-            yield goal, f"{min(ratios):.1f} to {max(ratios):.1f}", _verdict(min(ratios) >= least)
+            figures = ", ".join(f"{value:.1f} {title}" for title, value in ratios.items())
+            yield goal, figures, _verdict(min(ratios.values()) >= least)
         for own, exact, others in ((_FLOAT, True, "in float32"), (_INT8, False, "of any kind")):
             lead, name = min(
-                (min(ratio(r, "wall", own) / ratio(r, "wall", name) for r in small), name)
+                (min(ratio(r, "wall", own) / ratio(r, "wall", name) for r in speed["rounds"]), name)
                 for name in speed["memory"]
                 if not CONTENDERS[name].ours and (CONTENDERS[name].exact or not exact)
             )
@@ -67,6 +71,14 @@ def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
             grown = row["mib_per_10k_pairs"]
             goal = f"{name.removeprefix('flatness-')}: memory flat over {row['pairs']:,} pairs"
             yield goal, f"{grown:+.2f} MiB per 10,000", _verdict(abs(grown) < 0.5)
+
+
+def _longest(*rounds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return, of rounds with equal requests, those with the most calls."""
+    most: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for measured in sorted(rounds, key=lambda r: len(r["wall"][REFERENCE])):
+        most[measured["mix"], measured["shape"]] = measured
+    return list(most.values())
 
 
 def _verdict(met: bool) -> str:  # noqa: FBT001 - it says which

@@ -30,7 +30,8 @@ def fill(page: Path | None, results: Mapping[str, Any]) -> str:
         folder = page.with_suffix("")
         folder.mkdir(exist_ok=True)
         for name, drawing in plots(results).items():
-            (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
+            if f"{folder.name}/{name}.svg" in text:
+                (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
     return "\n\n".join(f"{name}\n{table}" for name, table in made.items())
 
 
@@ -38,6 +39,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     """Return each section that the results allow, as Markdown, by its name."""
     writers = {
         "peak": _peak,
+        "operators": _operators,
         "agreement": _agreement,
         "start": _start,
         "import": _import,
@@ -55,7 +57,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     if flat := {n: r["found"] for n, r in results.items() if n.startswith("flatness-")}:
         made["flatness"] = _flatness(flat)
     if speeds:
-        made["memory"] = _memory(results[speeds[0]]["found"]["memory"])
+        made["memory"] = _memory(results[min(speeds, key=len)]["found"]["memory"])
         made["machine"] = _machine({name: result["measured"] for name, result in results.items()})
         made["goals"] = _table(("goal", "measured", ""), goals(results))
     return made
@@ -74,8 +76,11 @@ def plots(results: Mapping[str, Any]) -> dict[str, str]:
             )
     flat = {n.removeprefix("flatness-"): r["found"] for n, r in results.items() if "flatness" in n}
     if flat:
+        most = max(found["pairs"] for found in flat.values())
         made["flatness"] = line(
-            "Memory of the process, MiB", {n: f["mib"] for n, f in flat.items()}, "pairs scored"
+            "Memory of the process, MiB",
+            {n: f["mib"] for n, f in flat.items()},
+            f"0 to {most:,} pairs",
         )
     return made
 
@@ -109,8 +114,7 @@ def _speed(found: Mapping[str, Any]) -> str:
 
 
 def _floor(speeds: Sequence[Mapping[str, Any]], peak: Mapping[str, Any]) -> str:
-    threads = max(peak, key=int)
-    limit = peak[threads]["torch float32"]
+    limit = len(peak) * max(speed for name, speed in peak["1"].items() if "float32" in name)
     rows = []
     for found in speeds:
         for r in found["rounds"]:
@@ -128,6 +132,15 @@ def _peak(found: Mapping[str, Any]) -> str:
     kinds = list(next(iter(found.values())))
     rows = [(threads, *(str(speeds[kind]) for kind in kinds)) for threads, speeds in found.items()]
     return _table(("threads", *kinds), rows)
+
+
+def _operators(found: Mapping[str, Any]) -> str:
+    rows = []
+    for dtype, spent in found["ms"].items():
+        total = sum(spent.values())
+        shares = [f"{name} {100 * ms / total:.0f} %" for name, ms in spent.items()]
+        rows.append((dtype, f"{total:.1f}", ", ".join(shares[:6])))
+    return _table(("", f"ms for {found['tokens']} tokens", "where"), rows)
 
 
 def _agreement(found: Mapping[str, Any]) -> str:

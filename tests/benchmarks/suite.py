@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.agreement import measure_agreement
-from benchmarks.contenders import FEW
+from benchmarks.contenders import FEW, REFERENCE
 from benchmarks.flatness import measure_flatness
 from benchmarks.machine import describe_machine, measure_peak
+from benchmarks.operators import measure_operators
 from benchmarks.overhead import measure_cache, measure_http
 from benchmarks.page import fill
 from benchmarks.speed import Group, Round, measure_speed
@@ -53,9 +54,18 @@ _FULL = Size(
             (
                 Round("natural", _ONE, calls=5),
                 Round("skewed", _ONE, calls=5),
-                Round("natural", _HUNDRED, calls=2, warm_up=0),
-                Round("skewed", _HUNDRED, calls=2, warm_up=0),
+                Round("natural", _HUNDRED, calls=1, warm_up=0),
+                Round("skewed", _HUNDRED, calls=1, warm_up=0),
             ),
+        ),
+        Group(
+            "minilm-100",
+            "minilm",
+            (
+                Round("natural", _HUNDRED, calls=5),
+                Round("skewed", _HUNDRED, calls=5),
+            ),
+            contenders=FEW,
         ),
         Group(
             "minilm-bulk",
@@ -64,7 +74,7 @@ _FULL = Size(
                 Round("natural", _BULK, calls=1, warm_up=0),
                 Round("skewed", _BULK, calls=1, warm_up=0),
             ),
-            contenders=FEW,
+            contenders=(REFERENCE, "rerank-plugins, onnx", "rerank-plugins, onnx int8"),
         ),
         Group(
             "bge-base",
@@ -73,6 +83,7 @@ _FULL = Size(
                 Round("natural", _ONE, calls=2),
                 Round("skewed", _ONE, calls=2),
                 Round("natural", _HUNDRED, calls=1, warm_up=0),
+                Round("skewed", _HUNDRED, calls=1, warm_up=0),
             ),
             contenders=FEW,
         ),
@@ -132,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
             began = time.monotonic()
             print(f"=== {name}", flush=True)
             results[name] = {"measured": describe_machine(), "found": stages[name]()}
+            results = {key: results[key] for key in (*stages, *results) if key in results}
             chosen.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
             print(f"=== {name}: {time.monotonic() - began:.0f} s", flush=True)
     print(fill(chosen.page, results))
@@ -152,6 +164,7 @@ def _stages(
     return {
         "peak": lambda: measure_peak(seconds=size.peak_seconds),
         **{f"speed-{group.name}": speed(group) for group in size.groups},
+        "operators": lambda: measure_operators(size.model, models, runs=max(1, size.calls // 10)),
         "agreement": agreement,
         "start": lambda: measure_first_score(size.model, models, peers, log, times=size.starts),
         "import": lambda: measure_import(times=size.imports),

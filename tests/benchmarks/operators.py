@@ -1,0 +1,54 @@
+"""Stage: where the time of the ONNX engine goes, by operator."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.models import MODELS
+from rerank_plugins.backends.engines.onnx.build import build_encoder
+from rerank_plugins.backends.engines.onnx.parts import Precision
+
+__all__ = ["measure_operators"]
+
+_TOKENS = 185
+"""Of a pair of middle length in the natural mix."""
+
+
+def measure_operators(model: str, models: Path, *, runs: int) -> dict[str, Any]:
+    """Return, by precision, milliseconds a run of one pair spends in each kind of operator."""
+    folder = MODELS[model].build(models)
+    return {
+        "model": model,
+        "tokens": _TOKENS,
+        "ms": {dtype: _profiled(folder, dtype, runs) for dtype in get_args(Precision)},
+    }
+
+
+def _profiled(model: Path, dtype: Precision, runs: int) -> dict[str, float]:
+    graph = build_encoder(model, dtype=dtype, max_length=512)
+    ids = np.random.default_rng(0).integers(1000, 30000, (1, _TOKENS)).astype(np.int32)
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(graph, options)
+        feeds = {
+            given.name: ids if given.name == "input_ids" else ids * 0
+            for given in session.get_inputs()
+        }
+        for _ in range(runs):
+            session.run(["logits"], feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: Counter[str] = Counter()
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {name: round(us / runs / 1000, 3) for name, us in spent.most_common()}

@@ -14,7 +14,7 @@ from rerank_plugins.backend import Content, Document, Ranked, Scale
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_html", "as_table", "excerpt"]
+__all__ = ["COLOURS", "FONT", "as_html", "as_table", "excerpt", "moved", "short_name"]
 
 # Control characters could drive the terminal; direction overrides could reorder the table.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -52,11 +52,14 @@ class _Row:
 
     @property
     def move(self) -> tuple[str, str]:
-        """The direction and its arrow with the distance: `("up", "▲3")`."""
-        moved = self.was - self.rank
-        if moved == 0:
-            return "same", "="
-        return ("up", f"▲{moved}") if moved > 0 else ("down", f"▼{-moved}")
+        return moved(self.was, self.rank)
+
+
+def moved(was: int, now: int) -> tuple[str, str]:
+    """Return the direction of a move and its arrow with the distance: `("up", "▲3")`."""
+    if was == now:
+        return "same", "="
+    return ("up", f"▲{was - now}") if was > now else ("down", f"▼{now - was}")
 
 
 def _rows(documents: Sequence[Document], ranked: Sequence[Ranked], scale: Scale) -> Iterator[_Row]:
@@ -79,10 +82,10 @@ def _summary(
 ) -> str:
     kept = f"{len(ranked)} of {len(documents)} document{'' if len(documents) == 1 else 's'}"
     # What matters most stands first: narrow terminals cut the end.
-    return " · ".join([kept, *([] if scale == "unknown" else [scale]), _short(backend)])
+    return " · ".join([kept, *([] if scale == "unknown" else [scale]), short_name(backend)])
 
 
-def _short(backend: str) -> str:
+def short_name(backend: str) -> str:
     """Shorten the name of a backend to its kind and model, or host."""
     if remote := _REMOTE.match(backend):
         model = parse_qs(remote["options"] or "").get("model", [remote["host"]])[0]
@@ -144,7 +147,7 @@ def as_table(
 
 # Styles stand on the elements and colours are the page's own or of middle lightness: notebooks
 # drop style sheets from pages they don't trust, and their themes ignore the system's setting.
-_FONT = "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
+FONT = "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
 _LINE = "1px solid rgba(128,128,128,.22)"
 _CELL = (
     "padding:5px 10px;border:0;text-align:{align};vertical-align:middle;white-space:nowrap;"
@@ -152,7 +155,7 @@ _CELL = (
 )
 _END, _START = _CELL.format(align="end"), _CELL.format(align="start")
 _NUMBER = "font-variant-numeric:tabular-nums"
-_COLOURS = {"up": "#16924d", "down": "#e0483f", "same": "inherit"}
+COLOURS = {"up": "#16924d", "down": "#e0483f", "same": "inherit"}
 _WIDTHS = ("38px", "46px", "66px", "170px", "auto")
 
 
@@ -180,7 +183,7 @@ def as_html(
         f"{escape(_summary(documents, ranked, backend, scale))}</span>"
     )
     parts = [
-        f'<div style="{_FONT};max-width:1000px">',
+        f'<div style="{FONT};max-width:1000px">',
         f'<div style="font-weight:600;font-size:15px;padding:2px 10px 0">{heading}</div>',
         f'<div style="opacity:.65;font-size:12px;padding:0 10px 8px">{summary}</div>',
     ]
@@ -220,7 +223,7 @@ def _html_row(row: _Row) -> str:
         f'<td style="{_END};{_NUMBER};font-weight:600">{row.rank}</td>'
         f'<td style="{_END};{_NUMBER};opacity:.65">{row.was}</td>'
         f'<td title="{spoken}" style="{_END};{_NUMBER};font-weight:600;'
-        f'color:{_COLOURS[direction]}">{move}</td>'
+        f'color:{COLOURS[direction]}">{move}</td>'
         f'<td style="{_START}">{_html_bar(row)}</td>'
         f'<td dir="auto" title="{escape(more)}" style="{_START}">{shown}</td></tr>'
     )

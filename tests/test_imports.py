@@ -43,7 +43,7 @@ LAYERS["_settings"] = INNER | {"_options"}
 LAYERS["_outcome"] = {"errors", "_context", "_options", "_throttle", "backend"}
 LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
-LAYERS["evaluation"] = INNER
+LAYERS["evaluation"] = INNER | {"_display", "result"}
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}
 

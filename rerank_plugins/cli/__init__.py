@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 import rerank_plugins
 from rerank_plugins.cli.bench import bench
+from rerank_plugins.cli.compare import compare
 from rerank_plugins.cli.doctor import doctor
 from rerank_plugins.cli.output import OutputError
 from rerank_plugins.cli.rank import rank
@@ -144,6 +145,7 @@ def _start(
 
 app.command()(rank)
 app.command()(doctor)
+app.command()(compare)
 app.command()(bench)
 
 

@@ -17,9 +17,10 @@ from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_docu
 from rerank_plugins.cli.output import printing
 from rerank_plugins.result import RerankResult, rerank
 
-__all__ = ["as_json", "as_lines", "rank"]
+__all__ = ["TEXT_KEY_HELP", "as_json", "as_lines", "rank", "standard_input"]
 
-_KEYS = ", ".join(TEXT_KEYS)
+TEXT_KEY_HELP = f"The key that holds the text of JSON lines. Else {', '.join(TEXT_KEYS)}."
+"""What `--text-key` means, in every command that has it."""
 
 
 def rank(
@@ -51,12 +52,7 @@ def rank(
     file_format: Annotated[
         FileFormat, typer.Option(help="How to read the files.")
     ] = FileFormat.AUTO,
-    text_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", help=f"The key that holds the text of JSON lines. Else {_KEYS}."
-        ),
-    ] = None,
+    text_key: Annotated[str | None, typer.Option(metavar="KEY", help=TEXT_KEY_HELP)] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Order documents by how well they answer a query, best first.
@@ -68,7 +64,7 @@ def rank(
 
     if min_score is not None and not math.isfinite(min_score):
         raise typer.BadParameter(f"{min_score} is not finite", param_hint="'--min-score'")
-    paths = files or _standard_input()
+    paths = files or standard_input()
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     messages = Console(stderr=True)
     doing = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"
@@ -103,7 +99,8 @@ def rank(
     raise typer.Exit(0 if result else 1)
 
 
-def _standard_input() -> list[Path]:
+def standard_input() -> list[Path]:
+    """Stand in for files that were not given; refuse a terminal, which would seem to hang."""
     if sys.stdin is None or sys.stdin.isatty():  # None where it was closed
         raise typer.BadParameter("give a file, or - to type the documents")
     return [Path("-")]

@@ -1,0 +1,111 @@
+"""`rerank-plugins compare`: what several backends make of the same documents, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_plugins._display import excerpt
+from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
+from rerank_plugins.cli.output import OutputError, printing
+from rerank_plugins.cli.rank import TEXT_KEY_HELP, standard_input
+from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.evaluation.compare import Comparison
+from rerank_plugins.evaluation.compare import compare as compared
+
+__all__ = ["as_json", "as_lines", "compare"]
+
+
+def compare(
+    query: Annotated[str, typer.Argument(help="What to rank the documents for.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="Documents, as `rank` reads them, best found first."),
+    ] = None,
+    *,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="SPEC",
+            help="What scores; give it several times. Else $RERANK_BACKEND, else embedded.",
+        ),
+    ] = None,
+    top_n: Annotated[int, typer.Option("--top-n", "-n", min=1, help="Places to show.")] = 10,
+    file_format: Annotated[
+        FileFormat, typer.Option(help="How to read the files.")
+    ] = FileFormat.AUTO,
+    text_key: Annotated[str | None, typer.Option(metavar="KEY", help=TEXT_KEY_HELP)] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Also write a page to look at.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Hold the orders of several backends beside the order of the file.
+
+    A terminal gets two tables: places and moves, and how alike the orders are.
+    A pipe gets lines: the place in the file, one per backend, id and text,
+    separated by tabs, under a line of names.
+    """
+    from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+
+    paths = files or standard_input()
+    entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
+    if not entries:
+        names = ", ".join(repr(str(path)) for path in paths)
+        raise UnsupportedInputError(f"{names} holds no documents to compare backends with")
+    messages = Console(stderr=True)
+    doing = f"Scoring {len(entries)} documents with {len(backends or [''])} backends …"
+    with messages.status(doing) if messages.is_terminal else nullcontext():
+        named = len(paths) > 1 or any(entry.id is not None for entry in entries)
+        comparison = compared(
+            query,
+            [entry.text for entry in entries],
+            backends or [None],
+            top_n=top_n,
+            ids=[entry.label for entry in entries] if named else None,
+        )
+    if html is not None:
+        _write(html, comparison.to_html())
+    console = Console()
+    with printing():
+        if json_output:
+            sys.stdout.write(as_json(comparison, entries))
+        elif console.is_terminal:
+            console.print(comparison)
+        else:
+            sys.stdout.writelines(as_lines(comparison, entries))
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"can't write {str(path)!r}: {error.strerror or error}") from error
+
+
+def as_lines(comparison: Comparison, entries: Sequence[Entry]) -> Iterator[str]:
+    """Write each document in the top of any order as its places, id and text, tab-separated."""
+    labels = [excerpt(ordering.label) for ordering in comparison.orderings]
+    yield "\t".join([*labels, "id", "document"]) + "\n"
+    for position in comparison.shown:
+        places = [str(ordering.ranks[position]) for ordering in comparison.orderings]
+        entry = entries[position]
+        yield "\t".join([*places, excerpt(entry.label), excerpt(entry.text)]) + "\n"
+
+
+def as_json(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    """Write orders, scores and agreement as one JSON document, with all documents; exact."""
+    documents = [
+        {"index": index, "id": entry.id, "source": entry.source, "text": entry.text}
+        for index, entry in enumerate(entries)
+    ]
+    facts = comparison.to_dict() | {"documents": documents}
+    return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"

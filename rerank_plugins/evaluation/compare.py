@@ -1,0 +1,240 @@
+"""What several backends make of one query, side by side: `compare()`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from rerank_plugins._display import excerpt, short_name
+from rerank_plugins.backend import Backend, Document, Scale, check_cut
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.evaluation._bump_chart import as_chart, as_page
+from rerank_plugins.evaluation._side_by_side import as_tables
+from rerank_plugins.evaluation.agreement import kendall_tau, rank_biased_overlap
+from rerank_plugins.result import RerankResult, rerank
+from rerank_plugins.spec import BackendSpec
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+__all__ = ["FIRST_STAGE", "Agreement", "Comparison", "Ordering", "compare"]
+
+FIRST_STAGE = "first stage"
+"""What the order in which the documents were given is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """One order of the documents."""
+
+    label: str
+    """What it is called in the comparison; no two are called the same."""
+    backend: str | None
+    """The name of the backend that made the scores; None for the first stage."""
+    scale: Scale
+    """The range of the scores."""
+    scores: tuple[float, ...] | None
+    """A score per document, in the first order; None for the first stage."""
+    order: tuple[int, ...]
+    """The documents' positions in the list that was given, best first."""
+    ranks: tuple[int, ...]
+    """The place of each document, from 1, in the first order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How alike two orders are."""
+
+    first: str
+    """The label of one."""
+    second: str
+    """The label of the other."""
+    tau: float | None
+    """Kendall's τ-b of all documents, -1 to 1; None where all scores of one are equal."""
+    rbo: float
+    """Rank-biased overlap with p = 0.9, 0 to 1: what matters most are the first places."""
+    overlap: int
+    """How many documents both have in their first `top_n`."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Comparison:
+    """The orders that backends make of the same documents; it shows itself in notebooks."""
+
+    query: str
+    """What the documents were ranked for."""
+    documents: tuple[Document, ...]
+    """All documents, in the order of the first stage."""
+    ids: tuple[str, ...] | None
+    """A name per document, if they have names."""
+    top_n: int
+    """How many places are shown and counted as the top; at most the number of documents."""
+    orderings: tuple[Ordering, ...]
+    """The first stage, then one per backend, in the order in which they were given."""
+    agreements: tuple[Agreement, ...]
+    """One per pair of orderings."""
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The positions of the documents in the top of any order, as the first backend has them."""
+        return tuple(
+            position
+            for position in self.orderings[1].order
+            if min(ordering.ranks[position] for ordering in self.orderings) <= self.top_n
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return everything but the texts as JSON-ready facts; scores are exact."""
+        return {
+            "query": self.query,
+            "documents": len(self.documents),
+            "top_n": self.top_n,
+            "orderings": [
+                {
+                    "label": ordering.label,
+                    "backend": ordering.backend,
+                    "scale": ordering.scale,
+                    "order": list(ordering.order),
+                    "scores": None if ordering.scores is None else list(ordering.scores),
+                }
+                for ordering in self.orderings
+            ],
+            "agreement": [
+                {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "kendall_tau": pair.tau,
+                    "rbo": pair.rbo,
+                    "overlap": pair.overlap,
+                }
+                for pair in self.agreements
+            ],
+        }
+
+    def to_html(self) -> str:
+        """Return a page of its own: no scripts, no other files; write it and send it around."""
+        return as_page(self)
+
+    def __repr__(self) -> str:
+        labels = ", ".join(ordering.label for ordering in self.orderings[1:])
+        return f"<Comparison {len(self.documents)} documents by {labels}>"
+
+    def __rich__(self) -> Group:
+        return as_tables(self)
+
+    def _repr_html_(self) -> str:
+        return as_chart(self)
+
+
+def compare(
+    query: str,
+    documents: Sequence[Document],
+    backends: Sequence[BackendSpec] | Mapping[str, BackendSpec],
+    *,
+    top_n: int = 10,
+    ids: Sequence[str] | None = None,
+) -> Comparison:
+    """Rank the documents with each backend, one after another, and hold the orders together.
+
+    Equal scores keep the order of the first stage, as in `rank()`. A backend built from a spec
+    is closed before the next one loads, so that large models need not fit side by side.
+
+    Args:
+        query: what to rank by.
+        documents: the candidates, in the order in which the first stage found them.
+        backends: anything `load_backend()` takes, each; as a mapping, by the name to show.
+        top_n: how many places to show, and to count the overlap in.
+        ids: a name per document, to show.
+
+    Raises:
+        ConfigError: there is no backend, two have the same name, `top_n` or the number of ids is
+            wrong, or a spec is.
+        MissingDependencyError: a backend needs an extra that is not installed.
+        UnsupportedInputError: the query or a document can't be scored.
+        BackendError: a backend failed.
+    """
+    check_cut(top_n=top_n, min_score=None)
+    if top_n < 1:
+        raise ConfigError("`top_n` must be at least 1 to show anything, not 0")
+    if ids is not None and len(ids) != len(documents):
+        raise ConfigError(f"there are {len(documents)} documents but {len(ids)} ids")
+    specs = _labelled(backends)
+    results = {label: rerank(query, documents, backend=spec) for label, spec in specs.items()}
+    positions = tuple(range(len(documents)))
+    first = Ordering(FIRST_STAGE, None, "unknown", None, positions, tuple(n + 1 for n in positions))
+    names = _shortened(results, given=isinstance(backends, Mapping))
+    orderings = (first, *(_ordering(names[label], results[label]) for label in results))
+    top = min(top_n, len(documents))
+    return Comparison(
+        query=query,
+        documents=tuple(documents),
+        ids=None if ids is None else tuple(ids),
+        top_n=top,
+        orderings=orderings,
+        agreements=tuple(_agreement(a, b, top) for a, b in combinations(orderings, 2)),
+    )
+
+
+def _labelled(
+    backends: Sequence[BackendSpec] | Mapping[str, BackendSpec],
+) -> dict[str, BackendSpec]:
+    """Give each backend a label that is no other's."""
+    if isinstance(backends, str):
+        raise ConfigError("`backends` must be a list of specs or a mapping, not one string")
+    if isinstance(backends, Mapping):
+        labelled = dict(backends)
+    else:
+        labelled = {}
+        for number, spec in enumerate(backends, start=1):
+            label = _label(spec, number)
+            if label in labelled:
+                raise ConfigError(
+                    f"the backend {label!r} is given twice; leave one out, or name them by a "
+                    "mapping: {'a name': spec}"
+                )
+            labelled[label] = spec
+    if not labelled:
+        raise ConfigError("there is nothing to compare: give one backend or more")
+    if FIRST_STAGE in labelled:
+        raise ConfigError(f"no backend may be called {FIRST_STAGE!r}: the given order is")
+    return labelled
+
+
+def _label(spec: BackendSpec, number: int) -> str:
+    if isinstance(spec, Backend):
+        return spec.name
+    if spec is None:
+        return "default"
+    return f"backend {number}" if isinstance(spec, Mapping) else str(spec)
+
+
+def _shortened(results: Mapping[str, RerankResult], *, given: bool) -> dict[str, str]:
+    """Call each backend by kind and model, where that tells it from the others."""
+    if given:
+        return {label: excerpt(label) for label in results}
+    short = {label: short_name(result.backend) for label, result in results.items()}
+    if len({*short.values()}) == len(short):
+        return short
+    return {label: excerpt(label) for label in results}
+
+
+def _ordering(label: str, result: RerankResult) -> Ordering:
+    scores = [0.0] * len(result.documents)
+    ranks = [0] * len(result.documents)
+    for item in result:
+        scores[item.index], ranks[item.index] = item.score, item.rank
+    order = tuple(item.index for item in result)
+    return Ordering(label, result.backend, result.scale, tuple(scores), order, tuple(ranks))
+
+
+def _agreement(one: Ordering, other: Ordering, top_n: int) -> Agreement:
+    tau = kendall_tau(_scores(one), _scores(other))
+    rbo = rank_biased_overlap(one.order, other.order)
+    overlap = len({*one.order[:top_n]} & {*other.order[:top_n]})
+    return Agreement(one.label, other.label, tau, rbo, overlap)
+
+
+def _scores(ordering: Ordering) -> Sequence[float]:
+    return [-rank for rank in ordering.ranks] if ordering.scores is None else ordering.scores

@@ -188,7 +188,9 @@ def _texts(comparison: Comparison) -> Iterator[str]:
     titles = ["document", *(ordering.label for ordering in comparison.orderings)]
     rows = []
     for position in comparison.shown:
-        name = "" if comparison.ids is None else f"<b>{escape(comparison.ids[position])}</b> "
+        name = (
+            "" if comparison.ids is None else f"<b>{escape(excerpt(comparison.ids[position]))}</b> "
+        )
         text = escape(excerpt(comparison.documents[position], _READ)) or "(empty)"
         places = [
             f'<span style="{_NUMBER}">{ordering.ranks[position]}</span>'

@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from endpoint import Answer, Endpoint, speak
 from typer.testing import CliRunner
 
 import rerank_plugins
@@ -15,7 +14,7 @@ from rerank_plugins.cli import app, environment
 from rerank_plugins.cli.environment import describe_environment
 from rerank_plugins.cli.examine import examine, score_pair
 from rerank_plugins.cli.report import as_lines
-from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.testing import Answer, Endpoint, FailingBackend, FakeBackend, speak
 
 KEY = "XINFERENCE_API_KEY"
 SECRET = "sk-very-secret"

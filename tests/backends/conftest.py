@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from endpoint import Answer, Endpoint
 from remote import DOCUMENTS, GOOD, QUERY
+
+from rerank_plugins.testing import Answer, Endpoint
 
 
 @pytest.fixture(params=["sync", "async"])

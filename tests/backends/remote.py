@@ -1,13 +1,12 @@
 """What the tests of the HTTP backend share: one question, its answer, and a backend to ask."""
 
-from endpoint import score_of
-
 from rerank_plugins.backends.dialects import DIALECTS
 from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.testing import word_overlap
 
 QUERY = "what is a panda?"
 DOCUMENTS = ["hi", "The giant panda is a bear species endemic to China."]
-EXPECTED = [score_of(QUERY, document) for document in DOCUMENTS]
+EXPECTED = [word_overlap(QUERY, document) for document in DOCUMENTS]
 GOOD = {
     "results": [{"index": i, "relevance_score": EXPECTED[i]} for i in (1, 0)],
     "meta": {"warnings": None},

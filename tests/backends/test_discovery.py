@@ -1,7 +1,6 @@
 """Which server answers at a URL, told by what real ones answer to GETs."""
 
 import pytest
-from endpoint import Answer, Endpoint
 
 from rerank_plugins import (
     AuthenticationError,
@@ -11,6 +10,7 @@ from rerank_plugins import (
     ConfigError,
 )
 from rerank_plugins.backends.discovery import ServerInfo, probe
+from rerank_plugins.testing import Answer, Endpoint
 
 NOT_FOUND = Answer({"detail": "Not Found"}, 404)
 REFUSED = Answer({"detail": "Unauthorized"}, 401)

@@ -4,7 +4,6 @@ import math
 import time
 
 import pytest
-from endpoint import Answer, Endpoint, score_of, speak
 from remote import DOCUMENTS, EXPECTED, QUERY, make, results, silent
 
 from rerank_plugins import (
@@ -15,7 +14,7 @@ from rerank_plugins import (
     load_backend,
 )
 from rerank_plugins.backends.dialects import DIALECTS
-from rerank_plugins.testing import BackendContract
+from rerank_plugins.testing import Answer, BackendContract, Endpoint, speak, word_overlap
 
 
 class TestContract(BackendContract):
@@ -32,7 +31,7 @@ class TestContract(BackendContract):
 
     def test_scores_are_those_of_the_server(self):
         with self.make_backend() as backend:
-            expected = [score_of(self.query, document) for document in self.documents]
+            expected = [word_overlap(self.query, document) for document in self.documents]
             if backend.scale == "unknown" or self.dialect not in ("llamacpp", "nim"):
                 assert expected == backend.score(self.query, self.documents)
             else:
@@ -139,7 +138,8 @@ def test_documents_are_split_over_the_servers_limit(endpoint, ask):
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(70)]
     endpoint.answer = speak("tei")
 
-    assert [score_of(QUERY, text) for text in documents] == ask(make(endpoint, "tei"), documents)
+    expected = [word_overlap(QUERY, text) for text in documents]
+    assert expected == ask(make(endpoint, "tei"), documents)
     assert [6, 32, 32] == sorted(len(received.body["texts"]) for received in endpoint.requests)
 
 

@@ -13,7 +13,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from endpoint import Answer, Endpoint
 from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, silent
 
 from rerank_plugins import (
@@ -25,6 +24,7 @@ from rerank_plugins import (
     InvalidResponse,
 )
 from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.testing import Answer, Endpoint
 
 
 def hang_up(handler):

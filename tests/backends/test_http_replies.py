@@ -6,7 +6,6 @@ import time
 from email.utils import formatdate
 
 import pytest
-from endpoint import Answer
 from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, results
 
 from rerank_plugins import (
@@ -18,6 +17,7 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
+from rerank_plugins.testing import Answer
 
 HTML = b"<html><head><title>Sign in</title></head><body>corporate proxy</body></html>"
 DEEP = b'{"results":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

@@ -4,7 +4,6 @@ import math
 import pickle
 
 import pytest
-from endpoint import Answer
 from remote import DOCUMENTS, QUERY, make
 
 from rerank_plugins import (
@@ -15,6 +14,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.dialects import DIALECTS
 from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.testing import Answer
 
 WRONG = {
     "a model is missing": ({"dialect": "xinference", "model": None}, "needs `model`"),

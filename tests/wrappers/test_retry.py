@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from endpoint import Answer, Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +23,7 @@ from rerank_plugins import (
     _context,
 )
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.testing import BackendContract, FakeBackend
+from rerank_plugins.testing import Answer, BackendContract, Endpoint, FakeBackend
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
 from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend

@@ -1,0 +1,199 @@
+"""A real HTTP server in this process that does as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self, TypeAlias
+
+__all__ = ["Answer", "Behaviour", "Endpoint", "Received", "Writer", "in_turn"]
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+    """The parsed JSON; None if there was none."""
+    size: int
+    """Bytes of the body."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply that is HTTP at least."""
+
+    body: Any = b""
+    """Sent as it is if it is bytes, else as JSON."""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides `Content-Type` and `Content-Length`; a length given here is told instead."""
+    content_type: str | None = "application/json"
+    """None: not told."""
+
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        """Write the reply to the connection of `handler`."""
+        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+        handler.send_response_only(self.status)
+        if self.content_type is not None:
+            handler.send_header("Content-Type", self.content_type)
+        for name, value in {"Content-Length": str(len(body)), **self.headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+Writer: TypeAlias = Callable[[BaseHTTPRequestHandler], None]
+"""Writes what it likes to `handler.wfile`; may set `handler.close_connection`."""
+
+Behaviour: TypeAlias = Answer | Callable[[Received], Answer | Writer]
+"""What an endpoint does: one answer to all, or what makes an answer, or a writer, of a request."""
+
+
+def in_turn(*behaviours: Behaviour) -> Behaviour:
+    """Behave in these ways, one request each; the last stays.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not behaviours:
+        raise ValueError("`in_turn` needs at least one behaviour")
+    turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
+    lock = threading.Lock()
+
+    def behave(received: Received) -> Answer | Writer:
+        with lock:
+            behaviour = next(turns)
+        return behaviour(received) if callable(behaviour) else behaviour
+
+    return behave
+
+
+class Endpoint:
+    """A server on the loopback interface, for a `with` statement.
+
+    Each connection has its own thread, and requests are answered as they come, so `answer` may
+    block. Leaving the block ends all connections.
+
+    Args:
+        answer: what to do; may be replaced at any time.
+        tls: makes it speak https.
+    """
+
+    def __init__(self, answer: Behaviour, *, tls: ssl.SSLContext | None = None) -> None:
+        self.answer = answer
+        """What to do with the next request."""
+        self.requests: list[Received] = []
+        """Every request, oldest first."""
+        self.at_work = 0
+        """Requests that are being answered."""
+        self.most_at_work = 0
+        """The most requests that were being answered at one time."""
+        self.connections = 0
+        """Connections accepted so far."""
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Condition()
+        self._server = _Server(self)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
+        """Where it listens, without a path."""
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # it may have gone by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+        self.wait_until_idle()
+
+    def wait_until_idle(self, seconds: float = 10.0) -> bool:
+        """Return whether every connection ends in time."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._open, seconds)
+
+    def wait_for_requests(self, count: int, seconds: float = 10.0) -> bool:
+        """Return whether `count` requests arrive in time."""
+        with self._lock:
+            return self._lock.wait_for(lambda: len(self.requests) >= count, seconds)
+
+    def opened(self, connection: socket.socket) -> None:
+        """Note that a connection begins."""
+        with self._lock:
+            self.connections += 1
+            self._open.add(connection)
+
+    def closed(self, connection: socket.socket) -> None:
+        """Note that a connection ended."""
+        with self._lock:
+            self._open.discard(connection)
+            self._lock.notify_all()
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        """Read a request and do what `answer` says."""
+        size = int(handler.headers.get("Content-Length") or 0)
+        content = handler.rfile.read(size)
+        body = json.loads(content) if content else None
+        received = Received(handler.command, handler.path, dict(handler.headers), body, size)
+        with self._lock:
+            self.requests.append(received)
+            self.at_work += 1
+            self.most_at_work = max(self.most_at_work, self.at_work)
+            self._lock.notify_all()
+        try:
+            answer = self.answer(received) if callable(self.answer) else self.answer
+            write = answer.send if isinstance(answer, Answer) else answer
+            write(handler)
+        finally:
+            with self._lock:
+                self.at_work -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 1024
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self.endpoint.opened(request)
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.endpoint.closed(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that hang up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        self.server.endpoint.serve(self)  # type: ignore[attr-defined]  # ours, see `_Server`
+
+    do_GET = do_POST  # noqa: N815  # the name that the base class calls
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""

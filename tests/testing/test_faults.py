@@ -1,0 +1,137 @@
+"""The fault kit does what its names say, seen by a client that has no part in it."""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from rerank_plugins.backends.dialects import DIALECTS
+from rerank_plugins.testing import Answer, Endpoint, faults, in_turn, speak, spoil
+from rerank_plugins.testing.faults import cut_short, drip, hang_up, reset, silence
+
+BODIES = {
+    "dashscope": {"model": "m", "input": {"query": "q", "documents": ["a", "q"]}},
+    "nim": {"model": "m", "query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "q"}]},
+    "tei": {"query": "q", "texts": ["a", "q"]},
+}
+COHERE = {"model": "m", "query": "q", "documents": ["a", "q"]}
+
+
+def post(endpoint, body=COHERE, timeout=10.0):
+    request = urllib.request.Request(endpoint.url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
+        return json.load(reply)
+
+
+def test_an_endpoint_tells_what_it_was_asked():
+    with Endpoint(Answer({"fine": True})) as endpoint:
+        assert {"fine": True} == post(endpoint, {"a": 1})
+        (received,) = endpoint.requests
+
+    assert ("POST", "", {"a": 1}, 8) == (
+        received.method,
+        received.path.strip("/"),
+        received.body,
+        received.size,
+    )
+
+
+def test_behaviours_take_turns_and_the_last_stays():
+    with Endpoint(in_turn(Answer(1), lambda _: Answer(2), Answer(3))) as endpoint:
+        assert [1, 2, 3, 3] == [post(endpoint) for _ in range(4)]
+
+
+def test_no_turns_are_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        in_turn()
+
+
+def test_an_unknown_dialect_is_refused():
+    with pytest.raises(ValueError, match="'nope'; valid: cohere, "):
+        speak("nope")
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_each_dialect_is_spoken_and_can_be_spoiled(dialect):
+    def cut(results):
+        del results[1:]
+
+    body = BODIES.get(dialect, COHERE)
+    with Endpoint(speak(dialect)) as endpoint:
+        right = json.dumps(post(endpoint, body))
+        endpoint.answer = spoil(dialect, cut)
+        spoiled = json.dumps(post(endpoint, body))
+
+    assert [2, 1] == [text.count('"index"') for text in (right, spoiled)]
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_each_dialect_has_the_same_faults(dialect):
+    assert faults("cohere").keys() == faults(dialect).keys()
+
+
+SLOW = {"dripping body", "dripping head", "silence"}
+
+
+@pytest.mark.parametrize("name", faults().keys() - SLOW)
+@pytest.mark.parametrize("dialect", ["cohere", "dashscope", "tei"])
+def test_each_fault_is_an_error_or_another_reply(name, dialect):
+    """No fault is the right answer, whatever the dialect."""
+    body = json.dumps(BODIES.get(dialect, COHERE)).encode()
+
+    def ask():
+        request = urllib.request.Request(endpoint.url, body)
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            kind, packing = reply.headers["Content-Type"], reply.headers["Content-Encoding"]
+            return reply.status, kind, packing, reply.read()
+
+    with Endpoint(speak(dialect)) as endpoint:
+        right = ask()
+        endpoint.answer = faults(dialect)[name]
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert right != ask()
+
+
+@pytest.mark.parametrize("behaviour", [hang_up, reset, cut_short])
+def test_a_broken_connection_breaks(behaviour):
+    with Endpoint(behaviour) as endpoint, pytest.raises((OSError, http.client.HTTPException)):
+        post(endpoint)
+
+
+def test_silence_lasts_until_the_client_hangs_up():
+    with Endpoint(silence) as endpoint:
+        with pytest.raises(OSError, match="timed out"):
+            post(endpoint, timeout=0.1)
+
+        assert endpoint.wait_until_idle()
+
+
+def test_a_drip_outlasts_a_limit_per_read():
+    def hang_up_later(connection):
+        time.sleep(0.5)
+        connection.sock.shutdown(2)
+
+    with Endpoint(drip(0.01)) as endpoint:
+        host = endpoint.url.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=0.3)
+        connection.request("POST", "/", b"{}")
+        reply = connection.getresponse()
+        threading.Thread(target=hang_up_later, args=(connection,)).start()
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            reply.read()
+        connection.close()
+
+    assert 3 < len(caught.value.partial)
+
+
+def test_unexpected_requests_are_refused_as_the_strictest_server_does():
+    with Endpoint(speak("cohere")) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
+        post(endpoint, COHERE | {"top_n": None})
+
+    with caught.value:
+        assert 400 == caught.value.status

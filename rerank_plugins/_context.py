@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Scorer", "deadline", "scored_by", "scorer", "until"]
+__all__ = ["Scorer", "deadline", "scored_by", "scorer", "told_to", "until"]
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 @dataclass
 class Scorer:
-    """Which backend of a chain scored; a name of None means that there was no choice."""
+    """Who scored, and who wants to know what becomes of it."""
 
     name: str | None = None
+    """Which backend of a chain scored; None means that there was no choice."""
+    tell: Callable[[Any], None] | None = None
+    """Takes the event that the scores were not to be had, if anybody listens."""
 
 
 _scorer: ContextVar[Scorer | None] = ContextVar("scorer", default=None)
@@ -54,3 +58,10 @@ def scored_by(name: str) -> None:
     listener = _scorer.get()
     if listener is not None and listener.name is None:
         listener.name = name
+
+
+def told_to(tell: Callable[[Any], None]) -> None:
+    """Say who hears the events of this call; of several, the outermost."""
+    listener = _scorer.get()
+    if listener is not None and listener.tell is None:
+        listener.tell = tell

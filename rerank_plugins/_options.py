@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
@@ -131,13 +131,36 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _converted(name: str, value: object, hint: Any) -> object:
-    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for choice in choices:
+    try:
+        return _as_one_of(value, hint)
+    except ValueError:
+        raise ConfigError(
+            f"option `{name}` must be {_described(_choices(hint))}, not {value!r}"
+        ) from None
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _as_one_of(value: object, hint: Any) -> object:
+    """Return `value` as the first alternative of an annotation that fits, or raise `ValueError`."""
+    for choice in _choices(hint):
         try:
+            if get_origin(choice) is Sequence:
+                return _as_list(value, *get_args(choice))
             return _as(value, choice)
         except (ValueError, OverflowError):  # an integer may be too large for a float
             continue
-    raise ConfigError(f"option `{name}` must be {_described(choices)}, not {value!r}")
+    raise ValueError
+
+
+def _as_list(value: object, of: Any) -> list[object]:
+    """Return a list, or a text with commas, as a list of what an annotation allows in it."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError  # noqa: TRY004  # what `_as` raises
+    return [_as_one_of(item, of) for item in items]
 
 
 def _as(value: object, choice: Any) -> object:
@@ -171,6 +194,8 @@ def _described(choices: Iterable[Any]) -> str:
             words += [repr(word) for word in get_args(choice)]
         elif choice is type(None):
             words.append("none")
+        elif get_origin(choice) is Sequence:
+            words.append("a list")
         else:
             words.append(getattr(choice, "__name__", str(choice)))
     return " or ".join(words)

@@ -13,6 +13,8 @@ from rerank_plugins._options import unknown
 from rerank_plugins._throttle import Throttle
 from rerank_plugins.backend import check_scores, rank
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError
+from rerank_plugins.hooks import FellBack
+from rerank_plugins.hooks import outcome_of as word_of
 
 __all__ = ["RERANK_STATUS", "OnError", "Outcome", "check_on_error", "mark", "outcome_of"]
 
@@ -77,6 +79,8 @@ def outcome_of(count: int, *, on_error: OnError) -> Iterator[Outcome]:
             raise
         outcome.scores = None
         outcome.status = f"fallback:{type(error).__name__}"
+        if scorer.tell is not None:
+            scorer.tell(FellBack(word_of(error), "original_order"))
         if _may_warn():
             _logger.warning("reranking failed, documents keep their order: %s", error)
     else:

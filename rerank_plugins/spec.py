@@ -59,10 +59,11 @@ _WRAPPERS: Mapping[str, _Kind] = {  # innermost first
     "cache": _Kind("rerank_plugins.wrappers.cache", "CachedBackend"),
 }
 _FALLBACK = _Kind("rerank_plugins.wrappers.fallback", "FallbackBackend")
+_INSTRUMENT = _Kind("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
 _OF_SERVERS = frozenset({"retry", "breaker"})
 """The wrappers that only remote backends get."""
 
-_TABLES = ("backend", *_WRAPPERS, "fallback")
+_TABLES = ("backend", *_WRAPPERS, "fallback", "instrument")
 
 _REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
 _NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
@@ -140,10 +141,8 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
     idle = _OF_SERVERS & {*tables}
     if idle and not any(_is_remote(options) for _, options in entries):
         raise ConfigError(f"no server is asked {where}, so leave out: {', '.join(sorted(idle))}")
-    if not others:
-        return chosen[0]
-    chain: Backend = _class(_FALLBACK)(chosen)
-    return chain
+    chain: Backend = _class(_FALLBACK)(chosen) if others else chosen[0]
+    return _with_table(chain, _INSTRUMENT, "instrument", tables)
 
 
 def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -> None:
@@ -165,16 +164,23 @@ def _is_remote(options: Mapping[str, object]) -> bool:
 def _wrapped(backend: Backend, tables: Mapping[str, object], *, remote: bool) -> Backend:
     """Put the wrappers that `tables` name around a backend."""
     for name, kind in _WRAPPERS.items():
-        options = tables.get(name)
-        if options is None or (name in _OF_SERVERS and not remote):
-            continue
-        if not isinstance(options, Mapping):
-            raise ConfigError(f"`{name}` must be a table, not {options!r}; write: [{name}]")
-        wrapper = _class(kind)
-        given = {str(option): value for option, value in options.items()}
-        checked = checked_options(wrapper, given, what=f"table {name!r}", fixed=["wrapped"])
-        backend = wrapper(backend, **checked)
+        if remote or name not in _OF_SERVERS:
+            backend = _with_table(backend, kind, name, tables)
     return backend
+
+
+def _with_table(backend: Backend, kind: _Kind, name: str, tables: Mapping[str, object]) -> Backend:
+    """Put the wrapper of one table around a backend, if there is that table."""
+    options = tables.get(name)
+    if options is None:
+        return backend
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"`{name}` must be a table, not {options!r}; write: [{name}]")
+    wrapper = _class(kind)
+    given = {str(option): value for option, value in options.items()}
+    checked = checked_options(wrapper, given, what=f"table {name!r}", fixed=["wrapped"])
+    wrapped: Backend = wrapper(backend, **checked)
+    return wrapped
 
 
 def _parsed(spec: str) -> dict[str, object]:

@@ -19,16 +19,29 @@ LAYERS = {
     "errors": set(),
     "_context": set(),
     "_throttle": set(),
+    "_parallel": set(),
     "_optional": {"errors"},
     "_options": {"errors"},
+    "hooks": {"errors", "_context", "_optional", "_options", "_throttle"},
     "backend": {"errors"},
     "scheduler": {"errors", "backend"},
-    "backends": {"errors", "_context", "_optional", "_options", "backend", "scheduler"},
-    "wrappers": {
+    "backends": {
         "errors",
+        "hooks",
         "_context",
         "_optional",
         "_options",
+        "_parallel",
+        "backend",
+        "scheduler",
+    },
+    "wrappers": {
+        "errors",
+        "hooks",
+        "_context",
+        "_optional",
+        "_options",
+        "_parallel",
         "_throttle",
         "backend",
         "scheduler",
@@ -40,7 +53,7 @@ LAYERS = {
 INNER = {"errors", "_optional", "backend", "spec"}
 LAYERS["_display"] = {"errors", "backend"}
 LAYERS["_settings"] = INNER | {"_options"}
-LAYERS["_outcome"] = {"errors", "_context", "_options", "_throttle", "backend"}
+LAYERS["_outcome"] = {"errors", "hooks", "_context", "_options", "_throttle", "backend"}
 LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
 LAYERS["evaluation"] = INNER | {"_display", "result"}
@@ -54,6 +67,8 @@ HEAVY = {
     "numpy",
     "onnx",
     "onnxruntime",
+    "opentelemetry",
+    "prometheus_client",
     "pydantic",
     "redis",
     "rich",

@@ -7,16 +7,17 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from rerank_plugins import _context
 from rerank_plugins._options import changed_options, unknown
+from rerank_plugins._parallel import aside_by_side, side_by_side
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.backends._incoming import Reply, Request
-from rerank_plugins.backends._parts import aside_by_side, side_by_side, split, to_json
+from rerank_plugins.backends._parts import split, to_json
 from rerank_plugins.backends._replies import complaint, failure, parsed
 from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends._transport import Transport
@@ -27,6 +28,7 @@ from rerank_plugins.errors import (
     InvalidResponse,
     UnsupportedInputError,
 )
+from rerank_plugins.hooks import Split, Truncated, attempt, tell
 
 __all__ = ["HTTPBackend"]
 
@@ -131,6 +133,7 @@ class HTTPBackend(Backend):
         self._protocol = protocol
         self._url = protocol.endpoint(address)
         self._where = f"{dialect} at {self._url}"
+        self._endpoint = _host_and_port(self._url)
         vendor = protocol.base_url
         self._is_vendor = vendor is not None and self._url.startswith(f"{vendor}/")
         self._raw, self._sent, self.scale = _scales(dialect, scale, server_scale)
@@ -139,6 +142,11 @@ class HTTPBackend(Backend):
         self._transport = Transport(
             connect_timeout=connect_timeout, verify=verify if encrypted else None
         )
+
+    @property
+    def endpoint(self) -> str:
+        """The server's `host:port`."""
+        return self._endpoint
 
     @property
     def name(self) -> str:
@@ -154,9 +162,8 @@ class HTTPBackend(Backend):
     def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
         """Score several requests side by side; `timeout` holds for each of them."""
         asked = [(query, check_texts(query, documents)) for query, documents in requests]
-        latest = _context.deadline()  # the threads don't know it
         return side_by_side(
-            lambda one: self._score(*one, min(self._end(), latest), 1) if one[1] else [],
+            lambda one: self._score(*one, self._end(), 1) if one[1] else [],
             asked,
             self._max_parallel,
         )
@@ -184,22 +191,31 @@ class HTTPBackend(Backend):
         return [score for part in scores for score in part]
 
     def _ask(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
-        request = self._encode(query, texts)
-        reply = self._transport.send(request, deadline)
-        return self._decode(reply, query, texts)
+        with attempt(self.endpoint, len(texts)) as tried:
+            request = self._encode(query, texts, tried.headers)
+            reply = self._transport.send(request, deadline)
+            tried.status_code = reply.status
+            return self._decode(reply, query, texts)
 
     async def _aask(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
-        request = self._encode(query, texts)
-        reply = await self._transport.asend(request, deadline)
-        return self._decode(reply, query, texts)
+        with attempt(self.endpoint, len(texts)) as tried:
+            request = self._encode(query, texts, tried.headers)
+            reply = await self._transport.asend(request, deadline)
+            tried.status_code = reply.status
+            return self._decode(reply, query, texts)
 
     def _parts(self, query: str, texts: Sequence[str]) -> list[Sequence[str]]:
         """Split the documents into requests that the server takes."""
         longest = self._protocol.max_characters
         sent = [text[:longest] if text and not text.isspace() else " " for text in texts]
         limit = self._max_documents or self._protocol.max_documents or len(sent)
+        if longest is not None and (cut := sum(len(text) > longest for text in texts)):
+            tell(Truncated(cut))
         if not self._listwise:
-            return split(sent, max_documents=limit, max_bytes=MAX_BODY - len(to_json(query)))
+            parts = split(sent, max_documents=limit, max_bytes=MAX_BODY - len(to_json(query)))
+            if len(parts) > 1:
+                tell(Split(self.endpoint, len(sent), len(parts)))
+            return parts
         if len(sent) > limit:
             raise UnsupportedInputError(
                 f"{len(sent)} documents for a listwise model, which must see all of them in one "
@@ -207,7 +223,7 @@ class HTTPBackend(Backend):
             )
         return [sent]
 
-    def _encode(self, query: str, texts: Sequence[str]) -> Request:
+    def _encode(self, query: str, texts: Sequence[str], additions: Mapping[str, str]) -> Request:
         body = self._protocol.encode(
             query, texts, model=self._model, instruction=self._instruction, raw=self._raw
         )
@@ -217,6 +233,8 @@ class HTTPBackend(Backend):
             headers["Authorization"] = f"Bearer {key}"
         elif self._is_vendor:
             raise AuthenticationError(f"{self._where}: {source}")
+        ours = {name.lower() for name in headers}
+        headers |= {name: said for name, said in additions.items() if name.lower() not in ours}
         return Request("POST", self._url, headers, to_json(body), self._where)
 
     def _decode(self, reply: Reply, query: str, texts: Sequence[str]) -> list[float]:
@@ -310,6 +328,13 @@ def _scales(
             "anyway, set server_scale='logit'; else leave out scale='logit'"
         )
     return False, sent, "unknown" if sent == "unknown" else wanted
+
+
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{port}"
 
 
 def _header_safe(key: str, source: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from time import monotonic
+from typing import Literal, TypeAlias
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.hooks import BreakerChanged, listeners
 from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["CircuitBreakingBackend"]
+
+State: TypeAlias = Literal["closed", "half_open", "open"]
 
 
 class CircuitBreakingBackend(WrapperBackend):
@@ -44,9 +48,11 @@ class CircuitBreakingBackend(WrapperBackend):
         self._failures = failures
         self._cooldown = cooldown
         self._circuit = _Circuit(failures, cooldown)
+        self._told = ""
 
     def flow(self, requests: Requests) -> Flow:
         period = self._circuit.enter()
+        self._tell_state()
         works: bool | None = None
         try:
             scores: list[list[float]] = yield Call(self.wrapped, requests)
@@ -56,7 +62,20 @@ class CircuitBreakingBackend(WrapperBackend):
             raise
         finally:
             self._circuit.leave(period, works)
+            self._tell_state()
         return scores
+
+    def _tell_state(self) -> None:
+        if (told := listeners()) is not None and self._told != (state := self._circuit.state()):
+            self._told = state
+            told(BreakerChanged(_endpoint(self.wrapped), state))
+
+
+def _endpoint(backend: Backend) -> str:
+    """Return the server that a backend asks, or what it is."""
+    while isinstance(backend, WrapperBackend):
+        backend = backend.wrapped
+    return str(getattr(backend, "endpoint", type(backend).__name__))
 
 
 class _Circuit:
@@ -87,6 +106,11 @@ class _Circuit:
                     raise BackendUnavailable("failed too often: one call is trying it out now")
                 self._probing = True
             return self._period
+
+    def state(self) -> State:
+        if self._open_until is None:
+            return "closed"
+        return "half_open" if self._probing else "open"
 
     def leave(self, period: int, works: bool | None) -> None:  # noqa: FBT001  # three outcomes
         """Note how a call ended; None says nothing about the backend."""

@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins import _context
 from rerank_plugins._options import check_variable
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.hooks import CacheLookedUp, listeners
 from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Do, Flow, Requests, Step, Wait, WrapperBackend
 from rerank_plugins.wrappers.pairs import PairHasher, seal, store_key, unseal
@@ -30,7 +31,11 @@ _Pairs: TypeAlias = Mapping[bytes, _Pair]
 _Scores: TypeAlias = dict[bytes, float]
 """Scores by the digest of their pair."""
 
+_Result: TypeAlias = Literal["hit", "shared", "miss", "damaged"]
+
 _Steps: TypeAlias = Generator[Step, Any, _Scores]
+
+_PLURALS = {"hit": "hits", "miss": "misses"}
 
 
 class CachedBackend(WrapperBackend):
@@ -84,7 +89,7 @@ class CachedBackend(WrapperBackend):
         self._flights: dict[bytes, _Flight] = {}
         self._last_flight: _Flight | None = None
         self._lock = ForkSafeLock()
-        self._counts = {"hits": 0, "shared": 0, "misses": 0, "damaged": 0}
+        self._counts: dict[_Result, int] = dict.fromkeys(get_args(_Result), 0)
 
     def flow(self, requests: Requests) -> Flow:
         if not any(len(documents) for _, documents in requests):
@@ -122,7 +127,7 @@ class CachedBackend(WrapperBackend):
             except TimeoutError:
                 continue
             shared = {digest: landed[digest] for digest in others if digest in landed}
-            self._count(shared=len(shared))
+            self._count({"shared": len(shared)})
             scores |= shared
         left = _without(scores, pairs)
         return scores | (yield from self._ask(left)) if left else scores
@@ -147,7 +152,7 @@ class CachedBackend(WrapperBackend):
 
     def _ask(self, pairs: _Pairs, then: Callable[[_Scores], None] = lambda _: None) -> _Steps:
         """Ask the wrapped backend, in one call; call `then` with the scores, and store them."""
-        self._count(misses=len(pairs))
+        self._count({"miss": len(pairs)})
         wanted: dict[str, dict[bytes, str]] = {}
         for digest, (query, text) in pairs.items():
             wanted.setdefault(query, {})[digest] = text
@@ -167,19 +172,27 @@ class CachedBackend(WrapperBackend):
         values = yield from self._with_store(lambda: self._kept.get_many(list(keys.values())))
         found = {d: value for d, value in zip(keys, values, strict=True) if value is not None}
         scores = {d: score for d, v in found.items() if (score := unseal(d, v)) is not None}
-        self._count(hits=len(scores), damaged=len(found) - len(scores))
+        self._count({"hit": len(scores), "damaged": len(found) - len(scores)})
         return scores
 
     def _with_store(self, function: Callable[[], Any]) -> Generator[Step, Any, Any]:
         return (yield Do(function)) if self._kept.blocking else function()
 
-    def _count(self, **counts: int) -> None:
+    def _count(self, counts: Mapping[_Result, int]) -> None:
         with self._lock:
-            for name, count in counts.items():
-                self._counts[name] += count
+            for result, count in counts.items():
+                self._counts[result] += count
+        if (told := listeners()) is not None:
+            for result, count in counts.items():
+                if count:
+                    told(CacheLookedUp(self._tier(), result, count))
+
+    def _tier(self) -> str:
+        return str(self._kept.describe().get("kind", type(self._kept).__name__))
 
     def describe(self) -> dict[str, object]:
-        mine = {"store": self._kept.describe(), "ttl": self._ttl, **self._counts}
+        counts = {_PLURALS.get(result, result): count for result, count in self._counts.items()}
+        mine = {"store": self._kept.describe(), "ttl": self._ttl, **counts}
         return {**self.wrapped.describe(), self.table: mine}
 
     def to_spec(self) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import Any
 from rerank_plugins import _context
 from rerank_plugins.backend import Backend, Document
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.hooks import Retried, outcome_of, tell
 from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
 
@@ -107,6 +108,7 @@ class RetryingBackend(WrapperBackend):
                 if why := self._objection(attempt, invalid, wait, left):
                     error.add_note(f"attempt {attempt} of {self._attempts}; {why}")
                     raise
+                tell(Retried(attempt, outcome_of(error), wait))
             else:
                 return scores[0]  # type: ignore[no-any-return]  # what `Call` gives
             yield Sleep(wait)

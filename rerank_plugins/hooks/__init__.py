@@ -1,0 +1,84 @@
+"""What happens inside a call, told to hooks: for logs, metrics and traces."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rerank_plugins._options import checked_options, unknown, with_options
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.hooks.events import (
+    AttemptFinished,
+    AttemptStarted,
+    BreakerChanged,
+    CacheLookedUp,
+    CallFinished,
+    CallStarted,
+    Event,
+    FellBack,
+    Hook,
+    Retried,
+    Split,
+    Truncated,
+    outcome_of,
+)
+from rerank_plugins.hooks.telling import attempt, call, listeners, tell
+
+__all__ = [
+    "AttemptFinished",
+    "AttemptStarted",
+    "BreakerChanged",
+    "CacheLookedUp",
+    "CallFinished",
+    "CallStarted",
+    "Event",
+    "FellBack",
+    "Hook",
+    "Retried",
+    "Split",
+    "Truncated",
+    "attempt",
+    "call",
+    "listeners",
+    "open_hook",
+    "outcome_of",
+    "tell",
+]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    module: str
+    name: str
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "logging": _Kind("rerank_plugins.hooks.logs", "LoggingHook"),
+    "opentelemetry": _Kind("rerank_plugins.hooks.opentelemetry", "OpenTelemetryHook"),
+    "prometheus": _Kind("rerank_plugins.hooks.prometheus", "PrometheusHook"),
+}
+
+
+def open_hook(spec: str | Hook) -> Hook:
+    """Build the hook that a spec describes; a hook is returned as it is.
+
+    Args:
+        spec: `"logging"`, `"prometheus"` or `"opentelemetry"`; the options after a `?` are the
+            keywords of the hook's constructor, as in `"logging?slow=0.5"`.
+
+    Raises:
+        ConfigError: the spec is malformed, or names an unknown hook or option.
+        MissingDependencyError: the hook needs an extra that is not installed.
+    """
+    if not isinstance(spec, str):
+        if not callable(spec):
+            raise ConfigError(f"a hook is called with events; `{type(spec).__name__}` can't be")
+        return spec
+    name, _, options = spec.strip().partition("?")
+    if name not in _KINDS:
+        raise ConfigError(unknown("hook", name, _KINDS))
+    constructor = getattr(importlib.import_module(_KINDS[name].module), _KINDS[name].name)
+    given = with_options({}, options)
+    hook: Hook = constructor(**checked_options(constructor, given, what=f"hook {name!r}"))
+    return hook

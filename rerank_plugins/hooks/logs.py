@@ -1,0 +1,93 @@
+"""Events as lines of Python's own `logging`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import partial
+from typing import Any
+
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.hooks.events import (
+    AttemptFinished,
+    BreakerChanged,
+    CallFinished,
+    Event,
+    FellBack,
+    Retried,
+    Split,
+)
+
+__all__ = ["LoggingHook"]
+
+_logger = logging.getLogger("rerank_plugins.calls")
+
+
+class LoggingHook:
+    """Writes a line for each call, attempt, retry and change of a breaker.
+
+    The logger is `rerank_plugins.calls`; handlers, formats and levels are the application's. The
+    facts are in the message and, for JSON formatters, in the record's `rerank`, a mapping.
+
+    Calls that fail, attempts that fail, fallbacks and open breakers are warnings, as are calls
+    that are slow; retries and closed breakers are of level INFO, all else DEBUG.
+
+    Args:
+        slow: seconds from which a call that succeeds is a warning; `inf` for never.
+
+    Raises:
+        ConfigError: `slow` is negative or no number.
+    """
+
+    def __init__(self, *, slow: float = math.inf) -> None:
+        if not isinstance(slow, int | float) or not slow >= 0:
+            raise ConfigError(f"`slow` must be a number of seconds of at least 0, not {slow!r}")
+        self._slow = slow
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case CallFinished(started, outcome, seconds, scored_by):
+                level = (
+                    logging.WARNING if outcome != "ok" or seconds >= self._slow else logging.DEBUG
+                )
+                _write(
+                    level if outcome != "cancelled" else logging.INFO,
+                    "call",
+                    route=started.route,
+                    kind=started.kind,
+                    model=started.model,
+                    queries=started.queries,
+                    documents=started.documents,
+                    outcome=outcome,
+                    seconds=round(seconds, 6),
+                    scored_by=scored_by,
+                )
+            case AttemptFinished(started, outcome, seconds, status_code):
+                _write(
+                    logging.DEBUG if outcome in {"ok", "cancelled"} else logging.WARNING,
+                    "attempt",
+                    endpoint=started.endpoint,
+                    documents=started.documents,
+                    outcome=outcome,
+                    status_code=status_code,
+                    seconds=round(seconds, 6),
+                )
+            case Retried(attempt, reason, wait):
+                _write(logging.INFO, "retry", attempt=attempt, reason=reason, wait=round(wait, 3))
+            case FellBack(reason, to):
+                _write(logging.WARNING, "fallback", reason=reason, to=to)
+            case BreakerChanged(endpoint, state):
+                level = logging.WARNING if state == "open" else logging.INFO
+                _write(level, "breaker", endpoint=endpoint, state=state)
+            case Split(endpoint, documents, parts):
+                _write(logging.DEBUG, "split", endpoint=endpoint, documents=documents, parts=parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(LoggingHook, slow=self._slow), ()
+
+
+def _write(level: int, what: str, **facts: Any) -> None:
+    if _logger.isEnabledFor(level):
+        known = {name: value for name, value in facts.items() if value is not None}
+        said = " ".join(f"{name}={value}" for name, value in known.items())
+        _logger.log(level, "%s %s", what, said, extra={"rerank": {"event": what, **known}})

@@ -1,0 +1,161 @@
+"""`Dataset`: what an evaluation needs to know, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
+
+__all__ = ["Dataset", "checked", "counted"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Judged queries, and for each the documents of a first stage, best first.
+
+    Build one with `load_dataset()`, `from_retriever()` or `checked()`, which keep the promises
+    below; the constructor takes what it is given.
+    """
+
+    name: str
+    """What reports call it."""
+    queries: Mapping[str, str]
+    """Query id → text, of the queries with at least one relevant document."""
+    documents: Mapping[str, str]
+    """Document id → text, of at least every candidate."""
+    qrels: Mapping[str, Mapping[str, int]]
+    """Query id → document id → grade; above 0 is relevant. One entry per query."""
+    candidates: Mapping[str, Sequence[str]]
+    """Query id → ids of the documents that the first stage found, best first, none twice."""
+    first_stage: str = "first stage"
+    """What found the candidates."""
+    warnings: tuple[str, ...] = ()
+    """What was left out or is odd, counted; reports show it."""
+    credit: str = ""
+    """Origin and licence, where the data asks for attribution."""
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all that scores depend on: queries, candidates and their texts."""
+        state = hashlib.sha256()
+        for query, text in self.queries.items():
+            found = [(document, self.documents[document]) for document in self.candidates[query]]
+            state.update(json.dumps([query, text, found]).encode())
+        return state.hexdigest()
+
+    def texts(self, query: str, depth: int) -> list[str]:
+        """Return the texts of the first `depth` candidates of a query."""
+        return [self.documents[document] for document in self.candidates[query][:depth]]
+
+    def head(self, queries: int) -> Dataset:
+        """Return the dataset with its first `queries` queries only.
+
+        Raises:
+            ConfigError: that would leave none.
+        """
+        if queries < 1:
+            raise ConfigError(f"at least 1 query must stay, not {queries!r}")
+        kept = list(self.queries)[:queries]
+        return replace(
+            self,
+            queries={query: self.queries[query] for query in kept},
+            qrels={query: self.qrels[query] for query in kept},
+            candidates={query: self.candidates[query] for query in kept},
+        )
+
+
+def checked(
+    name: str,
+    *,
+    queries: Mapping[str, str],
+    documents: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    candidates: Mapping[str, Sequence[str]],
+    first_stage: str = "first stage",
+    warnings: Sequence[str] = (),
+    credit: str = "",
+) -> Dataset:
+    """Return the dataset of these parts; what can't be used is left out and counted.
+
+    Left out: queries without a relevant document, since every metric would call them 0, and
+    judgements of unknown queries. Kept: queries for which nothing was found, which count as 0,
+    and relevant documents that are nowhere, which count as not found.
+
+    Raises:
+        UnsupportedInputError: no query is left, a query is blank, or a candidate has no text
+            or comes twice.
+    """
+    notes = list(warnings)
+    relevant = {
+        query: sum(grade > 0 for grade in grades.values()) for query, grades in qrels.items()
+    }
+    kept = {query: text for query, text in queries.items() if relevant.get(query)}
+    unknown = sum(query not in queries for query in qrels)
+    if unknown:
+        notes.append(
+            counted(unknown, "judged query has", "judged queries have", "no text: left out")
+        )
+    without = len(queries) - len(kept)
+    if without:
+        notes.append(
+            counted(without, "query has", "queries have", "no relevant document: left out")
+        )
+    if not kept:
+        raise UnsupportedInputError(
+            f"{name}: no query can be evaluated: {len(queries)} queries, of which "
+            f"{len(queries) - without} have a relevant document"
+        )
+    for query, text in kept.items():
+        if not text.strip():
+            raise UnsupportedInputError(f"{name}: query {query!r} is blank")
+    found = {query: tuple(candidates.get(query, ())) for query in kept}
+    _check_candidates(name, found, documents)
+    nothing = sum(not ids for ids in found.values())
+    if nothing:
+        what = "no candidates: counted as 0"
+        notes.append(counted(nothing, "query has", "queries have", what))
+    absent = sum(
+        grade > 0 and document not in documents
+        for query in kept
+        for document, grade in qrels[query].items()
+    )
+    if absent:
+        what = "not among the documents: counted as not found"
+        notes.append(counted(absent, "relevant document is", "relevant documents are", what))
+    return Dataset(
+        name,
+        kept,
+        documents,
+        {query: qrels[query] for query in kept},
+        found,
+        first_stage,
+        tuple(notes),
+        credit,
+    )
+
+
+def _check_candidates(
+    name: str, found: Mapping[str, Sequence[str]], documents: Mapping[str, str]
+) -> None:
+    for query, ids in found.items():
+        seen = set()
+        for document in ids:
+            if document not in documents:
+                raise UnsupportedInputError(
+                    f"{name}: candidate {document!r} of query {query!r} has no text; add it to the "
+                    "corpus, or take it out of the run"
+                )
+            if document in seen:
+                raise UnsupportedInputError(
+                    f"{name}: document {document!r} comes twice among the candidates of {query!r}"
+                )
+            seen.add(document)
+
+
+def counted(number: int, one: str, many: str, rest: str) -> str:
+    """Write a warning about a number of things."""
+    return f"{number:,} {one if number == 1 else many} {rest}"

@@ -1,0 +1,70 @@
+"""Datasets of the `ir_datasets` catalogue, by id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rerank_plugins._optional import require
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
+from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25
+
+__all__ = ["read_ir_dataset"]
+
+
+def read_ir_dataset(name: str, *, depth: int) -> Dataset:
+    """Read a dataset by its id in the catalogue, as in `"beir/scifact/test"`.
+
+    `ir_datasets` downloads what it does not have. The candidates are the dataset's own scored
+    documents if it has some, else what BM25 finds in the whole collection.
+
+    Raises:
+        ConfigError: there is no such dataset.
+        MissingDependencyError: `ir_datasets` is not installed.
+        UnsupportedInputError: it has no documents, queries or judgements, or can't be read.
+    """
+    module = require("ir_datasets", extra="ir-datasets")
+    try:
+        found = module.load(name)
+    except KeyError as exc:
+        raise ConfigError(f"ir_datasets knows no dataset {name!r}") from exc
+    for what in ("docs", "queries", "qrels"):
+        if not getattr(found, f"has_{what}")():
+            raise UnsupportedInputError(f"ir_datasets: {name!r} has no {what}; take a part of it")
+    try:
+        return _read(found, name, depth)
+    except OSError as exc:
+        raise UnsupportedInputError(f"ir_datasets can't get {name!r}: {exc}") from exc
+
+
+def _read(found: Any, name: str, depth: int) -> Dataset:
+    qrels: dict[str, dict[str, int]] = {}
+    for judgement in found.qrels_iter():
+        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
+    queries = {query.query_id: query.default_text() for query in found.queries_iter()}
+    if found.has_scoreddocs():
+        scored: dict[str, list[tuple[float, str]]] = {}
+        for item in found.scoreddocs_iter():
+            if item.query_id in qrels:
+                scored.setdefault(item.query_id, []).append((item.score, item.doc_id))
+        candidates = {
+            query: [document for _, document in sorted(items, reverse=True)]
+            for query, items in scored.items()
+        }
+        wanted = {document for ids in candidates.values() for document in ids}
+        wanted |= {document for grades in qrels.values() for document in grades}
+        store = found.docs_store()
+        documents = {key: doc.default_text() for key, doc in store.get_many(wanted).items()}
+        first_stage = "first stage"
+    else:
+        documents = {document.doc_id: document.default_text() for document in found.docs_iter()}
+        judged = {query: text for query, text in queries.items() if query in qrels}
+        candidates, first_stage = bm25(judged, documents, depth=depth), BM25_NAME
+    return checked(
+        name,
+        queries=queries,
+        documents=documents,
+        qrels=qrels,
+        candidates=candidates,
+        first_stage=first_stage,
+    )

@@ -1,0 +1,143 @@
+"""JSON Lines with everything about a query on its line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
+from rerank_plugins.evaluation.datasets.lines import objects, text_of
+
+__all__ = ["read_json_lines"]
+
+_KEYS = ("id", "query", "documents", "relevant", "positive", "negative")
+
+
+def read_json_lines(path: Path) -> Dataset:
+    """Read one object per query: `query`, `documents` and which of them are relevant.
+
+    - `documents`: the first stage's order, best first: strings, or objects with a `text` (and
+      `title`, `id`, `relevance`).
+    - `relevant`: positions (from 0) or ids of the relevant documents, or an object of id →
+      grade; or else a grade as `relevance` on each document that is relevant.
+    - `positive` and `negative` in place of both: lists of texts. They hold no order, so the
+      first stage's is one that depends on the texts alone.
+    - `id`: the query's name; else its line number.
+
+    Raises:
+        UnsupportedInputError: a line has another form; the message names it.
+    """
+    queries: dict[str, str] = {}
+    documents: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    candidates: dict[str, list[str]] = {}
+    unordered = 0
+    for where, fields in objects(path):
+        query = str(fields.get("id", fields.get("_id", where.rpartition(":")[2])))
+        if query in queries:
+            raise UnsupportedInputError(f"{where}: the id {query!r} was used before")
+        if not isinstance(fields.get("query"), str):
+            raise UnsupportedInputError(f"{where}: `query` must be a string")
+        if "documents" in fields:
+            texts, grades = _ordered(fields, query, where)
+        elif "positive" in fields:
+            texts, grades = _unordered(fields, query, where)
+            unordered += 1
+        else:
+            raise UnsupportedInputError(
+                f"{where}: found neither `documents` nor `positive`; known keys: {', '.join(_KEYS)}"
+            )
+        for document, text in texts.items():
+            if documents.setdefault(document, text) != text:
+                raise UnsupportedInputError(
+                    f"{where}: document {document!r} has another text than before"
+                )
+        queries[query], qrels[query] = fields["query"], grades
+        candidates[query] = list(texts)
+    return checked(
+        path.name.partition(".")[0],
+        queries=queries,
+        documents=documents,
+        qrels=qrels,
+        candidates=candidates,
+        first_stage="no order" if unordered == len(queries) else "first stage",
+    )
+
+
+def _ordered(
+    fields: Mapping[str, Any], query: str, where: str
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return document id → text and document id → grade."""
+    ids: list[str] = []
+    texts: dict[str, str] = {}
+    grades: dict[str, int] = {}
+    for place, item in enumerate(_list(fields, "documents", where)):
+        at = f"{where}: document {place}"
+        given: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
+        if not isinstance(given, dict):
+            raise UnsupportedInputError(f"{at} must be a string or an object")
+        name = str(given.get("id", given.get("_id", f"{query}/{place}")))
+        if name in texts:
+            raise UnsupportedInputError(f"{at}: the id {name!r} comes twice")
+        ids.append(name)
+        texts[name] = text_of(given, at) if given.get("text") != "" else ""
+        if "relevance" in given:
+            grades[name] = _grade(given["relevance"], at)
+    if "relevant" in fields:
+        return texts, grades | _relevant(fields["relevant"], ids, where)
+    return texts, grades
+
+
+def _relevant(given: Any, ids: Sequence[str], where: str) -> dict[str, int]:
+    if isinstance(given, dict):
+        return {name: _grade(grade, f"{where}: `relevant`") for name, grade in given.items()}
+    grades = {}
+    for item in given if isinstance(given, list) else [given]:
+        if isinstance(item, str):
+            grades[item] = 1
+        elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(ids):
+            grades[ids[item]] = 1
+        else:
+            raise UnsupportedInputError(
+                f"{where}: `relevant` holds {item!r}, which is neither an id nor a position from 0 "
+                f"to {len(ids) - 1}"
+            )
+    return grades
+
+
+def _unordered(
+    fields: Mapping[str, Any], query: str, where: str
+) -> tuple[dict[str, str], dict[str, int]]:
+    texts: dict[str, str] = {}
+    grades: dict[str, int] = {}
+    found = [
+        (text, kind == "positive")
+        for kind in ("positive", "negative")
+        for text in _list(fields, kind, where)
+    ]
+    if not all(isinstance(text, str) for text, _ in found):
+        raise UnsupportedInputError(f"{where}: `positive` and `negative` must hold strings")
+    # Positive ones first would be a perfect first stage.
+    found.sort(key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest())
+    for place, (text, relevant) in enumerate(found):
+        texts[f"{query}/{place}"] = text
+        grades[f"{query}/{place}"] = int(relevant)
+    return texts, grades
+
+
+def _list(fields: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    value = fields.get(key, [])
+    if isinstance(value, str) and key == "positive":
+        return [value]
+    if not isinstance(value, list):
+        raise UnsupportedInputError(f"{where}: `{key}` must be a list")
+    return value
+
+
+def _grade(value: Any, where: str) -> int:
+    if isinstance(value, int):  # true is 1
+        return int(value)
+    raise UnsupportedInputError(f"{where}: the grade {value!r} is not an integer")

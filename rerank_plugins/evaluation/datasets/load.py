@@ -1,0 +1,90 @@
+"""From what the user names to a `Dataset`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.evaluation.datasets.beir import read_files, read_folder
+from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES, read_demo
+from rerank_plugins.evaluation.datasets.ir_datasets import read_ir_dataset
+from rerank_plugins.evaluation.datasets.json_lines import read_json_lines
+
+__all__ = ["load_dataset"]
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_IR_DATASETS = ("irds:", "ir_datasets:")
+_DEMO = "demo:"
+
+
+def load_dataset(
+    source: Dataset | str | os.PathLike[str],
+    *,
+    qrels: str | os.PathLike[str] | None = None,
+    run: str | os.PathLike[str] | None = None,
+    queries: str | os.PathLike[str] | None = None,
+    depth: int = 100,
+) -> Dataset:
+    """Read a dataset.
+
+    Args:
+        source: one of
+
+            - a folder as BEIR lays it out;
+            - a JSON Lines file with everything about a query on its line;
+            - `"irds:ID"`: a dataset of the `ir_datasets` catalogue;
+            - `"demo:NAME"`: a small set of this package;
+            - with `queries` and `qrels`: a corpus, as JSON Lines;
+            - a `Dataset`: returned as it is.
+        qrels: judgements: TREC's format, or BEIR's.
+        run: what the first stage found, in TREC's format; BM25 if None.
+        queries: JSON Lines, or `ID<TAB>TEXT` in a file that ends in `.tsv`.
+        depth: how many candidates BM25 finds where there is no run.
+
+    Raises:
+        ConfigError: there is no such dataset, or the arguments don't fit together.
+        MissingDependencyError: it needs an extra that is not installed.
+        UnsupportedInputError: a file can't be read or used; the message names file and line.
+    """
+    parts = {"qrels": qrels, "run": run, "queries": queries}
+    given = [name for name, part in parts.items() if part is not None]
+    if isinstance(source, Dataset) or str(source).startswith((*_IR_DATASETS, _DEMO)):
+        if given:
+            raise ConfigError(f"{', '.join(given)}: only beside a corpus file")
+        return _named(source, depth)
+    path = Path(source)
+    if qrels is not None and queries is not None:
+        return read_files(
+            corpus=path,
+            queries=Path(queries),
+            qrels=Path(qrels),
+            run=None if run is None else Path(run),
+            name=path.name.partition(".")[0],
+            depth=depth,
+        )
+    if given:
+        raise ConfigError(f"a corpus needs `queries` and `qrels` beside it, not only {given}")
+    if path.is_dir():
+        return read_folder(path, depth=depth)
+    if path.name.removesuffix(".gz").endswith(_JSON_LINES):
+        return read_json_lines(path)
+    if path.exists():
+        raise UnsupportedInputError(
+            f"can't tell what {str(path)!r} is: give a BEIR folder, a .jsonl file, or a corpus "
+            "with its queries and qrels"
+        )
+    raise ConfigError(
+        f"there is no dataset {str(path)!r}: give a BEIR folder, a .jsonl file, irds:ID, or one of "
+        f"{', '.join(_DEMO + name for name in DEMO_NAMES)}"
+    )
+
+
+def _named(source: Dataset | str | os.PathLike[str], depth: int) -> Dataset:
+    if isinstance(source, Dataset):
+        return source
+    kind, _, name = str(source).partition(":")
+    if kind == "demo":
+        return read_demo(name)
+    return read_ir_dataset(name, depth=depth)

@@ -1,0 +1,120 @@
+"""The user's own retriever as a first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.evaluation.datasets.dataset import Dataset, checked, counted
+
+__all__ = ["from_retriever"]
+
+Judged: TypeAlias = tuple[str, Iterable[str] | Mapping[str, int]]
+
+_ID_KEYS = ("id", "_id", "doc_id", "document_id", "source")
+
+
+def from_retriever(
+    retriever: Any,
+    judged: Sequence[Judged],
+    *,
+    name: str = "retriever",
+    depth: int = 100,
+    id_of: Callable[[Any], str] | None = None,
+) -> Dataset:
+    """Ask a retriever for candidates, and return them as a dataset.
+
+    Args:
+        retriever: a LangChain retriever (`invoke`), a LlamaIndex retriever (`retrieve`), or a
+            function from a query to either's documents or to `(id, text)` pairs, best first.
+        judged: `(query, ids of the relevant documents)`, or `(query, {id: grade})`.
+        name: what reports call the dataset.
+        depth: most candidates per query; set the retriever's own `k` at least as high.
+        id_of: from a document to its id; by default its `id` (LangChain), its `node_id`
+            (LlamaIndex), or the first of the metadata `id`, `_id`, `doc_id`, `document_id` and
+            `source`.
+
+    Raises:
+        ConfigError: `retriever` is none of these.
+        UnsupportedInputError: a document has no id or no text, or there is nothing to evaluate.
+    """
+    search = _search(retriever)
+    documents: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    candidates: dict[str, list[str]] = {}
+    repeated = 0
+    for number, (query, relevant) in enumerate(judged, start=1):
+        key = f"q{number}"
+        queries[key] = query
+        qrels[key] = _grades(relevant)
+        found: list[str] = []
+        for item in list(search(query))[:depth]:
+            document, text = _identified(item, id_of)
+            documents.setdefault(document, text)
+            repeated += document in found
+            if document not in found:
+                found.append(document)
+        candidates[key] = found
+    notes = [counted(repeated, "document was", "documents were", "found twice for a query")]
+    return checked(
+        name,
+        queries=queries,
+        documents=documents,
+        qrels=qrels,
+        candidates=candidates,
+        first_stage=_called(retriever),
+        warnings=notes if repeated else [],
+    )
+
+
+def _called(retriever: Any) -> str:
+    return getattr(retriever, "__name__", type(retriever).__name__)
+
+
+def _search(retriever: Any) -> Callable[[str], Iterable[Any]]:
+    for method in ("invoke", "retrieve"):
+        if hasattr(retriever, method):
+            return getattr(retriever, method)  # type: ignore[no-any-return]  # foreign object
+    if callable(retriever):
+        return retriever  # type: ignore[no-any-return]  # foreign object
+    raise ConfigError(
+        "a retriever must have `invoke` or `retrieve`, or be a function from a query to "
+        f"documents, not `{type(retriever).__name__}`"
+    )
+
+
+def _grades(relevant: Any) -> dict[str, int]:
+    if isinstance(relevant, Mapping):
+        return {str(document): int(grade) for document, grade in relevant.items()}
+    if isinstance(relevant, str):
+        return {relevant: 1}
+    return {str(document): 1 for document in relevant}
+
+
+def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str]:
+    """Return the id and the text of what a retriever found."""
+    if isinstance(item, tuple):
+        document, text = item
+        return str(document), str(text)
+    node = getattr(item, "node", item)
+    if hasattr(node, "page_content"):
+        text, name = node.page_content, getattr(node, "id", None)
+    elif hasattr(node, "get_content"):
+        text, name = node.get_content(metadata_mode="embed"), node.node_id
+    else:
+        raise UnsupportedInputError(
+            f"the retriever found a `{type(item).__name__}`, which is no document, node or pair"
+        )
+    metadata = getattr(node, "metadata", None) or {}
+    if id_of is not None:
+        name = id_of(node)
+    if name is None:
+        name = next((metadata[key] for key in _ID_KEYS if metadata.get(key) is not None), None)
+    if name is None:
+        raise UnsupportedInputError(
+            "a document of the retriever has no id; give `id_of=`, a function from the document "
+            f"to its id (metadata: {', '.join(map(str, metadata)) or 'none'})"
+        )
+    return str(name), text

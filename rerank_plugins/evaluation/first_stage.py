@@ -1,0 +1,76 @@
+"""BM25 as a first stage, for datasets that come without one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+from rerank_plugins._optional import require
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["BM25_NAME", "bm25", "tokenize"]
+
+BM25_NAME = "BM25"
+
+_WORD = re.compile(r"[^\W_]+")
+_CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
+_RUNS = re.compile(f"({_CJK}+)")
+
+
+def bm25(
+    queries: Mapping[str, str], documents: Mapping[str, str], *, depth: int
+) -> dict[str, list[str]]:
+    """Find at most `depth` documents per query with BM25 (bm25s, Lucene's variant).
+
+    Documents that share no word with the query are not found. Equal scores keep the order of
+    the documents.
+
+    Args:
+        queries: query id → text.
+        documents: document id → text.
+        depth: most documents per query.
+
+    Raises:
+        ConfigError: `depth` is below 1.
+        MissingDependencyError: `bm25s` is not installed.
+    """
+    if depth < 1:
+        raise ConfigError(f"`depth` must be at least 1, not {depth!r}")
+    if not documents:
+        return {query: [] for query in queries}
+    module = require("bm25s", extra="eval")
+    stop_words = frozenset(module.stopwords.STOPWORDS_EN)
+    index = module.BM25(method="lucene", dtype="float64")
+    ids = list(documents)
+    tokens = [[t for t in tokenize(text) if t not in stop_words] for text in documents.values()]
+    if not any(tokens):
+        return {query: [] for query in queries}
+    index.index(tokens, show_progress=False)
+    found = {}
+    for query, text in queries.items():
+        known = [token for token in tokenize(text) if token in index.vocab_dict]
+        scores = index.get_scores(known) if known else ()
+        best = sorted((-score, row) for row, score in enumerate(scores) if score > 0)
+        found[query] = [ids[row] for _, row in best[:depth]]
+    return found
+
+
+def tokenize(text: str) -> list[str]:
+    """Split a text into words, in lower case; Chinese and Japanese into pairs of characters.
+
+    Pairs need no dictionary, and find names that a dictionary lacks.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return [token for word in _WORD.findall(folded) for token in _split(word)]
+
+
+def _split(word: str) -> Iterator[str]:
+    if word.isascii():
+        yield word
+        return
+    for part in filter(None, _RUNS.split(word)):
+        if len(part) == 1 or not _RUNS.match(part):
+            yield part
+        else:
+            yield from (part[start : start + 2] for start in range(len(part) - 1))

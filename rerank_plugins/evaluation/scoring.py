@@ -1,0 +1,197 @@
+"""Scoring a dataset's candidates once, timed, in a way that can go on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank_plugins.backend import Backend, check_scores
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.evaluation.datasets.dataset import Dataset
+
+__all__ = ["Scored", "Timing", "score_candidates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One timed call of a backend."""
+
+    depth: int
+    """The depth that was asked for."""
+    documents: int
+    """Documents in the call: fewer than the depth where the query has fewer."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of a query's candidates, and how long one call took."""
+
+    cuts: Mapping[int, Sequence[float]]
+    """Depth → a score for each of the first candidates down to that depth."""
+    timing: Timing | None
+    """None for a query without candidates."""
+
+    def down_to(self, depth: int) -> Sequence[float]:
+        """Return the scores of the candidates down to a depth."""
+        return self.cuts[depth] if depth in self.cuts else self.cuts[max(self.cuts)][:depth]
+
+
+def score_candidates(
+    backend: Backend,
+    dataset: Dataset,
+    depths: Sequence[int],
+    *,
+    folder: Path | None = None,
+    on_query: Callable[[], object] = lambda: None,
+) -> dict[str, Scored]:
+    """Score each query's candidates down to the deepest depth, and time it.
+
+    Every other query is scored in one timed call. For the others one of the shallower depths is
+    timed, in turns, and the rest of the candidates scored after it: so each depth is timed on
+    documents that are new to the backend, and nothing is scored twice. A backend whose scores
+    depend on the other documents (`cacheable` is False) is asked anew for each depth instead.
+
+    Args:
+        backend: what scores; its first call, which loads the model, is not timed.
+        dataset: whose candidates.
+        depths: how many candidates to score, ascending; the last is the deepest.
+        folder: where scores are kept, query by query; what it holds is not scored again. A
+            file belongs to one backend's name and one dataset's digest.
+        on_query: called after each query, to show progress.
+
+    Raises:
+        ConfigError: `folder` can't be written.
+        RerankError: the backend failed; what was scored until then stays in `folder`.
+    """
+    journal = _Journal(folder, backend, dataset) if folder is not None else None
+    scored = journal.read(depths, backend.cacheable) if journal is not None else {}
+    for _ in scored:
+        on_query()
+    todo = [query for query in dataset.queries if query not in scored]
+    if any(dataset.candidates[query] for query in todo):
+        query = next(query for query in todo if dataset.candidates[query])
+        backend.score(dataset.queries[query], ["warm-up"])
+    turns = _turns(depths)
+    for number, query in enumerate(dataset.queries):
+        if query not in todo:
+            continue
+        scored[query] = _scored(backend, dataset, query, depths, turns[number % len(turns)])
+        if journal is not None:
+            journal.add(query, scored[query])
+        on_query()
+    return {query: scored[query] for query in dataset.queries}
+
+
+def _turns(depths: Sequence[int]) -> list[int]:
+    """Return the depths to time, query after query: the deepest every other time."""
+    *shallow, deepest = depths
+    return [depth for other in shallow for depth in (deepest, other)] or [deepest]
+
+
+def _scored(
+    backend: Backend, dataset: Dataset, query: str, depths: Sequence[int], timed: int
+) -> Scored:
+    text, deepest = dataset.queries[query], depths[-1]
+    documents = dataset.texts(query, deepest)
+    if not documents:
+        return Scored({deepest: ()}, None)
+    first = timed if backend.cacheable else deepest
+    start = time.perf_counter()
+    scores = backend.score(text, documents[:first])
+    seconds = time.perf_counter() - start
+    scores = check_scores(scores, len(documents[:first]))
+    timing = Timing(first, len(scores), seconds)
+    if backend.cacheable:
+        rest = documents[first:]
+        return Scored(
+            {
+                deepest: [*scores, *check_scores(backend.score(text, rest), len(rest))]
+                if rest
+                else scores
+            },
+            timing,
+        )
+    cuts = {
+        depth: check_scores(backend.score(text, documents[:depth]), len(documents[:depth]))
+        for depth in depths[:-1]
+    }
+    return Scored(cuts | {deepest: scores}, timing)
+
+
+class _Journal:
+    """A file of scores, one line per query; a line that was cut off is ignored."""
+
+    def __init__(self, folder: Path, backend: Backend, dataset: Dataset) -> None:
+        self._about = {"backend": backend.name, "dataset": dataset.name, "digest": dataset.digest}
+        name = hashlib.sha256(backend.name.encode()).hexdigest()[:16]
+        self.path = folder / f"{dataset.digest[:16]}-{name}.jsonl"
+        self._dataset = dataset
+
+    def read(self, depths: Sequence[int], cacheable: bool) -> dict[str, Scored]:  # noqa: FBT001
+        """Return what is scored deeply enough."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise ConfigError(f"can't read {str(self.path)!r}: {exc.strerror or exc}") from exc
+        found = {}
+        for line in data.splitlines():
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue
+            query = fields.get("query")
+            if query not in self._dataset.queries:
+                continue
+            scored = self._entry(fields, query, depths, cacheable)
+            if scored is not None:
+                found[query] = scored
+        return found
+
+    def _entry(
+        self,
+        fields: Mapping[str, Any],
+        query: str,
+        depths: Sequence[int],
+        cacheable: bool,  # noqa: FBT001
+    ) -> Scored | None:
+        cuts = {int(depth): scores for depth, scores in fields["scores"].items()}
+        candidates = len(self._dataset.candidates[query])
+        needed = depths[-1:] if cacheable else depths
+        for depth in needed:
+            held = cuts.get(depth) or (cuts[max(cuts)] if cacheable else ())
+            if len(held) < min(depth, candidates):
+                return None
+        timing = Timing(**fields["timing"]) if fields["timing"] else None
+        return Scored(cuts, timing)
+
+    def add(self, query: str, scored: Scored) -> None:
+        """Append a query's scores."""
+        timing = scored.timing
+        entry = {
+            "query": query,
+            "timing": {
+                "depth": timing.depth,
+                "documents": timing.documents,
+                "seconds": timing.seconds,
+            }
+            if timing
+            else None,
+            "scores": {str(depth): list(scores) for depth, scores in scored.cuts.items()},
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                if file.tell() == 0:
+                    file.write(json.dumps(self._about).encode() + b"\n")
+                # A line break first: the line before may have been cut off by a kill.
+                file.write(b"\n" + json.dumps(entry).encode() + b"\n")
+        except OSError as exc:
+            raise ConfigError(f"can't write {str(self.path)!r}: {exc.strerror or exc}") from exc

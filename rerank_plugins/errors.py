@@ -4,7 +4,7 @@ RerankError
 ├── ConfigError (ValueError)             a setting is wrong: fix the configuration
 ├── MissingDependencyError (ImportError) an extra is not installed: install it
 ├── UnsupportedInputError (TypeError)    this query or document can't be scored: fix the input
-└── BackendError
+└── BackendError                         it broke, and would again; another backend may not
     ├── BackendUnavailable               not now: try again, after `retry_after` seconds if known
     │   ├── BackendTimeout               no answer within the deadline
     │   └── BackendOverloaded            too busy, or a rate limit

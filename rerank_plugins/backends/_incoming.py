@@ -15,7 +15,6 @@ import httpx
 
 from rerank_plugins.errors import (
     BackendError,
-    BackendRejected,
     BackendTimeout,
     BackendUnavailable,
     ConfigError,
@@ -30,6 +29,7 @@ MAX_REPLY = 32 * 2**20
 _CONNECTING = "connection.connect_tcp.started"
 _CUT = re.compile("closed|disconnected")
 _DEAD = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)
+_ENDLESS = re.compile("buffer too long")
 _GZIP = 31  # zlib's number for it
 _HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -111,7 +111,7 @@ class Incoming:
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size > MAX_REPLY:
-            raise InvalidResponse(f"{self.where}: a reply of more than {MAX_REPLY} bytes")
+            raise BackendError(f"{self.where}: a reply of more than {MAX_REPLY} bytes")
 
     def reply(self) -> Reply:
         response = self._response
@@ -134,7 +134,7 @@ class Incoming:
                 f"{self.where}: a reply that claims to be gzip, and is not"
             ) from exc
         if len(unpacked) > MAX_REPLY:
-            raise InvalidResponse(f"{self.where}: a reply of more than {MAX_REPLY} bytes, unpacked")
+            raise BackendError(f"{self.where}: a reply of more than {MAX_REPLY} bytes, unpacked")
         return unpacked
 
 
@@ -175,8 +175,10 @@ def _broken(incoming: Incoming, exc: httpx.TransportError) -> BackendError:
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _HUNG_UP):
-            return BackendRejected(f"{where}: no trusted encryption: {cause.reason or cause}")
+            return BackendError(f"{where}: no trusted encryption: {cause.reason or cause}")
     reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
+    if _ENDLESS.search(reason):
+        return BackendError(f"{where}: the headers of the reply are too long")
     if _is_nonsense(exc):
         return InvalidResponse(f"{where}: the reply is not HTTP: {reason}")
     hint = ""

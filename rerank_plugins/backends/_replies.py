@@ -35,11 +35,12 @@ _MOVED_STATUSES = range(300, 400)
 _ABSENT_STATUSES = frozenset({404, 405})
 _TOO_LARGE_STATUSES = frozenset({413, 422})
 _SERVER_ERRORS = 500
+_FAILED_DEPENDENCY = 424
 _FINAL_STATUSES = frozenset({501, 505})
 
 # Xinference answers 429 to callers it has locked out for an hour.
 _BANNED = re.compile("temporarily banned", re.IGNORECASE)
-# Xinference and llama.cpp answer 500 to requests that can never succeed.
+# Xinference and llama.cpp answer 500 to what will fail again, for whatever reason.
 _FINAL = re.compile("validation error|too large to process", re.IGNORECASE)
 # pydantic and FastAPI, printed as text, repeat the input they refuse.
 _REPEATED_INPUT = re.compile(r"""(input_value=|["']input["']:).*""", re.DOTALL)
@@ -52,6 +53,7 @@ def parsed(reply: Reply) -> object:
 
     Raises:
         InvalidResponse: it is not JSON.
+        BackendError: it is nested too deeply.
     """
     media_type = reply.headers.get("content-type", "application/json").partition(";")[0].strip()
     if not media_type.lower().endswith(("/json", "+json")):
@@ -59,7 +61,7 @@ def parsed(reply: Reply) -> object:
     try:
         return _STRICT.decode(reply.content.decode())
     except RecursionError as exc:
-        raise InvalidResponse("the reply is nested too deeply") from exc
+        raise BackendError("the reply is nested too deeply") from exc
     except ValueError as exc:  # also for bytes that are no UTF-8, and for overlong numbers
         raise InvalidResponse("the reply is not valid JSON") from exc
 
@@ -101,7 +103,11 @@ def failure(
         what = f"{what}; it got {len(texts) - 1} documents, and `max_documents` sends fewer at once"
     elif status in _ABSENT_STATUSES:
         what = f"{what}; check `base_url` and `model`"
-    elif status >= _SERVER_ERRORS and status not in _FINAL_STATUSES and not _FINAL.search(raw):
+    elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on another caller's text
+        return BackendError(what)
+    elif status >= _SERVER_ERRORS and status not in _FINAL_STATUSES:
+        if _FINAL.search(raw):
+            return BackendError(what)
         return BackendUnavailable(what + later, retry_after=wait)
     return BackendRejected(what, status_code=status)
 

@@ -51,8 +51,8 @@ class Transport:
         Raises:
             BackendTimeout: no connection within `connect_timeout`, no whole reply by `deadline`.
             BackendUnavailable: there is no connection, or it broke.
-            BackendRejected: no trusted encryption with this server.
-            InvalidResponse: what came back is not HTTP, or too large.
+            BackendError: no trusted encryption with this server, or a reply that is too large.
+            InvalidResponse: what came back is not HTTP.
             ConfigError: the certificates or the proxies can't be used.
         """
         incoming = Incoming(request, deadline, self._connect_timeout)

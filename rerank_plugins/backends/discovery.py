@@ -13,7 +13,7 @@ from rerank_plugins.backends._incoming import Request
 from rerank_plugins.backends._replies import failure, parsed
 from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS
-from rerank_plugins.errors import BackendRejected, InvalidResponse
+from rerank_plugins.errors import BackendError, BackendRejected
 
 __all__ = ["ServerInfo", "UnknownServer", "probe"]
 
@@ -115,7 +115,7 @@ def probe(
             refused.append(path)
         try:
             body = parsed(reply) if reply.status == _OK else None
-        except InvalidResponse:
+        except BackendError:
             body = None
         return _Seen(reply.status, reply.headers, body, not reply.content)
 

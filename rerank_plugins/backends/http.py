@@ -24,6 +24,7 @@ from rerank_plugins.backends._transport import Transport
 from rerank_plugins.backends.dialects import DIALECTS, decode
 from rerank_plugins.errors import (
     AuthenticationError,
+    BackendError,
     ConfigError,
     InvalidResponse,
     UnsupportedInputError,
@@ -244,10 +245,10 @@ class HTTPBackend(Backend):
             raise failure(reply, where=self._where, key=key, key_source=source, texts=sent)
         try:
             return self._scaled(decode(parsed(reply), len(texts)))
-        except InvalidResponse as exc:
+        except BackendError as exc:
             said = complaint(reply, key=self._key()[0], texts=sent)
             reason = f"{exc}; it says {said}" if said else str(exc)
-            raise InvalidResponse(f"{self._where}: {reason}") from exc
+            raise type(exc)(f"{self._where}: {reason}") from exc
 
     def _scaled(self, scores: list[float]) -> list[float]:
         """Bring the server's scores to the promised scale; squash at most once."""

@@ -17,7 +17,6 @@ from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, silent
 
 from rerank_plugins import (
     BackendError,
-    BackendRejected,
     BackendTimeout,
     BackendUnavailable,
     ConfigError,
@@ -97,7 +96,7 @@ def test_endless_headers_end(endpoint, ask):
 
     endpoint.answer = lambda received: write
 
-    with pytest.raises((InvalidResponse, BackendUnavailable)):
+    with pytest.raises(BackendError, match="headers of the reply are too long"):
         ask(make(endpoint, timeout=60))
 
 
@@ -137,12 +136,14 @@ def test_a_server_that_does_not_accept_times_out(ask):
             other.close()
 
 
-def test_a_server_without_encryption_is_rejected(endpoint, ask):
-    """Another try would fail alike."""
+def test_a_server_without_encryption_is_an_error(endpoint, ask):
+    """Another try would fail alike; another server may not."""
     url = endpoint.url.replace("http", "https")
 
-    with pytest.raises(BackendRejected, match="no trusted encryption"):
+    with pytest.raises(BackendError, match="no trusted encryption") as caught:
         ask(HTTPBackend(url, dialect="tei"))
+
+    assert BackendError is type(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_only_a_trusted_certificate_will_do(authority, ask):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority)
     with Endpoint(Answer(GOOD), tls=context) as endpoint:
-        with pytest.raises(BackendRejected, match="no trusted encryption: CERTIFICATE_VERIFY"):
+        with pytest.raises(BackendError, match="no trusted encryption: CERTIFICATE_VERIFY"):
             ask(make(endpoint))
 
         assert EXPECTED == ask(make(endpoint, verify=str(authority[0])))

@@ -26,17 +26,12 @@ BROKEN = {
         Answer(results(0.5, 0.5) | {"results": [{"index": 7, "score": 1}]}),
         "1 scores",
     ),
-    "a bomb": (
-        Answer(gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"}),
-        "more",
-    ),
     "an error with status 200": (Answer({"error": {"message": "out of memory"}}), "out of memory"),
     "an infinite score": (Answer(b'{"results":[{"index":0,"score":Infinity}]}'), "not valid JSON"),
     "an overflowing score": (
         Answer(b'[{"index":0,"score":0},{"index":1,"score":1e999}]'),
         "finite",
     ),
-    "deep nesting": (Answer(DEEP), "nested too deeply"),
     "false gzip": (Answer(GOOD, headers={"Content-Encoding": "gzip"}), "gzip"),
     "HTML": (
         Answer(HTML, content_type="text/html"),
@@ -52,7 +47,6 @@ BROKEN = {
     "one score too few": (Answer(results(0.5)), "1 scores for 2 documents"),
     "the same document twice": (Answer({"results": [{"index": 1, "score": 1}] * 2}), "two scores"),
     "too many digits": (Answer(b'{"results": [' + b"9" * 10_000 + b"]}"), "not valid JSON"),
-    "too much": (Answer(b" " * (33 << 20)), "more than 33554432 bytes"),
     "truncated JSON": (Answer(json.dumps(GOOD).encode()[:-5]), "not valid JSON"),
     "unknown packing": (Answer(GOOD, headers={"Content-Encoding": "br"}), "packed as 'br'"),
 }
@@ -64,6 +58,27 @@ def test_broken_replies_are_refused_with_a_reason(endpoint, ask, case):
 
     with pytest.raises(InvalidResponse, match=reason):
         ask(make(endpoint))
+
+
+HOPELESS = {
+    "a bomb": (
+        Answer(gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"}),
+        "more than 33554432 bytes, unpacked",
+    ),
+    "deep nesting": (Answer(DEEP), "xinference at http://.*: the reply is nested too deeply"),
+    "too much": (Answer(b" " * (33 << 20)), "more than 33554432 bytes$"),
+}
+
+
+@pytest.mark.parametrize("case", HOPELESS)
+def test_replies_that_are_not_worth_another_try(endpoint, ask, case):
+    """They are not retried, but another backend may be asked."""
+    endpoint.answer, reason = HOPELESS[case]
+
+    with pytest.raises(BackendError, match=reason) as caught:
+        ask(make(endpoint))
+
+    assert BackendError is type(caught.value)
 
 
 @pytest.mark.parametrize("content_type", ["Application/JSON; charset=utf-8", "x/y+json", None])
@@ -116,17 +131,17 @@ STATUSES = {
         BackendRejected,
         "batch size 40 > 32.*got 2 documents",
     ),
-    "424": (Answer({"error": "Backend error: NaN"}, 424), BackendRejected, "NaN"),
+    "424": (Answer({"error": "Backend error: NaN"}, 424), BackendError, "NaN"),
     "429": (Answer({"error": "Model is overloaded"}, 429), BackendOverloaded, "overloaded"),
     "429 for a ban": (Answer(BANNED, 429), AuthenticationError, "banned"),
     "498": (Answer({"message": "invalid token"}, 498), AuthenticationError, "invalid token"),
     "500": (Answer(CLOSED, 500), BackendUnavailable, "closed"),
     "500 for a bad field": (
         Answer(XINFERENCE_TEXT, 500, {}, "text/plain"),
-        BackendRejected,
+        BackendError,
         "field",
     ),
-    "500 for a long text": (Answer(TOO_LARGE, 500), BackendRejected, "too large to process"),
+    "500 for a long text": (Answer(TOO_LARGE, 500), BackendError, "too large to process"),
     "501": (Answer({"error": "start with --rerank"}, 501), BackendRejected, "--rerank"),
     "502": (Answer(NGINX, 502, {}, "text/html"), BackendUnavailable, "'502 Bad Gateway'"),
     "503": (Answer({"detail": "Model is loading"}, 503), BackendOverloaded, "loading"),

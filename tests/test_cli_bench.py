@@ -66,9 +66,41 @@ def test_your_own_documents_are_used(tmp_path):
     assert 0 == bench("embedded", "--file", str(file), *QUICK).exit_code
 
 
+def test_backends_may_be_given_as_an_option():
+    done = bench("embedded", "--backend", "embedded?threads=1", *QUICK, "--json")
+
+    assert ["embedded", "embedded?threads=1"] == [row["backend"] for row in json.loads(done.stdout)]
+
+
+def test_tuning_prints_what_was_tried_and_what_to_paste(checkpoint):
+    model = checkpoint("bert")
+    tuned = ["--tune", f"local:{model}?engine=onnx", *QUICK, "--budget", "300"]
+    trials, advice = bench(*tuned).stdout.split("\n\n", 1)
+    header, first, *others = (line.split("\t") for line in trials.splitlines())
+
+    assert ["settings", "× given"] == header[:2]
+    assert ["engine=onnx", "1.00"] == first[:2]
+    assert "exact" == first[-1]
+    assert all(row[0].startswith("engine=onnx threads=") for row in others)
+    assert f'backend = "local:{model}?engine=onnx' in advice
+    assert '[backend]\nkind = "local"' in advice
+
+
+def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint):
+    model = checkpoint("bert")
+    done = bench("--tune", model, *QUICK, "--budget", "1", "--json")
+    found = json.loads(done.stdout)
+
+    assert f"local:{model}" == found["trials"][0]["spec"] == found["best"]["spec"]
+    assert f"{found['untried']} settings were not tried" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--tune", "embedded"], 2, "only local models"),
+        (["--tune", "m", "embedded"], 2, "one model and one shape"),
+        (["--allow-inexact"], 2, "only with --tune"),
         (["--shape", "20"], 2, "a shape is QUERIESxDOCUMENTS"),
         (["--mix", "odd"], 2, "neither natural nor skewed"),
         (["lokal:m"], 2, "unknown kind of backend 'lokal'"),

@@ -16,6 +16,7 @@ from rerank_plugins._optional import require
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
+from rerank_plugins.cli.tune import run_tuning
 from rerank_plugins.errors import MissingDependencyError, UnsupportedInputError
 from rerank_plugins.evaluation.reference import ReferenceBackend
 from rerank_plugins.evaluation.speed import WARM_UP, Speed, compare_speed
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "as_lines", "bench"]
 
+_SHAPES = ("1x20", "1x100", "4x20")
 _COLUMNS = ("shape", "backend", "p50 ms", "p95 ms", "p99 ms", "pairs/s", "cpu ms/pair", "× first")
 
 
@@ -39,10 +41,29 @@ def bench(
         ),
     ] = None,
     *,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option("--backend", "-b", metavar="SPEC", help="The same, as in other commands."),
+    ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option("--tune", metavar="MODEL", help="Find the fastest settings of a local model."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=1, help="Seconds that --tune may take, about.")
+    ] = 120,
+    allow_inexact: Annotated[
+        bool,
+        typer.Option("--allow-inexact", help="Let --tune take int8 and half precision, too."),
+    ] = False,
     shapes: Annotated[
-        list[str],
-        typer.Option("--shape", help="QUERIESxDOCUMENTS per call; may be given several times."),
-    ] = ["1x20", "1x100", "4x20"],  # noqa: B006  # typer copies it
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            help="QUERIESxDOCUMENTS per call; may be given several times. "
+            "Else 1x20, 1x100 and 4x20; 1x20 for --tune.",
+        ),
+    ] = None,
     mix: Annotated[str, typer.Option(help="Lengths of made-up documents: natural or skewed.")] = (
         "natural"
     ),
@@ -61,8 +82,24 @@ def bench(
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
-    sizes = [Shape.parse(text) for text in shapes]
+    specs = [*(specs or []), *(backends or [])]
+    if tuned is None and allow_inexact:
+        raise typer.BadParameter("only with --tune", param_hint="--allow-inexact")
+    sizes = [Shape.parse(text) for text in shapes or (_SHAPES if tuned is None else _SHAPES[:1])]
     workload = _workload(mix, file)
+    if tuned is not None:
+        if specs or len(sizes) > 1:
+            raise typer.BadParameter("takes one model and one shape", param_hint="--tune")
+        run_tuning(
+            tuned,
+            workload,
+            sizes[0],
+            calls=calls,
+            seconds=budget,
+            allow_inexact=allow_inexact,
+            json_output=json_output,
+        )
+        return
     messages = Console(stderr=True)
     found: list[Mapping[str, Speed]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -72,13 +109,13 @@ def bench(
             *columns, console=messages, transient=True, disable=not messages.is_terminal
         ) as shown,
     ):
-        backends = _opened(specs or [""], opened, reference=reference)
+        measured = _opened(specs or [""], opened, reference=reference)
         for number, shape in enumerate(sizes, start=1):
             doing = f"{shape}, shape {number} of {len(sizes)}: calls"
-            task = shown.add_task(doing, total=len(backends) * (WARM_UP + calls))
+            task = shown.add_task(doing, total=len(measured) * (WARM_UP + calls))
             found.append(
                 compare_speed(
-                    backends,
+                    measured,
                     shape,
                     workload,
                     calls=calls,

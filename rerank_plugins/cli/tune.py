@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "as_lines", "run_tuning"]
 
 _COLUMNS = ("settings", "× given", "p50 ms", "pairs/s", "τ", "difference", "scores")
-_SPEC = re.compile(r"[a-z]+:(?![/\\]).*|[a-z]+\+https?://.*|embedded\b.*")
+_SPEC = re.compile(r"[a-z]{2,}[:+?].*|embedded")
 
 
 def run_tuning(
@@ -38,7 +37,6 @@ def run_tuning(
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
-    is_model = not _SPEC.fullmatch(model) or Path(model).exists()
     messages = Console(stderr=True)
     columns = (TextColumn("settings tried"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -46,7 +44,7 @@ def run_tuning(
     ) as shown:
         task = shown.add_task("", total=None)
         tuning = tune(
-            f"local:{model}" if is_model else model,
+            model if _SPEC.fullmatch(model) else f"local:{model}",
             workload,
             shape=shape,
             seconds=seconds,

@@ -63,7 +63,7 @@ _INSTRUMENT = _Kind("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
 _OF_SERVERS = frozenset({"retry", "breaker"})
 """The wrappers that only remote backends get."""
 
-_TABLES = ("backend", *_WRAPPERS, "fallback", "instrument")
+_TABLES = ("backend", *_WRAPPERS, "fallback", "instrument", "server")
 
 _REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
 _NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)

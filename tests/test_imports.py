@@ -57,13 +57,17 @@ LAYERS["_outcome"] = {"errors", "hooks", "_context", "_options", "_throttle", "b
 LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
 LAYERS["evaluation"] = INNER | {"_display", "result"}
+LAYERS["server"] = INNER | {"", "_context", "_options", "backends", "scheduler"}
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}
 
 HEAVY = {
+    "fastapi",
     "httpx",
+    "jwt",
     "langchain_core",
     "llama_index",
+    "limits",
     "numpy",
     "onnx",
     "onnxruntime",
@@ -73,10 +77,12 @@ HEAVY = {
     "redis",
     "rich",
     "sentence_transformers",
+    "starlette",
     "tokenizers",
     "torch",
     "transformers",
     "typer",
+    "uvicorn",
 }
 # Modules that may import a framework, and which.
 HOMES = {"httpx": "backends", "langchain_core": "langchain", "llama_index": "llama_index"}

@@ -17,6 +17,7 @@ from rerank_plugins.cli.compare import compare
 from rerank_plugins.cli.doctor import doctor
 from rerank_plugins.cli.output import OutputError
 from rerank_plugins.cli.rank import rank
+from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import (
     BackendError,
     BackendUnavailable,
@@ -147,6 +148,7 @@ app.command()(rank)
 app.command()(doctor)
 app.command()(compare)
 app.command()(bench)
+app.command()(serve)
 
 
 def main() -> None:

@@ -1,0 +1,52 @@
+"""`rerank-plugins serve`: a backend as a rerank server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["serve"]
+
+
+def serve(
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .toml file, which may hold a table [server], or a spec. "
+            "Else $RERANK_BACKEND, else embedded."
+        ),
+    ] = None,
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [8787].")] = None,
+    api_keys_file: Annotated[
+        str | None, typer.Option(help="File with a line ID:KEY for each key.")
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool | None,
+        typer.Option("--insecure-no-auth", help="Listen on a public address without any key."),
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve a backend to the clients of Cohere, Jina, Xinference and TEI."""
+    from rerank_plugins.server.app import create_app  # noqa: PLC0415  # needs the extra `server`
+    from rerank_plugins.server.logs import configure_logs  # noqa: PLC0415
+    from rerank_plugins.server.run import serve as run  # noqa: PLC0415
+    from rerank_plugins.server.settings import read_settings  # noqa: PLC0415
+
+    flags = {
+        "host": host,
+        "port": port,
+        "api_keys_file": api_keys_file,
+        "insecure_no_auth": insecure_no_auth,
+    }
+    overrides = {name: value for name, value in flags.items() if value is not None}
+    file = spec if spec is not None and Path(spec).suffix == ".toml" else None
+    tables, settings = read_settings(file, overrides)
+    settings.check_exposure()
+    configure_logs(log_level)
+    failure = run(create_app(spec if tables is None else tables, settings=settings))
+    if failure is not None:
+        raise failure

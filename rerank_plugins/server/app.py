@@ -1,0 +1,123 @@
+"""A backend as a web application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import rerank_plugins
+from rerank_plugins.backend import Backend
+from rerank_plugins.server.auth import Authenticator
+from rerank_plugins.server.edge import PUBLIC, Edge
+from rerank_plugins.server.lifecycle import Lifecycle
+from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.problems import Problem, reply
+from rerank_plugins.server.remote import is_remote
+from rerank_plugins.server.routes import routes
+from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
+from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.spec import BackendSpec, load_backend
+
+__all__ = ["create_app"]
+
+
+def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None = None) -> FastAPI:
+    """Return the rerank server of a backend, as an ASGI application.
+
+    The model loads when the application starts, not here. Run it with one worker: a process owns
+    the model, the queue, the rate limits and the metrics.
+
+    Args:
+        backend: a backend, or a spec for `load_backend()`.
+        settings: limits, keys and timeouts; None is the defaults.
+
+    Raises:
+        ConfigError: the spec or a setting is wrong, or a file of keys can't be read.
+        MissingDependencyError: the backend needs an extra that is not installed.
+    """
+    settings = settings or ServerSettings()
+    loaded: Backend = load_backend(backend)
+    auth = Authenticator(settings)
+    metrics = ServerMetrics()
+    lifecycle = Lifecycle(loaded, settings, metrics, remote=is_remote(loaded))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        lifecycle.start()
+        try:
+            yield
+        finally:
+            await lifecycle.stop()
+
+    app = FastAPI(
+        title="rerank-plugins",
+        version=rerank_plugins.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load their scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            Problem: _problem,
+            HTTPException: _http,
+            RequestValidationError: _invalid,
+        },
+    )
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    app.state.settings = settings
+    app.include_router(routes(lifecycle, settings, metrics, needs_keys=not auth.is_open))
+    app.add_middleware(Edge, settings=settings, auth=auth, metrics=metrics)
+    _describe(app, needs_keys=not auth.is_open)
+    return app
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # noqa: S101  # for the type checker
+    request.app.state.metrics.rejected.labels(error.type).inc()
+    return reply(error, request.state.request_id)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """Answer what no route answers."""
+    status = getattr(error, "status_code", 500)
+    types = {404: ("not_found", "no such path"), 405: ("wrong_method", "another method is wanted")}
+    kind, message = types.get(status, ("refused", "the request was refused"))
+    headers = dict(getattr(error, "headers", None) or {})
+    return reply(Problem(status, kind, message, headers=headers), request.state.request_id)
+
+
+async def _invalid(request: Request, _: Exception) -> Response:
+    problem = Problem(422, "invalid_request", "a parameter of the path is not valid")
+    return reply(problem, request.state.request_id)
+
+
+def _describe(app: FastAPI, *, needs_keys: bool) -> None:
+    """Make the app's OpenAPI tell what the routes parse by themselves."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = generate()
+        _, definitions = models_json_schema(
+            [(RerankRequest, "validation"), (AnyRerankRequest, "validation")],
+            ref_template="#/components/schemas/{model}",
+        )
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {}).update(definitions["$defs"])
+        if needs_keys:
+            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation["security"] = [] if path in PUBLIC else [{"bearer": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does

@@ -1,0 +1,236 @@
+"""From the first moment to the last: loading, warm-up, watchdog, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.errors import ConfigError, RerankError
+from rerank_plugins.server.metrics import BatchMetrics, ServerMetrics
+from rerank_plugins.server.problems import Problem
+from rerank_plugins.server.scoring import Scoring, scoring_for
+from rerank_plugins.server.settings import ServerSettings
+
+__all__ = ["Lifecycle"]
+
+_log = logging.getLogger(__name__)
+
+_TICK = 0.25  # seconds between looks at the loop's lag and at the batch in progress
+_MOST_OUT_OF_MEMORY = 3
+_USUAL_LENGTH = 512
+_WORDS = (1, 30, 120, 400)
+"""Lengths of the documents that warm a model up."""
+
+
+class Lifecycle:
+    """Owns the backend while the server runs.
+
+    Args:
+        backend: what scores.
+        settings: of the server.
+        metrics: of the server.
+        remote: whether another server scores.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: ServerSettings, metrics: ServerMetrics, *, remote: bool
+    ) -> None:
+        self.backend = backend
+        self.remote = remote
+        self.draining = False
+        """Whether the server is about to end."""
+        self.refusing = False
+        """Whether no new request is taken any more."""
+        self.failure: Exception | None = None
+        """Why the server can't go on."""
+        self.facts: dict[str, object] = {}
+        """What `Backend.describe()` said once the model was loaded."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Is called when `failure` is set."""
+        self._settings = settings
+        self._metrics = metrics
+        self._scoring: Scoring | None = None
+        self._out_of_memory = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        metrics.queue_pairs.set_function(lambda: self._scoring.queued_pairs if self._scoring else 0)
+        metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
+        metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is progress: no batch has been running for too long."""
+        scoring = self._scoring
+        return scoring is None or scoring.stalled_for() <= self._settings.watchdog_seconds
+
+    def why_not_ready(self) -> str | None:
+        """Return why new requests had better go elsewhere; None if they are welcome."""
+        if self.draining:
+            return "shutting_down"
+        if self._scoring is None:
+            return "loading"
+        if not self.is_alive:
+            return "stalled"
+        if self._out_of_memory:
+            return "out_of_memory"
+        return "model_restarting" if getattr(self.backend, "is_restarting", False) else None
+
+    @property
+    def max_length(self) -> int | None:
+        """The tokens at which the model cuts a pair, if that is known."""
+        length = self.facts.get("max_length")
+        return length if isinstance(length, int) else None
+
+    def model_names(self) -> tuple[str, ...]:
+        """Return the names that requests may give as `model`, the usual one first."""
+        if self._settings.model_names:
+            return self._settings.model_names
+        return (_usual_name(self.backend),)
+
+    def check_model(self, name: str) -> None:
+        """Check that a request means this model.
+
+        Raises:
+            Problem: it names another one.
+        """
+        if name not in self.model_names():
+            raise Problem(
+                404, "model_not_found", "no such model here; see /v1/models, or leave `model` out"
+            )
+
+    def scoring(self) -> Scoring:
+        """Return what scores.
+
+        Raises:
+            Problem: no request can be taken now.
+        """
+        if self.refusing:
+            raise Problem(503, "shutting_down", "the server is ending", retry_after=1, close=True)
+        if self._scoring is None:
+            raise Problem(503, "loading", "the model is being loaded", retry_after=5)
+        return self._scoring
+
+    def start(self) -> None:
+        """Begin to load, and to watch."""
+        self._spawn(self._load())
+        self._spawn(self._watch_lag())
+
+    async def stop(self) -> None:
+        """End all tasks; free the backend, unless a batch hangs in it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._scoring is not None and self._scoring.stalled_for() < 1:
+            await asyncio.to_thread(self._scoring.close)
+        if self._scoring is None or self._scoring.stalled_for() == 0:
+            with contextlib.suppress(RerankError):
+                await self.backend.aclose()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _load(self) -> None:
+        began = monotonic()
+        try:
+            await asyncio.to_thread(self._become_ready)
+        except Exception as error:  # noqa: BLE001  # told by whoever runs the server
+            self._fail(error)
+            return
+        seconds = monotonic() - began
+        self._metrics.load_seconds.set(seconds)
+        _log.info("ready after %.1f s: %s", seconds, self.facts["name"])
+        if self._settings.cache_warm_up is not None:
+            await self._fill_cache(Path(self._settings.cache_warm_up))
+
+    def _become_ready(self) -> None:
+        """Load the model and score with it once, in a thread; then take requests."""
+        facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
+        if not self.remote:
+            facts = self.backend.describe()
+            if self._settings.warm_up:
+                for words in _WORDS:
+                    self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
+        self.facts = facts
+        observer = BatchMetrics(self._metrics, self._note_out_of_memory)
+        self._metrics.info.labels(
+            str(facts.get("model", facts["name"])),
+            str(facts.get("revision") or ""),
+            str(facts.get("engine", "remote" if self.remote else "other")),
+            str(facts.get("dtype") or ""),
+        ).set(1)
+        self._scoring = scoring_for(
+            self.backend,
+            self._settings,
+            observer,
+            remote=self.remote,
+            max_length=self.max_length or _USUAL_LENGTH,
+        )
+
+    def _note_out_of_memory(self, pairs: int) -> None:
+        """A single pair that does not fit is the end of a server, after the third time."""
+        if pairs > 1:
+            return
+        self._out_of_memory += 1
+        if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
+            self._fail(MemoryError("single pairs do not fit into memory"))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.on_failure()
+
+    async def _watch_lag(self) -> None:
+        """Measure how late the event loop is; say so when a batch hangs."""
+        told = False
+        while True:
+            due = monotonic() + _TICK
+            await asyncio.sleep(_TICK)
+            self._metrics.lag.observe(max(0.0, monotonic() - due))
+            if not self.is_alive and not told:
+                _log.error("a batch has been running for %g s", self._settings.watchdog_seconds)
+            told = not self.is_alive
+
+    async def _fill_cache(self, file: Path) -> None:
+        """Score the requests of a file, one after the other, beside those of clients."""
+        scored = 0
+        for query, documents in await asyncio.to_thread(_requests_in, file):
+            try:
+                await self.scoring().score(query, documents)
+                scored += 1
+            except (RerankError, Problem) as error:
+                _log.warning("cache warm-up: %s", type(error).__name__)
+        _log.info("cache warm-up: scored %d requests", scored)
+
+
+def _usual_name(backend: Backend) -> str:
+    """Return what a configuration calls the model: its id, its folder's name, or its kind."""
+    try:
+        spec = backend.to_spec()
+    except ConfigError:
+        return backend.name
+    table = spec if "kind" in spec else spec["backend"]
+    model = str(table.get("model") or table["kind"]) if isinstance(table, Mapping) else ""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def _requests_in(file: Path) -> list[tuple[str, list[str]]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"can't read {str(file)!r}: {exc}") from exc
+    requests = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found = json.loads(line) if line.strip() else None
+            if found is not None:
+                requests.append((str(found["query"]), [str(text) for text in found["documents"]]))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ConfigError(
+                f'{str(file)!r}, line {number}: write {{"query": "…", "documents": ["…"]}}'
+            ) from exc
+    return requests

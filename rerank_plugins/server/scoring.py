@@ -1,0 +1,141 @@
+"""How requests reach the backend: in shared batches, or side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from typing import Protocol
+
+from rerank_plugins._context import until
+from rerank_plugins.backend import Backend, check_scores, check_texts
+from rerank_plugins.errors import BackendOverloaded
+from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
+from rerank_plugins.server.settings import ServerSettings
+
+__all__ = ["Scoring", "SharedScoring", "SideBySide", "scoring_for"]
+
+
+class Scoring(Protocol):
+    """Scores one request; `queued_pairs` and the rest tell how busy it is."""
+
+    @property
+    def queued_pairs(self) -> int:
+        """Pairs that wait."""
+
+    @property
+    def queued_cost(self) -> int:
+        """Estimated tokens that wait."""
+
+    def stalled_for(self) -> float:
+        """Return for how many seconds the batch in progress has been running."""
+
+    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
+        """Return one score per document.
+
+        Raises:
+            BackendOverloaded: too much waits already; nothing was begun.
+            BackendError: as the backend does.
+        """
+
+    def close(self) -> None:
+        """End what runs in the background."""
+
+
+class SharedScoring:
+    """Scores the documents of all requests in shared batches, in one thread."""
+
+    def __init__(
+        self, backend: Backend, settings: ServerSettings, observer: Observer, max_length: int
+    ) -> None:
+        self._max_length = max_length
+        self._queue_pairs = settings.queue_pairs
+        self._scheduler = Scheduler(
+            backend.score_many,
+            batch_cost=settings.batch_tokens,
+            batch_pairs=settings.batch_pairs,
+            queue_cost=settings.queue_tokens,
+            queue_seconds=settings.queue_seconds,
+            observer=observer,
+            name="rerank-server",
+        )
+
+    @property
+    def queued_pairs(self) -> int:
+        return self._scheduler.queued_pairs
+
+    @property
+    def queued_cost(self) -> int:
+        return self._scheduler.queued_cost
+
+    def stalled_for(self) -> float:
+        return self._scheduler.stalled_for()
+
+    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
+        texts = check_texts(query, documents)
+        if not texts:
+            return []
+        _check_room(self.queued_pairs, len(texts), self._queue_pairs)
+        costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
+        return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
+
+    def close(self) -> None:
+        self._scheduler.close()
+
+
+class SideBySide:
+    """Passes each request on as it is: to a remote server, or to a listwise model."""
+
+    def __init__(self, backend: Backend, settings: ServerSettings, observer: Observer) -> None:
+        self._backend = backend
+        self._queue_pairs = settings.queue_pairs
+        self._observer = observer
+        self._seconds = settings.request_seconds
+        self.queued_pairs = 0
+        self.queued_cost = 0
+
+    def stalled_for(self) -> float:
+        return 0.0
+
+    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
+        texts = check_texts(query, documents)
+        if not texts:
+            return []
+        _check_room(self.queued_pairs, len(texts), self._queue_pairs)
+        cost = sum(estimated_tokens(query, text, limit=2**31) for text in texts)
+        began = monotonic()
+        self.queued_pairs += len(texts)
+        self.queued_cost += cost
+        try:
+            with until(began + self._seconds):
+                scores = check_scores(await self._backend.ascore(query, texts), len(texts))
+        except asyncio.CancelledError:
+            self._observer.cancelled(len(texts))
+            raise
+        except Exception as error:
+            self._observer.failed(error, len(texts))
+            raise
+        finally:
+            self.queued_pairs -= len(texts)
+            self.queued_cost -= cost
+        self._observer.scored(len(texts), cost, monotonic() - began)
+        return scores
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
+
+def _check_room(queued: int, new: int, most: int) -> None:
+    if queued and queued + new > most:
+        raise BackendOverloaded(
+            f"{queued} pairs wait and this request has {new}; {most} may wait", retry_after=1.0
+        )
+
+
+def scoring_for(
+    backend: Backend, settings: ServerSettings, observer: Observer, *, remote: bool, max_length: int
+) -> Scoring:
+    """Return the way that fits: shared batches need a pointwise model on this machine."""
+    if remote or not backend.cacheable:
+        return SideBySide(backend, settings, observer)
+    return SharedScoring(backend, settings, observer, max_length)

@@ -1,0 +1,237 @@
+"""The settings of the server: the table `[server]` of a configuration file."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from rerank_plugins._options import check_variable, checked_options, unknown
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["JWTSettings", "ServerSettings", "read_settings"]
+
+_POSITIVE = (
+    "batch_pairs",
+    "batch_tokens",
+    "body_bytes",
+    "body_seconds",
+    "document_characters",
+    "drain_seconds",
+    "header_seconds",
+    "keep_alive_seconds",
+    "max_connections",
+    "max_documents",
+    "query_characters",
+    "queue_pairs",
+    "queue_seconds",
+    "queue_tokens",
+    "request_seconds",
+    "watchdog_seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JWTSettings:
+    """How JSON Web Tokens are checked: the table `[server.jwt]`.
+
+    A token must be signed with this algorithm and carry `exp`, `aud`, `iss` and `sub`.
+    """
+
+    algorithm: Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+    """The only algorithm that is accepted."""
+    audience: str
+    """What `aud` must hold."""
+    issuer: str
+    """What `iss` must be."""
+    secret_env: str | None = None
+    """For HS…: the environment variable that holds the secret, of at least 32 bytes."""
+    public_key_file: str | None = None
+    """For RS…, ES… and EdDSA: a file with the public key, in PEM."""
+
+    def __post_init__(self) -> None:
+        check_variable("secret_env", self.secret_env, "RERANK_JWT_SECRET")
+        wanted, other = "public_key_file", "secret_env"
+        if self.algorithm.startswith("HS"):
+            wanted, other = other, wanted
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ConfigError(f"`algorithm` {self.algorithm} needs `{wanted}`, and no `{other}`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What the server promises and refuses; each field is a key of the table `[server]`.
+
+    Raises:
+        ConfigError: a value is out of range, or settings contradict each other.
+    """
+
+    host: str = "127.0.0.1"
+    """The address to listen on. One that others can reach needs keys, or `insecure_no_auth`."""
+    port: int = 8787
+    """The port; 0 picks a free one."""
+    model_names: tuple[str, ...] = ()
+    """Names that requests may give as `model`; the first is answered. Empty: the backend's."""
+
+    api_keys_file: str | None = None
+    """A file with a line `ID:KEY` or `ID:sha256:HEX` per key; read again when it changes."""
+    api_keys_env: str | None = None
+    """The environment variable that holds such lines, separated by commas or line breaks."""
+    jwt: JWTSettings | None = None
+    """How JSON Web Tokens are checked; None accepts none."""
+    insecure_no_auth: bool = False
+    """Whether to listen on a public address without any key."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose `X-Forwarded-For` is believed."""
+    client_rate: str | None = None
+    """Most requests of a client, as in `"600/minute"`; a client is a key, a subject, an address."""
+    address_rate: str | None = None
+    """Most requests of an address (of a /64 for IPv6), counted before keys are checked."""
+
+    body_bytes: int = 4 * 1024 * 1024
+    """Longest body."""
+    max_documents: int = 1000
+    """Most documents in a request."""
+    document_characters: int = 32_768
+    """Longest document."""
+    query_characters: int = 4096
+    """Longest query."""
+    header_seconds: float = 10.0
+    """How long the headers of a request may take to arrive."""
+    body_seconds: float = 10.0
+    """How long the body of a request may take to arrive."""
+    request_seconds: float = 30.0
+    """How long a request may wait for its scores."""
+    keep_alive_seconds: float = 75.0
+    """How long an idle connection stays open; longer than a proxy in front keeps its own."""
+    max_connections: int = 4096
+    """Connections beyond it are answered 503."""
+
+    batch_pairs: int = 256
+    """Most pairs that are scored at once."""
+    batch_tokens: int = 16_384
+    """Most tokens, estimated, that are scored at once; halved for good when memory runs out."""
+    queue_pairs: int = 20_000
+    """Most pairs that wait."""
+    queue_tokens: int = 4_194_304
+    """Most tokens, estimated, that wait."""
+    queue_seconds: float = 2.0
+    """Longest wait that a new request may meet, at the speed of the last batches."""
+
+    warm_up: bool = True
+    """Whether to score a few texts of all lengths before being ready."""
+    cache_warm_up: str | None = None
+    """A file of `{"query": …, "documents": […]}` lines to score once ready, to fill `[cache]`."""
+    watchdog_seconds: float = 60.0
+    """A batch that takes longer is taken to hang."""
+    shutdown_delay: float = 1.0
+    """How long requests are still taken after SIGTERM, so that balancers notice `/readyz`."""
+    drain_seconds: float = 25.0
+    """How long requests in progress have to end after that."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"`{name}` must be positive, not {getattr(self, name)!r}")
+        if not 0 <= self.port <= 65_535:  # noqa: PLR2004  # of TCP
+            raise ConfigError(f"`port` must be within 0 to 65535, not {self.port!r}")
+        if not 0 <= self.shutdown_delay < float("inf"):
+            raise ConfigError(f"`shutdown_delay` must not be negative, not {self.shutdown_delay!r}")
+        check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
+        self.trusted_networks()
+
+    def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Return `trusted_proxies` as networks."""
+        try:
+            return tuple(ipaddress.ip_network(proxy) for proxy in self.trusted_proxies)
+        except ValueError as exc:
+            raise ConfigError(f"`trusted_proxies` must be addresses or networks: {exc}") from exc
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests must carry a key or a token."""
+        return bool(self.api_keys_file or self.api_keys_env or self.jwt)
+
+    def check_exposure(self) -> None:
+        """Refuse to listen where others can reach it, without any key.
+
+        Raises:
+            ConfigError: `host` is not a loopback address, and there is no way to authenticate.
+        """
+        if self.has_keys or self.insecure_no_auth or _is_loopback(self.host):
+            return
+        raise ConfigError(
+            f"`host` {self.host!r} can be reached by others, and no key is asked for: set "
+            "`api_keys_file`, `api_keys_env` or [server.jwt], or accept it with `insecure_no_auth`"
+        )
+
+
+def read_settings(
+    path: str | None, overrides: Mapping[str, object] | None = None
+) -> tuple[dict[str, Any] | None, ServerSettings]:
+    """Return the tables of a file without `[server]`, and the settings in `[server]`.
+
+    Args:
+        path: a TOML file; None has no tables.
+        overrides: settings that replace those of the file.
+
+    Raises:
+        ConfigError: the file can't be read, or a setting is unknown or out of range.
+    """
+    tables: dict[str, Any] | None = None
+    said: object = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigError(f"can't read {path!r}: {exc.strerror or exc}") from exc
+        except ValueError as exc:
+            raise ConfigError(f"{path!r} is not valid TOML: {exc}") from exc
+        said = tables.pop("server", {})
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"`server` must be a table, not {said!r}; write: [server]")
+    return tables, settings_of({**said, **(overrides or {})})
+
+
+def settings_of(table: Mapping[str, object]) -> ServerSettings:
+    """Return the settings that a `[server]` table says.
+
+    Raises:
+        ConfigError: a setting is unknown, of a wrong type or out of range.
+    """
+    given = dict(table)
+    lists: dict[str, Any] = {
+        name: _strings(name, given.pop(name)) for name in _LISTS if name in given
+    }
+    jwt = given.pop("jwt", None)
+    if jwt is not None and not isinstance(jwt, Mapping):
+        raise ConfigError("`jwt` must be a table; write: [server.jwt]")
+    names = [field.name for field in fields(ServerSettings)]
+    for name in given:
+        if name not in names:
+            raise ConfigError(unknown("setting", name, names, " in the table `server`"))
+    checked = checked_options(ServerSettings, given, what="table 'server'")
+    if jwt is not None:
+        checked["jwt"] = JWTSettings(
+            **checked_options(JWTSettings, dict(jwt), what="table 'server.jwt'")
+        )
+    return ServerSettings(**checked, **lists)
+
+
+_LISTS = ("model_names", "trusted_proxies")
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"`{name}` must be a list of strings, not {value!r}")
+    return tuple(value)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,151 @@
+"""The application: protocols, errors, and what stands in them."""
+
+import json
+import math
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+from serving import serving
+
+from rerank_plugins import BackendOverloaded, BackendRejected, BackendTimeout, BackendUnavailable
+from rerank_plugins.testing import FailingBackend, FakeBackend
+
+QUERY = "what is a panda"
+DOCUMENTS = ["hi", "a panda is", "what is a panda"]
+BEST_FIRST = [(2, 1.0), (1, 0.75), (0, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def client():
+    with serving(FakeBackend(), model_names=("one", "two")) as client:
+        yield client
+
+
+def post(client, path, body, **headers):
+    if isinstance(body, bytes):
+        return client.post(path, content=body, headers={"content-type": "application/json"})
+    return client.post(path, json=body, headers=headers)
+
+
+class TestProtocols:
+    @pytest.mark.parametrize(("path", "version"), [("/v1/rerank", "1"), ("/v2/rerank", "2")])
+    def test_cohere_jina_and_xinference(self, client, path, version):
+        found = post(client, path, {"model": "two", "query": QUERY, "documents": DOCUMENTS}).json()
+
+        assert ["id", "meta", "model", "results"] == sorted(found)
+        assert "two" == found["model"]
+        assert version == found["meta"]["api_version"]["version"]
+        assert BEST_FIRST == [(r["index"], r["relevance_score"]) for r in found["results"]]
+        assert all(set(r) == {"index", "relevance_score"} for r in found["results"])
+
+    def test_documents_are_repeated_if_asked_for(self, client):
+        body = {"query": QUERY, "documents": [{"text": "panda"}, "hi"], "return_documents": True}
+        results = post(client, "/v1/rerank", body).json()["results"]
+
+        assert [{"text": "panda"}, {"text": "hi"}] == [r["document"] for r in results]
+
+    def test_tei(self, client):
+        body = {"query": QUERY, "texts": DOCUMENTS, "truncate": True, "return_text": True}
+        found = post(client, "/rerank", body).json()
+
+        assert BEST_FIRST == [(item["index"], item["score"]) for item in found]
+        assert DOCUMENTS[2] == found[0]["text"]
+
+    @pytest.mark.parametrize("name", ["documents", "candidates"])
+    def test_plain(self, client, name):
+        found = post(client, "/rerank", {"query": QUERY, name: DOCUMENTS, "top_k": 1}).json()
+
+        expected = {"index": 2, "score": 1.0, "document": DOCUMENTS[2]}
+        assert {"model": "one", "results": [expected]} == found
+
+    def test_infinity(self, client):
+        body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "return_documents": False}
+        found = post(client, "/rerank", body).json()["results"]
+
+        assert BEST_FIRST[:2] == [(r["index"], r["relevance_score"]) for r in found]
+
+    @pytest.mark.parametrize("field", [{"raw_scores": True}, {"use_activation": False}])
+    def test_logits(self, client, field):
+        body = {"query": QUERY, "documents": DOCUMENTS, **field}
+        scores = [r["relevance_score"] for r in post(client, "/rerank", body).json()["results"]]
+
+        assert [36.7, math.log(3), -36.7] == pytest.approx(scores)
+
+    def test_probabilities_of_a_backend_that_scores_logits(self):
+        backend = FakeBackend(lambda query, text: float(len(text)), scale="logit")
+        with serving(backend) as client:
+            body = {"query": QUERY, "texts": ["", "ab"], "raw_scores": False}
+            (best, _) = post(client, "/rerank", body).json()
+
+        assert 1 / (1 + math.exp(-2)) == pytest.approx(best["score"])
+
+    def test_a_scale_that_nobody_knows_is_not_invented(self):
+        with serving(FakeBackend(scale="unknown")) as client:
+            reply = post(client, "/rerank", {"query": "q", "texts": ["a"], "raw_scores": True})
+
+        assert (422, "unsupported") == (reply.status_code, reply.json()["error"]["type"])
+
+    @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+    def test_no_documents_give_no_results(self, client, path):
+        reply = post(client, path, {"query": "q", "documents": []})
+
+        assert (200, []) == (reply.status_code, reply.json()["results"])
+
+    def test_models_and_info(self, client):
+        assert ["one", "two"] == [m["id"] for m in client.get("/v1/models").json()["data"]]
+        assert "rerank" == client.get("/v1/models/two").json()["model_type"]
+        assert 404 == client.get("/v1/models/three").status_code
+        assert {"auth": False} == client.get("/v1/cluster/auth").json()
+        info = client.get("/info").json()
+        assert ("one", 1000, "fake") == (
+            info["model_id"],
+            info["max_client_batch_size"],
+            info["backend"]["name"],
+        )
+
+    def test_another_model_is_not_answered(self, client):
+        reply = post(client, "/v1/rerank", {"model": "x", "query": "q", "documents": ["a"]})
+
+        assert (404, "model_not_found") == (reply.status_code, reply.json()["error"]["type"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (BackendTimeout("slow"), 504, "timeout"),
+        (BackendOverloaded("busy", retry_after=7), 503, "overloaded"),
+        (BackendUnavailable("gone"), 503, "backend_unavailable"),
+        (BackendRejected("no", status_code=400), 502, "backend_failed"),
+        (RuntimeError("a secret text"), 500, "internal_error"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_of_the_backend_have_one_shape(error, status, kind):
+    with serving(FailingBackend(error), warm_up=False) as client:
+        reply = post(client, "/v1/rerank", {"query": "q", "documents": ["a"]})
+
+    assert (status, kind) == (reply.status_code, reply.json()["error"]["type"])
+    assert ["detail", "error", "message"] == sorted(reply.json())
+    assert "secret" not in reply.text
+    assert reply.json()["error"]["request_id"] == reply.headers["x-request-id"]
+    if status in (503, 504):
+        assert str(int(getattr(error, "retry_after", None) or 1)) == reply.headers["retry-after"]
+
+
+def test_a_request_id_is_kept_if_it_is_harmless(client):
+    kept = client.get("/livez", headers={"x-request-id": "abc-1_2"})
+    replaced = client.get("/livez", headers={"x-request-id": "a\tb"})
+
+    assert "abc-1_2" == kept.headers["x-request-id"]
+    assert 32 == len(replaced.headers["x-request-id"])
+
+
+def test_openapi_describes_the_bodies(client):
+    schema = client.get("/openapi.json").json()
+
+    body = schema["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]
+    name = body["schema"]["$ref"].rpartition("/")[2]
+    assert "documents" in schema["components"]["schemas"][name]["properties"]
+    assert "$defs" not in json.dumps(schema)

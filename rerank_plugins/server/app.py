@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from rerank_plugins.server.remote import is_remote
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.ui import ui_routes
 from rerank_plugins.spec import BackendSpec, load_backend
 
 __all__ = ["create_app"]
@@ -48,14 +50,17 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     auth = Authenticator(settings)
     metrics = ServerMetrics()
     lifecycle = Lifecycle(loaded, settings, metrics, remote=is_remote(loaded))
+    lifecycles = [lifecycle, *_compared(settings)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        lifecycle.start()
+        for each in lifecycles:
+            each.start()
         try:
             yield
         finally:
-            await lifecycle.stop()
+            for each in lifecycles:
+                await each.stop()
 
     app = FastAPI(
         title="rerank-plugins",
@@ -74,9 +79,18 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     app.state.metrics = metrics
     app.state.settings = settings
     app.include_router(routes(lifecycle, settings, metrics, needs_keys=not auth.is_open))
+    if settings.ui:
+        app.include_router(ui_routes(lifecycles, settings))
     app.add_middleware(Edge, settings=settings, auth=auth, metrics=metrics)
     _describe(app, needs_keys=not auth.is_open)
     return app
+
+
+def _compared(settings: ServerSettings) -> list[Lifecycle]:
+    """Return the backends that the page compares with, which have metrics of their own."""
+    own = replace(settings, model_names=(), cache_warm_up=None)
+    backends = [load_backend(spec) for spec in settings.compare]
+    return [Lifecycle(each, own, ServerMetrics(), remote=is_remote(each)) for each in backends]
 
 
 async def _problem(request: Request, error: Exception) -> Response:

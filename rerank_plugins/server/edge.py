@@ -22,8 +22,9 @@ __all__ = ["PUBLIC", "Edge"]
 
 _log = logging.getLogger(__name__)
 
-PUBLIC = frozenset({"/livez", "/readyz", "/v1/cluster/auth"})
-"""The paths that need no key; the last only says whether others do, as Xinference's does."""
+PUBLIC = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
+"""The paths that need no key. The third only says whether others do, as Xinference's does; the page
+holds nothing but itself."""
 
 _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """The paths that are not limited: to refuse a probe would only hide an overload."""

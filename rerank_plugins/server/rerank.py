@@ -43,7 +43,7 @@ class Reranker:
             ranked,
             texts,
             model=self._answering(asked),
-            version=request.scope["path"][2],
+            version="2" if request.scope["path"].startswith("/v2") else "1",
             repeat=bool(asked.return_documents),
         )
 

@@ -76,6 +76,11 @@ class ServerSettings:
     model_names: tuple[str, ...] = ()
     """Names that requests may give as `model`; the first is answered. Empty: the backend's."""
 
+    ui: bool = True
+    """Whether there is a page at `/ui`, for people who would rather look."""
+    compare: tuple[str, ...] = ()
+    """Specs or files of more backends, loaded beside this one for the page to compare with."""
+
     api_keys_file: str | None = None
     """A file with a line `ID:KEY` or `ID:sha256:HEX` per key; read again when it changes."""
     api_keys_env: str | None = None
@@ -221,7 +226,7 @@ def settings_of(table: Mapping[str, object]) -> ServerSettings:
     return ServerSettings(**checked, **lists)
 
 
-_LISTS = ("model_names", "trusted_proxies")
+_LISTS = ("compare", "model_names", "trusted_proxies")
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

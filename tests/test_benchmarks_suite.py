@@ -119,3 +119,27 @@ def test_a_worker_that_cannot_load_says_why(tmp_path):
         pytest.raises(BackendUnavailable, match=r"gone: ConfigError: .*nonsense"),
     ):
         peer.score("query", ["document"])
+
+
+@pytest.mark.timeout(400)
+def test_the_gpu_command_runs_through(tmp_path):
+    """On a processor and tiny models; the stages that need CUDA are the ones left out."""
+    out, page = tmp_path / "out.json", tmp_path / "table.md"
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "tests" / "benchmarks" / "gpu.py",
+            *("--tiny", "--device", "cpu", "--out", out, "--table", page),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    results = json.loads(out.read_text())
+    rows = {(row["model"], row["scorer"]): row for row in results["rows"]}
+
+    assert [] == results["not_run"]
+    assert {"tiny", "tiny-qwen3"} == {model for model, _ in rows}
+    for (_, scorer), row in rows.items():
+        assert row["pairs_per_second"] > 0
+        assert row["largest_difference"] < 1e-3 or "bfloat16" in scorer
+    assert all(name in page.read_text() for _, name in rows)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import rerank_plugins.backends
 
-__all__ = ["KINDS", "build"]
+__all__ = ["CHAT_TEMPLATE", "KINDS", "build", "build_language_model"]
 
 _CORPUS = [
     "What is a panda? The giant panda is a bear species endemic to China.",
@@ -45,6 +45,88 @@ def build(kind: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+CHAT_TEMPLATE = (
+    "<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n<Instruct>: "
+    '{{ messages | selectattr("role", "eq", "system") | map(attribute="content") | first '
+    '| default("Find what answers.") }}\n<Query>: '
+    '{{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}\n'
+    "<Document>: "
+    '{{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}'
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
+"""As Qwen3-Reranker's, with less around it."""
+
+
+def build_language_model(
+    kind: str,
+    folder: Path,
+    *,
+    tokens: tuple[str, str | None] = ("yes", "no"),
+    template: str | None = CHAT_TEMPLATE,
+    prompt: str | None = None,
+    chained: bool = True,
+) -> Path:
+    """Write a tiny language model that answers with words; return the folder.
+
+    Args:
+        kind: `"qwen3"`, `"qwen2"`, `"llama"` or `"gemma"`.
+        folder: where to.
+        tokens: the words whose logits make the score.
+        template: the chat template; None: sentence-transformers then joins the texts.
+        prompt: a default prompt.
+        chained: whether sentence-transformers saves its chain of modules.
+    """
+    from sentence_transformers import CrossEncoder  # noqa: PLC0415 - slow, and few need it
+    from sentence_transformers.base.modules import Transformer  # noqa: PLC0415
+    from sentence_transformers.cross_encoder.modules import LogitScore  # noqa: PLC0415
+
+    tokenizer = _language_tokenizer()
+    tokenizer.chat_template = template
+    torch.manual_seed(0)
+    cls = getattr(transformers, f"{_LANGUAGE_MODELS[kind]}ForCausalLM")
+    options = {name: value for name, value in _DECODER.items() if name != "num_labels"}
+    config = cls.config_class(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=kind in {"qwen3", "gemma"},
+        **options,
+    )
+    model = cls(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                scale = 0.15 if "embed" in name else 1.2 / weight.shape[-1] ** 0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if chained:
+        true, false = (None if word is None else tokenizer.vocab[word] for word in tokens)
+        modules = [
+            Transformer(str(folder), transformer_task="text-generation"),
+            LogitScore(true_token_id=true, false_token_id=false),
+        ]
+        prompts = {} if prompt is None else {"task": prompt}
+        CrossEncoder(
+            modules=modules,
+            prompts=prompts,
+            default_prompt_name=None if prompt is None else "task",
+        ).save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+_LANGUAGE_MODELS = {"gemma": "Gemma", "llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+def _language_tokenizer() -> Any:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "yes", "no", "Yes", "1", "0", "<bos>"]
+    tokenizer = _byte_bpe("Qwen2Tokenizer", special, model_max_length=512)()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokenizer
 
 
 def _spread(model: Any) -> None:

@@ -22,7 +22,7 @@ from rerank_plugins import load_backend
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *ROOT.glob("README.*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-HUB_MODEL = re.compile(r"local:([\w.-]+/[\w.-]+)|model ?= ?\"([\w-]+/[\w.-]+)\"")
+HUB_MODEL = re.compile(r"local:([\w.-]+/[\w.-]+)|model\"? ?[=:] ?\"([\w-]+/[\w.-]+)\"")
 
 
 def blocks(page):
@@ -45,7 +45,12 @@ def hub(tmp_path, monkeypatch, checkpoint):
         commit = "0" * 40
         folder = cache / f"models--{name.replace('/', '--')}"
         if not folder.exists():
-            shutil.copytree(checkpoint("bert"), folder / "snapshots" / commit)
+            if "Qwen3-Reranker" in name:
+                from checkpoints import build_language_model  # noqa: PLC0415 - it needs torch
+
+                build_language_model("qwen3", folder / "snapshots" / commit, chained=False)
+            else:
+                shutil.copytree(checkpoint("bert"), folder / "snapshots" / commit)
             (folder / "refs").mkdir()
             (folder / "refs" / "main").write_text(commit)
 

@@ -16,12 +16,13 @@ from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends.engines.base import Attention, DType, Engine, EngineSettings
 from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
 from rerank_plugins.backends.engines.choice import EngineName, check_installed, load_engine
+from rerank_plugins.backends.engines.prompt import Wishes
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 __all__ = ["LocalBackend"]
 
-_DEVICE = re.compile(r"(?!gpu)[a-z]+(:\d+)?")
+_DEVICE = re.compile(r"(?!gpu)[a-z]+(:\d+)?(,(?!gpu)[a-z]+(:\d+)?)*|cuda:all")
 """`auto`, or what `torch.device` reads; torch itself knows which of these there are."""
 
 _SHARED_BATCH = 16_384
@@ -31,8 +32,11 @@ _USUAL_LENGTH = 512
 """Tokens at which a pair is taken to be cut when nobody said so; only costs are guessed by it."""
 
 
+_WISHES = ("template", "instruction", "true_token", "false_token")
+
+
 class LocalBackend(Backend):
-    """Scores with a sequence-classification cross-encoder, in this process.
+    """Scores with a cross-encoder or a language model that answers yes or no, in this process.
 
     Scores equal those of `sentence_transformers.CrossEncoder` in float32, whatever the batch,
     the order or the neighbours, on one scale for every model: the sigmoid of the raw logit, or
@@ -46,16 +50,23 @@ class LocalBackend(Backend):
         model: a folder, or the id of a model on the Hugging Face hub.
         engine: `"torch"` (extra `local`), `"onnx"` (extra `onnx`; CPU), or `"auto"`: onnx where
             there is no GPU and it can run the model, else torch.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"`: the best there is.
-        dtype: how numbers are held. `"auto"` is float32 on a CPU, and float16 (or bfloat16 where
-            a model needs it) on CUDA; `"tf32"` is float32 with faster, coarser products on CUDA;
-            `"int8"` is for the onnx engine.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"`: the best there is. Several
+            share the work, each with the whole model: `"cuda:0,cuda:1"`, or `"cuda:all"`.
+        dtype: how numbers are held. `"auto"` is float32 on a CPU; on CUDA float16, or bfloat16
+            for language models and where a model needs it; `"tf32"` is float32 with faster,
+            coarser products on CUDA; `"int8"` is for the onnx engine.
         attention: `"packed"` puts the pairs of a batch one after another, `"padded"` fills them
             up to one length; `"auto"` packs where that was checked to give the same scores.
         max_length: most tokens in a pair; None: what the model can read, up to 1,024.
         batch_tokens: most tokens in one batch; None: what suits the device. Halved for good when
             memory runs out.
         scale: `"probability"` (0 to 1) or `"logit"`.
+        template: how a language model is asked, where its files don't say: the name of a known
+            template, a text with `{query}` and `{document}` (and maybe `{instruction}`), or
+            `"pair"`: as its tokenizer joins two texts. A chat template is not used then.
+        instruction: what a language model is told to judge; None: what its files say.
+        true_token: the word whose logit is the score, where the files don't say.
+        false_token: the word whose logit is subtracted; None: none.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
         local_files_only: don't ask the hub.
@@ -63,6 +74,9 @@ class LocalBackend(Backend):
             `revision` to be a commit.
         allow_pickle: accept weights that are no safetensors; unpickling can run any code.
         threads: processor threads of the engine; None: what suits the machine.
+        gpu_memory_fraction: how much of a GPU's memory this process may use, 0 to 1; None: all.
+        compile: let torch compile the model: a slow start, faster batches (torch engine).
+        cuda_graphs: record small requests as CUDA graphs and replay them (torch engine on CUDA).
         cached_tokens: document tokens kept for the next request; 0 keeps none.
 
     Raises:
@@ -80,12 +94,19 @@ class LocalBackend(Backend):
         max_length: int | None = None,
         batch_tokens: int | None = None,
         scale: Literal["probability", "logit"] = "probability",
+        template: str | None = None,
+        instruction: str | None = None,
+        true_token: str | None = None,
+        false_token: str | None = None,
         revision: str | None = None,
         cache_folder: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
         threads: int | None = None,
+        gpu_memory_fraction: float | None = None,
+        compile: bool = False,  # noqa: A002 - torch's word for it
+        cuda_graphs: bool = False,
         cached_tokens: int = 1 << 20,
     ) -> None:
         self._options: dict[str, Any] = {
@@ -97,12 +118,19 @@ class LocalBackend(Backend):
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "scale": scale,
+            "template": template,
+            "instruction": instruction,
+            "true_token": true_token,
+            "false_token": false_token,
             "revision": revision,
             "cache_folder": cache_folder,
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
             "threads": threads,
+            "gpu_memory_fraction": gpu_memory_fraction,
+            "compile": compile,
+            "cuda_graphs": cuda_graphs,
             "cached_tokens": cached_tokens,
         }
         _check(self._options)
@@ -157,6 +185,7 @@ class LocalBackend(Backend):
                 "revision": checkpoint.revision,
                 "max_length": checkpoint.max_length,
                 "longest": checkpoint.longest,
+                **checkpoint.describe(),
                 **loaded.engine.describe(),
                 "engine_chosen": loaded.reason,
             }
@@ -212,6 +241,7 @@ class LocalBackend(Backend):
             max_length=options["max_length"],
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
+            wishes=Wishes(**{name: options[name] for name in _WISHES}),
         )
         settings = EngineSettings(
             device=options["device"],
@@ -219,6 +249,9 @@ class LocalBackend(Backend):
             attention=options["attention"],
             batch_tokens=options["batch_tokens"],
             threads=options["threads"],
+            gpu_memory_fraction=options["gpu_memory_fraction"],
+            compile=options["compile"],
+            cuda_graphs=options["cuda_graphs"],
             cached_tokens=options["cached_tokens"],
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
@@ -228,8 +261,9 @@ class LocalBackend(Backend):
 
     def _name(self, loaded: _Loaded) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
+        asks = f"&prompt={checkpoint.asks}" if checkpoint.asks else ""
         return (
-            f"local:{checkpoint.name}?engine={engine.name}"
+            f"local:{checkpoint.name}?engine={engine.name}{asks}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}"
         )
 
@@ -265,12 +299,18 @@ def _check(options: dict[str, Any]) -> None:
     device = options["device"]
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):
         raise ConfigError(
-            "`device` must be 'auto', 'cpu', 'mps' or 'cuda', or one of several, as in 'cuda:1', "
-            f"not {device!r}"
+            "`device` must be 'auto', 'cpu', 'mps' or 'cuda', one of several, as in 'cuda:1', or "
+            f"several, as in 'cuda:0,cuda:1' or 'cuda:all', not {device!r}"
         )
     for name, least in (("max_length", 1), ("batch_tokens", 1), ("threads", 1)):
         value = options[name]
         if value is not None and value < least:
             raise ConfigError(f"`{name}` must be None or at least {least}, not {value!r}")
+    fraction = options["gpu_memory_fraction"]
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ConfigError(f"`gpu_memory_fraction` must be above 0 and at most 1, not {fraction!r}")
+    for name in _WISHES:
+        if options[name] is not None and not options[name]:
+            raise ConfigError(f"`{name}` must be None or a text that is not empty")
     if options["cached_tokens"] < 0:
         raise ConfigError(f"`cached_tokens` must be at least 0, not {options['cached_tokens']!r}")

@@ -36,11 +36,17 @@ class EngineSettings:
     """What the user chose; each engine refuses what it can't do with `UnsupportedByEngine`."""
 
     device: str = "auto"
-    """`"auto"`, or what torch calls it: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`."""
+    """`"auto"`, what torch calls it, several with commas between, or `"cuda:all"`."""
     dtype: DType = "auto"
     """How weights and activations are held."""
     attention: Attention = "auto"
     """How the torch engine batches; `"auto"` packs where the model allows it."""
+    compile: bool = False
+    """Whether torch compiles the model when it loads."""
+    cuda_graphs: bool = False
+    """Whether small requests replay recorded CUDA graphs."""
+    gpu_memory_fraction: float | None = None
+    """How much of a GPU's memory this process may use, 0 to 1; None: all there is."""
     batch_tokens: int | None = None
     """Most tokens in one batch, padding included; None: what suits the device."""
     threads: int | None = None

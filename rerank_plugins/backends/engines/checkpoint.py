@@ -7,12 +7,13 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank_plugins.backends.engines.hub import fetch
+from rerank_plugins.backends.engines.prompt import Answer, Prompt, Reading, Wishes, read_prompt
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Checkpoint", "resolve"]
@@ -35,11 +36,12 @@ _HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAMPLE = 4096
+_NO_WISHES = Wishes()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One sequence-classification reranker on disk."""
+    """One reranker on disk: a sequence classifier, or a language model that answers yes or no."""
 
     model: str
     """The hub id, or the name of the folder."""
@@ -55,6 +57,12 @@ class Checkpoint:
     """Most tokens in a pair, special tokens included; longer ones are cut."""
     longest: int | None
     """The most the model could read; None if its files do not say."""
+    prompt: Prompt | None = None
+    """What is put around a pair; None: the tokenizer joins the two texts."""
+    answer: Answer | None = None
+    """The words whose logits make the score; None: a classifier gives it."""
+    query_prefix: str = ""
+    """What is put before every query where there is no prompt."""
 
     @property
     def name(self) -> str:
@@ -72,10 +80,33 @@ class Checkpoint:
         return tuple(self.config.get("architectures") or ())
 
     @property
+    def asks(self) -> str:
+        """A digest of what is asked and read off beside the weights; empty if there is nothing."""
+        if self.prompt is None and self.answer is None and not self.query_prefix:
+            return ""
+        said = json.dumps([repr(self.prompt), repr(self.answer), self.query_prefix])
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+    def describe(self) -> dict[str, object]:
+        """Say how pairs are asked about, as JSON-ready facts; empty for a plain classifier."""
+        facts: dict[str, object] = {}
+        if self.prompt is not None:
+            facts["template"] = self.prompt.text or "the model's chat template"
+            facts["instruction"] = self.prompt.instruction
+        if self.answer is not None:
+            facts["true_token"] = self.answer.true
+            facts["false_token"] = self.answer.false
+        return facts
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether this is a language model in form, be its head a classifier or not."""
+        return self.answer is not None or "num_key_value_heads" in self.config
+
+    @property
     def num_labels(self) -> int:
         """How many logits the head gives per pair."""
-        labels = self.config.get("num_labels") or self.config.get("id2label")
-        return labels if isinstance(labels, int) else len(labels or (0, 1))
+        return _num_labels(self.config)
 
     @property
     def uses_types(self) -> bool:
@@ -98,6 +129,7 @@ def resolve(
     max_length: int | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    wishes: Wishes = _NO_WISHES,
 ) -> Checkpoint:
     """Find a reranker's files, fetching them from the hub if need be.
 
@@ -113,6 +145,7 @@ def resolve(
         max_length: most tokens in a pair; None: what the model can read, up to 1,024.
         allow_pickle: accept weights that can only be unpickled, which can run any code.
         trust_remote_code: also fetch the Python files of the model.
+        wishes: what the user says about the prompt and its answer.
 
     Raises:
         ConfigError: there is no such model, it is not a reranker this package can run, or
@@ -122,10 +155,11 @@ def resolve(
         MissingDependencyError: the hub client is not installed.
     """
     folder = Path(model).expanduser()
+    read: dict[str, Any] = {"max_length": max_length, "pickle": allow_pickle, "wishes": wishes}
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
-        return _read(folder.resolve().name, folder, None, max_length, allow_pickle)
+        return _read(folder.resolve().name, folder, None, **read)
     if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
         raise ConfigError(
             f"there is no folder {model!r}, and it is no id of a model on the hub (owner/name)"
@@ -146,21 +180,25 @@ def resolve(
     folder = wanted(patterns=patterns)
     if allow_pickle and not _weights(folder):
         folder = wanted(patterns=[*patterns, "pytorch_model*.bin"])
-    return _read(model, folder, folder.name, max_length, allow_pickle)
+    if "LogitScore" in _text(folder / "modules.json"):
+        folder = wanted(patterns=["*_LogitScore/config.json"])
+    return _read(model, folder, folder.name, **read)
 
 
 def _read(
     model: str,
     folder: Path,
     commit: str | None,
+    *,
     max_length: int | None,
-    allow_pickle: bool,  # noqa: FBT001 - private, always passed by the one caller above
+    pickle: bool,
+    wishes: Wishes,
 ) -> Checkpoint:
     config = _json(folder / "config.json")
     if config is None:
         raise ConfigError(f"{str(folder)!r} holds no model: there is no config.json")
     weights = _weights(folder)
-    if not weights or (weights[0].suffix != ".safetensors" and not allow_pickle):
+    if not weights or (weights[0].suffix != ".safetensors" and not pickle):
         raise ConfigError(
             f"{model!r} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
             "you trust its files: unpickling can run any code"
@@ -168,37 +206,61 @@ def _read(
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
-    longest = _longest(config, tokenizer_config)
-    checkpoint = Checkpoint(
+    _check_kind(model, config)
+    reading = read_prompt(
+        model,
+        config,
+        lambda name: _json(folder / name, kind=list if name == "modules.json" else dict),
+        has_chat_template=_has_chat_template(folder, tokenizer_config),
+        wishes=wishes,
+    )
+    longest = _longest(config, tokenizer_config, reading)
+    return Checkpoint(
         model=model,
         folder=folder,
-        revision=commit or _digest(folder),
+        revision=commit or _digest(folder, reading.files),
         config=config,
         tokenizer_config=tokenizer_config,
         max_length=_chosen(max_length, longest),
         longest=longest,
+        prompt=reading.prompt,
+        answer=reading.answer,
+        query_prefix=reading.query_prefix,
     )
-    _check_kind(checkpoint)
-    return checkpoint
 
 
-def _check_kind(checkpoint: Checkpoint) -> None:
+def _check_kind(model: str, config: Mapping[str, Any]) -> None:
     """Refuse what would load and give meaningless scores."""
-    model, architectures = checkpoint.model, checkpoint.architectures
+    architectures = [str(name) for name in config.get("architectures") or ()]
+    if any(name.endswith("ForCausalLM") for name in architectures):
+        return
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ConfigError(
-            f"{model!r} is not a sequence classifier (architectures: {list(architectures)}), so "
-            "its scores would be meaningless; choose a reranker (cross-encoder)"
+            f"{model!r} is not a sequence classifier and no language model (architectures: "
+            f"{architectures}), so its scores would be meaningless; choose a reranker "
+            "(cross-encoder)"
         )
-    if checkpoint.num_labels != 1:
-        raise ConfigError(
-            f"{model!r} gives {checkpoint.num_labels} labels per pair; a reranker gives 1"
-        )
+    labels = _num_labels(config)
+    if labels != 1:
+        raise ConfigError(f"{model!r} gives {labels} labels per pair; a reranker gives 1")
 
 
-def _longest(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int | None:
-    """The most tokens the model has positions for and its tokenizer was made for."""
-    limits = [tokenizer_config.get("model_max_length")]
+def _num_labels(config: Mapping[str, Any]) -> int:
+    labels = config.get("num_labels") or config.get("id2label")
+    return labels if isinstance(labels, int) else len(labels or (0, 1))
+
+
+def _has_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> bool:
+    return bool(tokenizer_config.get("chat_template")) or any(
+        (folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")
+    )
+
+
+def _longest(
+    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], reading: Reading
+) -> int | None:
+    """The most tokens the model has positions for and its files were made for."""
+    limits = [tokenizer_config.get("model_max_length"), reading.max_length]
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _OFFSET_POSITIONS:
         positions -= int(config.get("pad_token_id") or 0) + 1
@@ -222,22 +284,27 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     return tuple(safe or sorted(folder.glob("pytorch_model*.bin")))
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _json(path: Path, *, kind: type = dict) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:
         raise ConfigError(f"can't read {str(path)!r}: {exc}") from exc
-    if not isinstance(content, dict):
-        raise ConfigError(f"{str(path)!r} holds no JSON object")
+    if not isinstance(content, kind):
+        wanted = "object" if kind is dict else "array"
+        raise ConfigError(f"{str(path)!r} holds no JSON {wanted}")
     return content
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, files: Sequence[str]) -> str:
     """Digest the small files, and samples of every tensor of the large ones."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in [*sorted(folder.iterdir()), *(folder / file for file in files)]:
         if path.suffix in {".jinja", ".json", ".model", ".py", ".txt"}:
             content = hashlib.sha256(path.read_bytes()).digest()
             digest.update(path.name.encode() + b"\0" + content)

@@ -43,6 +43,8 @@ def load_engine(
         MissingDependencyError: the engine is not installed.
         BackendError: the model does not fit into memory.
     """
+    if engine == "onnx":
+        _refuse_for_onnx(checkpoint, settings)
     if engine != "auto":
         return _imported(engine).load(checkpoint, settings), "asked for"
     reason = _why_not_onnx(checkpoint, settings)
@@ -62,7 +64,23 @@ def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | Non
         return "the model brings its own code"
     if settings.dtype != "int8" and _has_gpu(settings.device):
         return "there is a GPU"
+    try:
+        _refuse_for_onnx(checkpoint, settings)
+    except UnsupportedByEngine as exc:
+        return str(exc)
     return None
+
+
+def _refuse_for_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> None:
+    """Refuse what the ONNX engine would have to ignore."""
+    if checkpoint.prompt is not None or checkpoint.answer is not None:
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} reads pairs in a prompt or answers in words, which only the "
+            "torch engine can do"
+        )
+    for option in ("compile", "cuda_graphs", "gpu_memory_fraction"):
+        if getattr(settings, option):
+            raise UnsupportedByEngine(f"`{option}` belongs to the torch engine")
 
 
 def check_installed(engine: EngineName) -> None:

@@ -26,7 +26,7 @@ def fetch(
         revision: branch, tag or commit; None: the default branch.
         cache_folder: where models are kept; None: the hub client's own folder.
         local_files_only: take them from that folder only.
-        patterns: which files of the top folder are wanted.
+        patterns: which files of the top folder are wanted, or with a `/` which files below it.
 
     Raises:
         ConfigError: there is no such model or revision, or it is not in the folder.
@@ -44,7 +44,7 @@ def fetch(
             cache_dir=cache_folder,
             local_files_only=local_files_only,
             allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],
+            ignore_patterns=None if any("/" in pattern for pattern in patterns) else ["*/*"],
         )
     except errors.GatedRepoError as exc:
         raise AuthenticationError(

@@ -4,32 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["plan"]
+__all__ = ["plan", "tokens_taken"]
 
 
 def plan(
-    lengths: Sequence[int], budget: int, *, padded: bool, most: int | None = None
+    lengths: Sequence[int],
+    budget: int,
+    *,
+    padded: bool,
+    most: int | None = None,
+    groups: Sequence[int] | None = None,
+    shared: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return batches of pair indices, each index once, longest pairs first.
 
     Memory thus peaks in the first batch, and pairs of like length share one. A pair above the
-    budget gets a batch of its own.
+    budget gets a batch of its own. Where pairs share what they begin with, groups follow one
+    another, the one with the longest pair first, so that few of them are split.
 
     Args:
         lengths: tokens in each pair.
         budget: most tokens in a batch.
         padded: whether each pair of a batch takes as many tokens as the longest one.
         most: most pairs in a batch; None: as many as the budget allows.
+        groups: the group of each pair.
+        shared: how many tokens of each pair its group takes only once in a batch.
     """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    if groups is not None and shared is not None:
+        rank: dict[int, int] = {}
+        for index in order:
+            rank.setdefault(groups[index], len(rank))
+        order.sort(key=lambda index: rank[groups[index]])
     batches: list[list[int]] = []
     batch: list[int] = []
+    present: set[int] = set()
     tokens = longest = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        cost = longest if padded and batch else lengths[index]
+    for index in order:
+        group = None if groups is None else groups[index]
+        saved = shared[index] if shared is not None and group in present else 0
+        cost = longest if padded and batch else lengths[index] - saved
         if batch and (tokens + cost > budget or len(batch) == most):
             batches.append(batch)
             batch, tokens, cost = [], 0, lengths[index]
+            present.clear()
         longest = longest if batch else lengths[index]
         batch.append(index)
         tokens += cost
+        if group is not None:
+            present.add(group)
     return [*batches, batch] if batch else batches
+
+
+def tokens_taken(
+    batch: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    padded: bool,
+    groups: Sequence[int] | None = None,
+    shared: Sequence[int] | None = None,
+) -> int:
+    """Return how many tokens a batch takes; see `plan` for the arguments."""
+    if padded:
+        return max(lengths[index] for index in batch) * len(batch)
+    taken = sum(lengths[index] for index in batch)
+    if groups is None or shared is None:
+        return taken
+    saved = sum(shared[index] for index in batch)
+    return taken - saved + sum({groups[index]: shared[index] for index in batch}.values())

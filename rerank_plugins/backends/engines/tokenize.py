@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,15 @@ from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.backends.engines.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["PairEncoder", "Pairs", "cut_pair"]
+__all__ = ["PairEncoder", "Pairs", "Pooling", "cut_pair"]
 
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
+
+
+Pooling: TypeAlias = Literal["first", "last", "mean"]
+"""Which of a pair's tokens a model reads the score from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class Pairs:
     """Token type ids, of the same length as `ids`."""
     offsets: NDArray[np.int64]
     """Pair i is `ids[offsets[i]:offsets[i + 1]]`; one more than there are pairs."""
+    groups: NDArray[np.int64] | None = None
+    """Pairs of equal number begin with the same tokens; None: nothing is known of that."""
+    shared: NDArray[np.int64] | None = None
+    """How many tokens each pair has in common with its group, always less than its own."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,6 +63,8 @@ class Pairs:
             _concatenated([ids for ids, _ in rows]),
             _concatenated([types for _, types in rows]),
             np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows], dtype=np.int64)]),
+            None if self.groups is None else self.groups[indices],
+            None if self.shared is None else self.shared[indices],
         )
 
 
@@ -71,6 +81,7 @@ class PairEncoder:
         cut_left: cut the start of a text instead of its end.
         uses_types: whether the model is told token types; else they are all 0.
         cached_tokens: document tokens kept for the next request; 0 keeps none.
+        query_prefix: put before every query.
 
     Raises:
         UnsupportedByEngine: the tokenizer treats pairs in a way that can't be reproduced.
@@ -85,7 +96,9 @@ class PairEncoder:
         cut_left: bool = False,
         uses_types: bool = True,
         cached_tokens: int = 1 << 20,
+        query_prefix: str = "",
     ) -> None:
+        self._query_prefix = query_prefix
         self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -122,12 +135,14 @@ class PairEncoder:
             cut_left=checkpoint.tokenizer_config.get("truncation_side") == "left",
             uses_types=checkpoint.uses_types,
             cached_tokens=cached_tokens,
+            query_prefix=checkpoint.query_prefix,
         )
 
     def encode(self, requests: Sequence[Request]) -> Pairs:
         """Return the pairs of all requests, request after request, in input order."""
         queries = list(dict.fromkeys(query for query, _ in requests))
-        query_tokens = dict(zip(queries, self._encode(queries), strict=True))
+        prefixed = [self._query_prefix + query for query in queries]
+        query_tokens = dict(zip(queries, self._encode(prefixed), strict=True))
         document_tokens = self._documents.fill(
             (document for _, documents in requests for document in documents), self._encode
         )

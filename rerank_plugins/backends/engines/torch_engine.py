@@ -1,162 +1,139 @@
-"""The torch engine: any sequence classifier of transformers, on a GPU or a CPU."""
+"""The torch engine: any reranker of transformers, on one or several GPUs, or a CPU."""
 
 from __future__ import annotations
 
-import logging
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
 
-from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
+from rerank_plugins.backends.engines.answers import answer_ids
+from rerank_plugins.backends.engines.base import EngineSettings, Request
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
-from rerank_plugins.backends.engines.packed import CannotPack, PackedPath
-from rerank_plugins.backends.engines.padded import PaddedPath
-from rerank_plugins.backends.engines.plan import plan
-from rerank_plugins.backends.engines.probe import probe
+from rerank_plugins.backends.engines.fleet import Fleet
+from rerank_plugins.backends.engines.prompt_encoder import PromptEncoder
+from rerank_plugins.backends.engines.replica import Replica
 from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
 from rerank_plugins.backends.engines.torch_model import (
-    choose_device,
+    choose_devices,
     choose_dtype,
-    is_out_of_memory,
+    limit_memory,
     load_model,
 )
-from rerank_plugins.errors import BackendError
 
 __all__ = ["TorchEngine", "load"]
-
-_log = logging.getLogger(__name__)
-
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
-"""Where a batch is large enough for the device to be busy; more only costs memory."""
-_OTHER_BATCH_TOKENS = 8192
 
 _CHUNK = 4096  # pairs encoded at once, while the model scores the ones before
 
 
 def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
-    """Load a checkpoint with transformers.
+    """Load a checkpoint with transformers, once per device.
 
     Raises:
         ConfigError: the device, the dtype or the checkpoint can't be used.
         BackendError: the model does not fit onto the device.
     """
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device, checkpoint)
-    model = load_model(checkpoint, device, dtype, settings)
-    if settings.dtype == "auto" and dtype == torch.float16 and _overflows(model, checkpoint):
-        model = load_model(checkpoint, device, torch.bfloat16, settings)
-    return TorchEngine(model, _encoder(checkpoint, settings), checkpoint, settings)
+    devices = choose_devices(settings.device)
+    dtypes = [choose_dtype(settings.dtype, device, checkpoint) for device in devices]
+    encoder, answers = _encoder(checkpoint, settings)
+    replicas = []
+    for device, dtype in zip(devices, dtypes, strict=True):
+        if settings.gpu_memory_fraction is not None:
+            limit_memory(device, settings.gpu_memory_fraction)
+        loads = functools.partial(
+            load_model, checkpoint, device, settings=settings, answers=answers
+        )
+        replicas.append(Replica(loads, dtype, checkpoint, settings))
+    return TorchEngine(replicas, encoder, settings)
 
 
-def _overflows(model: Any, checkpoint: Checkpoint) -> bool:
-    with torch.inference_mode():
-        logits = PaddedPath(model, checkpoint)(probe(model.config, checkpoint))
-    return not bool(torch.isfinite(logits).all())
+def _encoder(
+    checkpoint: Checkpoint, settings: EngineSettings
+) -> tuple[PairEncoder | PromptEncoder, list[int]]:
+    """Return what encodes pairs, and the tokens whose logits are wanted.
 
-
-def _choose_path(
-    model: Any, checkpoint: Checkpoint, settings: EngineSettings
-) -> tuple[PaddedPath | PackedPath, str]:
-    """Return the way the model is called, and why."""
-    if settings.attention == "padded":
-        return PaddedPath(model, checkpoint), "asked for"
-    try:
-        return PackedPath(model, checkpoint), "equal to padded scores when it was loaded"
-    except CannotPack as exc:
-        if settings.attention == "packed":
-            raise UnsupportedByEngine(
-                f"{checkpoint.model!r} can't be scored without padding: {exc}"
-            ) from exc
-        return PaddedPath(model, checkpoint), str(exc)
-
-
-def _encoder(checkpoint: Checkpoint, settings: EngineSettings) -> PairEncoder:
-    """Read tokenizer.json; let transformers convert what is older than that."""
-    if (checkpoint.folder / "tokenizer.json").exists():
-        return PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens)
+    tokenizer.json is read as it is; what is older, and chat templates, need transformers.
+    """
+    plain = checkpoint.prompt is None and checkpoint.answer is None
+    if plain and (checkpoint.folder / "tokenizer.json").exists():
+        return PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens), []
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         checkpoint.folder,
         local_files_only=True,
         trust_remote_code=settings.trust_remote_code,
     )
-    return PairEncoder(
+    answers = answer_ids(checkpoint, tokenizer.backend_tokenizer)
+    if checkpoint.prompt is not None:
+        prompts = PromptEncoder(
+            tokenizer,
+            checkpoint.prompt,
+            max_length=checkpoint.max_length,
+            cached_tokens=settings.cached_tokens,
+        )
+        return prompts, answers
+    pairs = PairEncoder(
         tokenizer.backend_tokenizer,
         max_length=checkpoint.max_length,
         cut_left=tokenizer.truncation_side == "left",
         uses_types=checkpoint.uses_types,
         cached_tokens=settings.cached_tokens,
+        query_prefix=checkpoint.query_prefix,
     )
+    return pairs, answers
 
 
 class TorchEngine:
-    """Scores with a transformers model that stays on one device.
+    """Scores with a transformers model that stays on its devices.
 
-    Tokenising runs in the calling thread; the model is used by one thread at a time. A batch
-    that does not fit into memory halves the budget for good and is planned anew.
+    Tokenising runs in the calling thread. Each device is used by one thread at a time; several
+    share the work.
     """
 
     def __init__(
-        self, model: Any, encoder: PairEncoder, checkpoint: Checkpoint, settings: EngineSettings
+        self,
+        replicas: Sequence[Replica],
+        encoder: PairEncoder | PromptEncoder,
+        settings: EngineSettings,
     ) -> None:
+        self._replicas = replicas
         self._encoder = encoder
-        self._checkpoint = checkpoint
-        self._settings = settings
-        self._path, self._path_reason = _choose_path(model, checkpoint, settings)
-        self._wide_path: PaddedPath | PackedPath | None = None  # bfloat16, once float16 overflowed
-        self._device: torch.device = model.device
-        self._budget = settings.batch_tokens or _BATCH_TOKENS.get(
-            self._device.type, _OTHER_BATCH_TOKENS
-        )
-        self._out_of_memory = 0
-        self._overflows = 0
-        self._lock = threading.Lock()
+        self._precision = _Precision("high" if settings.dtype == "tf32" else None)
+        self._dtype = "tf32" if settings.dtype == "tf32" else None
+        self._fleet = Fleet(replicas) if len(replicas) > 1 else None
 
     @property
     def name(self) -> str:
-        dtype = "tf32" if self._settings.dtype == "tf32" else self._dtype_name
-        return f"torch-{dtype}"
-
-    @property
-    def _dtype_name(self) -> str:
-        return str(self._path.model.dtype).removeprefix("torch.")
+        dtypes = sorted({replica.dtype for replica in self._replicas})
+        return f"torch-{self._dtype or '+'.join(dtypes)}"
 
     def logits(self, requests: Sequence[Request]) -> list[list[float]]:
-        scored = [self._score(pairs) for pairs in self._encoded(requests)]
+        with self._precision.held():
+            scored = [self._score(pairs) for pairs in self._encoded(requests)]
         flat = iter(np.concatenate(scored).tolist() if scored else [])
         return [[next(flat) for _ in documents] for _, documents in requests]
 
     def describe(self) -> dict[str, object]:
+        devices = [replica.describe() for replica in self._replicas]
         return {
             "engine": "torch",
-            "device": self._device_name(),
-            "dtype": self._dtype_name,
-            "attention": self._path.name,
-            "attention_reason": self._path_reason,
-            "batch_tokens": self._budget,
-            "out_of_memory": self._out_of_memory,
-            "overflowed_pairs": self._overflows,
+            **devices[0],
+            **({"devices": devices} if self._fleet else {}),
             **self._encoder.describe(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
     def close(self) -> None:
-        del self._path
-        self._wide_path = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _device_name(self) -> str:
-        if self._device.type == "cuda":
-            return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
-        return str(self._device)
+        if self._fleet is not None:
+            self._fleet.close()
+        for replica in self._replicas:
+            replica.close()
 
     def _encoded(self, requests: Sequence[Request]) -> Iterator[Pairs]:
         """Yield encoded chunks, and encode the next one while the last is scored."""
@@ -173,86 +150,39 @@ class TorchEngine:
             yield coming.result()
 
     def _score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the logits of encoded pairs; one copy to the device per batch, one back."""
-        with self._lock, torch.inference_mode(), self._process_settings():
-            logits = self._run(self._path, pairs)
-            if self._path.model.dtype == torch.float16:
-                overflowed = np.flatnonzero(~np.isfinite(logits))
-                if len(overflowed):
-                    self._overflows += len(overflowed)
-                    logits[overflowed] = self._run(self._wide(), pairs.take(overflowed.tolist()))
-        return logits
+        return (self._fleet or self._replicas[0]).score(pairs)
 
-    def _run(self, path: PaddedPath | PackedPath, pairs: Pairs) -> NDArray[np.float64]:
-        lengths: list[int] = pairs.lengths.tolist()
-        batches = plan(lengths, self._budget, padded=path.padded, most=path.most)
-        order: list[int] = []
-        results: list[torch.Tensor] = []
-        try:
-            while batches:
-                try:
-                    results.append(path(pairs.take(batches[0])).float())
-                except (RuntimeError, MemoryError) as exc:
-                    if not is_out_of_memory(exc):
-                        raise
-                    batches = self._smaller(batches, lengths, path, exc)
-                else:
-                    order += batches.pop(0)
-            logits = np.empty(len(pairs))
-            logits[order] = torch.cat(results).cpu().numpy() if results else []
-        except RuntimeError as exc:
-            raise BackendError(
-                f"the model {self._checkpoint.model!r} failed on {self._device}: {exc}"
-            ) from exc
-        return logits
 
-    def _smaller(
-        self,
-        batches: list[list[int]],
-        lengths: list[int],
-        path: PaddedPath | PackedPath,
-        exc: BaseException,
-    ) -> list[list[int]]:
-        """Halve the budget, and plan what is left."""
-        self._out_of_memory += 1
-        if len(batches[0]) == 1:
-            raise BackendError(
-                f"a pair of {lengths[batches[0][0]]} tokens does not fit into the memory of "
-                f"{self._device}; lower `max_length`, choose a smaller model, or free memory"
-            ) from exc
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        batch = [lengths[index] for index in batches[0]]
-        taken = max(batch) * len(batch) if path.padded else sum(batch)
-        self._budget = max(taken // 2, 1)
-        _log.warning("out of memory on %s: batches now hold %d tokens", self._device, self._budget)
-        left = [index for batch in batches for index in batch]
-        again = plan([lengths[i] for i in left], self._budget, padded=path.padded, most=path.most)
-        return [[left[i] for i in batch] for batch in again]
+class _Precision:
+    """Holds torch's precision of float32 products, which is one per process, while it is used.
 
-    def _wide(self) -> PaddedPath | PackedPath:
-        """Return the model in bfloat16, for the pairs whose values are too large for float16."""
-        if self._wide_path is None:
-            _log.warning("float16 overflowed: such pairs are scored in bfloat16")
-            model = load_model(self._checkpoint, self._device, torch.bfloat16, self._settings)
-            self._wide_path, _ = _choose_path(model, self._checkpoint, self._settings)
-        return self._wide_path
+    Several threads may hold it; the last one restores what the first one found.
+    """
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = wanted
+        self._before = ""
+        self._holders = 0
+        self._lock = threading.Lock()
 
     @contextmanager
-    def _process_settings(self) -> Iterator[None]:
-        """Set what torch keeps per process, for the time of one call."""
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    def held(self) -> Iterator[None]:
+        """Hold it for the time of one call."""
+        if self._wanted is None:
+            yield
+            return
+        with self._lock:
+            if not self._holders:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision(self._wanted)
+            self._holders += 1
         try:
-            if self._settings.threads is not None:
-                torch.set_num_threads(self._settings.threads)
-            if self._settings.dtype == "tf32":
-                torch.set_float32_matmul_precision("high")
             yield
         finally:
-            if self._settings.threads is not None:
-                torch.set_num_threads(threads)
-            if self._settings.dtype == "tf32":
-                torch.set_float32_matmul_precision(precision)
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    torch.set_float32_matmul_precision(self._before)
 
 
 def _chunks(requests: Sequence[Request]) -> list[list[Request]]:

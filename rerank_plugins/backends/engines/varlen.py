@@ -16,6 +16,9 @@ __all__ = ["Window", "varlen_attention"]
 Window: TypeAlias = tuple[int, int]
 """How many tokens before and after itself a token sees; -1 for all of them."""
 
+_Sides: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Offsets of what reads, and of what is read."""
+
 _EVERYTHING: Window = (-1, -1)
 _MASK_STEP = 128
 
@@ -29,6 +32,8 @@ def varlen_attention(
     *,
     scale: float,
     window: Window = _EVERYTHING,
+    key_offsets: torch.Tensor | None = None,
+    longest_key: int = 0,
 ) -> torch.Tensor:
     """Return softmax(scale · Q Kᵀ) V within each sequence, and nothing across them.
 
@@ -43,32 +48,42 @@ def varlen_attention(
         longest: at least the length of the longest sequence.
         scale: factor of the products.
         window: (-1, 0) is causal attention.
+        key_offsets: like `offsets`, where a sequence reads more tokens than it has: those before
+            its own, which are the last that it reads. None: it reads its own.
+        longest_key: at least the longest of what is read; only with `key_offsets`.
 
     Raises:
         NotImplementedError: this torch has no kernel for it on this device.
     """
+    sides = (offsets, offsets if key_offsets is None else key_offsets)
+    most = (longest, longest if key_offsets is None else longest_key)
     if not query.is_cuda:
-        return _one_by_one(query, key, value, offsets, scale=scale, window=window)
+        return _one_by_one(query, key, value, sides, scale=scale, window=window)
     if query.dtype in (torch.float16, torch.bfloat16):
-        return _flash(query, key, value, offsets, longest, scale=scale, window=window)
-    return _efficient(query, key, value, offsets, longest, scale=scale, window=window)
+        return _flash(query, key, value, sides, most, scale=scale, window=window)
+    return _efficient(query, key, value, sides, most, scale=scale, window=window)
 
 
 def _one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    offsets: torch.Tensor,
+    sides: _Sides,
     *,
     scale: float,
     window: Window,
 ) -> torch.Tensor:
     key, value = _repeated(query, key, value)
-    bounds = offsets.tolist()
     mixed = torch.empty_like(query)
-    for start, end in itertools.pairwise(bounds):
-        mask = None if window == _EVERYTHING else _mask(end - start, window, query.device)
-        q, k, v = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
+    bounds, key_bounds = (itertools.pairwise(side.tolist()) for side in sides)
+    for (start, end), (key_start, key_end) in zip(bounds, key_bounds, strict=True):
+        if start == end:
+            continue
+        mask = None
+        if window != _EVERYTHING:
+            mask = _mask(key_end - key_start, window, query.device)[start - end :]
+        q = query[start:end].transpose(0, 1)[None]
+        k, v = (states[key_start:key_end].transpose(0, 1)[None] for states in (key, value))
         one = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         mixed[start:end] = one[0].transpose(0, 1)
     return mixed
@@ -78,8 +93,8 @@ def _flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    offsets: torch.Tensor,
-    longest: int,
+    sides: _Sides,
+    most: tuple[int, int],
     *,
     scale: float,
     window: Window,
@@ -90,10 +105,8 @@ def _flash(
         query,
         key,
         value,
-        offsets,
-        offsets,
-        longest,
-        longest,
+        *sides,
+        *most,
         scale=scale,
         window_size=window,
         **({"enable_gqa": True} if grouped else {}),
@@ -118,8 +131,8 @@ def _efficient(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    offsets: torch.Tensor,
-    longest: int,
+    sides: _Sides,
+    most: tuple[int, int],
     *,
     scale: float,
     window: Window,
@@ -132,12 +145,10 @@ def _efficient(
         key[None],
         value[None],
         None,
-        offsets,
-        offsets,
-        longest,
-        longest,
+        *sides,
+        *most,
         0.0,
-        0 if window == _EVERYTHING else 1,  # 1: causal
+        0 if window == _EVERYTHING else 2,  # 2: causal, the last token read being the own last
         compute_log_sumexp=False,
         scale=scale,
     )[0][0]

@@ -94,8 +94,8 @@ def test_a_model_outside_the_attention_interface_is_refused(
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("_pooling", "packed scores differ from padded ones by"),
-        ("_first_position", "packed scores differ from padded ones by"),
+        ("pooling_of", "scores would differ by"),
+        ("_first_position", "scores would differ by"),
         ("_attention", "RuntimeError: no kernel"),
     ],
 )
@@ -108,7 +108,7 @@ def test_wrong_scores_are_noticed_before_use(
         raise RuntimeError("no kernel")
 
     model, found = loaded(checkpoint("xlm-roberta"))
-    wrong = {"_pooling": lambda _: "last", "_first_position": lambda _: None}
+    wrong = {"pooling_of": lambda *_: "last", "_first_position": lambda _: None}
     monkeypatch.setattr(module, broken, wrong.get(broken, no_kernel))
     pairs = pairs_of(found)
     with torch.inference_mode():

@@ -1,0 +1,264 @@
+"""How a language model is asked about a pair, and which of its words are the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["KNOWN", "PAIR", "Answer", "Prompt", "Reading", "Wishes", "pieces", "read_prompt"]
+
+PAIR = "pair"
+"""The value of `template` that stands for the tokenizer's own way to join two texts."""
+
+_CHAIN = ("Transformer", "LogitScore")
+_FOLDER = re.compile(r"[\w-][\w.-]*")
+
+Read: TypeAlias = Callable[[str], Any]
+"""Reads a JSON file of the checkpoint by its path in there; None: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is put around the query and the document."""
+
+    text: str | None = None
+    """With `{query}`, then `{document}`, and maybe `{instruction}`; None: the chat template."""
+    instruction: str | None = None
+    """What the model is told to judge; None: what the template says by itself."""
+    chat_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords that the checkpoint wants its chat template called with."""
+    structured: bool | None = None
+    """Whether the chat template reads a message's content as parts; None: tried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The words whose logits make the score: logit(true) - logit(false), or logit(true) alone."""
+
+    true: str | int
+    """A word that is one token, or the id of a token."""
+    false: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The prompt of a family of rerankers, as its authors publish it."""
+
+    prompt: Prompt
+    answer: Answer
+    instructed: str = ""
+    """What the prompt's `{instruction}` becomes where one is given; "": the instruction itself."""
+
+
+_QWEN3 = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
+    'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+_MXBAI = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    "<|im_end|>\n<|im_start|>user\n{instruction}query: {query}\ndocument: {document}\n"
+    "You are a search relevance expert who evaluates how well documents match search queries. "
+    "For each query-document pair, carefully analyze the semantic relationship between them, "
+    "then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\n"
+    "Relevance:<|im_end|>\n<|im_start|>assistant\n"
+)
+_BGE = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the "
+    "query by providing a prediction of either 'Yes' or 'No'."
+)
+
+KNOWN: dict[str, Known] = {
+    "bge-reranker-v2-gemma": Known(
+        Prompt("<bos>A: {query}\nB: {document}\n{instruction}", _BGE), Answer("Yes")
+    ),
+    "mxbai-rerank-v2": Known(Prompt(_MXBAI, ""), Answer("1", "0"), "instruction: {instruction}\n"),
+    "qwen3-reranker": Known(
+        Prompt(
+            _QWEN3, "Given a web search query, retrieve relevant passages that answer the query"
+        ),
+        Answer("yes", "no"),
+    ),
+}
+"""Templates by the names that the option `template` takes; no model is matched with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user says about the prompt; None: what the files of the checkpoint say."""
+
+    template: str | None = None
+    instruction: str | None = None
+    true_token: str | None = None
+    false_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a checkpoint reads pairs and gives scores."""
+
+    prompt: Prompt | None = None
+    """None: pairs are joined by the tokenizer."""
+    answer: Answer | None = None
+    """None: a classifier gives the score."""
+    query_prefix: str = ""
+    """What is put before every query where there is no prompt."""
+    max_length: int | None = None
+    """Most tokens that the checkpoint's files allow."""
+    files: tuple[str, ...] = ()
+    """Files in folders of their own that were read."""
+
+
+def read_prompt(
+    model: str,
+    config: Mapping[str, Any],
+    read: Read,
+    *,
+    has_chat_template: bool,
+    wishes: Wishes,
+) -> Reading:
+    """Find out from a checkpoint's files, and from what the user says, how it is asked.
+
+    The files are `modules.json` and those it names, as sentence-transformers writes them, the
+    chat template, and the architecture. Names of models mean nothing.
+
+    Args:
+        model: what to call the model in messages.
+        config: `config.json`.
+        read: gives another JSON file of the checkpoint.
+        has_chat_template: whether its tokenizer has one.
+        wishes: what the user said.
+
+    Raises:
+        ConfigError: the files don't say enough, with the options that would; or what was said
+            does not suit the model.
+    """
+    chain = _chain(model, read("modules.json"))
+    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    if chain and (len(chain) > 1) != causal:
+        raise ConfigError(
+            f"modules.json of {model!r} makes no sense with its architectures "
+            f"{config.get('architectures')}"
+        )
+    settings = (read("sentence_bert_config.json") or {}) if chain else {}
+    text_options = settings.get("processing_kwargs") or {}
+    default = _default_prompt(read("config_sentence_transformers.json") or {})
+    chat = None
+    if not chain and has_chat_template:
+        chat = Prompt(None, default)
+    elif "message" in (settings.get("modality_config") or {}):
+        form = settings["modality_config"]["message"].get("format", "auto")
+        structured = None if form == "auto" else form == "structured"
+        chat = Prompt(None, default, text_options.get("chat_template") or {}, structured)
+    prompt = _prompt(model, wishes, chat)
+    files = (f"{chain[1]}/config.json",) if len(chain) > 1 else ()
+    answer = _answer(model, wishes, read(files[0]) if files else None) if causal else None
+    if not causal and (wishes.true_token or wishes.false_token):
+        raise ConfigError(
+            f"{model!r} is a classifier: `true_token` and `false_token` are for language models"
+        )
+    if answer is not None and not chain and prompt is None and wishes.template != PAIR:
+        raise ConfigError(
+            f"the files of {model!r} don't say how it is asked about a pair; {_say_template()}"
+        )
+    return Reading(
+        prompt=prompt,
+        answer=answer,
+        query_prefix="" if prompt or not default else default,
+        max_length=settings.get("max_seq_length")
+        or (text_options.get("text") or {}).get("max_length"),
+        files=files,
+    )
+
+
+def _chain(model: str, modules: object) -> list[str]:
+    """Return the folders of the modules that sentence-transformers would run, in order."""
+    if modules is None:
+        return []
+    listed = modules if isinstance(modules, list) else []
+    names = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
+    if tuple(names) not in {_CHAIN[:1], _CHAIN}:
+        raise ConfigError(
+            f"{model!r} is a chain of {names}, which is no reranker that this package can run "
+            "(it runs sequence classifiers, and language models with a LogitScore)"
+        )
+    folders = [str(module.get("path", "")) for module in listed]
+    if folders[0] or not all(_FOLDER.fullmatch(folder) for folder in folders[1:]):
+        raise ConfigError(f"modules.json of {model!r} names odd folders: {folders}")
+    return folders
+
+
+def _default_prompt(settings: Mapping[str, Any]) -> str | None:
+    name = settings.get("default_prompt_name")
+    return (settings.get("prompts") or {}).get(name) if name is not None else None
+
+
+def _prompt(model: str, wishes: Wishes, chat: Prompt | None) -> Prompt | None:
+    instruction, template = wishes.instruction, wishes.template
+    if template in KNOWN:
+        known = KNOWN[template]
+        if instruction is None:
+            return known.prompt
+        form = known.instructed or "{instruction}"
+        return Prompt(known.prompt.text, form.replace("{instruction}", instruction))
+    if template is not None and template != PAIR:
+        _check_template(template, instruction)
+        return Prompt(template, instruction)
+    if template is None and chat is not None:
+        return chat if instruction is None else replace(chat, instruction=instruction)
+    if instruction is not None:
+        raise ConfigError(f"{model!r} has no template to put an `instruction` in; give `template`")
+    return None
+
+
+def _check_template(template: str, instruction: str | None) -> None:
+    query, document = template.find("{query}"), template.find("{document}")
+    twice = any(template.count(name) > 1 for name in ("{query}", "{document}", "{instruction}"))
+    if query < 0 or document < query or twice:
+        raise ConfigError(
+            f"`template` must be {PAIR!r}, one of {sorted(KNOWN)}, or a text with {{query}}, then "
+            f"{{document}}, each once, not {template!r}"
+        )
+    if ("{instruction}" in template) != (instruction is not None):
+        raise ConfigError(
+            "`instruction` and an {instruction} in `template` need each other; give both or none"
+        )
+
+
+def _answer(model: str, wishes: Wishes, scores: Mapping[str, Any] | None) -> Answer:
+    if wishes.true_token is not None:
+        return Answer(wishes.true_token, wishes.false_token)
+    if wishes.false_token is not None:
+        raise ConfigError("`false_token` needs a `true_token`")
+    if scores is not None:
+        true, false = scores.get("true_token_id"), scores.get("false_token_id")
+        if type(true) is int and type(false) in {int, type(None)}:
+            return Answer(true, false)
+        raise ConfigError(f"the LogitScore of {model!r} names no tokens: {dict(scores)}")
+    if wishes.template in KNOWN:
+        return KNOWN[wishes.template].answer
+    raise ConfigError(
+        f"{model!r} is a language model, and its files don't say which words are its answer; "
+        f"{_say_template()}"
+    )
+
+
+def _say_template() -> str:
+    return (
+        f"give `template` (one of {sorted(KNOWN)}, if its card says that it is such a model, or a "
+        "text with {query} and {document}) and, for a text, `true_token` and `false_token`, as in "
+        "local:MODEL?template=qwen3-reranker"
+    )
+
+
+def pieces(prompt: Prompt) -> Sequence[str]:
+    """Return what stands before the query, between query and document, and behind."""
+    before, _, rest = (prompt.text or "").partition("{query}")
+    between, _, behind = rest.partition("{document}")
+    said = prompt.instruction or ""
+    return [part.replace("{instruction}", said) for part in (before, between, behind)]

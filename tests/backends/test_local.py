@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -251,9 +252,40 @@ def test_a_spec_rebuilds_the_backend(checkpoint: Callable[[str], str]) -> None:
     assert backend.name == load_backend(spec).name
 
 
+def test_loops_threads_and_cancelled_calls_do_not_disturb_each_other(
+    backend: LocalBackend,
+) -> None:
+    """Two event loops and eight threads; every call that is not cancelled gets its own scores."""
+    asked = [(f"panda {i}", [f"bear {i} " * (3 * j) for j in range(4)]) for i in range(5)]
+    expected = [backend.score(*request) for request in asked]
+
+    async def ask() -> None:
+        calls = [asyncio.ensure_future(backend.ascore(*asked[i % 5])) for i in range(40)]
+        for call in calls[::4]:
+            call.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for i, answer in enumerate(answers):
+            if i % 4:
+                assert expected[i % 5] == pytest.approx(answer, rel=1e-5, abs=1e-6)
+            else:
+                assert isinstance(answer, asyncio.CancelledError | list)
+
+    def score(i: int) -> None:
+        assert expected[i % 5] == pytest.approx(backend.score(*asked[i % 5]), rel=1e-5, abs=1e-6)
+
+    with ThreadPoolExecutor(8) as pool:
+        loops = [pool.submit(asyncio.run, ask()) for _ in range(2)]
+        list(pool.map(score, range(80)))
+        for loop in loops:
+            loop.result()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"gpu_memory_fraction": 1.5}, "must be above 0 and at most 1, not 1.5"),
+        ({"template": ""}, "`template` must be None or a text"),
+        ({"device": "cuda:0;cuda:1"}, "several, as in 'cuda:0,cuda:1' or 'cuda:all'"),
         ({"model": " "}, "`model` must be a folder or the id"),
         ({"engine": "onxx"}, "did you mean 'onnx'"),
         ({"dtype": "fp16"}, "unknown `dtype` 'fp16'.*float16"),

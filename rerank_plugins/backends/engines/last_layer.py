@@ -48,30 +48,30 @@ class LastLayer:
         stacks = [part for part in backbone.modules() if isinstance(part, torch.nn.ModuleList)]
         if not stacks:
             raise ValueError("the model has no stack of layers")
-        self._layer: Any = max(stacks, key=len)[-1]
-        parts = frozenset(name for name, _ in self._layer.named_children())
-        self._handle: Any = None
+        layer = max(stacks, key=len)[-1]
+        parts = frozenset(name for name, _ in layer.named_children())
         if parts in _GATHER_BEFORE:
-            place = self._layer.get_submodule(_GATHER_BEFORE[parts])
-            self._handle = place.register_forward_pre_hook(self._gather)
+            self._changed: Any = layer.get_submodule(_GATHER_BEFORE[parts])
+            forward: Any = self._gather
         elif parts in _NORMS_FIRST:
-            self._parts = [getattr(self._layer, name) for name in _NORMS_FIRST[parts]]
-            self._whole = self._layer.forward
-            self._layer.forward = self._forward
+            self._changed = layer
+            self._parts = [getattr(layer, name) for name in _NORMS_FIRST[parts]]
+            forward = self._norms_first
         else:
-            raise ValueError(f"{type(self._layer).__name__} is no layer of a known form")
+            raise ValueError(f"{type(layer).__name__} is no layer of a known form")
+        self._whole = self._changed.forward
+        self._changed.forward = forward  # a hook would be lost where torch compiles the model
 
     def remove(self) -> None:
         """Leave the layer as it was."""
-        if self._handle is not None:
-            self._handle.remove()
-        else:
-            del self._layer.forward
+        del self._changed.forward
 
-    def _gather(self, _: torch.nn.Module, states: tuple[torch.Tensor, ...]) -> Any:
-        return states if self.select is None else tuple(map(self.select, states))
+    def _gather(self, *states: torch.Tensor) -> Any:
+        if self.select is None:
+            return self._whole(*states)
+        return self._whole(*[self.select(state) for state in states])
 
-    def _forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _norms_first(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.select is None:
             return self._whole(hidden_states, *args, **kwargs)
         attention_norm, attention, mlp_norm, mlp = self._parts

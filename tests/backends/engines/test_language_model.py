@@ -77,9 +77,10 @@ def ours(folder: str, **options: Any) -> list[float]:
 
 
 def reference(folder: str, *, max_length: int = 512, **options: Any) -> list[float]:
+    """Score pair by pair: padding at the left moves positions, which costs it float32 digits."""
     model = CrossEncoder(folder, device="cpu", **options)
     model.max_seq_length = max_length
-    scores = model.predict(PAIRS, activation_fn=torch.nn.Identity(), batch_size=8)
+    scores = model.predict(PAIRS, activation_fn=torch.nn.Identity(), batch_size=1)
     return [float(score) for score in scores]
 
 
@@ -120,7 +121,7 @@ def test_chains_of_modules_are_read(
 def test_an_instruction_takes_the_place_of_the_default(language_model: Callable[..., str]) -> None:
     folder = language_model("qwen3", prompt="Find contradictions.")
     expected = CrossEncoder(folder, device="cpu").predict(
-        PAIRS, activation_fn=torch.nn.Identity(), prompt="Find similar things."
+        PAIRS, activation_fn=torch.nn.Identity(), prompt="Find similar things.", batch_size=1
     )
     found = ours(folder, instruction="Find similar things.")
 
@@ -198,6 +199,32 @@ def test_a_prefix_is_computed_once_per_query(
 
     assert 1.0 == seen[-1]
     assert together == pytest.approx(alone, abs=1e-6)
+
+
+def test_memory_that_runs_out_at_any_batch_loses_nothing(
+    language_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a batch holds what its pairs share."""
+    from rerank_plugins.backends.engines.packed import PackedPath  # noqa: PLC0415
+
+    folder = language_model("qwen3")
+    expected = ours(folder)
+    real = PackedPath.__call__
+    for failing in range(2):
+        calls: list[int] = []
+
+        def call(path: PackedPath, pairs: Any, calls=calls, failing=failing) -> torch.Tensor:
+            calls.append(len(pairs))
+            if len(calls) == failing + 4:  # the first three are the checks of the model
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(path, pairs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PackedPath, "__call__", call)
+            found = ours(folder, batch_tokens=1200)
+
+        assert len(calls) > failing + 4
+        assert expected == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
 def test_a_long_query_is_cut_and_told_once(

@@ -1,10 +1,12 @@
 """The planner: every pair once, within the budget."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.engines.plan import plan
+from rerank_plugins.backends.engines.plan import plan, tokens_taken
 
 lengths_of_pairs = st.lists(st.integers(1, 600), max_size=80)
 
@@ -50,3 +52,30 @@ def test_padding_counts() -> None:
     """A short pair beside a long one costs as much as the long one, if it is padded."""
     assert [[0, 1]] == plan([100, 10], 110, padded=False)
     assert [[0], [1]] == plan([100, 10], 110, padded=True)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 5)), max_size=60),
+    budget=st.integers(1, 1500),
+)
+def test_what_a_group_shares_is_counted_once(pairs: list[tuple[int, int]], budget: int) -> None:
+    """Each pair is still there once, groups follow one another, and the budget holds."""
+    lengths, groups = [length for length, _ in pairs], [group for _, group in pairs]
+    least = {group: min(n for n, g in pairs if g == group) for group in groups}
+    shared = [least[group] - 1 for group in groups]
+    batches = plan(lengths, budget, padded=False, groups=groups, shared=shared)
+    order = [index for batch in batches for index in batch]
+    changes = sum(groups[a] != groups[b] for a, b in pairwise(order))
+
+    assert list(range(len(pairs))) == sorted(order)
+    assert changes == max(len(set(groups)) - 1, 0)
+    for batch in batches:
+        taken = tokens_taken(batch, lengths, padded=False, groups=groups, shared=shared)
+        assert taken <= budget or len(batch) == 1
+
+
+def test_sharing_makes_room() -> None:
+    lengths, groups, shared = [100] * 4, [0, 0, 1, 1], [80] * 4
+    assert 240 == tokens_taken(range(4), lengths, padded=False, groups=groups, shared=shared)
+    assert [[0, 1, 2, 3]] == plan(lengths, 240, padded=False, groups=groups, shared=shared)
+    assert [[0, 1], [2, 3]] == plan(lengths, 219, padded=False, groups=groups, shared=shared)

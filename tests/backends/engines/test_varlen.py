@@ -48,3 +48,44 @@ def test_each_sequence_attends_to_itself_alone(lengths, window, heads) -> None:
     )
 
     torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-12)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=5),
+    st.sampled_from([(-1, 0), (3, 0), (-1, -1)]),
+)
+def test_a_sequence_may_read_tokens_before_its_own(sides, window) -> None:
+    """It then gets what its last rows would get if all of them were its own."""
+    drawn = torch.Generator().manual_seed(len(sides))
+    own, before = [a for a, _ in sides], [b for _, b in sides]
+    read = [a + b for a, b in sides]
+    query = torch.randn(sum(read), 4, 8, generator=drawn, dtype=torch.float64)
+    key, value = (
+        torch.randn(sum(read), 2, 8, generator=drawn, dtype=torch.float64) for _ in range(2)
+    )
+    rows = torch.cat([part[b:] for part, b in zip(query.split(read), before, strict=True)])
+    offsets, key_offsets = (
+        torch.tensor([0, *counts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        for counts in (own, read)
+    )
+    mixed = varlen_attention(
+        rows,
+        key,
+        value,
+        offsets,
+        max(own),
+        scale=0.3,
+        window=window,
+        key_offsets=key_offsets,
+        longest_key=max(read),
+    )
+    expected = torch.cat(
+        [
+            textbook(q, k, v, 0.3, window)[b:]
+            for q, k, v, b in zip(
+                *(x.split(read) for x in (query, key, value)), before, strict=True
+            )
+        ]
+    )
+
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-12)

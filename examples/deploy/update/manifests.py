@@ -1,0 +1,143 @@
+"""The objects of an update: a candidate beside what runs, and the jobs that measure both."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+CANDIDATE = "rerank-candidate"
+CANDIDATE_COMPONENT = "candidate"
+SERVING = "rerank.example.com/serving"
+OF_UPDATE = "rerank.example.com/update=true"
+MOST_SECONDS = 900
+
+_UPDATE_LABEL = dict([OF_UPDATE.split("=")])
+_INPUTS = "rerank-update"
+_RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def image_of(deployment: dict[str, Any]) -> str:
+    """Return the image of the server's container."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    (image,) = [each["image"] for each in containers if each["name"] == "server"]
+    return str(image)
+
+
+def containers_of(deployment: dict[str, Any]) -> list[str]:
+    """Return the names of the containers that run our image, those that go before included."""
+    spec = deployment["spec"]["template"]["spec"]
+    both = [*spec.get("initContainers", []), *spec["containers"]]
+    return [each["name"] for each in both if each["image"] == image_of(deployment)]
+
+
+def candidate(running: dict[str, Any], image: str) -> list[dict[str, Any]]:
+    """Return a Deployment of one pod like those that run, and a Service that only it answers.
+
+    Its pod lacks the label that the Service `rerank` asks for, so no client reaches it yet.
+    """
+    template = copy.deepcopy(running["spec"]["template"])
+    labels = {**template["metadata"]["labels"], "app.kubernetes.io/component": CANDIDATE_COMPONENT}
+    labels.pop(SERVING, None)
+    template["metadata"] = {"labels": labels}
+    spec = template["spec"]
+    ours = containers_of(running)
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        if container["name"] in ours:
+            container["image"] = image
+    selector = {name: labels[name] for name in _SELECTING}
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": CANDIDATE, "labels": _UPDATE_LABEL},
+            "spec": {"replicas": 1, "selector": {"matchLabels": selector}, "template": template},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": CANDIDATE, "labels": _UPDATE_LABEL},
+            "spec": {
+                "selector": selector,
+                "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+            },
+        },
+    ]
+
+
+_SELECTING = ("app.kubernetes.io/name", "app.kubernetes.io/component")
+
+
+def inputs(labelled: Path) -> list[dict[str, Any]]:
+    """Return what the jobs read: the labelled set, and the code that measures."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": _INPUTS, "labels": _UPDATE_LABEL},
+            "data": {
+                "labelled.jsonl": labelled.read_text(encoding="utf-8"),
+                "measure.py": Path(__file__).with_name("measure.py").read_text(encoding="utf-8"),
+            },
+        }
+    ]
+
+
+def measuring_job(image: str, service: str) -> dict[str, Any]:
+    """Return a job that checks and measures the server behind a Service."""
+    spec = f"infinity+http://{service}?api_key_env=RERANK_API_KEY"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"rerank-measure-{service}", "labels": _UPDATE_LABEL},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": MOST_SECONDS,
+            "template": {
+                "metadata": {
+                    "labels": {
+                        **_UPDATE_LABEL,
+                        "app.kubernetes.io/part-of": "rerank",
+                        "app.kubernetes.io/component": "canary",
+                        "rerank.example.com/client": "true",
+                    }
+                },
+                "spec": {
+                    "restartPolicy": "Never",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 10001,
+                        "runAsGroup": 10001,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {
+                            "name": "measure",
+                            "image": image,
+                            "command": ["python", "/inputs/measure.py"],
+                            "args": [spec, "/inputs/labelled.jsonl"],
+                            "env": [{"name": "RERANK_API_KEY", "valueFrom": _KEY}],
+                            "securityContext": _RESTRICTED,
+                            "resources": {
+                                "requests": {"cpu": "100m", "memory": "256Mi"},
+                                "limits": {"memory": "256Mi"},
+                            },
+                            "volumeMounts": [
+                                {"name": "inputs", "mountPath": "/inputs", "readOnly": True}
+                            ],
+                        }
+                    ],
+                    "volumes": [{"name": "inputs", "configMap": {"name": _INPUTS}}],
+                },
+            },
+        },
+    }
+
+
+_KEY = {"secretKeyRef": {"name": "rerank-canary-key", "key": "key"}}

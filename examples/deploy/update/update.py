@@ -1,0 +1,248 @@
+"""Bring a new image into production, or leave the old one there.
+
+    python update.py --labelled labelled.jsonl registry.example.com/rerank-plugins@sha256:DIGEST
+
+It starts a candidate beside the running servers; checks and measures both with the code of the
+running image; gives the candidate one pod's share of the traffic; and only then rolls out. Alerts
+that begin to fire stop it: before the rollout the candidate goes away, after it the old image
+comes back.
+
+Needs kubectl, with the rights in role.yaml. Exit codes: 0 updated, or nothing to do. 1 the old
+image stays. 2 it was brought back. 3 it could not be: look at it now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import manifests
+
+PINNED = re.compile(r"[\w./:-]+@sha256:[0-9a-f]{64}")
+
+
+class RefusedError(Exception):
+    """The new image is not to be used, for this reason."""
+
+
+class Kubectl(Protocol):
+    """Runs kubectl."""
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Return what it printed; raise `subprocess.CalledProcessError` if it failed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What the new image must reach."""
+
+    least_mrr: float = 0.75
+    """The lowest MRR@10."""
+    most_loss: float = 0.01
+    """By how much its MRR@10 may be lower than that of the running image."""
+    most_slower: float = 1.2
+    """How many times as long its p95 may be."""
+    watch_seconds: float = 600.0
+    """How long alerts are watched, with one pod and again after the rollout."""
+
+    def check(self, old: Mapping[str, float], new: Mapping[str, float]) -> None:
+        """Compare two measurements.
+
+        Raises:
+            RefusedError: the new one is not good enough.
+        """
+        if new["mrr_at_10"] < self.least_mrr:
+            raise RefusedError(f"MRR@10 is {new['mrr_at_10']:.3f}, below {self.least_mrr}")
+        if new["mrr_at_10"] < old["mrr_at_10"] - self.most_loss:
+            raise RefusedError(f"MRR@10 fell from {old['mrr_at_10']:.3f} to {new['mrr_at_10']:.3f}")
+        # 5 ms are the noise of a network, whatever the factor.
+        if new["p95_seconds"] > old["p95_seconds"] * self.most_slower + 0.005:
+            raise RefusedError(
+                f"p95 grew from {old['p95_seconds']:.3f} s to {new['p95_seconds']:.3f} s"
+            )
+
+
+@dataclass(kw_only=True)
+class Update:
+    """One update of one Deployment."""
+
+    kubectl: Kubectl
+    image: str
+    labelled: Path
+    gates: Gates
+    prometheus: str = "monitoring/prometheus:9090"
+    say: Callable[[str], object] = print
+    sleep: Callable[[float], object] = time.sleep
+
+    def run(self) -> int:
+        """Do it, and return the exit code."""
+        if not PINNED.fullmatch(self.image) or self.image.endswith("0" * 64):
+            self.say(f"refused: {self.image!r} is no image by digest; write NAME@sha256:…")
+            return 1
+        running = self._deployment()
+        old = manifests.image_of(running)
+        if old == self.image:
+            self.say("nothing to do: this image runs already")
+            return 0
+        try:
+            try:
+                before = self._alerts()
+                self._try_out(running, old, before)
+            finally:
+                self._remove_candidate()
+        except (RefusedError, subprocess.CalledProcessError) as reason:
+            self.say(f"refused: {_told(reason)}; {old} stays")
+            return 1
+        try:
+            self._roll_out(self.image)
+            self._watch(before)
+        except (RefusedError, subprocess.CalledProcessError) as reason:
+            return self._roll_back(old, reason)
+        self.say(f"updated to {self.image}; write it into your kustomization.yaml too")
+        return 0
+
+    def _try_out(self, running: dict[str, Any], old: str, before: set[str]) -> None:
+        """Start a candidate, measure it beside what runs, and let it work for a while.
+
+        Raises:
+            RefusedError: it is not good enough, or an alert began to fire.
+        """
+        if before:
+            raise RefusedError(f"alerts are firing already: {', '.join(sorted(before))}")
+        self.say("starting a candidate")
+        self._apply(manifests.candidate(running, self.image))
+        self._apply(manifests.inputs(self.labelled))
+        self.kubectl("rollout", "status", f"deployment/{manifests.CANDIDATE}", "--timeout=15m")
+        # Both by the code that is trusted already, and one after the other, so that times compare.
+        new_figures = self._measured(old, manifests.CANDIDATE)
+        old_figures = self._measured(old, "rerank")
+        self.say(f"running {old_figures}, candidate {new_figures}")
+        self.gates.check(old_figures, new_figures)
+        self.say(f"one pod serves for {self.gates.watch_seconds:g} s")
+        selector = f"app.kubernetes.io/component={manifests.CANDIDATE_COMPONENT}"
+        self.kubectl("label", "pod", "-l", selector, f"{manifests.SERVING}=true", "--overwrite")
+        self._watch(before)
+
+    def _measured(self, image: str, service: str) -> dict[str, float]:
+        job = manifests.measuring_job(image, service)
+        name = f"job/{job['metadata']['name']}"
+        self.kubectl("delete", name, "--ignore-not-found")
+        self._apply([job])
+        for _ in range(manifests.MOST_SECONDS // 5):
+            status = json.loads(self.kubectl("get", name, "-o", "json")).get("status", {})
+            if status.get("succeeded"):
+                last = self.kubectl("logs", name).strip().splitlines()[-1]
+                figures: dict[str, float] = json.loads(last)
+                return figures
+            if status.get("failed"):
+                raise RefusedError(
+                    f"{service} failed its checks: {self.kubectl('logs', name)[-500:]}"
+                )
+            self.sleep(5)
+        raise RefusedError(f"measuring {service} took more than {manifests.MOST_SECONDS} s")
+
+    def _watch(self, before: set[str]) -> None:
+        """Look at the alerts for a while; not being able to look is a reason to stop."""
+        for _ in range(max(1, round(self.gates.watch_seconds / 15))):
+            self.sleep(15)
+            if new := self._alerts() - before:
+                raise RefusedError(f"alerts began to fire: {', '.join(sorted(new))}")
+
+    def _alerts(self) -> set[str]:
+        namespace, _, service = self.prometheus.partition("/")
+        path = f"/api/v1/namespaces/{namespace}/services/{service}/proxy/api/v1/alerts"
+        found = json.loads(self.kubectl("get", "--raw", path))["data"]["alerts"]
+        return {
+            alert["labels"]["alertname"]
+            for alert in found
+            if alert["state"] == "firing"
+            and alert["labels"].get("severity") in {"page", "ticket"}
+            and alert["labels"]["alertname"].startswith("Rerank")
+        }
+
+    def _roll_out(self, image: str) -> None:
+        self.say(f"rolling out {image}")
+        ours = manifests.containers_of(self._deployment())
+        changes = [f"{name}={image}" for name in ours]
+        self.kubectl("set", "image", "deployment/rerank", *changes)
+        self.kubectl("rollout", "status", "deployment/rerank", "--timeout=30m")
+
+    def _roll_back(self, old: str, reason: Exception) -> int:
+        self.say(f"rolling back: {_told(reason)}")
+        try:
+            self._roll_out(old)
+        except subprocess.CalledProcessError as error:
+            self.say(f"the rollback failed, look at it now: {_told(error)}")
+            return 3
+        return 2
+
+    def _remove_candidate(self) -> None:
+        self.kubectl(
+            *("delete", "deployment,service,job,configmap", "-l", manifests.OF_UPDATE),
+            *("--ignore-not-found", "--wait=true"),
+        )
+
+    def _deployment(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("get", "deployment/rerank", "-o", "json"))
+        return found
+
+    def _apply(self, objects: Sequence[Mapping[str, Any]]) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("apply", "-f", "-", stdin=text)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"kubectl failed: {(error.stderr or '').strip()[-500:]}"
+    return str(error)
+
+
+def real_kubectl(namespace: str) -> Kubectl:
+    """Return the program, for one namespace."""
+
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        command = ["kubectl", "--namespace", namespace, *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, input=stdin)
+        return done.stdout
+
+    return kubectl
+
+
+def main() -> int:
+    """Run the update that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("image", help="NAME@sha256:DIGEST")
+    parser.add_argument("--labelled", type=Path, required=True, help="see measure.py")
+    parser.add_argument("--namespace", default="rerank")
+    parser.add_argument("--prometheus", default=Update.prometheus, help="NAMESPACE/SERVICE:PORT")
+    parser.add_argument("--least-mrr", type=float, default=Gates.least_mrr)
+    parser.add_argument("--most-loss", type=float, default=Gates.most_loss)
+    parser.add_argument("--most-slower", type=float, default=Gates.most_slower)
+    parser.add_argument("--watch-seconds", type=float, default=Gates.watch_seconds)
+    given = parser.parse_args()
+    gates = Gates(
+        least_mrr=given.least_mrr,
+        most_loss=given.most_loss,
+        most_slower=given.most_slower,
+        watch_seconds=given.watch_seconds,
+    )
+    return Update(
+        kubectl=real_kubectl(given.namespace),
+        image=given.image,
+        labelled=given.labelled,
+        gates=gates,
+        prometheus=given.prometheus,
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

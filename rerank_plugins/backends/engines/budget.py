@@ -40,14 +40,14 @@ class Memory(Protocol):
 
 
 class _CUDAMemory:
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, fraction: float) -> None:
         self._device = device
+        self._fraction = fraction
 
     def free(self) -> int:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
-        fraction = torch.cuda.get_per_process_memory_fraction(self._device)
-        allowed = int(total * fraction) - torch.cuda.memory_reserved(self._device)
+        allowed = int(total * self._fraction) - torch.cuda.memory_reserved(self._device)
         return max(min(free, allowed), 0)
 
     def used(self) -> int:
@@ -61,10 +61,15 @@ class _CUDAMemory:
         torch.cuda.reset_peak_memory_stats(self._device)
 
 
-def find_budget(path: Any, checkpoint: Checkpoint) -> tuple[int, str]:
+def find_budget(path: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
     """Return the most tokens of a batch on the device of a path, and how that was found.
 
     On CUDA a batch is run and its memory per token is measured; elsewhere memory is no concern.
+
+    Args:
+        path: calls the model.
+        checkpoint: says how long a pair may be.
+        fraction: how much of a GPU's memory this process may use.
     """
     device = path.model.device
     busy = _BUSY.get(device.type, _OTHERWISE_BUSY)
@@ -76,7 +81,7 @@ def find_budget(path: Any, checkpoint: Checkpoint) -> tuple[int, str]:
         with torch.inference_mode():
             path(_batch(tokens, min(checkpoint.max_length, tokens), vocabulary))
 
-    return measured_budget(run, _CUDAMemory(device), busy)
+    return measured_budget(run, _CUDAMemory(device, fraction), busy)
 
 
 def measured_budget(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:

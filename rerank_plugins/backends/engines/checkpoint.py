@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerank_plugins.backends.engines.digest import digest
 from rerank_plugins.backends.engines.hub import fetch
 from rerank_plugins.backends.engines.prompt import Answer, Prompt, Reading, Wishes, read_prompt
 from rerank_plugins.errors import ConfigError
@@ -35,7 +35,6 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.
 _HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SAMPLE = 4096
 _NO_WISHES = Wishes()
 
 
@@ -218,7 +217,7 @@ def _read(
     return Checkpoint(
         model=model,
         folder=folder,
-        revision=commit or _digest(folder, reading.files),
+        revision=commit or digest(folder, weights, reading.files),
         config=config,
         tokenizer_config=tokenizer_config,
         max_length=_chosen(max_length, longest),
@@ -299,36 +298,3 @@ def _json(path: Path, *, kind: type = dict) -> Any:
         wanted = "object" if kind is dict else "array"
         raise ConfigError(f"{str(path)!r} holds no JSON {wanted}")
     return content
-
-
-def _digest(folder: Path, files: Sequence[str]) -> str:
-    """Digest the small files, and samples of every tensor of the large ones."""
-    digest = hashlib.sha256()
-    for path in [*sorted(folder.iterdir()), *(folder / file for file in files)]:
-        if path.suffix in {".jinja", ".json", ".model", ".py", ".txt"}:
-            content = hashlib.sha256(path.read_bytes()).digest()
-            digest.update(path.name.encode() + b"\0" + content)
-    for path in _weights(folder):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for start, length in _samples(path, size):
-                file.seek(start)
-                digest.update(file.read(length))
-    return digest.hexdigest()
-
-
-def _samples(path: Path, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, length): a safetensors header and three blocks per tensor; else 256 blocks."""
-    if path.suffix != ".safetensors":
-        yield from ((start, _SAMPLE) for start in range(0, size, max(size // 256, _SAMPLE)))
-        return
-    with path.open("rb") as file:
-        (header_size,) = struct.unpack("<Q", file.read(8))
-        header = file.read(min(header_size, size))
-    yield 0, 8 + len(header)
-    for name, tensor in json.loads(header).items():
-        if name != "__metadata__":
-            start, end = (8 + header_size + offset for offset in tensor["data_offsets"])
-            for at in (start, (start + end) // 2, end - _SAMPLE):
-                yield max(at, start), min(_SAMPLE, end - max(at, start))

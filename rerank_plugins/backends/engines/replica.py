@@ -61,7 +61,7 @@ class Replica:
         self.budget, self._budget_reason = (
             (settings.batch_tokens, "asked for")
             if settings.batch_tokens
-            else find_budget(self.path, checkpoint)
+            else find_budget(self.path, checkpoint, settings.gpu_memory_fraction or 1.0)
         )
         self._out_of_memory = 0
         self._overflows = 0

@@ -26,6 +26,7 @@ from rerank_plugins.backends.engines.torch_model import (
     limit_memory,
     load_model,
 )
+from rerank_plugins.errors import BackendError
 
 __all__ = ["TorchEngine", "load"]
 
@@ -49,7 +50,12 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
         loads = functools.partial(
             load_model, checkpoint, device, settings=settings, answers=answers
         )
-        replicas.append(Replica(loads, dtype, checkpoint, settings))
+        try:
+            replicas.append(Replica(loads, dtype, checkpoint, settings))
+        except (RuntimeError, MemoryError) as exc:
+            raise BackendError(
+                f"the model {checkpoint.model!r} can't be started on {device}: {exc}"
+            ) from exc
     return TorchEngine(replicas, encoder, settings)
 
 

@@ -58,12 +58,14 @@ def varlen_attention(
     sides = (offsets, offsets if key_offsets is None else key_offsets)
     most = (longest, longest if key_offsets is None else longest_key)
     if not query.is_cuda:
-        return _one_by_one(query, key, value, sides, scale=scale, window=window)
+        alone: torch.Tensor = _one_by_one(query, key, value, sides, scale=scale, window=window)
+        return alone
     if query.dtype in (torch.float16, torch.bfloat16):
         return _flash(query, key, value, sides, most, scale=scale, window=window)
     return _efficient(query, key, value, sides, most, scale=scale, window=window)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # not ours; it would compile per length
 def _one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,

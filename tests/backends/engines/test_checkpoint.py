@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 
 import huggingface_hub
 import numpy as np
+from checkpoints import build_language_model
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
@@ -209,6 +210,24 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(hub: Hub) -> None:
     with pytest.raises(ConfigError, match="no safetensors"):
         resolve("owner/tiny", allow_pickle=True)
     assert "pytorch_model*.bin" in hub.asked[-1]["allow_patterns"]
+
+
+def test_the_words_of_a_language_model_are_fetched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand in a folder of their own, from which nothing else is taken."""
+    folder = build_language_model("qwen3", tmp_path / COMMIT)
+    made = Hub(folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
+    found = resolve("owner/tiny")
+
+    assert found.answer is not None
+    assert isinstance(found.answer.true, int)
+    assert ["*/*"] == made.asked[0]["ignore_patterns"]
+    assert (["*_LogitScore/config.json"], None) == (
+        made.asked[1]["allow_patterns"],
+        made.asked[1]["ignore_patterns"],
+    )
 
 
 def test_remote_code_needs_a_commit(hub: Hub) -> None:

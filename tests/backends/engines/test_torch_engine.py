@@ -169,6 +169,16 @@ def test_a_single_pair_that_does_not_fit_is_one_error(
     assert 3 == len(engine.logits(REQUESTS)[2])
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("x")])
+def test_a_model_that_can_not_be_started_is_a_typed_error(
+    error: Exception, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where memory runs out while it is checked."""
+    Memory(call=0, error=error).limit(PaddedPath, monkeypatch)
+    with pytest.raises(BackendError, match="can't be started on cpu"):
+        engine_of(checkpoint("bert"))
+
+
 def test_other_failures_are_not_taken_for_memory(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 import torch
 import transformers
+from checkpoints import KINDS
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -67,6 +69,19 @@ def test_batches_do_not_change_logits(
     assert flat(expected) == pytest.approx(flat(logits), rel=1e-6, abs=1e-5)
     assert attention == engine.describe()["attention"]
     assert [] == engine.logits([])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_and_company_change_no_logit(kind: str, checkpoint: Callable[[str], str]) -> None:
+    """Every architecture, at any length from 1 token to more than fits, in small batches."""
+    drawn = random.Random(7)
+    texts = ["bear " * drawn.randint(0, 500) for _ in range(16)]
+    shuffled = drawn.sample(texts, len(texts))
+    engine = engine_of(checkpoint(kind), batch_tokens=700)
+    known = dict(zip(texts, engine.logits([("panda", texts)])[0], strict=True))
+    found = engine.logits([("bear", ["x"]), ("panda", shuffled)])[1]
+
+    assert [known[text] for text in shuffled] == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
 def test_large_requests_are_encoded_ahead_in_chunks(
@@ -407,10 +422,10 @@ def test_threads_are_set_for_the_time_of_a_call(
 
 
 def test_eight_threads_get_what_one_gets(checkpoint: Callable[[str], str]) -> None:
-    """200 calls each way; the cache is so small that entries come and go."""
+    """200 calls each; the cache is so small that entries come and go."""
     engine = engine_of(checkpoint("bert"), cached_tokens=200)
     requests = [[(f"panda {i}", [f"bear {i} " * (i + j) for j in range(3)])] for i in range(5)]
     expected = [flat(engine.logits(request)) for request in requests]
     with ThreadPoolExecutor(8) as pool:
-        for i, logits in enumerate(pool.map(lambda i: engine.logits(requests[i % 5]), range(200))):
+        for i, logits in enumerate(pool.map(lambda i: engine.logits(requests[i % 5]), range(1600))):
             assert expected[i % 5] == pytest.approx(flat(logits), rel=1e-6, abs=1e-5)

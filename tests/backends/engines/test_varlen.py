@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="needs the extra `local`")
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rerank_plugins.backends.engines.varlen import varlen_attention
 
@@ -89,3 +90,25 @@ def test_a_sequence_may_read_tokens_before_its_own(sides, window) -> None:
     )
 
     torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [(-1, -1), (-1, 0), (7, 7)])
+def test_the_flash_kernel_takes_our_arguments(window) -> None:
+    """Shapes only, on a made-up GPU: grouped heads, and tokens read before a sequence's own."""
+    with FakeTensorMode():
+        query = torch.empty(30, 4, 64, device="cuda", dtype=torch.float16)
+        key = torch.empty(40, 2, 64, device="cuda", dtype=torch.float16)
+        offsets = torch.empty(4, device="cuda", dtype=torch.int32)
+        mixed = varlen_attention(
+            query,
+            key,
+            key,
+            offsets,
+            64,
+            scale=0.1,
+            window=window,
+            key_offsets=offsets,
+            longest_key=64,
+        )
+
+        assert (query.shape, query.dtype, query.device) == (mixed.shape, mixed.dtype, mixed.device)

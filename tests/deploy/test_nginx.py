@@ -1,71 +1,26 @@
 """nginx in front of real servers: limits, failover, and connections that are kept."""
 
 import json
-import os
 import re
 import select
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from processes import KEY, free_ports, server
 from recipes import DEPLOY, run, tool
 
 from rerank_plugins import load_backend
 from rerank_plugins.server.settings import ServerSettings
 
 CONF = (DEPLOY / "nginx" / "rerank.conf").read_text(encoding="utf-8")
-KEY = "a-key-of-the-tests-0123"
 BODY = {"query": "what is a panda?", "documents": ["A city.", "A bear of China."]}
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait(url, process, log):
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
-@contextmanager
-def server(folder, port):
-    """Run a real server with the embedded model, and yield its process."""
-    log = folder / f"{port}.log"
-    command = [sys.executable, "-m", "rerank_plugins", "serve", "embedded", "--port", str(port)]
-    environment = {**os.environ, "RERANK_API_KEYS": f"tests:{KEY}"}
-    config = folder / f"{port}.toml"
-    config.write_text(
-        '[backend]\nkind = "embedded"\n[server]\napi_keys_env = "RERANK_API_KEYS"\n'
-        "trusted_proxies = ['127.0.0.1']\n"
-    )
-    command[4] = str(config)
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-    try:
-        wait(f"http://127.0.0.1:{port}/readyz", process, log)
-        yield process, log
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,27 @@ def test_scale_is_one_sigmoid_whatever_the_checkpoint_says(
     assert [1 / (1 + math.exp(-logit)) for logit in logits] == pytest.approx(chances)
 
 
+def test_a_default_prompt_stands_before_every_query(
+    checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As sentence-transformers reads it, which is only beside a chain of modules."""
+    folder, pairs = str(tmp_path / "tiny"), [("panda", text) for text in documents(1, 5)]
+    CrossEncoder(
+        checkpoint("bert"), device="cpu", prompts={"q": "query: "}, default_prompt_name="q"
+    ).save_pretrained(folder, create_model_card=False)
+    found = [
+        LocalBackend(name, engine="torch", device="cpu").score("panda", documents(1, 5))
+        for name in (folder, checkpoint("bert"))
+    ]
+    expected = CrossEncoder(folder, device="cpu").predict(pairs, activation_fn=torch.nn.Sigmoid())
+
+    assert expected.tolist() == pytest.approx(found[0], rel=1e-5, abs=1e-5)
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
+    (Path(folder) / "modules.json").unlink()
+    bare = LocalBackend(folder, engine="torch", device="cpu").score("panda", documents(1, 5))
+    assert found[1] == pytest.approx(bare)
+
+
 @pytest.mark.parametrize(("logit", "expected"), [(1e4, 1.0), (-1e4, 0.0), (0.0, 0.5)])
 def test_extreme_logits_have_a_probability(logit: float, expected: float) -> None:
     assert [expected] == to_probability([logit])

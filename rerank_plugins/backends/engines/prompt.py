@@ -147,7 +147,7 @@ def read_prompt(
         )
     settings = (read("sentence_bert_config.json") or {}) if chain else {}
     text_options = settings.get("processing_kwargs") or {}
-    default = _default_prompt(read("config_sentence_transformers.json") or {})
+    default = _default_prompt(read("config_sentence_transformers.json") or {}) if chain else None
     chat = None
     if not chain and has_chat_template:
         chat = Prompt(None, default)

@@ -62,9 +62,9 @@ class PromptEncoder:
         self._prompts: TokenCache[Tokens] = TokenCache(cached_tokens)
         self._lock = threading.Lock()
         self.truncated_pairs = 0
-        """Prompts that were cut to `max_length` so far."""
+        """Prompts whose document was cut so far."""
         self.truncated_queries = 0
-        """Of these, prompts whose query was cut."""
+        """Prompts whose query was cut so far."""
 
     def encode(self, requests: Sequence[Request]) -> Pairs:
         """Return the prompts of all requests in input order, one group per query."""

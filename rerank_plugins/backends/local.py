@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from rerank_plugins._options import changed_options, unknown
@@ -243,19 +243,8 @@ class LocalBackend(Backend):
             trust_remote_code=options["trust_remote_code"],
             wishes=Wishes(**{name: options[name] for name in _WISHES}),
         )
-        settings = EngineSettings(
-            device=options["device"],
-            dtype=options["dtype"],
-            attention=options["attention"],
-            batch_tokens=options["batch_tokens"],
-            threads=options["threads"],
-            gpu_memory_fraction=options["gpu_memory_fraction"],
-            compile=options["compile"],
-            cuda_graphs=options["cuda_graphs"],
-            cached_tokens=options["cached_tokens"],
-            allow_pickle=options["allow_pickle"],
-            trust_remote_code=options["trust_remote_code"],
-        )
+        chosen = {field.name: options[field.name] for field in fields(EngineSettings)}
+        settings = EngineSettings(**chosen)
         engine, reason = load_engine(options["engine"], checkpoint, settings)
         return _Loaded(checkpoint, engine, reason)
 

@@ -17,10 +17,7 @@ from rerank_plugins.server.replies import as_json
 from rerank_plugins.server.rerank import Reranker
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["PATH", "ui_routes"]
-
-PATH = "/ui"
-"""The path of the page."""
+__all__ = ["ui_routes"]
 
 _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -69,7 +66,7 @@ def ui_routes(lifecycles: Sequence[Lifecycle], settings: ServerSettings) -> APIR
     """
     router = APIRouter(include_in_schema=False)
 
-    @router.get(PATH, response_model=None)
+    @router.get("/ui", response_model=None)
     async def page() -> Response:
         body, headers = _page()
         return Response(body, headers=headers, media_type="text/html; charset=utf-8")

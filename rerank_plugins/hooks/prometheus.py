@@ -20,7 +20,7 @@ from rerank_plugins.hooks.events import (
     Truncated,
 )
 
-__all__ = ["DURATION_BUCKETS", "PrometheusHook"]
+__all__ = ["DURATION_BUCKETS", "Metrics", "PrometheusHook"]
 
 DURATION_BUCKETS = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
@@ -54,11 +54,12 @@ class PrometheusHook:
         self._registry = library.REGISTRY if registry is None else registry
         with _lock:
             if self._registry not in _metrics:
-                _metrics[self._registry] = _Metrics(library, self._registry)
-        self._metrics = _metrics[self._registry]
+                _metrics[self._registry] = Metrics(library, self._registry)
+        self.metrics = _metrics[self._registry]
+        """What it counts and measures, for those who count more of the same."""
 
     def __call__(self, event: Event, /) -> None:
-        metrics = self._metrics
+        metrics = self.metrics
         match event:
             case CallFinished(started, outcome, seconds):
                 route = metrics.bounded("route", started.route)
@@ -94,7 +95,7 @@ class PrometheusHook:
         return PrometheusHook, ()
 
 
-class _Metrics:
+class Metrics:
     """The metrics of one registry."""
 
     def __init__(self, library: Any, registry: Any) -> None:
@@ -146,4 +147,4 @@ class _Metrics:
 
 
 _lock = Lock()
-_metrics: weakref.WeakKeyDictionary[Any, _Metrics] = weakref.WeakKeyDictionary()
+_metrics: weakref.WeakKeyDictionary[Any, Metrics] = weakref.WeakKeyDictionary()

@@ -168,6 +168,7 @@ class Lifecycle:
             self.backend,
             self._settings,
             observer,
+            self._metrics.listening,
             remote=self.remote,
             max_length=self.max_length or _USUAL_LENGTH,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,11 +15,13 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from rerank_plugins.hooks import CallFinished, CallStarted, Event
+from rerank_plugins.hooks.prometheus import DURATION_BUCKETS, PrometheusHook
+from rerank_plugins.hooks.telling import call
 from rerank_plugins.scheduler import Observer
 
 __all__ = ["BatchMetrics", "ServerMetrics"]
 
-_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _SHORT = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _POWERS = tuple(2**power for power in range(11))
 _TOKENS = tuple(2**power for power in range(5, 18))
@@ -35,19 +38,10 @@ class ServerMetrics:
         if os.path.exists("/proc/self/stat"):  # noqa: PTH110  # as the collector looks
             ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter(
-            "rerank_requests",
-            "HTTP requests by route and outcome.",
-            ["route", "outcome"],
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "rerank_request_duration_seconds",
-            "From the headers of a request to the end of its reply.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self._hook = PrometheusHook(registry=registry)
+        self.requests = self._hook.metrics.requests
+        self.duration = self._hook.metrics.request_duration
+        self.pairs = self._hook.metrics.pairs
         self.inflight = Gauge(
             "rerank_inflight_requests", "Requests in progress.", registry=registry
         )
@@ -77,10 +71,9 @@ class ServerMetrics:
         self.batch_seconds = Histogram(
             "rerank_batch_duration_seconds",
             "What a batch took to be scored.",
-            buckets=_SECONDS,
+            buckets=DURATION_BUCKETS,
             registry=registry,
         )
-        self.pairs = Counter("rerank_pairs", "Pairs scored.", registry=registry)
         self.rejected = Counter(
             "rerank_rejected", "Requests refused, by reason.", ["reason"], registry=registry
         )
@@ -130,6 +123,14 @@ class ServerMetrics:
             ["reason"],
             registry=registry,
         )
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Count what is told inside the block: cache look-ups, attempts, retries, fallbacks."""
+        return call((self._hear,), CallStarted("server", "", None, 0, 0))
+
+    def _hear(self, event: Event, /) -> None:
+        if not isinstance(event, CallStarted | CallFinished):  # requests are counted at the edge
+            self._hook(event)
 
 
 class BatchMetrics(Observer):

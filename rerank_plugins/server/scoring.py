@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rerank_plugins._context import until
 from rerank_plugins.backend import Backend, check_scores, check_texts
@@ -14,6 +15,10 @@ from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["Scoring", "SharedScoring", "SideBySide", "scoring_for"]
+
+Requests: TypeAlias = Sequence[tuple[str, Sequence[str]]]
+Listening: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Makes the block in which the backend is asked, for those who count what happens in it."""
 
 
 class Scoring(Protocol):
@@ -46,12 +51,19 @@ class SharedScoring:
     """Scores the documents of all requests in shared batches, in one thread."""
 
     def __init__(
-        self, backend: Backend, settings: ServerSettings, observer: Observer, max_length: int
+        self,
+        backend: Backend,
+        settings: ServerSettings,
+        observer: Observer,
+        listening: Listening,
+        max_length: int,
     ) -> None:
+        self._backend = backend
+        self._listening = listening
         self._max_length = max_length
         self._queue_pairs = settings.queue_pairs
         self._scheduler = Scheduler(
-            backend.score_many,
+            self._score_many,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
             queue_cost=settings.queue_tokens,
@@ -82,12 +94,23 @@ class SharedScoring:
     def close(self) -> None:
         self._scheduler.close()
 
+    def _score_many(self, requests: Requests) -> list[list[float]]:
+        with self._listening():
+            return self._backend.score_many(requests)
+
 
 class SideBySide:
     """Passes each request on as it is: to a remote server, or to a listwise model."""
 
-    def __init__(self, backend: Backend, settings: ServerSettings, observer: Observer) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        settings: ServerSettings,
+        observer: Observer,
+        listening: Listening,
+    ) -> None:
         self._backend = backend
+        self._listening = listening
         self._queue_pairs = settings.queue_pairs
         self._observer = observer
         self._seconds = settings.request_seconds
@@ -107,7 +130,7 @@ class SideBySide:
         self.queued_pairs += len(texts)
         self.queued_cost += cost
         try:
-            with until(began + self._seconds):
+            with until(began + self._seconds), self._listening():
                 scores = check_scores(await self._backend.ascore(query, texts), len(texts))
         except asyncio.CancelledError:
             self._observer.cancelled(len(texts))
@@ -133,9 +156,15 @@ def _check_room(queued: int, new: int, most: int) -> None:
 
 
 def scoring_for(
-    backend: Backend, settings: ServerSettings, observer: Observer, *, remote: bool, max_length: int
+    backend: Backend,
+    settings: ServerSettings,
+    observer: Observer,
+    listening: Listening,
+    *,
+    remote: bool,
+    max_length: int,
 ) -> Scoring:
     """Return the way that fits: shared batches need a pointwise model on this machine."""
     if remote or not backend.cacheable:
-        return SideBySide(backend, settings, observer)
-    return SharedScoring(backend, settings, observer, max_length)
+        return SideBySide(backend, settings, observer, listening)
+    return SharedScoring(backend, settings, observer, listening, max_length)

@@ -1,0 +1,57 @@
+"""What happens inside a chain of backends is in the server's metrics."""
+
+import socket
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+from prometheus_client.parser import text_string_to_metric_families
+from serving import serving
+
+from rerank_plugins import load_backend
+
+BODY = {"query": "what is a panda?", "documents": ["A bear.", "A city."]}
+
+
+def values(client, name):
+    """Return the values of a metric by its labels."""
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_a_caches_look_ups_are_counted_by_pairs(tmp_path):
+    spec = {"backend": {"kind": "embedded"}, "cache": {"store": f"sqlite:{tmp_path}/scores.db"}}
+    with serving(load_backend(spec), warm_up=False) as client:
+        for _ in range(2):
+            assert client.post("/v1/rerank", json=BODY).status_code == 200
+        found = values(client, "rerank_cache_lookups_total")
+
+    assert found[("result", "miss"), ("tier", "sqlite")] == 2
+    assert found[("result", "hit"), ("tier", "sqlite")] == 2
+
+
+def test_a_fallback_and_the_attempts_before_it_are_counted():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    spec = {
+        "backend": {"kind": "infinity", "base_url": f"http://127.0.0.1:{port}"},
+        "breaker": {},
+        "fallback": [{"kind": "embedded"}],
+    }
+    with serving(load_backend(spec)) as client:
+        assert client.post("/v1/rerank", json=BODY).status_code == 200
+        fallbacks = values(client, "rerank_fallback_total")
+        attempts = values(client, "rerank_client_attempts_total")
+        states = values(client, "rerank_breaker_state")
+        requests = values(client, "rerank_requests_total")
+
+    assert sum(fallbacks.values()) == 1
+    assert {f"127.0.0.1:{port}"} == {dict(labels)["endpoint"] for labels in attempts}
+    assert ("outcome", "ok") not in {label for labels in attempts for label in labels}
+    assert list(states.values()) == [0]
+    assert requests[("outcome", "ok"), ("route", "/v1/rerank")] == 1  # counted once, at the edge

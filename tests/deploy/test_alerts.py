@@ -65,8 +65,9 @@ def test_scrape_configuration_of_compose_is_valid():
 def test_scrape_configuration_of_kubernetes_is_valid(tmp_path):
     """Debian's promtool is built without Kubernetes, so its part is checked by name only."""
     found = yaml.safe_load((PROMETHEUS / "scrape-kubernetes.yaml").read_text(encoding="utf-8"))
-    (job,) = found["scrape_configs"]
-    (discovery,) = job.pop("kubernetes_sd_configs")
+    pods, canary = found["scrape_configs"]
+    assert canary["honor_labels"] is True  # the set's name is what the canary says
+    (discovery,) = pods.pop("kubernetes_sd_configs")
     rest = tmp_path / "rest.yaml"
     rest.write_text(yaml.safe_dump(found), encoding="utf-8")
 

@@ -228,6 +228,22 @@ def test_the_list_of_weights_names_the_model(objects):
     assert re.search(rf"^[0-9a-f]{{64}}  {model}/model.safetensors$", sums, re.MULTILINE)
 
 
+def test_the_canary_reads_what_it_is_given_and_asks_the_service(objects):
+    (canary,) = of(objects, "CronJob")
+    assert canary["spec"]["concurrencyPolicy"] == "Forbid"
+    ((_, pod, container),) = containers([canary])
+    (mount,) = container["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert volume["name"] == mount["name"]
+    data = only(objects, "ConfigMap", volume["configMap"]["name"])["data"]
+    for path in (container["command"][1], container["args"][1]):
+        assert path.removeprefix(f"{mount['mountPath']}/") in data
+    host = container["args"][0].removeprefix("infinity+http://").partition("?")[0]
+    assert host in {found["metadata"]["name"] for found in of(objects, "Service")}
+    ((_, _, labels),) = pods([canary])
+    assert labels["rerank.example.com/client"] == "true"
+
+
 def test_probes_ask_paths_that_the_server_has(objects):
     app = create_app("embedded", settings=ServerSettings())
     paths = set(app.openapi()["paths"])

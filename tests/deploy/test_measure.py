@@ -4,11 +4,15 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import manifests
 import measure
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+from recipes import DEPLOY
 
 from rerank_plugins import Backend, load_backend
 from rerank_plugins.server import ServerSettings, create_app
@@ -39,7 +43,7 @@ def test_a_real_server_is_measured_on_real_questions(labelled, monkeypatch, caps
     job = manifests.measuring_job(IMAGE, "rerank-candidate")
     (spec, _) = job["spec"]["template"]["spec"]["containers"][0]["args"]
     with served(ServerSettings(api_keys_env="KEYS")) as address:
-        code = measure.main(spec.replace("rerank-candidate", address), str(labelled))
+        code = measure.main([spec.replace("rerank-candidate", address), str(labelled)])
     figures = json.loads(capsys.readouterr().out)
     places = []
     with load_backend("embedded") as backend:
@@ -59,10 +63,80 @@ def test_a_wrong_key_fails_the_measurement(labelled, monkeypatch, capsys):
     monkeypatch.setenv("KEYS", f"canary:{KEY}")
     monkeypatch.setenv("RERANK_API_KEY", "another-key-of-the-tests")
     with served(ServerSettings(api_keys_env="KEYS")) as address:
-        code = measure.main(f"infinity+http://{address}?api_key_env=RERANK_API_KEY", str(labelled))
+        spec = f"infinity+http://{address}?api_key_env=RERANK_API_KEY"
+        code = measure.main([spec, str(labelled)])
 
     assert code == 1
     assert "AuthenticationError" in capsys.readouterr().err
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """Takes what a Pushgateway takes."""
+
+    taken: ClassVar[list[tuple[str, str, str]]] = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.taken.append((self.command, self.path, body))
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def gateway():
+    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        Gateway.taken.clear()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_example_set_is_measured_and_pushed_under_its_name(gateway, capsys):
+    """The canary of the recipe, with its own set, and the embedded model behind the server."""
+    labelled = DEPLOY / "kubernetes" / "base" / "labelled.jsonl"
+    with served(ServerSettings()) as address:
+        arguments = [f"infinity+http://{address}", str(labelled), f"--push={gateway}"]
+        code = measure.main([*arguments, "--least-mrr=0.75"])
+    figures = json.loads(capsys.readouterr().out)
+    ((command, path, body),) = Gateway.taken
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+    }
+
+    assert code == 0
+    assert (command, path) == ("POST", "/metrics/job/rerank-canary/set/labelled")
+    assert found["rerank_canary_mrr_at_10"] == pytest.approx(figures["mrr_at_10"])
+    age = time.time() - found["rerank_canary_last_success_timestamp_seconds"]
+    assert 0 <= age < 120
+
+
+def test_a_low_mrr_is_pushed_and_fails_the_job(gateway, tmp_path, capsys):
+    case = {"query": "what is a panda?", "documents": ["A bear of China.", "x"], "relevant": [1]}
+    labelled = tmp_path / "low.jsonl"
+    labelled.write_text(json.dumps(case) + "\n")
+    with served(ServerSettings()) as address:
+        arguments = [f"infinity+http://{address}", str(labelled), f"--push={gateway}"]
+        code = measure.main([*arguments, "--least-mrr=0.75"])
+
+    assert code == 1
+    assert json.loads(capsys.readouterr().out)["mrr_at_10"] == 0.5
+    assert "rerank_canary_mrr_at_10 0.5" in Gateway.taken[0][2]
+
+
+def test_a_server_that_fails_pushes_nothing(gateway, capsys):
+    labelled = DEPLOY / "kubernetes" / "base" / "labelled.jsonl"
+    with served(ServerSettings(max_documents=1)) as address:
+        code = measure.main([f"infinity+http://{address}", str(labelled), f"--push={gateway}"])
+
+    assert code == 1
+    assert not Gateway.taken
 
 
 class Liar(Backend):

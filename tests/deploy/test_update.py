@@ -59,7 +59,7 @@ class Cluster:
                 )
                 names = self.alerts.pop(0) if len(self.alerts) > 1 else (self.alerts or [()])[0]
                 return json.dumps({"data": {"alerts": [alert(name) for name in names]}})
-            case ("apply", "-f", "-"):
+            case ("apply", "--server-side", "-f", "-"):
                 for item in json.loads(stdin)["items"]:
                     self.objects[f"{item['kind']}/{item['metadata']['name']}"] = item
             case ("get", job, "-o", "json"):

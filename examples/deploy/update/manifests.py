@@ -14,6 +14,7 @@ MOST_SECONDS = 900
 
 _UPDATE_LABEL = dict([OF_UPDATE.split("=")])
 _INPUTS = "rerank-update"
+_MEASURE = Path(__file__).parents[1] / "kubernetes" / "base" / "measure.py"
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -81,7 +82,7 @@ def inputs(labelled: Path) -> list[dict[str, Any]]:
             "metadata": {"name": _INPUTS, "labels": _UPDATE_LABEL},
             "data": {
                 "labelled.jsonl": labelled.read_text(encoding="utf-8"),
-                "measure.py": Path(__file__).with_name("measure.py").read_text(encoding="utf-8"),
+                "measure.py": _MEASURE.read_text(encoding="utf-8"),
             },
         }
     ]

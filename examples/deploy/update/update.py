@@ -197,7 +197,8 @@ class Update:
 
     def _apply(self, objects: Sequence[Mapping[str, Any]]) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        self.kubectl("apply", "-f", "-", stdin=text)
+        # On the server: the other way keeps a copy in an annotation, of 256 kB at most.
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=text)
 
 
 def _told(error: Exception) -> str:
@@ -221,7 +222,9 @@ def main() -> int:
     """Run the update that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", help="NAME@sha256:DIGEST")
-    parser.add_argument("--labelled", type=Path, required=True, help="see measure.py")
+    parser.add_argument(
+        "--labelled", type=Path, required=True, help="see kubernetes/base/measure.py"
+    )
     parser.add_argument("--namespace", default="rerank")
     parser.add_argument("--prometheus", default=Update.prometheus, help="NAMESPACE/SERVICE:PORT")
     parser.add_argument("--least-mrr", type=float, default=Gates.least_mrr)

@@ -1,13 +1,15 @@
 """Measure a rerank server on a labelled set: MRR@10, latency, and whether it keeps its promises.
 
-    python measure.py infinity+http://rerank-candidate:8787 labelled.jsonl
+    python measure.py infinity+http://rerank labelled.jsonl --push http://pushgateway:9091
 
-A line of the set: `{"query": …, "documents": […], "relevant": [index, …]}`. Prints one JSON object;
-exit code 1 says that the server broke a promise.
+A line of the set: `{"query": …, "documents": […], "relevant": [index, …]}`. Prints one JSON object,
+and pushes it for Prometheus if asked to. Exit code 1 says that the server broke a promise or fell
+below `--least-mrr`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -70,17 +72,39 @@ def measure(backend: Backend, labelled: Path) -> dict[str, float]:
     }
 
 
-def main(spec: str, labelled: str) -> int:
-    """Print the measurement of a server."""
-    with load_backend(spec) as backend:
+def push(gateway: str, name: str, figures: dict[str, float]) -> None:
+    """Tell a Pushgateway what was measured, and when; a set replaces its own figures only."""
+    from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway  # noqa: PLC0415
+
+    registry = CollectorRegistry()
+    mrr = Gauge("rerank_canary_mrr_at_10", "MRR@10 of a labelled set.", registry=registry)
+    mrr.set(figures["mrr_at_10"])
+    at = "rerank_canary_last_success_timestamp_seconds"
+    Gauge(at, "When it was measured.", registry=registry).set_to_current_time()
+    grouping = {"set": name}
+    pushadd_to_gateway(gateway, job="rerank-canary", grouping_key=grouping, registry=registry)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("server", help="KIND+http://HOST?api_key_env=NAME")
+    parser.add_argument("labelled", type=Path)
+    parser.add_argument("--push", metavar="URL", help="of a Prometheus Pushgateway")
+    parser.add_argument("--least-mrr", type=float, default=0.0)
+    given = parser.parse_args(arguments)
+    with load_backend(given.server) as backend:
         try:
             check_promises(backend)
-            print(json.dumps(measure(backend, Path(labelled))))
+            figures = measure(backend, given.labelled)
         except (PromiseBrokenError, RerankError) as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1
-    return 0
+    if given.push is not None:
+        push(given.push, given.labelled.stem, figures)
+    print(json.dumps(figures))
+    return 0 if figures["mrr_at_10"] >= given.least_mrr else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

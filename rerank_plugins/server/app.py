@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,6 +31,8 @@ from rerank_plugins.server.ui import ui_routes
 from rerank_plugins.spec import BackendSpec, load_backend
 
 __all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None = None) -> FastAPI:
@@ -89,8 +93,19 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
 def _compared(settings: ServerSettings) -> list[Lifecycle]:
     """Return the backends that the page compares with, which have metrics of their own."""
     own = replace(settings, model_names=(), cache_warm_up=None)
-    backends = [load_backend(spec) for spec in settings.compare]
-    return [Lifecycle(each, own, ServerMetrics(), remote=is_remote(each)) for each in backends]
+    found = []
+    for spec in settings.compare:
+        backend = load_backend(spec)
+        lifecycle = Lifecycle(backend, own, ServerMetrics(), remote=is_remote(backend))
+        lifecycle.on_failure = partial(_tell_failure, spec, lifecycle)
+        found.append(lifecycle)
+    return found
+
+
+def _tell_failure(spec: str, lifecycle: Lifecycle) -> None:
+    """Log why a compared backend can't score; the server goes on without it."""
+    error = lifecycle.failure
+    _log.error("can't compare with %s: %s: %s", spec, type(error).__name__, error)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

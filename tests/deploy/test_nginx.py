@@ -7,8 +7,10 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -207,6 +209,40 @@ def test_too_many_requests_are_told_so_in_json(tmp_path, certificate):
     rest = [reply for reply in replies if reply.status_code != 429]
     assert {503} == {reply.status_code for reply in rest}  # there is no server at all
     assert rest[0].json()["error"]["type"] == "unavailable"
+
+
+def test_busy_servers_are_asked_again_and_again(tmp_path, certificate):
+    """A server that says 503 to some requests must get the others."""
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.server.server_port)
+            self.send_response(503)
+            self.send_header("Retry-After", "7")
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"busy")
+
+        def log_message(self, *_):
+            pass
+
+    with ExitStack() as stack:
+        servers = [stack.enter_context(HTTPServer(("127.0.0.1", 0), Busy)) for _ in range(2)]
+        for each in servers:
+            threading.Thread(target=each.serve_forever).start()
+            stack.callback(each.shutdown)
+        upstreams = [each.server_port for each in servers]
+        (port,) = free_ports(1)
+        url = stack.enter_context(nginx(tmp_path, certificate, port, upstreams))
+        context = ssl.create_default_context(cafile=certificate / "rerank.pem")
+        client = stack.enter_context(httpx.Client(base_url=url, verify=context))
+        replies = [client.get("/info") for _ in range(20)]
+
+    assert {(503, "busy", "7")} == {
+        (reply.status_code, reply.text, reply.headers["Retry-After"]) for reply in replies
+    }
+    assert [20, 20] == [asked.count(each) for each in upstreams]
 
 
 def test_a_server_that_dies_costs_nobody_a_request(front):

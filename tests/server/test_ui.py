@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,20 @@ def test_comparing_is_not_counted_as_the_servers_own_work(keyed):
     keyed.post("/ui/rerank/1", json={"query": "q", "documents": ["a", "b"]}, headers=headers)
 
     assert "rerank_pairs_total 0.0" in keyed.get("/metrics", headers=headers).text
+
+
+def test_a_compared_backend_that_fails_to_load_is_told_of_in_the_log(tmp_path, caplog):
+    missing = str(tmp_path / "missing")
+    with serving(load_backend("embedded"), compare=(f"local:{missing}",)) as client:
+        deadline = time.monotonic() + 60
+        while "can't compare with" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        answer = client.post("/v1/rerank", json={"query": "q", "documents": ["d"]})
+        other = client.post("/ui/rerank/1", json={"query": "q", "documents": ["d"]})
+
+    assert answer.status_code == 200
+    assert other.status_code == 503
 
 
 def test_without_ui_there_is_no_page():

@@ -17,8 +17,8 @@ DEPLOY = Path(__file__).parent
 PINNED = re.compile(r"(?P<image>[\w./-]+:[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})")
 FILES = ("Dockerfile", "*.yaml")
 LOCKS = {
-    "requirements-cpu.txt": ("server", "redis", "onnx", "eval"),
-    "requirements-cuda.txt": ("server", "redis", "local", "eval"),
+    "requirements-cpu.txt": ("server", "redis", "onnx"),
+    "requirements-cuda.txt": ("server", "redis", "local"),
 }
 
 

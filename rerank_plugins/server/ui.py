@@ -80,7 +80,8 @@ def ui_routes(lifecycles: Sequence[Lifecycle], settings: ServerSettings) -> APIR
             if names[number] in names[:number]:  # the same model with other options
                 names[number] = spec
         found = [{"name": name, "path": path} for name, path in zip(names, paths, strict=True)]
-        return as_json({"backends": found})
+        ready = lifecycles[0].why_not_ready() is None
+        return as_json({"backends": found, "ready": ready})
 
     for path, lifecycle in zip(paths[1:], lifecycles[1:], strict=True):
         answer = Reranker(lifecycle, settings).by_documents

@@ -131,6 +131,16 @@ def test_what_clients_do_not_need_is_not_there(front, path):
     assert reply.json()["error"]["type"] == "not_found"
 
 
+def test_the_page_works_behind_nginx(front):
+    client, _ = front
+    page = client.get("/ui")
+    backends = client.get("/ui/backends")
+
+    assert "<title>Rerank</title>" in page.text
+    assert backends.json()["ready"] is True
+    assert client.get("/ui/backends", headers={"Authorization": "Bearer x"}).status_code == 401
+
+
 def test_the_server_decides_about_keys(front):
     client, _ = front
     reply = client.post(

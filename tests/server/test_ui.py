@@ -80,7 +80,8 @@ def test_backends_with_one_name_are_told_apart(keyed):
         "backends": [
             {"name": "embedded", "path": "v1/rerank"},
             {"name": "embedded?max_length=16", "path": "ui/rerank/1"},
-        ]
+        ],
+        "ready": True,
     }
 
 

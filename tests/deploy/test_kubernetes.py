@@ -361,6 +361,16 @@ def test_the_configuration_is_one_that_the_server_takes(objects, tmp_path, monke
         assert any(path.startswith(mount + "/") for mount in mounts), path
 
 
+def test_the_model_has_as_many_threads_as_the_pod_has_processors(objects):
+    """Without a limit on CPU, a process sees all processors of the node, and would use them."""
+    backend = tomllib.loads(config_of(objects))["backend"]
+    _, container = server(objects)
+    if backend["engine"] == "onnx":
+        assert str(backend["threads"]) == container["resources"]["requests"]["cpu"]
+    (threads,) = [each for each in container["env"] if each["name"] == "OMP_NUM_THREADS"]
+    assert {"resource": "requests.cpu"} == threads["valueFrom"]["resourceFieldRef"]
+
+
 def test_every_component_is_used_by_an_overlay():
     used = set()
     for overlay in OVERLAYS:

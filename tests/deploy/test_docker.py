@@ -1,5 +1,6 @@
 """The images: pinned, locked, without a model, and built as an unprivileged user wants them."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from recipes import DEPLOY, REQUIRED, ROOT, is_required, run, tool
+
+from rerank_plugins import load_backend
 
 DOCKER = DEPLOY / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
@@ -150,6 +153,8 @@ drop="setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs"
 drop="$drop --bounding-set=-all --inh-caps=-all"
 export TMPDIR="$WORK/tmp" HOME="$WORK/tmp" PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 $drop touch "$WORK/written" 2>/dev/null && { echo "the file system can be written"; exit 3; }
+cd "$WORK/models"
+$drop sha256sum --check --strict --quiet "$WORK/SHA256SUMS" # as the init container does
 $drop "$WORK/rerank/bin/rerank-plugins" serve "$WORK/rerank.toml" &
 server=$!
 status=0
@@ -220,7 +225,7 @@ def built():
 
 
 @pytest.mark.timeout(600)
-def test_the_image_serves_without_rights_files_or_network(built):
+def test_the_image_serves_a_model_without_rights_files_or_network(built, checkpoint):
     unshare = tool("unshare")
     tool("ip")
     tool("setpriv")
@@ -228,7 +233,17 @@ def test_the_image_serves_without_rights_files_or_network(built):
         pytest.skip("this user may not make namespaces")
     (built / "tmp").mkdir(mode=0o755)
     (built / "ask.py").write_text(ASK)
-    (built / "rerank.toml").write_text('[backend]\nkind = "embedded"\n[server]\nport = 8787\n')
+    model = built / "models" / "tiny"
+    shutil.copytree(checkpoint("bert"), model)
+    sums = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  tiny/{file.name}\n"
+        for file in model.iterdir()
+    ]
+    (built / "SHA256SUMS").write_text("".join(sums))
+    config = (DEPLOY / "kubernetes" / "base" / "rerank.toml").read_text(encoding="utf-8")
+    config, _, _ = config.replace("/models/bge-reranker-base", str(model)).partition("[server]")
+    (built / "rerank.toml").write_text(config)
+    subprocess.run(["chmod", "-R", "a+rX", model], check=True)
     base = Path(sys.base_prefix).resolve()
     hidden = next((p for p in reversed(base.parents) if not p.stat().st_mode & 0o001), None)
     environment = {
@@ -248,4 +263,12 @@ def test_the_image_serves_without_rights_files_or_network(built):
     )
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert json.loads(done.stdout.strip().splitlines()[-1])["results"][0]["index"] == 1
+    results = json.loads(done.stdout.strip().splitlines()[-1])["results"]
+    texts = ["A city.", "A bear of China."]
+    here = load_backend(f"local:{model}?engine=onnx").score("what is a panda?", texts)
+    there = {item["index"]: item["relevance_score"] for item in results}
+    assert [there[0], there[1]] == pytest.approx(here, abs=1e-5)
+    installed = subprocess.run(
+        [built / "rerank" / "bin" / "pip", "list"], capture_output=True, text=True, check=True
+    )
+    assert not re.search(r"^torch ", installed.stdout, re.MULTILINE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.beir import read_folder
 from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.evaluation.first_stage import BM25_NAME
 
 __all__ = ["DEMO_NAMES", "read_demo"]
 
@@ -27,7 +28,8 @@ def read_demo(name: str) -> Dataset:
             f"there is no set {name!r} in this package; valid: {', '.join(DEMO_NAMES)}"
         )
     with as_file(files("rerank_plugins.evaluation") / "demo" / name) as folder:
-        return replace(read_folder(Path(folder), depth=1), name=name, credit=_CREDITS[name])
+        found = read_folder(Path(folder), depth=1)
+    return replace(found, name=name, first_stage=BM25_NAME, credit=_CREDITS[name])
 
 
 _CREDITS = {

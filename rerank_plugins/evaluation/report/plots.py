@@ -1,0 +1,172 @@
+"""The pictures of a report."""
+
+from __future__ import annotations
+
+import math
+
+from rerank_plugins._display import excerpt
+from rerank_plugins.evaluation.report.drawing import Frame, nice_ticks
+from rerank_plugins.evaluation.report.wording import figure, milliseconds, signed
+from rerank_plugins.evaluation.results import Evaluation, System
+
+__all__ = ["depth_plot", "gain_plot", "latency_plot"]
+
+_COLOURS = 6
+_TITLED = 400
+"""Bars that say their query; more would make the page heavy."""
+_LOG_FROM = 8
+"""Ratio of times from which their axis is logarithmic."""
+
+
+def colour(found: Evaluation, system: System) -> str:
+    """Return the class of a backend's colour."""
+    place = next(n for n, other in enumerate(found.backends) if other.label == system.label)
+    return f"c{place % _COLOURS + 1}"
+
+
+def latency_plot(found: Evaluation) -> str:
+    """Draw quality against the median latency: a line per backend, a point per depth."""
+    metric = found.metrics[0]
+    before = found.baseline.figures[metric].mean
+    times = [cut.speed.percentile(50) for each in found.backends for cut in each.cuts if cut.speed]
+    if not times:
+        return ""
+    values = [cut.figures[metric].mean for each in found.backends for cut in each.cuts]
+    marks = nice_ticks(*_padded(min(*values, before), max(*values, before)))
+    low, high = 1000 * min(times), 1000 * max(times)
+    logarithmic = high / low >= _LOG_FROM
+    if logarithmic:
+        ticks = [t for t in _powers(low, high) if low / 1.3 <= t <= high * 1.35]
+        ends = (low / 1.3, high * 1.35)
+    else:
+        ticks = nice_ticks(0, high)
+        ends = (0.0, ticks[-1])
+    frame = Frame(
+        ends,
+        (marks[0], marks[-1]),
+        label=f"{metric} against the median latency per query",
+        x_scale=math.log10 if logarithmic else float,
+    )
+    frame.axes(
+        [(tick, f"{tick:g}") for tick in ticks],
+        [(mark, f"{mark:g}") for mark in marks],
+        x_title="median milliseconds per query" + (", logarithmic" if logarithmic else ""),
+        y_title=metric,
+    )
+    frame.line([(ends[0], before), (ends[1], before)], "base")
+    frame.label(ends[1], before, found.baseline.label, style="note halo", dy=-6, anchor="end")
+    for system in found.backends:
+        style = colour(found, system)
+        points = [
+            (1000 * cut.speed.percentile(50), cut.figures[metric].mean, cut.depth)
+            for cut in system.cuts
+            if cut.speed is not None
+        ]
+        frame.line([(x, y) for x, y, _ in points], f"series {style}")
+        for x, y, depth in points:
+            deepest = depth == found.depth
+            title = f"{system.label}, depth {depth}: {figure(y)}, {milliseconds(x / 1000)} ms"
+            frame.dot(x, y, f"dot {style}", radius=5 if deepest else 3, title=title)
+            if len(found.backends) == 1 or deepest or depth == points[0][2]:
+                frame.label(x, y, str(depth), style="note halo", dy=-9, anchor="middle")
+    return frame.svg()
+
+
+def depth_plot(found: Evaluation) -> str:
+    """Draw quality against how many candidates are reranked, with intervals of confidence."""
+    metric = found.metrics[0]
+    depths = [cut.depth for cut in found.backends[0].cuts]
+    ranges = [
+        (cut.figures[metric].low, cut.figures[metric].high)
+        for each in found.backends
+        for cut in each.cuts
+    ]
+    base = found.baseline.figures[metric]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    marks = nice_ticks(*_padded(min(low, base.low), max(high, base.high)))
+    frame = Frame(
+        (-0.15, len(depths) + 0.15),
+        (marks[0], marks[-1]),
+        label=f"{metric} against the number of candidates reranked",
+    )
+    frame.axes(
+        [(place, str(depth)) for place, depth in enumerate([0, *depths])],
+        [(mark, f"{mark:g}") for mark in marks],
+        x_title="candidates reranked (0: the first stage's order)",
+        y_title=metric,
+    )
+    for system in found.backends:
+        estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
+        frame.band(
+            [(n, e.low, e.high) for n, e in enumerate(estimates)], f"band {colour(found, system)}"
+        )
+    frame.line([(-0.15, base.mean), (len(depths) + 0.15, base.mean)], "base")
+    for system in found.backends:
+        style = colour(found, system)
+        estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
+        frame.line([(n, e.mean) for n, e in enumerate(estimates)], f"series {style}")
+        for place, cut in enumerate(system.cuts, start=1):
+            value = cut.figures[metric].mean
+            title = f"{system.label}, depth {cut.depth}: {figure(value)}"
+            frame.dot(place, value, f"dot {style}", radius=3.5, title=title)
+    return frame.svg()
+
+
+def gain_plot(found: Evaluation, system: System) -> str:
+    """Draw the gain of each query over the first stage as bars, the best first."""
+    metric = found.metrics[0]
+    gains = sorted(
+        (
+            (after - before, query)
+            for query, before, after in zip(
+                found.dataset.queries,
+                found.baseline.values[metric],
+                system.values[metric],
+                strict=True,
+            )
+        ),
+        key=lambda item: -item[0],
+    )
+    most, least = max(gains[0][0], 0.1), min(gains[-1][0], -0.1)
+    frame = Frame(
+        (0, len(gains)),
+        (least - 0.02, most + 0.02),
+        label=f"gain in {metric} of each query, the best first",
+        width=940,
+        height=210,
+    )
+    ticks = [tick for tick in nice_ticks(least, most, 4) if least - 0.02 <= tick <= most + 0.02]
+    frame.axes(
+        [],
+        [(tick, signed(tick)[:5] if tick else "0") for tick in ticks],
+        x_title="",
+        y_title="",
+    )
+    titled = len(gains) <= _TITLED
+    for place, (gain, query) in enumerate(gains):
+        style = "good" if gain > 0 else "bad" if gain < 0 else "same"
+        words = excerpt(found.dataset.queries[query], 120)
+        frame.bar(place, 1, gain, style, f"{signed(gain)}  {words}" if titled else "")
+    better, worse = sum(g > 0 for g, _ in gains), sum(g < 0 for g, _ in gains)
+    same = len(gains) - better - worse
+    for start, count, word, dy in (
+        (0, better, "better", 16),
+        (better, same, "the same", -7),
+        (better + same, worse, "worse", -7),
+    ):
+        if count:
+            middle = start + count / 2
+            words = f"{count} {word}"
+            frame.label(middle, 0, words, style="note halo", dy=dy, anchor="middle")
+    return frame.svg()
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    pad = max(0.08 * (high - low), 0.01)
+    return max(0.0, low - pad), min(1.0, high + pad)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)  # noqa: PLR2004
+    return [step * 10.0**power for power in range(first - 1, last + 1) for step in steps]

@@ -1,0 +1,156 @@
+"""Reports for programs and for repositories: JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rerank_plugins.evaluation.report.wording import (
+    figure,
+    how_measured,
+    interval,
+    milliseconds,
+    p_value,
+    remarks,
+    signed,
+    verdict,
+)
+from rerank_plugins.evaluation.results import Cut, Evaluation, Speed
+
+__all__ = ["as_json", "as_markdown"]
+
+
+def as_json(found: Evaluation) -> str:
+    """Write everything but the texts as one JSON document; figures are exact, times in seconds."""
+    data = found.dataset
+    document = {
+        "dataset": {
+            "name": data.name,
+            "digest": data.digest,
+            "queries": len(data.queries),
+            "first_stage": data.first_stage,
+            "credit": data.credit,
+        },
+        "warnings": list(remarks(found)),
+        "metrics": found.metrics,
+        "depth": found.depth,
+        "seed": found.seed,
+        "systems": [
+            {
+                "label": system.label,
+                "name": system.name,
+                "figures": {metric: asdict(value) for metric, value in system.figures.items()},
+                "depths": [_cut(cut) for cut in system.cuts],
+                "per_query": {
+                    metric: dict(zip(data.queries, values, strict=True))
+                    for metric, values in system.values.items()
+                },
+            }
+            for system in found.systems
+        ],
+        "comparisons": [
+            asdict(comparison) | {"significant": comparison.significant}
+            for comparison in found.comparisons
+        ],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def _cut(cut: Cut) -> dict[str, Any]:
+    figures = {metric: asdict(value) for metric, value in cut.figures.items()}
+    return {"depth": cut.depth, "figures": figures, "speed": _speed(cut.speed)}
+
+
+def _speed(speed: Speed | None) -> dict[str, Any] | None:
+    if speed is None:
+        return None
+    percentiles = {f"p{percent}": speed.percentile(percent) for percent in (50, 95, 99)}
+    return {
+        **percentiles,
+        "calls": len(speed.seconds),
+        "pairs": speed.pairs,
+        "pairs_per_second": speed.pairs_per_second,
+    }
+
+
+def as_markdown(found: Evaluation) -> str:
+    """Write the verdicts and the tables as Markdown."""
+    return "\n".join(_lines(found)) + "\n"
+
+
+def _lines(found: Evaluation) -> Iterator[str]:
+    data = found.dataset
+    yield f"# Reranking {data.name}\n"
+    yield f"{len(data.queries)} queries, {found.depth} candidates of {data.first_stage} each.\n"
+    for system in found.backends:
+        yield f"- **{_cell(system.label)}**: {verdict(found, system).sentence}"
+    yield "\n## Quality\n"
+    yield from _table(
+        ["", *found.metrics],
+        (
+            [
+                system.label,
+                *(f"{figure(e.mean)} ({interval(e)})" for e in system.figures.values()),
+            ]
+            for system in found.systems
+        ),
+    )
+    yield "\nIn brackets: 95 % interval of confidence.\n\n## Differences\n"
+    yield from _table(
+        ["metric", "", "compared with", "difference", "95 % interval", "p", "better", "worse"],
+        (
+            [
+                c.metric,
+                c.label,
+                c.against,
+                signed(c.difference.mean),
+                interval(c.difference, signed_ends=True),
+                p_value(c).removeprefix("= "),
+                str(c.better),
+                str(c.worse),
+            ]
+            for c in found.comparisons
+        ),
+    )
+    yield "\n## Depth and speed\n"
+    yield from _table(
+        ["", "depth", *found.metrics, "p50 ms", "p95 ms", "p99 ms", "pairs/s", "calls"],
+        (
+            [
+                system.label,
+                str(cut.depth),
+                *(figure(estimate.mean) for estimate in cut.figures.values()),
+                *speed_cells(cut.speed),
+            ]
+            for system in found.backends
+            for cut in system.cuts
+        ),
+    )
+    yield "\n## How to read this\n"
+    for remark in (*remarks(found), *how_measured(found), data.credit):
+        if remark:
+            yield f"- {_cell(remark)}"
+
+
+def speed_cells(speed: Speed | None) -> list[str]:
+    """Return the percentiles in milliseconds, the pairs per second and the number of calls."""
+    if speed is None:
+        return ["–"] * 5
+    return [
+        *(milliseconds(speed.percentile(percent)) for percent in (50, 95, 99)),
+        f"{speed.pairs_per_second:,.0f}",
+        str(len(speed.seconds)),
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterator[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(map(_cell, row))} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

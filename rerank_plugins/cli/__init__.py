@@ -13,8 +13,10 @@ from typer.core import TyperGroup
 
 import rerank_plugins
 from rerank_plugins.cli.bench import bench
+from rerank_plugins.cli.canary import canary
 from rerank_plugins.cli.compare import compare
 from rerank_plugins.cli.doctor import doctor
+from rerank_plugins.cli.eval import evaluate_datasets
 from rerank_plugins.cli.output import OutputError
 from rerank_plugins.cli.rank import rank
 from rerank_plugins.cli.serve import serve
@@ -148,6 +150,8 @@ app.command()(rank)
 app.command()(doctor)
 app.command()(compare)
 app.command()(bench)
+app.command("eval")(evaluate_datasets)
+app.command()(canary)
 app.command()(serve)
 
 

@@ -23,8 +23,8 @@ def bm25(
 ) -> dict[str, list[str]]:
     """Find at most `depth` documents per query with BM25 (bm25s, Lucene's variant).
 
-    Documents that share no word with the query are not found. Equal scores keep the order of
-    the documents.
+    Words are those of `tokenize()` without English stop words, stemmed (Snowball). Documents
+    that share none with the query are not found. Equal scores keep the documents' order.
 
     Args:
         queries: query id → text.
@@ -33,23 +33,29 @@ def bm25(
 
     Raises:
         ConfigError: `depth` is below 1.
-        MissingDependencyError: `bm25s` is not installed.
+        MissingDependencyError: `bm25s` or `PyStemmer` is not installed.
     """
     if depth < 1:
         raise ConfigError(f"`depth` must be at least 1, not {depth!r}")
     if not documents:
         return {query: [] for query in queries}
     module = require("bm25s", extra="eval")
+    stem = require("Stemmer", extra="eval").Stemmer("english").stemWords
     stop_words = frozenset(module.stopwords.STOPWORDS_EN)
+
+    def terms(text: str) -> list[str]:
+        stems: list[str] = stem([word for word in tokenize(text) if word not in stop_words])
+        return stems
+
     index = module.BM25(method="lucene", dtype="float64")
     ids = list(documents)
-    tokens = [[t for t in tokenize(text) if t not in stop_words] for text in documents.values()]
+    tokens = [terms(text) for text in documents.values()]
     if not any(tokens):
         return {query: [] for query in queries}
     index.index(tokens, show_progress=False)
     found = {}
     for query, text in queries.items():
-        known = [token for token in tokenize(text) if token in index.vocab_dict]
+        known = [term for term in terms(text) if term in index.vocab_dict]
         scores = index.get_scores(known) if known else ()
         best = sorted((-score, row) for row, score in enumerate(scores) if score > 0)
         found[query] = [ids[row] for _, row in best[:depth]]

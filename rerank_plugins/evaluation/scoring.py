@@ -6,12 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank_plugins.backend import Backend, check_scores
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.errors import ConfigError, InvalidResponse
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 
 __all__ = ["Scored", "Timing", "score_candidates"]
@@ -32,12 +32,12 @@ class Timing:
 class Scored:
     """The scores of a query's candidates, and how long one call took."""
 
-    cuts: Mapping[int, Sequence[float]]
+    cuts: Mapping[int, list[float]]
     """Depth → a score for each of the first candidates down to that depth."""
     timing: Timing | None
     """None for a query without candidates."""
 
-    def down_to(self, depth: int) -> Sequence[float]:
+    def down_to(self, depth: int) -> list[float]:
         """Return the scores of the candidates down to a depth."""
         return self.cuts[depth] if depth in self.cuts else self.cuts[max(self.cuts)][:depth]
 
@@ -70,7 +70,7 @@ def score_candidates(
         RerankError: the backend failed; what was scored until then stays in `folder`.
     """
     journal = _Journal(folder, backend, dataset) if folder is not None else None
-    scored = journal.read(depths, backend.cacheable) if journal is not None else {}
+    scored = journal.read(depths, cacheable=backend.cacheable) if journal is not None else {}
     for _ in scored:
         on_query()
     todo = [query for query in dataset.queries if query not in scored]
@@ -100,7 +100,7 @@ def _scored(
     text, deepest = dataset.queries[query], depths[-1]
     documents = dataset.texts(query, deepest)
     if not documents:
-        return Scored({deepest: ()}, None)
+        return Scored({depth: [] for depth in depths}, None)
     first = timed if backend.cacheable else deepest
     start = time.perf_counter()
     scores = backend.score(text, documents[:first])
@@ -109,14 +109,9 @@ def _scored(
     timing = Timing(first, len(scores), seconds)
     if backend.cacheable:
         rest = documents[first:]
-        return Scored(
-            {
-                deepest: [*scores, *check_scores(backend.score(text, rest), len(rest))]
-                if rest
-                else scores
-            },
-            timing,
-        )
+        if rest:
+            scores = [*scores, *check_scores(backend.score(text, rest), len(rest))]
+        return Scored({deepest: scores}, timing)
     cuts = {
         depth: check_scores(backend.score(text, documents[:depth]), len(documents[:depth]))
         for depth in depths[:-1]
@@ -133,7 +128,7 @@ class _Journal:
         self.path = folder / f"{dataset.digest[:16]}-{name}.jsonl"
         self._dataset = dataset
 
-    def read(self, depths: Sequence[int], cacheable: bool) -> dict[str, Scored]:  # noqa: FBT001
+    def read(self, depths: Sequence[int], *, cacheable: bool) -> dict[str, Scored]:
         """Return what is scored deeply enough."""
         try:
             data = self.path.read_bytes()
@@ -145,45 +140,30 @@ class _Journal:
         for line in data.splitlines():
             try:
                 fields = json.loads(line)
-            except ValueError:
-                continue
-            query = fields.get("query")
-            if query not in self._dataset.queries:
-                continue
-            scored = self._entry(fields, query, depths, cacheable)
-            if scored is not None:
-                found[query] = scored
+                query = fields["query"]
+                if query in self._dataset.queries:
+                    scored = _entry(fields)
+                    if self._reaches(scored, query, depths, cacheable=cacheable):
+                        found[query] = scored
+            except (AttributeError, KeyError, TypeError, ValueError, InvalidResponse):
+                continue  # the first line, or one that was cut off
         return found
 
-    def _entry(
-        self,
-        fields: Mapping[str, Any],
-        query: str,
-        depths: Sequence[int],
-        cacheable: bool,  # noqa: FBT001
-    ) -> Scored | None:
-        cuts = {int(depth): scores for depth, scores in fields["scores"].items()}
+    def _reaches(
+        self, scored: Scored, query: str, depths: Sequence[int], *, cacheable: bool
+    ) -> bool:
+        """Whether an entry has all scores that are wanted."""
         candidates = len(self._dataset.candidates[query])
-        needed = depths[-1:] if cacheable else depths
-        for depth in needed:
-            held = cuts.get(depth) or (cuts[max(cuts)] if cacheable else ())
-            if len(held) < min(depth, candidates):
-                return None
-        timing = Timing(**fields["timing"]) if fields["timing"] else None
-        return Scored(cuts, timing)
+        if cacheable:
+            deepest = max(map(len, scored.cuts.values()))
+            return deepest >= min(depths[-1], candidates)
+        return all(len(scored.cuts.get(depth, ())) == min(depth, candidates) for depth in depths)
 
     def add(self, query: str, scored: Scored) -> None:
         """Append a query's scores."""
-        timing = scored.timing
         entry = {
             "query": query,
-            "timing": {
-                "depth": timing.depth,
-                "documents": timing.documents,
-                "seconds": timing.seconds,
-            }
-            if timing
-            else None,
+            "timing": asdict(scored.timing) if scored.timing else None,
             "scores": {str(depth): list(scores) for depth, scores in scored.cuts.items()},
         }
         try:
@@ -195,3 +175,12 @@ class _Journal:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
         except OSError as exc:
             raise ConfigError(f"can't write {str(self.path)!r}: {exc.strerror or exc}") from exc
+
+
+def _entry(fields: Mapping[str, Any]) -> Scored:
+    """Read back a line, of any form."""
+    timing = Timing(**fields["timing"]) if fields["timing"] else None
+    cuts = {
+        int(depth): check_scores(scores, len(scores)) for depth, scores in fields["scores"].items()
+    }
+    return Scored(cuts, timing)

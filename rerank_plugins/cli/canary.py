@@ -1,0 +1,165 @@
+"""`rerank-plugins canary`: does a backend still rank as well as it did?"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.cli.output import OutputError, printing
+from rerank_plugins.errors import BackendError
+from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
+from rerank_plugins.evaluation.datasets import Dataset, load_dataset
+from rerank_plugins.evaluation.experiment import DEFAULT_DEPTH
+from rerank_plugins.spec import load_backend
+
+__all__ = ["canary", "seconds_of"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_METRIC = "MRR@10"
+
+
+def canary(
+    dataset: Annotated[str, typer.Argument(help="Judged queries, as `eval` reads them.")],
+    *,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="SPEC",
+            help="What to watch. Else $RERANK_BACKEND, else embedded.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Run again and again: 30s, 10m, 1h. Else once."),
+    ] = None,
+    minimum: Annotated[
+        float | None, typer.Option("--min", help="The least MRR@10 that is fine.", min=0, max=1)
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A results.json of `eval` to hold the MRR@10 against.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How far below the baseline is fine.", min=0, max=1)
+    ] = 0.02,
+    label: Annotated[
+        str | None, typer.Option(help="Which backend of the baseline, if it has several.")
+    ] = None,
+    textfile: Annotated[
+        Path | None, typer.Option(help="Write metrics for node-exporter's textfile collector.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="URL", help="Push metrics to a Pushgateway.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--set", help="The metrics' label `set`; else the data's name.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Use the first N queries.")] = None,
+    depth: Annotated[
+        int, typer.Option(min=1, help="How many candidates to rerank.")
+    ] = DEFAULT_DEPTH,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="With --every: stop after this many runs.")
+    ] = None,
+) -> None:
+    """Rerank judged queries, and say whether the order is as good as it should be.
+
+    Prints one JSON object a run. Exit code 1: worse than allowed. With --every it
+    goes on, whatever it finds, and leaves alarms to the metrics.
+    """
+    pause = None if every is None else seconds_of(every)
+    if runs is not None and pause is None:
+        raise typer.BadParameter("only with --every", param_hint="'--runs'")
+    least = minimum if minimum is not None else 0.0
+    if baseline is not None:
+        least = max(least, baseline_of(baseline, _METRIC, label=label) - tolerance)
+    data = load_dataset(dataset, depth=depth)
+    data = data if queries is None else data.head(queries)
+    published = Canary(name or data.name, textfile=textfile, gateway=push)
+    with load_backend(backend) as watched:
+        if pause is None:
+            raise typer.Exit(0 if _once(watched, data, published, least, depth) else 1)
+        _forever(watched, data, published, least, depth=depth, pause=pause, runs=runs)
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of `"30s"`, `"10m"`, `"1h"` or `"1d"`.
+
+    Raises:
+        typer.BadParameter: it is written otherwise, or is 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 30s, 10m, 1h or 1d", param_hint="'--every'"
+        )
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _forever(
+    watched: Backend,
+    data: Dataset,
+    published: Canary,
+    least: float,
+    *,
+    depth: int,
+    pause: float,
+    runs: int | None,
+) -> None:
+    done = 0
+    while True:
+        start = time.monotonic()
+        try:
+            _once(watched, data, published, least, depth)
+        except (BackendError, OutputError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        done += 1
+        if runs is not None and done >= runs:
+            return
+        time.sleep(max(0.0, pause - (time.monotonic() - start)))
+
+
+def _once(watched: Backend, data: Dataset, published: Canary, least: float, depth: int) -> bool:
+    """Run, publish and print; return whether it is good enough."""
+    try:
+        run = check(watched, data, depth=depth)
+    except BackendError:
+        _published(published, None, regression=False)
+        raise
+    good = run.figures[_METRIC] >= least
+    with printing():
+        sys.stdout.write(_line(data, run, least, good=good))
+    _published(published, run, regression=not good)
+    return good
+
+
+def _line(data: Dataset, run: CanaryRun, least: float, *, good: bool) -> str:
+    document = {
+        "ok": good,
+        "set": data.name,
+        **run.figures,
+        "least": least,
+        "first_stage": run.before,
+        "queries": run.queries,
+        "seconds": round(run.seconds, 3),
+        "warnings": data.warnings,
+    }
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def _published(published: Canary, run: CanaryRun | None, *, regression: bool) -> None:
+    try:
+        if run is None:
+            published.failed()
+        else:
+            published.succeeded(run, regression=regression)
+    except OSError as error:
+        raise OutputError(f"can't publish the metrics: {error}") from error

@@ -1,0 +1,227 @@
+"""`rerank-plugins eval`: whether backends help on judged queries, and what they cost."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerank_plugins._display import short_name
+from rerank_plugins.cli.output import OutputError, printing
+from rerank_plugins.evaluation.datasets import Dataset, load_dataset
+from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
+from rerank_plugins.evaluation.experiment import DEFAULT_DEPTH, evaluate
+from rerank_plugins.evaluation.metrics import DEFAULT_METRICS
+from rerank_plugins.evaluation.report.text import as_json, as_markdown, speed_cells
+from rerank_plugins.evaluation.report.wording import figure, interval, remarks, verdict
+from rerank_plugins.evaluation.results import Evaluation, System
+from rerank_plugins.spec import load_backend
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["as_lines", "evaluate_datasets"]
+
+_STYLES = {"better": "green", "worse": "red", "unclear": "yellow"}
+_MARKS = {"better": "▲", "worse": "▼", "unclear": "="}
+
+
+def evaluate_datasets(
+    datasets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATASET]...",
+            help="A BEIR folder, a .jsonl file, irds:ID, demo:NAME, or a corpus with --qrels.",
+        ),
+    ] = None,
+    *,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="SPEC",
+            help="What to evaluate, once or more. Else $RERANK_BACKEND, else embedded.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Use the small sets in this package, in two languages.")
+    ] = False,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help=f"The first one decides. Else {', '.join(DEFAULT_METRICS)}."),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(min=1, help="How many candidates to rerank; shallower depths are shown.")
+    ] = DEFAULT_DEPTH,
+    depths: Annotated[
+        list[int] | None,
+        typer.Option("--at", min=1, help="A shallower depth to show; may be given several times."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Use the first N queries only.")
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="Judgements, in TREC's format or BEIR's.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The first stage's order, in TREC's format; else BM25.")
+    ] = None,
+    topics: Annotated[
+        Path | None, typer.Option(help="Queries beside a corpus: JSON Lines, or ID<TAB>TEXT.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the reports and the scores that a later run reuses.")
+    ] = Path("rerank-eval"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Score everything anew; use no kept scores.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Rerank judged queries with each backend; compare with the order there was before.
+
+    Writes OUT/DATASET/report.html, report.md and results.json. An interrupted run goes on where
+    it was when the same command is given again.
+    """
+    from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+
+    names = [*(datasets or []), *(f"demo:{name}" for name in (DEMO_NAMES if demo else ()))]
+    if not names:
+        raise typer.BadParameter("name a dataset, or see --demo", param_hint="'DATASET'")
+    messages, console = Console(stderr=True), Console()
+    loaded = [(spec, load_backend(spec or None)) for spec in dict.fromkeys(backends or [""])]
+    built = {spec or short_name(backend.name): backend for spec, backend in loaded}
+    results = []
+    for name in names:
+        data = load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth)
+        data = data if queries is None else data.head(queries)
+        deepest = min(depth, max(map(len, data.candidates.values())) or 1)
+        scores = out / "scores"
+        if fresh:
+            _forget(scores, data)
+        with _progress(messages, data.name, len(data.queries) * len(built)) as step:
+            result = evaluate(
+                data,
+                built,
+                metrics=metrics or DEFAULT_METRICS,
+                depth=deepest,
+                depths=None if depths is None else [at for at in depths if at < deepest],
+                scores=scores,
+                seed=seed,
+                on_query=step,
+            )
+        results.append(result)
+        page = _write(out / re.sub(r"[^\w.-]+", "-", data.name), result)
+        with printing():
+            if not json_output:
+                _print(console, result)
+        messages.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
+    for backend in built.values():
+        backend.close()
+    if json_output:
+        with printing():
+            sys.stdout.write(f"[{','.join(map(as_json, results))}]\n")
+
+
+@contextmanager
+def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[], object]]:
+    """Show how far the queries are; give what to call after each one."""
+    from rich.progress import (  # noqa: PLC0415  # errors need no rich
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    ) as shown:
+        task = shown.add_task(f"{name}: queries", total=total)
+        yield lambda: shown.advance(task)
+
+
+def _forget(scores: Path, data: Dataset) -> None:
+    """Remove what was kept of a dataset's scores."""
+    for path in scores.glob(f"{data.digest[:16]}-*.jsonl"):
+        path.unlink()
+
+
+def _write(folder: Path, result: Evaluation) -> Path:
+    """Write the three forms of a report; return the path of the page."""
+    from rerank_plugins.evaluation.report.page import as_html  # noqa: PLC0415  # only at the end
+
+    page = folder / "report.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.write_text(as_html(result), encoding="utf-8")
+        (folder / "report.md").write_text(as_markdown(result), encoding="utf-8")
+        (folder / "results.json").write_text(as_json(result), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"can't write to {str(folder)!r}: {error.strerror or error}") from error
+    return page
+
+
+def _print(console: Console, result: Evaluation) -> None:
+    if not console.is_terminal:
+        sys.stdout.writelines(as_lines(result))
+        return
+    from rich.text import Text  # noqa: PLC0415  # only a terminal needs it
+
+    console.print(_as_table(result))
+    for system in result.backends:
+        found = verdict(result, system)
+        line = Text(f"{_MARKS[found.kind]} ", style=_STYLES[found.kind])
+        console.print(line.append(f"{system.label}: ", "bold").append(found.sentence, "default"))
+    for remark in remarks(result):
+        console.print(Text(f"  {remark}", style="dim"))
+    console.print()
+
+
+def _head(result: Evaluation) -> tuple[str, ...]:
+    return (result.dataset.name, *result.metrics, "p50 ms", "p95 ms", "p99 ms", "pairs/s")
+
+
+def as_lines(result: Evaluation) -> Iterator[str]:
+    """Lay the figures out as lines of fields separated by tabs, under a line of names."""
+    yield "\t".join(_head(result)) + "\n"
+    for system in result.systems:
+        figures = (figure(estimate.mean) for estimate in system.figures.values())
+        yield "\t".join((system.label, *figures, *speed_cells(system.speed)[:4])) + "\n"
+
+
+def _as_table(result: Evaluation) -> Table:
+    from rich.table import Table  # noqa: PLC0415  # only a terminal needs it
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, header_style="bold")
+    for place, column in enumerate(_head(result)):
+        table.add_column(column, justify="right" if place else "left")
+    for system in result.systems:
+        cells = [_figure_cell(result, system, metric) for metric in result.metrics]
+        table.add_row(Text(system.label), *cells, *speed_cells(system.speed)[:4])
+        ranges = (Text(interval(e), style="dim") for e in system.figures.values())
+        table.add_row("", *ranges)
+    return table
+
+
+def _figure_cell(result: Evaluation, system: System, metric: str) -> str:
+    shown = figure(system.figures[metric].mean)
+    if system is result.baseline:
+        return shown
+    found = result.compared(system.label, result.baseline.label, metric)
+    if not found.significant:
+        return shown
+    return f"[green]{shown} ▲[/]" if found.difference.mean > 0 else f"[red]{shown} ▼[/]"

@@ -20,6 +20,7 @@ class Frame:
         label: what the picture shows, for those who can't see it.
         width: of the whole picture, in its own units.
         height: of the whole picture.
+        foot: of that, what is kept for the horizontal axis.
         x_scale: from the data to what is linear on the page, as `math.log10`.
     """
 
@@ -31,9 +32,10 @@ class Frame:
         label: str,
         width: int = 460,
         height: int = 280,
+        foot: int = 40,
         x_scale: Callable[[float], float] = float,
     ) -> None:
-        self._left, self._right, self._top, self._bottom = 46, width - 14, 12, height - 40
+        self._left, self._right, self._top, self._bottom = 46, width - 14, 12, height - foot
         self._x_scale = x_scale
         self._x = x_scale(x[0]), x_scale(x[1])
         self._y = y

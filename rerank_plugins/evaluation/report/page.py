@@ -104,7 +104,8 @@ def _card(found: Evaluation, system: System) -> str:
     speed = system.speed
     timing = (
         f"{milliseconds(speed.percentile(50))} ms per query (p95 "
-        f"{milliseconds(speed.percentile(95))}), {speed.pairs_per_second:,.0f} pairs/s"
+        f"{milliseconds(speed.percentile(95))}), "
+        f"<span class=whole>{speed.pairs_per_second:,.0f} pairs/s</span>"
         if speed
         else "not timed"
     )
@@ -114,8 +115,9 @@ def _card(found: Evaluation, system: System) -> str:
         f"<p class=big>{signed(result.difference.mean)}<small>{escape(result.metric)}</small></p>"
         f"<p>{figure(before)} → <b>{figure(after)}</b></p>"
         f"<p class=muted>95 % interval {interval(result.difference, signed_ends=True)}, "
-        f"p {escape(p_value(result))}<br>better on {result.better}, worse on {result.worse} of "
-        f"{len(found.dataset.queries):,} queries<br>{timing}</p></article>"
+        f"<span class=whole>p {escape(p_value(result))}</span></p>"
+        f"<p class=muted>better on {result.better}, worse on {result.worse} of "
+        f"{len(found.dataset.queries):,} queries</p><p class=muted>{timing}</p></article>"
     )
 
 

@@ -54,7 +54,7 @@ def latency_plot(found: Evaluation) -> str:
         y_title=metric,
     )
     frame.line([(ends[0], before), (ends[1], before)], "base")
-    frame.label(ends[1], before, found.baseline.label, style="note halo", dy=-6, anchor="end")
+    frame.label(ends[0], before, found.baseline.label, style="note halo", dx=4, dy=-6)
     for system in found.backends:
         style = colour(found, system)
         points = [
@@ -130,10 +130,11 @@ def gain_plot(found: Evaluation, system: System) -> str:
     most, least = max(gains[0][0], 0.1), min(gains[-1][0], -0.1)
     frame = Frame(
         (0, len(gains)),
-        (least - 0.02, most + 0.02),
+        (least - 0.05, most + 0.05),
         label=f"gain in {metric} of each query, the best first",
         width=940,
-        height=210,
+        height=200,
+        foot=12,
     )
     ticks = [tick for tick in nice_ticks(least, most, 4) if least - 0.02 <= tick <= most + 0.02]
     frame.axes(

@@ -87,7 +87,8 @@ def remarks(found: Evaluation) -> Iterator[str]:
     yield from found.dataset.warnings
     queries = len(found.dataset.queries)
     if queries < FEW_QUERIES:
-        yield f"{queries} queries are few: read the intervals as rough"
+        many = "there is 1 query only" if queries == 1 else f"there are {queries} queries only"
+        yield f"{many}: read the intervals as rough"
     reach = sum(
         any(found.dataset.qrels[query].get(document, 0) > 0 for document in ids[: found.depth])
         for query, ids in found.dataset.candidates.items()

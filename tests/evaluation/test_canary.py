@@ -1,0 +1,152 @@
+"""The canary: what it measures, publishes and keeps."""
+
+import json
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from rerank_plugins import ConfigError
+from rerank_plugins.evaluation import evaluate, load_dataset
+from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
+from rerank_plugins.evaluation.report import as_json
+from rerank_plugins.testing import FakeBackend
+
+pytest.importorskip("ir_measures", reason="needs the extra `eval`")
+parser = pytest.importorskip("prometheus_client.parser", reason="needs the extra `prometheus`")
+
+RUN = CanaryRun({"MRR@10": 0.75, "nDCG@10": 0.8}, {"MRR@10": 0.5, "nDCG@10": 0.6}, 40, 1.5)
+
+
+def read(text):
+    """Return metric → value of the set `demo`."""
+    return {
+        sample.name: sample.value
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels == {"set": "demo"} and not sample.name.endswith("_created")
+    }
+
+
+def test_it_measures_what_an_evaluation_measures():
+    data, backend = load_dataset("demo:covidqa"), FakeBackend()
+    run = check(backend, data, depth=10)
+    before, after = evaluate(data, [backend], depth=10).systems
+
+    for metric in ("MRR@10", "nDCG@10"):
+        assert pytest.approx(before.figures[metric].mean) == run.before[metric]
+        assert pytest.approx(after.figures[metric].mean) == run.figures[metric]
+    assert 40 == run.queries
+
+
+def test_a_text_file_holds_the_figures(tmp_path):
+    path = tmp_path / "textfiles" / "rerank.prom"
+    Canary("demo", textfile=path).succeeded(RUN, regression=True)
+    found = read(path.read_text())
+
+    assert abs(found.pop("rerank_canary_last_success_timestamp_seconds") - time.time()) < 60
+    assert abs(found.pop("rerank_canary_last_run_timestamp_seconds") - time.time()) < 60
+    assert {
+        "rerank_canary_mrr_at_10": 0.75,
+        "rerank_canary_ndcg_at_10": 0.8,
+        "rerank_canary_first_stage_mrr_at_10": 0.5,
+        "rerank_canary_queries": 40,
+        "rerank_canary_duration_seconds": 1.5,
+        "rerank_canary_regression": 1,
+        "rerank_canary_failures_total": 0,
+    } == found
+    assert ["rerank.prom"] == [file.name for file in path.parent.iterdir()]
+
+
+def test_failures_count_on_over_restarts_and_leave_the_last_figures(tmp_path):
+    path = tmp_path / "rerank.prom"
+    Canary("demo", textfile=path).succeeded(RUN, regression=False)
+    success = read(path.read_text())["rerank_canary_last_success_timestamp_seconds"]
+    for _ in range(2):
+        Canary("demo", textfile=path).failed()
+    found = read(path.read_text())
+
+    assert 2 == found["rerank_canary_failures_total"]
+    assert 0.75 == found["rerank_canary_mrr_at_10"]
+    assert success == found["rerank_canary_last_success_timestamp_seconds"]
+    assert success <= found["rerank_canary_last_run_timestamp_seconds"]
+
+
+def test_a_first_failure_publishes_no_figure(tmp_path):
+    path = tmp_path / "rerank.prom"
+    Canary("demo", textfile=path).failed()
+
+    assert 1 == read(path.read_text())["rerank_canary_failures_total"]
+    assert "rerank_canary_mrr_at_10" not in path.read_text()
+
+
+@pytest.mark.parametrize("content", [b"rerank_canary{", b"\xff\xfe", b""])
+def test_a_broken_text_file_is_written_anew(tmp_path, content):
+    path = tmp_path / "rerank.prom"
+    path.write_bytes(content)
+    Canary("demo", textfile=path).failed()
+
+    assert 1 == read(path.read_text())["rerank_canary_failures_total"]
+
+
+def test_a_pushgateway_gets_the_figures():
+    received = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((self.path, body.decode()))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        Canary("demo", gateway=url).succeeded(RUN, regression=False)
+        server.shutdown()
+        thread.join()
+    ((path, body),) = received
+
+    assert "/metrics/job/rerank_canary/set/demo" == path
+    assert 0.75 == read(body)["rerank_canary_mrr_at_10"]
+
+
+def test_a_gateway_that_is_away_is_an_os_error():
+    with pytest.raises(OSError, match="refused"):
+        Canary("demo", gateway="http://127.0.0.1:9").failed()
+
+
+class TestBaseline:
+    @pytest.fixture
+    def results(self, tmp_path):
+        path = tmp_path / "results.json"
+        backends = {"a": FakeBackend(name="a"), "b": FakeBackend(lambda q, d: 0.0, name="b")}
+        path.write_text(as_json(evaluate(load_dataset("demo:xquad-zh"), backends, depth=5)))
+        return path
+
+    def test_is_the_mean_of_the_backend_that_is_named(self, results):
+        systems = json.loads(results.read_text())["systems"]
+
+        assert systems[1]["figures"]["MRR@10"]["mean"] == baseline_of(results, "MRR@10", label="a")
+
+    @pytest.mark.parametrize("label", [None, "c"])
+    def test_must_be_named_if_there_are_several(self, results, label):
+        with pytest.raises(ConfigError, match="valid: 'a', 'b'"):
+            baseline_of(results, "MRR@10", label=label)
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"systems": [{}, {"label": "x"}]}'])
+    def test_what_is_no_evaluation_is_refused(self, tmp_path, text):
+        path = tmp_path / "results.json"
+        path.write_text(text)
+
+        with pytest.raises(ConfigError, match=r"results.json' holds no MRR@10"):
+            baseline_of(path, "MRR@10")
+
+    def test_a_missing_file_is_told(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"can't read .*none.json"):
+            baseline_of(tmp_path / "none.json", "MRR@10")

@@ -57,7 +57,15 @@ LAYERS["_outcome"] = {"errors", "hooks", "_context", "_options", "_throttle", "b
 LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
 LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
 LAYERS["evaluation"] = INNER | {"_display", "result"}
-LAYERS["server"] = INNER | {"", "_context", "_options", "backends", "hooks", "scheduler"}
+LAYERS["server"] = INNER | {
+    "",
+    "_context",
+    "_options",
+    "backends",
+    "hooks",
+    "scheduler",
+    "wrappers",
+}
 LAYERS["cli"] = set(LAYERS) | {"backends"}
 LAYERS["__main__"] = {"cli"}
 

@@ -17,6 +17,7 @@ from rerank_plugins.cli.canary import canary
 from rerank_plugins.cli.compare import compare
 from rerank_plugins.cli.doctor import doctor
 from rerank_plugins.cli.eval import evaluate_datasets
+from rerank_plugins.cli.lock import lock
 from rerank_plugins.cli.output import OutputError
 from rerank_plugins.cli.rank import rank
 from rerank_plugins.cli.serve import serve
@@ -153,6 +154,7 @@ app.command()(bench)
 app.command("eval")(evaluate_datasets)
 app.command()(canary)
 app.command()(serve)
+app.command()(lock)
 
 
 def main() -> None:

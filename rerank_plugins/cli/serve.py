@@ -24,6 +24,13 @@ def serve(
     api_keys_file: Annotated[
         str | None, typer.Option(help="File with a line ID:KEY for each key.")
     ] = None,
+    model_process: Annotated[
+        bool | None,
+        typer.Option(
+            "--model-process/--no-model-process",
+            help="Run a local model in a process of its own [yes].",
+        ),
+    ] = None,
     insecure_no_auth: Annotated[
         bool | None,
         typer.Option("--insecure-no-auth", help="Listen on a public address without any key."),
@@ -31,15 +38,18 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve a backend to the clients of Cohere, Jina, Xinference and TEI."""
-    from rerank_plugins.server.app import create_app  # noqa: PLC0415  # needs the extra `server`
+    from rerank_plugins.server import create_app  # noqa: PLC0415  # needs the extra `server`
+    from rerank_plugins.server.chain import isolate  # noqa: PLC0415
     from rerank_plugins.server.logs import configure_logs  # noqa: PLC0415
     from rerank_plugins.server.run import serve as run  # noqa: PLC0415
     from rerank_plugins.server.settings import read_settings  # noqa: PLC0415
+    from rerank_plugins.spec import load_backend  # noqa: PLC0415
 
     flags = {
         "host": host,
         "port": port,
         "api_keys_file": api_keys_file,
+        "model_process": model_process,
         "insecure_no_auth": insecure_no_auth,
     }
     overrides = {name: value for name, value in flags.items() if value is not None}
@@ -47,6 +57,9 @@ def serve(
     tables, settings = read_settings(file, overrides)
     settings.check_exposure()
     configure_logs(log_level)
-    failure = run(create_app(spec if tables is None else tables, settings=settings))
+    backend = load_backend(spec if tables is None else tables)
+    if settings.model_process:
+        backend = isolate(backend, settings)
+    failure = run(create_app(backend, settings=settings))
     if failure is not None:
         raise failure

@@ -23,7 +23,6 @@ from rerank_plugins.server.edge import PUBLIC, Edge
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.problems import Problem, reply
-from rerank_plugins.server.remote import is_remote
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
@@ -53,7 +52,7 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     loaded: Backend = load_backend(backend)
     auth = Authenticator(settings)
     metrics = ServerMetrics()
-    lifecycle = Lifecycle(loaded, settings, metrics, remote=is_remote(loaded))
+    lifecycle = Lifecycle(loaded, settings, metrics)
     lifecycles = [lifecycle, *_compared(settings)]
 
     @asynccontextmanager
@@ -92,11 +91,11 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
 
 def _compared(settings: ServerSettings) -> list[Lifecycle]:
     """Return the backends that the page compares with, which have metrics of their own."""
-    own = replace(settings, model_names=(), cache_warm_up=None)
+    own = replace(settings, model_names=(), cache_warm_up=None, model_lock=None)
     found = []
     for spec in settings.compare:
         backend = load_backend(spec)
-        lifecycle = Lifecycle(backend, own, ServerMetrics(), remote=is_remote(backend))
+        lifecycle = Lifecycle(backend, own, ServerMetrics())
         lifecycle.on_failure = partial(_tell_failure, spec, lifecycle)
         found.append(lifecycle)
     return found

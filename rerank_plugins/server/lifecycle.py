@@ -13,6 +13,7 @@ from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, RerankError
+from rerank_plugins.server.chain import is_remote, model_processes, prepare_here
 from rerank_plugins.server.metrics import BatchMetrics, ServerMetrics
 from rerank_plugins.server.problems import Problem
 from rerank_plugins.server.scoring import Scoring, scoring_for
@@ -36,14 +37,12 @@ class Lifecycle:
         backend: what scores.
         settings: of the server.
         metrics: of the server.
-        remote: whether another server scores.
     """
 
-    def __init__(
-        self, backend: Backend, settings: ServerSettings, metrics: ServerMetrics, *, remote: bool
-    ) -> None:
+    def __init__(self, backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self.backend = backend
-        self.remote = remote
+        self._is_remote = is_remote(backend)
+        self._processes = model_processes(backend)
         self.draining = False
         """Whether the server is about to end."""
         self.refusing = False
@@ -62,12 +61,15 @@ class Lifecycle:
         metrics.queue_pairs.set_function(lambda: self._scoring.queued_pairs if self._scoring else 0)
         metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
         metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
+        for process in self._processes:
+            process.on_restart = metrics.restarts.inc
 
     @property
     def is_alive(self) -> bool:
         """Whether there is progress: no batch has been running for too long."""
-        scoring = self._scoring
-        return scoring is None or scoring.stalled_for() <= self._settings.watchdog_seconds
+        # A model's own process is ended when it hangs, so that there is progress again.
+        longest = self._settings.watchdog_seconds * (2 if self._processes else 1)
+        return self._scoring is None or self._scoring.stalled_for() <= longest
 
     def why_not_ready(self) -> str | None:
         """Return why new requests had better go elsewhere; None if they are welcome."""
@@ -79,7 +81,8 @@ class Lifecycle:
             return "stalled"
         if self._out_of_memory:
             return "out_of_memory"
-        return "model_restarting" if getattr(self.backend, "is_restarting", False) else None
+        restarting = any(process.is_restarting for process in self._processes)
+        return "model_restarting" if restarting else None
 
     @property
     def max_length(self) -> int | None:
@@ -150,10 +153,12 @@ class Lifecycle:
 
     def _become_ready(self) -> None:
         """Load the model and score with it once, in a thread; then take requests."""
+        settings = self._settings
+        prepare_here(self.backend, settings)
         facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
-        if not self.remote:
+        if not self._is_remote:
             facts = self.backend.describe()
-            if self._settings.warm_up:
+            if settings.warm_up:
                 for words in _WORDS:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
         self.facts = facts
@@ -161,15 +166,15 @@ class Lifecycle:
         self._metrics.info.labels(
             str(facts.get("model", facts["name"])),
             str(facts.get("revision") or ""),
-            str(facts.get("engine", "remote" if self.remote else "other")),
+            str(facts.get("engine", "remote" if self._is_remote else "other")),
             str(facts.get("dtype") or ""),
         ).set(1)
         self._scoring = scoring_for(
             self.backend,
-            self._settings,
+            settings,
             observer,
             self._metrics.listening,
-            remote=self.remote,
+            remote=self._is_remote,
             max_length=self.max_length or _USUAL_LENGTH,
         )
 

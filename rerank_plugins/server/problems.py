@@ -15,6 +15,7 @@ from rerank_plugins.errors import (
     BackendUnavailable,
     UnsupportedInputError,
 )
+from rerank_plugins.wrappers.process import ModelRestarting
 
 __all__ = ["Problem", "problem_of", "reply"]
 
@@ -63,6 +64,13 @@ def problem_of(error: Exception) -> Problem:
                 503,
                 "overloaded",
                 "too much is waiting to be scored; try again later",
+                retry_after=error.retry_after or 1,
+            )
+        case ModelRestarting():
+            return Problem(
+                503,
+                "model_restarting",
+                "the model is being started again",
                 retry_after=error.retry_after or 1,
             )
         case BackendUnavailable():

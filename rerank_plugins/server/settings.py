@@ -126,6 +126,12 @@ class ServerSettings:
     queue_seconds: float = 2.0
     """Longest wait that a new request may meet, at the speed of the last batches."""
 
+    model_process: bool = True
+    """Whether `rerank-plugins serve` runs local models in processes of their own."""
+    model_lock: str | None = None
+    """A file of `rerank-plugins lock`; the model's files must be as it says."""
+    gpu_memory_fraction: float | None = None
+    """The share of a CUDA device's memory that the model may take."""
     warm_up: bool = True
     """Whether to score a few texts of all lengths before being ready."""
     cache_warm_up: str | None = None
@@ -145,6 +151,10 @@ class ServerSettings:
             raise ConfigError(f"`port` must be within 0 to 65535, not {self.port!r}")
         if not 0 <= self.shutdown_delay < float("inf"):
             raise ConfigError(f"`shutdown_delay` must not be negative, not {self.shutdown_delay!r}")
+        if self.gpu_memory_fraction is not None and not 0 < self.gpu_memory_fraction <= 1:
+            raise ConfigError(
+                f"`gpu_memory_fraction` must be within 0 to 1, not {self.gpu_memory_fraction!r}"
+            )
         check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
         self.trusted_networks()
 

@@ -51,7 +51,7 @@ class BatchingBackend(Backend):
         ):
             if value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, not {value!r}")
-        self._wrapped = wrapped
+        self.wrapped = wrapped
         self._limits = {
             "batch_tokens": batch_tokens,
             "queue_tokens": queue_tokens,
@@ -65,7 +65,7 @@ class BatchingBackend(Backend):
 
     @property
     def name(self) -> str:
-        return self._wrapped.name
+        return self.wrapped.name
 
     def score(self, query: str, documents: Sequence[Document]) -> list[float]:
         return self.score_many([(query, documents)])[0]
@@ -94,18 +94,18 @@ class BatchingBackend(Backend):
         return self._scheduler.submit(query, texts, costs, wait=wait)
 
     def describe(self) -> dict[str, object]:
-        return {**self._wrapped.describe(), "batching": {**self._limits}}
+        return {**self.wrapped.describe(), "batching": {**self._limits}}
 
     def close(self) -> None:
         self._scheduler.close()
-        self._wrapped.close()
+        self.wrapped.close()
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._scheduler.close)
-        await self._wrapped.aclose()
+        await self.wrapped.aclose()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuilt, (self._wrapped, self._limits)
+        return _rebuilt, (self.wrapped, self._limits)
 
 
 def _rebuilt(wrapped: Backend, limits: dict[str, int]) -> BatchingBackend:

@@ -1,0 +1,36 @@
+"""`rerank-plugins lock`: write down the sha256 of each file of a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_plugins.cli.output import OutputError, printing
+
+__all__ = ["lock"]
+
+
+def lock(
+    spec: Annotated[str, typer.Argument(help="The spec of a local model, or a .toml file.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write [standard output].")
+    ] = None,
+) -> None:
+    """Lock a local model: `model_lock` of [server] then refuses files that were changed."""
+    from rerank_plugins.backends.model_lock import lock_of  # noqa: PLC0415  # a little heavy
+    from rerank_plugins.spec import load_backend  # noqa: PLC0415
+
+    text = json.dumps(lock_of(load_backend(spec)), indent=2) + "\n"
+    if output is None:
+        with printing():
+            sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"can't write {str(output)!r}: {error.strerror or error}") from error

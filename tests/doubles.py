@@ -1,0 +1,65 @@
+"""Backends for the server's tests, which other processes can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from rerank_plugins import ConfigError, InvalidResponse
+from rerank_plugins.backend import Backend, Document, check_texts
+
+__all__ = ["Marked", "Unloadable"]
+
+
+class Marked(Backend):
+    """Scores by length, and does what a document is called.
+
+    `poison` raises, `nan` is no number, `memory` runs out beyond one pair, `no memory` always,
+    `kill` kills the process, `hang` hangs.
+    """
+
+    scale = "logit"
+
+    def __init__(self, *, seconds: float = 0.0, per_pair: float = 0.0) -> None:
+        self.seconds = seconds
+        self.per_pair = per_pair
+        self.batches: list[list[str]] = []
+
+    @property
+    def name(self) -> str:
+        return "marked"
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return self.score_many([(query, documents)])[0]
+
+    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+        asked = [check_texts(query, documents) for query, documents in requests]
+        texts = [text for found in asked for text in found]
+        self.batches.append(texts)
+        if pause := self.seconds + self.per_pair * len(texts):
+            time.sleep(pause)
+        if "kill" in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in texts:
+            time.sleep(3600)
+        if "poison" in texts:
+            raise InvalidResponse("poison")
+        if "no memory" in texts or ("memory" in texts and len(texts) > 1):
+            raise MemoryError
+        return [
+            [float("nan") if text == "nan" else float(len(text)) for text in found]
+            for found in asked
+        ]
+
+    def scored(self) -> list[str]:
+        return [text for batch in self.batches for text in batch]
+
+
+class Unloadable(Marked):
+    """Its model can't be loaded."""
+
+    @property
+    def name(self) -> str:
+        raise ConfigError("there is no such model")

@@ -1,0 +1,115 @@
+"""A model in a process of its own: it may die, hang or not load, and nobody waits for ever."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+from doubles import Marked, Unloadable
+
+from rerank_plugins import ConfigError, InvalidResponse
+from rerank_plugins.testing import BackendContract
+from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
+
+
+class TestContract(BackendContract):
+    picklable = False  # a process can't be sent
+
+    def make_backend(self):
+        return ModelProcess(Marked())
+
+
+@pytest.fixture(scope="module")
+def model():
+    with ModelProcess(Marked(), batch_seconds=2) as model:
+        model.score("q", ["a"])
+        yield model
+
+
+def back(model, seconds=30.0):
+    """Wait until calls succeed again."""
+    deadline = time.monotonic() + seconds
+    while model.is_restarting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_scores_in_another_process(model):
+    assert os.getpid() != model.process_id
+    assert [1.0, 2.0] == model.score("q", ["a", "bb"])
+    assert {"name": "marked", "process": "own"}.items() <= model.describe().items()
+    assert ("logit", True) == (model.scale, model.cacheable)
+
+
+def test_errors_come_back_as_they_are(model):
+    before = model.process_id
+    with pytest.raises(InvalidResponse, match="poison"):
+        model.score("q", ["poison"])
+    with pytest.raises(MemoryError):
+        model.score("q", ["no memory"])
+
+    assert before == model.process_id
+
+
+@pytest.mark.parametrize("ending", ["kill", "hang"])
+def test_a_process_that_ends_or_hangs_is_started_again(model, ending):
+    before = model.process_id
+    with pytest.raises(ModelRestarting):
+        model.score("q", [ending])
+    back(model)
+
+    assert before != model.process_id
+    assert [1.0] == model.score("q", ["a"])
+
+
+def test_calls_fail_at_once_while_it_is_started_again(model):
+    restarts = []
+    model.on_restart = partial(restarts.append, 1)
+    os.kill(model.process_id, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not model.is_restarting:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    with pytest.raises(ModelRestarting) as caught:
+        model.score("q", ["a"])
+    back(model)
+
+    assert caught.value.retry_after
+    assert [1] == restarts
+
+
+def test_a_stopped_process_does_not_hold_up_a_large_request():
+    """Its pipe is full and nobody reads it."""
+    with ModelProcess(Marked(), batch_seconds=1) as model:
+        model.score("q", ["a"])
+        os.kill(model.process_id, signal.SIGSTOP)
+        with pytest.raises(ModelRestarting):
+            model.score("q", ["a" * 1_000_000])
+
+
+def test_a_model_that_can_not_be_loaded_is_one_error():
+    with ModelProcess(Unloadable()) as model, pytest.raises(ConfigError, match="no such model"):
+        model.score("q", ["a"])
+
+
+def refuse(backend):
+    raise ConfigError(f"{type(backend).__name__} is not as it was")
+
+
+def test_what_must_be_done_first_is_done_in_the_process():
+    with (
+        ModelProcess(Marked(), prepare=refuse) as model,
+        pytest.raises(ConfigError, match="Marked is not as it was"),
+    ):
+        model.describe()
+
+
+def test_it_ends_with_the_backend():
+    model = ModelProcess(Marked())
+    model.score("q", ["a"])
+    process = model.process_id
+    model.close()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)

@@ -335,6 +335,9 @@ class Scheduler:
         """Score a batch; if that fails, do what can still be done for each of its requests."""
         pairs = sum(len(indices) for _, indices in batch)
         cost = sum(request.costs[index] for request, indices in batch for index in indices)
+        if pairs > 1 and cost > self._batch_cost:  # which has shrunk since it was filled
+            self._score_halves(batch, pairs)
+            return
         self._batch_began = began = monotonic()
         try:
             found = self._found(batch)
@@ -354,12 +357,15 @@ class Scheduler:
 
     def _recover(self, batch: _Batch, error: BaseException, pairs: int, cost: int) -> None:
         if isinstance(error, MemoryError) and pairs > 1:
-            self._batch_cost = max(1, min(self._batch_cost, cost) // 2)
+            self._batch_cost = max(1, cost // 2)
             self._observer.shrunk(self._batch_cost)
         elif len(batch) == 1 or isinstance(error, BackendUnavailable):
             for request, _ in batch:
                 request.fail(error)
             return
+        self._score_halves(batch, pairs)
+
+    def _score_halves(self, batch: _Batch, pairs: int) -> None:
         for part in _halves(batch, pairs):
             alive = [(request, indices) for request, indices in part if not request.future.done()]
             if alive:

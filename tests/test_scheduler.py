@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins import BackendOverloaded, InvalidResponse
-from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins import BackendOverloaded, BackendUnavailable, InvalidResponse
+from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
 
 
 class Scorer:
@@ -305,3 +305,179 @@ def test_a_cancelled_future_says_so(scorer):
 )
 def test_tokens_are_estimated_from_the_script(query, document, tokens):
     assert tokens == estimated_tokens(query, document, limit=512)
+
+
+class Watcher(Observer):
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def waited(self, seconds):
+        self.told.append(("waited", seconds >= 0))
+
+    def scored(self, pairs, cost, seconds):
+        self.told.append(("scored", pairs, cost))
+
+    def failed(self, error, pairs):
+        self.told.append(("failed", type(error), pairs))
+
+    def shrunk(self, batch_cost):
+        self.told.append(("shrunk", batch_cost))
+
+    def cancelled(self, pairs):
+        self.told.append(("cancelled", pairs))
+
+
+def test_a_batch_holds_so_many_documents_at_most(scorer):
+    scheduler = Scheduler(scorer, batch_pairs=4)
+    held(scheduler, scorer)
+    futures = [ask(scheduler, ["a"] * 3) for _ in range(4)]
+    scorer.let_go.set()
+
+    assert [[1.0] * 3] * 4 == [future.result(30) for future in futures]
+    assert [1, 4, 4, 4] == [sum(len(texts) for _, texts in batch) for batch in scorer.batches]
+    scheduler.close()
+
+
+def test_a_poisoned_request_is_found_by_halving(scorer):
+    scheduler = Scheduler(scorer, batch_cost=10_000)
+    held(scheduler, scorer)
+    good = [ask(scheduler, ["a"]) for _ in range(20)]
+    bad = ask(scheduler, ["poison"])
+    good += [ask(scheduler, ["a"]) for _ in range(11)]
+    scorer.let_go.set()
+
+    assert [[1.0]] * 31 == [future.result(30) for future in good]
+    with pytest.raises(ZeroDivisionError):
+        bad.result(30)
+    assert 1 + 11 == len(scorer.batches)  # the first one; then 32, 16, 16, 8, 8, … 1, 1
+    scheduler.close()
+
+
+def test_a_backend_that_is_gone_fails_a_batch_at_once():
+    batches = []
+
+    def gone(requests):
+        batches.append(requests)
+        started.set()
+        assert let_go.wait(30)
+        raise BackendUnavailable("gone")
+
+    started, let_go = threading.Event(), threading.Event()
+    scheduler = Scheduler(gone)
+    futures = [ask(scheduler, ["first"])]
+    assert started.wait(30)
+    futures += [ask(scheduler, ["a"]) for _ in range(8)]
+    let_go.set()
+
+    assert all(isinstance(future.exception(30), BackendUnavailable) for future in futures)
+    assert 2 == len(batches)
+    scheduler.close()
+
+
+def test_batches_shrink_for_good_when_memory_runs_out():
+    sizes = []
+
+    def small_memory(requests):
+        size = sum(len(texts) for _, texts in requests)
+        sizes.append(size)
+        if size > 8:
+            raise MemoryError
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    watcher = Watcher()
+    scheduler = Scheduler(small_memory, batch_cost=640, observer=watcher)
+
+    assert 64 == len(ask(scheduler, ["a"] * 64).result(30))
+    assert [64, 32, 16] + [8] * 8 == sizes
+    assert 80 == scheduler.batch_cost
+    assert 64 == len(ask(scheduler, ["a"] * 64).result(30))
+    assert [8] * 8 == sizes[-8:]
+    assert ("failed", MemoryError, 64) in watcher.told
+    assert ("shrunk", 80) in watcher.told
+    scheduler.close()
+
+
+def test_a_document_that_fits_into_no_memory_is_an_error():
+    def no_memory(requests):
+        raise MemoryError
+
+    scheduler = Scheduler(no_memory)
+
+    with pytest.raises(MemoryError):
+        ask(scheduler, ["a"] * 4).result(30)
+    scheduler.close()
+
+
+def test_the_queue_is_as_long_as_the_wait_allows():
+    clock = threading.Semaphore(0)
+
+    def slow(requests):
+        started.release()
+        assert clock.acquire(timeout=30)
+        time.sleep(0.05)
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    started = threading.Semaphore(0)
+    scheduler = Scheduler(slow, batch_cost=10, queue_seconds=0.1)
+    clock.release()
+    ask(scheduler, ["a"]).result(30)  # the speed is known now: 200 a second, or less
+    futures = [ask(scheduler, ["a"])]
+    for _ in range(2):
+        assert started.acquire(timeout=30)
+    futures += [ask(scheduler, ["a"], wait=False)]
+    with pytest.raises(BackendOverloaded) as caught:
+        ask(scheduler, ["a"] * 5, wait=False)
+    clock.release(10)
+
+    assert caught.value.retry_after >= 1
+    assert [[1.0]] * 2 == [future.result(30) for future in futures]
+    scheduler.close()
+
+
+def test_a_request_that_is_given_up_leaves_the_queue_at_once(scorer):
+    watcher = Watcher()
+    scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100, observer=watcher)
+    held(scheduler, scorer)
+    doomed = ask(scheduler, ["doomed"] * 9)
+    assert (9, 90) == (scheduler.queued_pairs, scheduler.queued_cost)
+    doomed.cancel()
+
+    assert (0, 0) == (scheduler.queued_pairs, scheduler.queued_cost)
+    assert ("cancelled", 9) in watcher.told
+    kept = ask(scheduler, ["kept"] * 9, wait=False)
+    scorer.let_go.set()
+    assert 9 == len(kept.result(30))
+    scheduler.close()
+
+
+def test_a_failed_request_leaves_the_queue(scorer):
+    scheduler = Scheduler(scorer, batch_cost=10)
+    bad = scheduler.submit("q", ["poison", "never"], [11, 10], wait=True)
+
+    with pytest.raises(ZeroDivisionError):
+        bad.result(30)
+    scheduler.close()
+    assert (0, 0) == (scheduler.queued_pairs, scheduler.queued_cost)
+
+
+def test_a_batch_that_hangs_can_be_noticed(scorer):
+    scheduler = Scheduler(scorer)
+    assert 0.0 == scheduler.stalled_for()
+    first = held(scheduler, scorer)
+
+    assert 0.0 < scheduler.stalled_for()
+    scorer.let_go.set()
+    first.result(30)
+    scheduler.close()
+    assert 0.0 == scheduler.stalled_for()
+
+
+def test_the_observer_hears_of_waits_and_batches(scorer):
+    watcher = Watcher()
+    scheduler = Scheduler(scorer, observer=watcher)
+    ask(scheduler, ["a", "b"]).result(30)
+    scheduler.close()
+
+    assert [("waited", True), ("scored", 2, 20)] == watcher.told

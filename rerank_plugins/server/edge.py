@@ -45,8 +45,8 @@ class Edge:
         self._auth = auth
         self._metrics = metrics
         self._trusted = settings.trusted_networks()
-        self._by_client = settings.client_rate and RateLimiter(settings.client_rate)
-        self._by_address = settings.address_rate and RateLimiter(settings.address_rate)
+        self._by_client = _limiter(settings.client_rate)
+        self._by_address = _limiter(settings.address_rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -98,13 +98,13 @@ class Edge:
         path = scope["path"]
         address = client_address(scope, self._trusted)
         added: dict[str, str] = {}
-        if self._by_address and path not in _PROBES:
+        if self._by_address is not None and path not in _PROBES:
             added |= self._within(self._by_address.hit(rate_key(address)), "address")
         client = f"address:{rate_key(address)}"
         if not self._auth.is_open and path not in PUBLIC:
             client = self._identified(headers)
         scope["state"]["client"] = client
-        if self._by_client and path not in _PROBES:
+        if self._by_client is not None and path not in _PROBES:
             added |= self._within(self._by_client.hit(client), "client")
         return added
 
@@ -146,6 +146,10 @@ class Edge:
             state["client"],
             state["request_id"],
         )
+
+
+def _limiter(rate: str | None) -> RateLimiter | None:
+    return None if rate is None else RateLimiter(rate)
 
 
 def _outcome(status: int) -> str:

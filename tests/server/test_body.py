@@ -1,0 +1,123 @@
+"""Bodies that are refused, whatever is in them: never a 5xx, never an echo."""
+
+import json
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import serving
+
+from rerank_plugins.testing import FakeBackend
+
+SECRET = "do-not-repeat-me"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with serving(
+        FakeBackend(), body_bytes=200_000, max_documents=50, document_characters=1000,
+        query_characters=100,
+    ) as client:  # fmt: skip
+        yield client
+
+
+def body(**fields):
+    return json.dumps({"query": "q", "documents": ["a"], **fields}).encode()
+
+
+MALFORMED = {
+    "nothing": (b"", 400),
+    "no JSON": (b"{", 400),
+    "a list": (b"[1]", 422),
+    "no UTF-8": (b'{"query":"\xff","documents":[]}', 400),
+    "a byte order mark": (b"\xef\xbb\xbf" + body(), 400),
+    "a lone surrogate": (rb'{"query":"q","documents":["\ud800"]}', 400),
+    "deep nesting": (b'{"documents":' + b"[" * 90_000, 400),
+    "a repeated key": (b'{"query":"a","query":"b","documents":[]}', 400),
+    "NaN": (b'{"query":"q","documents":[],"top_n":NaN}', 422),
+    "infinity": (b'{"query":"q","documents":[],"top_n":1e400}', 422),
+    "a huge integer": (b'{"query":"q","documents":[],"top_n":' + b"9" * 5000 + b"}", 400),
+    "a boolean for a number": (body(top_n=True), 422),
+    "a string for a number": (body(top_n="3"), 422),
+    "zero": (body(top_n=0), 422),
+    "a negative number": (body(top_n=-5), 422),
+    "a number for a string": (body(query=1), 422),
+    "numbers for documents": (body(documents=[1] * 20_000), 422),
+    "a string for documents": (body(documents="abc"), 422),
+    "an image": (body(documents=[{"image": "http://169.254.169.254/"}]), 422),
+    "an unknown field": (body(**{SECRET: 1}), 422),
+    "an unknown field of a document": (body(documents=[{"text": "a", SECRET: 1}]), 422),
+    "a blank query": (body(query=" "), 422),
+    "no query": (b'{"documents":[]}', 422),
+    "a long query": (body(query="q" * 101), 413),
+    "a long document": (body(documents=["a", "a" * 1001]), 413),
+    "many documents": (body(documents=["a"] * 51), 413),
+    "a long body": (body(documents=["a" * 300_000]), 413),
+    "an instruction that can't be followed": (body(kwargs='{"instruction": "x"}'), 422),
+    "tokens that can't be cut": (body(max_chunks_per_doc=10), 422),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_bodies_are_refused(client, path, name):
+    content, status = MALFORMED[name]
+    reply = client.post(path, content=content, headers=JSON)
+
+    assert status == reply.status_code, reply.text
+    assert SECRET not in reply.text
+    assert len(reply.content) < 4096
+    assert {"error", "detail", "message"} == reply.json().keys()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/json; charset=utf-16"}, 415),
+        ({"content-type": "application/json; charset=UTF-8"}, 200),
+        ({**JSON, "content-encoding": "gzip"}, 415),
+        ({**JSON, "content-encoding": "identity"}, 200),
+    ],
+)
+def test_only_plain_json_is_read(client, headers, status):
+    assert status == client.post("/v1/rerank", content=body(), headers=headers).status_code
+
+
+def test_a_long_body_without_a_length_is_not_read_to_its_end(client):
+    sent = []
+
+    def endless():
+        for _ in range(1000):
+            sent.append(1)
+            yield b" " * 10_000
+
+    assert 413 == client.post("/v1/rerank", content=endless(), headers=JSON).status_code
+
+
+def test_nul_zero_width_and_empty_documents_are_scored(client):
+    documents = ["", "nul \x00", "zero\u200bwidth", "\u202eright to left"]
+    reply = client.post("/v1/rerank", content=body(documents=documents), headers=JSON)
+
+    assert [0, 1, 2, 3] == sorted(item["index"] for item in reply.json()["results"])
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.binary(max_size=200),
+    st.integers(0, 60),
+    st.sampled_from(["/v1/rerank", "/v2/rerank", "/rerank"]),
+)
+def test_random_bytes_are_never_a_5xx(client, noise, place, path):
+    whole = body(documents=["a", {"text": "b"}], top_n=2)
+    content = whole[:place] + noise + whole[place:]
+    reply = client.post(path, content=content, headers=JSON)
+
+    assert reply.status_code < 500
+    assert len(reply.content) < 4096

@@ -9,6 +9,9 @@ import typer
 
 __all__ = ["serve"]
 
+_OUT_OF_MEMORY = 70
+"""The exit code when single pairs no longer fit into memory: a supervisor starts anew."""
+
 
 def serve(
     spec: Annotated[
@@ -61,5 +64,7 @@ def serve(
     if settings.model_process:
         backend = isolate(backend, settings)
     failure = run(create_app(backend, settings=settings))
+    if isinstance(failure, MemoryError):
+        raise typer.Exit(_OUT_OF_MEMORY)
     if failure is not None:
         raise failure

@@ -24,9 +24,6 @@ __all__ = ["serve"]
 
 _log = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = 70
-"""The exit code when single pairs no longer fit into memory: a supervisor starts anew."""
-
 _TICK = 0.05
 
 

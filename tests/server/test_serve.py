@@ -1,0 +1,123 @@
+"""The command itself: it loads, dies in parts, drains and ends as promised."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
+
+
+def ask(url, path="/readyz", body=None):
+    """Return the status and the parsed reply."""
+    request = urllib.request.Request(url + path, body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def wait_for(url, status, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while (found := ask(url))[0] != status:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+@contextmanager
+def served(folder, *flags, table=""):
+    """Give the process and the address of a server of the embedded model."""
+    (folder / "rerank.toml").write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}')
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, *flags], cwd=folder, stderr=output)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def children(process):
+    """Return the ids of the processes that a process started."""
+    files = Path(f"/proc/{process.pid}/task").glob("*/children")  # by thread
+    return [int(pid) for file in files for pid in file.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
+def test_a_killed_model_hangs_nobody_and_comes_back(tmp_path):
+    with served(tmp_path) as (process, url):
+        assert 200 == ask(url, "/livez")[0]  # while it loads
+        wait_for(url, 200)
+        (model,) = children(process)
+        with ThreadPoolExecutor(4) as pool:
+            replies = [pool.submit(ask, url, "/v1/rerank", BODY) for _ in range(12)]
+            os.kill(model, signal.SIGKILL)
+            found = [reply.result(60) for reply in replies]
+        assert {status for status, _ in found} <= {200, 503}
+        assert {"model_restarting"} >= {b["error"]["type"] for s, b in found if s == 503}
+        wait_for(url, 200)
+        assert 200 == ask(url, "/v1/rerank", BODY)[0]
+        assert children(process) != [model]
+
+
+def test_sigterm_loses_nothing_that_was_accepted(tmp_path):
+    with served(tmp_path, "--no-model-process") as (process, url):
+        wait_for(url, 200)
+        with ThreadPoolExecutor(8) as pool:
+            replies = [pool.submit(ask, url, "/v1/rerank", BODY) for _ in range(8)]
+            time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            wait_for(url, 503, seconds=10)
+            assert "shutting_down" == ask(url)[1]["status"]
+            assert {200} == {reply.result(60)[0] for reply in replies}
+        assert 0 == process.wait(30)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    with served(tmp_path, "--no-model-process", table="shutdown_delay = 100.0") as (process, url):
+        wait_for(url, 200)
+        process.send_signal(signal.SIGTERM)
+        wait_for(url, 503, seconds=10)
+        process.send_signal(signal.SIGTERM)
+
+        assert 0 == process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("prot = 1", "unknown setting 'prot'"),
+        ('host = "0.0.0.0"', "no key is asked for"),
+        ("queue_seconds = -1.0", "`queue_seconds` must be positive"),
+        ('model_lock = "x"', "can't read the lock 'x'"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_an_exit_code(tmp_path, table, message):
+    (tmp_path / "rerank.toml").write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}\n')
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+
+    assert 2 == done.returncode, done.stderr
+    assert message in done.stderr.splitlines()[-1]

@@ -92,13 +92,14 @@ class Incoming:
     def dead_connection_forgiven(self) -> Iterator[None]:
         """Let pass that a used connection died before a reply; set `forgiven` then.
 
-        A server may close an idle connection just as the next request is on its way. That says
-        nothing about the server, and scoring twice does no harm.
+        A server may close an idle connection just as the next request is on its way, and a reply
+        that was longer than it said leaves its rest on the connection. Neither says anything about
+        this request, and scoring twice does no harm.
         """
         try:
             yield
         except _DEAD as exc:
-            if self._connected or self._response is not None or _is_nonsense(exc):
+            if self._connected or self._response is not None or _ENDLESS.search(str(exc)):
                 raise
             self.forgiven = True
 
@@ -156,7 +157,8 @@ def translated(incoming: Incoming) -> Iterator[None]:
     except httpx.InvalidURL as exc:
         raise ConfigError(f"`base_url` can't be used: {exc}") from exc
     except httpx.TransportError as exc:
-        raise _broken(incoming, exc) from exc
+        # What is not HTTP stands in the message, and may hold a text of ours.
+        raise _broken(incoming, exc) from (None if _is_nonsense(exc) else exc)
     except RuntimeError as exc:
         if "closed" not in str(exc):
             raise
@@ -180,7 +182,7 @@ def _broken(incoming: Incoming, exc: httpx.TransportError) -> BackendError:
     if _ENDLESS.search(reason):
         return BackendError(f"{where}: the headers of the reply are too long")
     if _is_nonsense(exc):
-        return InvalidResponse(f"{where}: the reply is not HTTP: {reason}")
+        return InvalidResponse(f"{where}: the reply is not HTTP; check `base_url`")
     hint = ""
     if isinstance(exc, httpx.ConnectError):
         hint = f"; is it running? Try: rerank-plugins doctor {incoming.origin}"

@@ -44,7 +44,8 @@ _BANNED = re.compile("temporarily banned", re.IGNORECASE)
 _FINAL = re.compile("validation error|too large to process", re.IGNORECASE)
 # pydantic and FastAPI, printed as text, repeat the input they refuse.
 _REPEATED_INPUT = re.compile(r"""(input_value=|["']input["']:).*""", re.DOTALL)
-_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+# HAProxy's pages have no title.
+_TITLE = re.compile(r"<(title|h1)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _WORDS = ("error", "detail", "message")
 
 
@@ -128,7 +129,7 @@ def _message(reply: Reply) -> str:
         return ""
     except ValueError:
         if title := _TITLE.search(text):
-            return title[1]
+            return title[2]
         return "" if text.lstrip().startswith(("<", "{", "[")) else text
 
 

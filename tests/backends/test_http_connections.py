@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -248,6 +250,9 @@ def ask_often(request):
     return sync if request.param == "sync" else in_loop
 
 
+LENGTH = {"Content-Length": str(len(json.dumps(GOOD)))}
+
+
 def once(then):
     """Answer the first request of each connection, and do `then` at the second."""
 
@@ -304,9 +309,32 @@ def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
     assert 1 == len(endpoint.requests)
 
 
-@pytest.mark.parametrize("write", [cut, no_http])
-def test_a_reply_that_began_is_a_failure(endpoint, ask_often, write):
-    endpoint.answer = once(write)
+def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(endpoint, ask_often):
+    """It is still on the connection when the next request uses that."""
+    rest = Answer(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
+    endpoint.answer = lambda received: rest if len(endpoint.requests) % 2 else Answer(GOOD)
+    ask_often(make(endpoint), [0.0] * 4)
+
+    assert 2 <= endpoint.connections
+
+
+@pytest.mark.parametrize("start", [b"pandas", b"HTTP/1.1 OK pandas\r\n\r\n"])
+def test_what_is_no_reply_is_not_quoted(endpoint, ask, start):
+    """It may hold anything, also what was asked."""
+
+    def write(handler):
+        handler.wfile.write(start + b"\r\n\r\n")
+        handler.close_connection = True
+
+    endpoint.answer = lambda received: write
+    with pytest.raises(InvalidResponse, match="not HTTP") as caught:
+        ask(make(endpoint))
+
+    assert "pandas" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_reply_that_began_is_a_failure(endpoint, ask_often):
+    endpoint.answer = once(cut)
     with pytest.raises(BackendError):
         ask_often(make(endpoint), [0.0, 0.0])
 

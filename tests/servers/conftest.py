@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import Server, free_port, serving
+from launch import FOLDER, Server, ask, environment, free_port, serving
 
 pytest.register_assert_rewrite("agreement")
 
 HERE = Path(__file__).parent
-FOLDER = "RERANK_TEST_SERVERS"
-REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"
 KEY = "a-key-for-tests-1234567890abcdef"
 """The key of each server that takes the key it is told."""
 
@@ -51,17 +47,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
             if isinstance(value, Server):
                 report.sections.append((f"{value.name}, the end of {value.log}", value.tail()))
     return report
-
-
-def environment(name: str) -> Path:
-    """Return the virtual environment of a server; skip the test, or fail it, if there is none."""
-    folder = Path(os.environ.get(FOLDER, "")) / name
-    if FOLDER in os.environ and (folder / "pins.txt").exists():
-        return folder.resolve() / "bin"
-    reason = f"{name} is not installed in {FOLDER}={os.environ.get(FOLDER, '')}"
-    if os.environ.get(REQUIRED, "0") not in ("", "0"):
-        pytest.fail(f"{reason}, and {REQUIRED} is set")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -222,17 +207,6 @@ def litellm(
 
 
 # Xinference
-
-
-def ask(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-    """POST `body` as JSON, as an administrator would, and return the answer."""
-    headers = {"Content-Type": "application/json"}
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=300) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer
 
 
 @pytest.fixture(scope="session")

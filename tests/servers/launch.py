@@ -1,5 +1,6 @@
 """Start a real server in a process group of its own, wait until it answers, stop it."""
 
+import json
 import os
 import signal
 import socket
@@ -11,8 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Server", "free_port", "serving"]
+import pytest
+
+__all__ = ["FOLDER", "Server", "ask", "environment", "free_port", "serving"]
+
+FOLDER = "RERANK_TEST_SERVERS"
+REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"
 
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -39,11 +46,38 @@ class Server:
         """Return the end of what the server printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def kill(self) -> None:
-        """End the server and all it started, at once."""
+    def kill(self, *others: int) -> None:
+        """End the server and all it started, at once, and `others` by their process number."""
+        started = [*_descendants(self.process.pid), *others]
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for process in started:  # Xinference's supervisor has a process group of its own
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
+
+
+def _descendants(process: int) -> list[int]:
+    """Return the numbers of the processes that a process started, and that these started."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def environment(name: str) -> Path:
+    """Return the virtual environment of a server; skip the test, or fail it, if there is none."""
+    folder = Path(os.environ.get(FOLDER, "")) / name
+    if FOLDER in os.environ and (folder / "pins.txt").exists():
+        return folder.resolve() / "bin"
+    reason = f"{name} is not installed in {FOLDER}={os.environ.get(FOLDER, '')}"
+    if os.environ.get(REQUIRED, "0") not in ("", "0"):
+        pytest.fail(f"{reason}, and {REQUIRED} is set")
+    pytest.skip(reason)
 
 
 def free_port() -> int:
@@ -107,8 +141,20 @@ def _wait(server: Server, health: str, within: float) -> None:
 
 
 def _stop(server: Server) -> None:
-    """Ask the server to end, give it a moment, and end what is left of its process group."""
+    """Ask the server to end, give it a moment, and end what is left of all it started."""
+    started = _descendants(server.process.pid)
     server.process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         server.process.wait(timeout=8)
-    server.kill()
+    server.kill(*started)
+
+
+def ask(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    """POST `body` as JSON, as an administrator would, and return the answer."""
+    headers = {"Content-Type": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=900) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer

@@ -1,0 +1,54 @@
+"""Replies without end take no memory without end."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rerank_plugins.testing import Endpoint, faults
+
+CLIENT = """
+import asyncio, json, resource, sys
+from rerank_plugins import BackendError, load_backend
+backend = load_backend(f"cohere+{sys.argv[1]}?model=m&timeout=60")
+async def ascore():
+    async with backend:
+        await backend.ascore("q", ["a", "b"])
+try:
+    backend.score("q", ["warm up"])
+except BackendError:
+    pass
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+for ask in (lambda: backend.score("q", ["a", "b"]), lambda: asyncio.run(ascore())):
+    try:
+        ask()
+    except BackendError as error:
+        said = str(error)
+print(json.dumps([peak() - before, said]))
+"""
+MOST = 64 * 2**20
+
+
+@pytest.mark.parametrize("name", ["too large", "gzip bomb", "endless headers", "deep nesting"])
+def test_a_reply_without_end_takes_64_mb_at_most(name):
+    fault, html = faults()[name], faults()["HTML"]
+
+    def behave(received):
+        if received.body["documents"] == ["warm up"]:
+            return html
+        return fault(received) if callable(fault) else fault
+
+    with Endpoint(behave) as endpoint:
+        done = subprocess.run(
+            [sys.executable, "-c", CLIENT, endpoint.url],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    grown, said = json.loads(done.stdout)
+
+    assert grown <= MOST
+    assert "cohere at" in said

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from endpoint import Endpoint, speak
+
+from rerank_plugins.testing import Endpoint, speak
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -4,13 +4,12 @@ import logging
 import pickle
 
 import pytest
-from endpoint import Answer
 
 from rerank_plugins import BackendOverloaded, BackendUnavailable, ConfigError
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.hooks import open_hook
 from rerank_plugins.hooks.logs import LoggingHook
-from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.testing import Answer, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend

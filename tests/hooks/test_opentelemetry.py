@@ -3,12 +3,11 @@
 import pickle
 
 import pytest
-from endpoint import Answer, speak
 
 from rerank_plugins import BackendOverloaded, BackendUnavailable, ConfigError
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.hooks import open_hook
-from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.testing import Answer, FailingBackend, FakeBackend, speak
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Answer
 
 from rerank_plugins import BackendUnavailable, ConfigError, MissingDependencyError
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.hooks import AttemptFinished, AttemptStarted, open_hook
-from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.testing import Answer, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend

@@ -97,8 +97,11 @@ async def load(backend, seconds, seen):
 async def test_a_killed_worker_is_noticed_by_nobody_who_retries(cluster, tiny):
     url, workers = cluster
     asked = {"kind": "xinference", "base_url": url, "model": "tiny", "timeout": 30.0}
-    # Half of all calls go to the dead worker until it is noticed: more than one in ten.
-    retrying = load_backend({"backend": asked, "retry": {"deadline": 60.0, "budget": 1.0}})
+    # Until the dead worker is noticed, half of all attempts go there: three are too few for
+    # every call, and they are more than one retry in ten calls.
+    retrying = load_backend(
+        {"backend": asked, "retry": {"attempts": 10, "deadline": 60.0, "budget": 1.0}}
+    )
     bare = load_backend({"backend": asked})
     with load_backend(f"local:{tiny}?engine=torch") as local:
         expected = pytest.approx(local.score(QUERY, DOCUMENTS), rel=0, abs=1e-5)

@@ -170,8 +170,13 @@ def test_a_stopped_proxy_resets_and_refuses_and_comes_back(proxy, line):
 def test_a_server_that_is_gone_is_a_reset():
     with socket.create_server(("127.0.0.1", 0)) as free:
         target = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with Proxy(target) as proxy, connect(proxy) as line, pytest.raises(ConnectionResetError):
-        line.recv(1)
+
+    def ask():
+        with connect(proxy) as line:
+            line.recv(1)
+
+    with Proxy(target) as proxy, pytest.raises(ConnectionResetError):
+        ask()
 
 
 def test_the_url_is_that_of_the_target_elsewhere():

@@ -7,7 +7,6 @@ import pickle
 import threading
 
 import pytest
-from endpoint import Answer, Endpoint, speak
 
 from rerank_plugins import (
     AuthenticationError,
@@ -37,7 +36,14 @@ from rerank_plugins.hooks import (
     outcome_of,
     telling,
 )
-from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
+from rerank_plugins.testing import (
+    Answer,
+    BackendContract,
+    Endpoint,
+    FailingBackend,
+    FakeBackend,
+    speak,
+)
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend

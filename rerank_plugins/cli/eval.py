@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,35 +96,39 @@ def evaluate_datasets(
     if not names:
         raise typer.BadParameter("name a dataset, or see --demo", param_hint="'DATASET'")
     messages, console = Console(stderr=True), Console()
-    loaded = [(spec, load_backend(spec or None)) for spec in dict.fromkeys(backends or [""])]
-    built = {spec or short_name(backend.name): backend for spec, backend in loaded}
     results = []
-    for name in names:
-        data = load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth)
-        data = data if queries is None else data.head(queries)
-        deepest = min(depth, max(map(len, data.candidates.values())) or 1)
-        scores = out / "scores"
-        if fresh:
-            _forget(scores, data)
-        with _progress(messages, data.name, len(data.queries) * len(built)) as step:
-            result = evaluate(
-                data,
-                built,
-                metrics=metrics or DEFAULT_METRICS,
-                depth=deepest,
-                depths=None if depths is None else [at for at in depths if at < deepest],
-                scores=scores,
-                seed=seed,
-                on_query=step,
+    with ExitStack() as opened:
+        loaded = [
+            (spec, opened.enter_context(load_backend(spec or None)))
+            for spec in dict.fromkeys(backends or [""])
+        ]
+        built = {spec or short_name(backend.name): backend for spec, backend in loaded}
+        for name in names:
+            data = load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth)
+            data = data if queries is None else data.head(queries)
+            deepest = min(depth, max(map(len, data.candidates.values())) or 1)
+            scores = out / "scores"
+            if fresh:
+                _forget(scores, data)
+            with _progress(messages, data.name, len(data.queries) * len(built)) as step:
+                result = evaluate(
+                    data,
+                    built,
+                    metrics=metrics or DEFAULT_METRICS,
+                    depth=deepest,
+                    depths=None if depths is None else [at for at in depths if at < deepest],
+                    scores=scores,
+                    seed=seed,
+                    on_query=step,
+                )
+            results.append(result)
+            page = _write(out / re.sub(r"[^\w.-]+", "-", data.name), result)
+            with printing():
+                if not json_output:
+                    _print(console, result)
+            messages.print(
+                f"report: {page}", style="dim", highlight=False, markup=False, soft_wrap=True
             )
-        results.append(result)
-        page = _write(out / re.sub(r"[^\w.-]+", "-", data.name), result)
-        with printing():
-            if not json_output:
-                _print(console, result)
-        messages.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
-    for backend in built.values():
-        backend.close()
     if json_output:
         with printing():
             sys.stdout.write(f"[{','.join(map(as_json, results))}]\n")
@@ -133,7 +137,8 @@ def evaluate_datasets(
 @contextmanager
 def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[], object]]:
     """Show how far the queries are; give what to call after each one."""
-    from rich.progress import (  # noqa: PLC0415  # errors need no rich
+    from rich.markup import escape  # noqa: PLC0415  # errors need no rich
+    from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
         Progress,
@@ -149,7 +154,7 @@ def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[],
         transient=True,
         disable=not messages.is_terminal,
     ) as shown:
-        task = shown.add_task(f"{name}: queries", total=total)
+        task = shown.add_task(f"{escape(name)}: queries", total=total)
         yield lambda: shown.advance(task)
 
 
@@ -208,7 +213,7 @@ def _as_table(result: Evaluation) -> Table:
 
     table = Table(box=None, header_style="bold")
     for place, column in enumerate(_head(result)):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(Text(column), justify="right" if place else "left")
     for system in result.systems:
         cells = [_figure_cell(result, system, metric) for metric in result.metrics]
         table.add_row(Text(system.label), *cells, *speed_cells(system.speed)[:4])

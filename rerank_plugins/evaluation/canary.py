@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rerank_plugins._optional import require
-from rerank_plugins.backend import Backend, rank
+from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.metrics import measure
-from rerank_plugins.evaluation.scoring import score_candidates
+from rerank_plugins.evaluation.scoring import reranked, score_candidates
 
 __all__ = ["CANARY_METRICS", "Canary", "CanaryRun", "baseline_of", "check"]
 
@@ -58,12 +58,7 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     start = time.monotonic()
     before = measure(dataset.qrels, dataset.candidates, CANARY_METRICS)
     scored = score_candidates(backend, dataset, [depth])
-    orders = {
-        query: [dataset.candidates[query][item.index] for item in rank(found.down_to(depth))]
-        + list(dataset.candidates[query][depth:])
-        for query, found in scored.items()
-    }
-    after = measure(dataset.qrels, orders, CANARY_METRICS)
+    after = measure(dataset.qrels, reranked(dataset, scored, depth), CANARY_METRICS)
     return CanaryRun(_means(after), _means(before), len(dataset.queries), time.monotonic() - start)
 
 

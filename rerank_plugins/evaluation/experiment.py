@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from rerank_plugins.backend import Backend, rank
+from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.load import load_dataset
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
 from rerank_plugins.evaluation.results import Comparison, Cut, Evaluation, Speed, System
-from rerank_plugins.evaluation.scoring import Scored, score_candidates
+from rerank_plugins.evaluation.scoring import Scored, reranked, score_candidates
 from rerank_plugins.evaluation.statistics import Estimate, estimates, holm, paired_p_values
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -121,7 +121,7 @@ def _evaluated(
     """Work out figures, intervals and tests from all scores."""
     deepest = depths[-1]
     per_cut = {
-        (label, depth): measure(data.qrels, _reranked(data, found, depth), metrics)
+        (label, depth): measure(data.qrels, reranked(data, found, depth), metrics)
         for label, _, found in built
         for depth in depths
     }
@@ -144,7 +144,7 @@ def _evaluated(
             )
             for depth in depths
         )
-        rankings = _reranked(data, found, deepest)
+        rankings = reranked(data, found, deepest)
         systems.append(table.system(label, backend.name, deepest, rankings, cuts))
     return Evaluation(
         data,
@@ -158,16 +158,6 @@ def _evaluated(
 
 def _first_stage_label(data: Dataset, labels: Sequence[str]) -> str:
     return data.first_stage if data.first_stage not in labels else f"{data.first_stage} (before)"
-
-
-def _reranked(data: Dataset, found: Mapping[str, Scored], depth: int) -> dict[str, tuple[str, ...]]:
-    """Return the order of each query's candidates if the first `depth` are reranked."""
-    orders = {}
-    for query, scored in found.items():
-        ids = data.candidates[query]
-        order = rank(scored.down_to(depth))
-        orders[query] = (*(ids[item.index] for item in order), *ids[depth:])
-    return orders
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins.backend import Backend, check_scores
+from rerank_plugins.backend import Backend, check_scores, rank
 from rerank_plugins.errors import ConfigError, InvalidResponse
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 
-__all__ = ["Scored", "Timing", "score_candidates"]
+__all__ = ["Scored", "Timing", "reranked", "score_candidates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,21 @@ def score_candidates(
             journal.add(query, scored[query])
         on_query()
     return {query: scored[query] for query in dataset.queries}
+
+
+def reranked(
+    dataset: Dataset, scored: Mapping[str, Scored], depth: int
+) -> dict[str, tuple[str, ...]]:
+    """Return the order of each query's candidates if the first `depth` are reranked.
+
+    The others keep their order behind them, and equal scores keep the first stage's.
+    """
+    orders = {}
+    for query, found in scored.items():
+        ids = dataset.candidates[query]
+        order = rank(found.down_to(depth))
+        orders[query] = (*(ids[item.index] for item in order), *ids[depth:])
+    return orders
 
 
 def _turns(depths: Sequence[int]) -> list[int]:

@@ -17,6 +17,7 @@ from rerank_plugins import (
     rank,
     rerank,
 )
+from rerank_plugins.evaluation import Evaluation, evaluate, from_retriever, load_dataset
 from rerank_plugins.langchain import RerankCompressor, RerankRetriever
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
@@ -85,3 +86,12 @@ def wrapped(backend: Backend) -> Backend:
     careful = CircuitBreakingBackend(RetryingBackend(backend, attempts=2, deadline=5), cooldown=3)
     fake = FakeBackend(lambda query, document: 1.0, scale="probability")
     return FallbackBackend([careful, fake, FailingBackend(ValueError())])
+
+
+def evaluations() -> list[Evaluation]:
+    """Every form of a dataset and of backends."""
+    data = from_retriever(lambda query: [("id", query)], [("query", ["id"]), ("other", {"id": 2})])
+    found = evaluate(load_dataset("demo:covidqa"), {"mine": Mine(), "default": None}, depth=20)
+    assert_type(found.compared("mine", "BM25").p_value, float)
+    assert_type(found.backends[0].figures["MRR@10"].mean, float)
+    return [found, evaluate(data, ["embedded", Mine()], metrics=["nDCG@5"], scores=Path("scores"))]

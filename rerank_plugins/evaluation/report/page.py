@@ -74,7 +74,7 @@ def _sections(found: Evaluation) -> Iterator[str]:
     for system in found.backends:
         yield (
             f"<figure><figcaption>{_named(found, system)}</figcaption>"
-            f"{gain_plot(found, system)}</figure>"
+            f"<div class=wide>{gain_plot(found, system)}</div></figure>"
         )
     yield "</section><section><h2>Queries that got worse</h2>"
     for system in found.backends:

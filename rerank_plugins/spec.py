@@ -66,6 +66,7 @@ _OF_SERVERS = frozenset({"retry", "breaker"})
 _TABLES = ("backend", *_WRAPPERS, "fallback", "instrument", "server")
 
 _REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
+_URLS = re.compile(r",(?=https?://)")
 _NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
 
 
@@ -77,6 +78,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
 
             - a string: `"local:BAAI/bge-reranker-v2-m3?device=cuda:0"`,
               `"xinference+http://gpu:9997?model=bge-reranker-large"`, `"cohere:rerank-v3.5"`,
+              `"tei+http://one:8080,http://two:8080"` for several servers of one model,
               `"embedded"`, or the path of a `.toml` file;
             - a mapping: `{"kind": "local", "model": "…"}`, or the content of such a file;
             - a path: a TOML file with a `[backend]` table;
@@ -194,8 +196,9 @@ def _parsed(spec: str) -> dict[str, object]:
             raise ConfigError(f"the URL in the spec is malformed: {exc}") from exc
         if remote["kind"] in _KINDS and not _KINDS[remote["kind"]].fixed:
             raise ConfigError(f"kind {remote['kind']!r} takes no URL; write {remote['kind']}:MODEL")
-        base_url = url._replace(query="").geturl()
-        return with_options({"kind": remote["kind"], "base_url": base_url}, url.query)
+        *others, last = _URLS.split(url._replace(query="").geturl())
+        where = {"endpoints": [*others, last]} if others else {"base_url": last}
+        return with_options({"kind": remote["kind"], **where}, url.query)
     named = _NAMED.fullmatch(spec)
     if named is None or named["kind"] not in _KINDS:
         raise ConfigError(_hint(spec))

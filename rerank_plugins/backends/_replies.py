@@ -34,6 +34,7 @@ _SLOW_STATUSES = frozenset({408, 504})
 _MOVED_STATUSES = range(300, 400)
 _ABSENT_STATUSES = frozenset({404, 405})
 _TOO_LARGE_STATUSES = frozenset({413, 422})
+_ALONE = 2  # the query and one document
 _SERVER_ERRORS = 500
 _FAILED_DEPENDENCY = 424
 _FINAL_STATUSES = frozenset({501, 505})
@@ -75,7 +76,7 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse)
 
 
 def failure(
-    reply: Reply, *, where: str, key: str, key_source: str, texts: Sequence[str]
+    reply: Reply, *, where: str, key: str, key_source: str, texts: Sequence[str], start: int = 0
 ) -> BackendError:
     """Return the error that a reply with a status outside 200 to 299 stands for.
 
@@ -85,6 +86,7 @@ def failure(
         key: the key that was sent, or ""; it never gets into the message.
         key_source: where the key came from, in words.
         texts: the query, then the documents that were sent; a message that repeats one is dropped.
+        start: the position of the first of them in the call.
     """
     status, raw = reply.status, _message(reply)
     said = _shown(raw, key=key, texts=texts)
@@ -100,8 +102,11 @@ def failure(
     if status in _MOVED_STATUSES:
         host = _host(reply.headers.get("location", ""))
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
-    elif status in _TOO_LARGE_STATUSES:
+    elif status in _TOO_LARGE_STATUSES and len(texts) > _ALONE:
         what = f"{what}; it got {len(texts) - 1} documents, and `max_documents` sends fewer at once"
+    elif status in _TOO_LARGE_STATUSES:
+        size = sum(len(text.encode()) for text in texts)
+        what = f"{what}; it got document {start} alone, {size} bytes with the query: shorten it"
     elif status in _ABSENT_STATUSES:
         what = f"{what}; check `base_url` and `model`"
     elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on another caller's text

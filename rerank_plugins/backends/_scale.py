@@ -1,11 +1,18 @@
-"""From logits to probabilities: the one sigmoid every backend uses."""
+"""From logits to probabilities: the one sigmoid every backend uses, and when servers need it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["to_probability"]
+from rerank_plugins.backend import Scale
+from rerank_plugins.errors import InvalidResponse
+
+__all__ = ["Scaling", "to_probability"]
+
+_TOLERANCE = 1e-6
 
 
 def to_probability(logits: Iterable[float]) -> list[float]:
@@ -18,3 +25,44 @@ def _sigmoid(logit: float) -> float:
         return 1.0 / (1.0 + math.exp(-logit))
     small = math.exp(logit)
     return small / (1.0 + small)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a server is asked for, what it then sends, and what is made of it."""
+
+    raw: bool
+    """Whether to ask for raw scores."""
+    sent: Scale
+    """What the server sends."""
+    scale: Scale
+    """What is returned."""
+
+    @classmethod
+    def between(
+        cls, wanted: Literal["probability", "logit"], sent: Scale, *, can_send_raw: bool
+    ) -> Scaling | None:
+        """Return how to get from what a server sends to what is wanted; None if it can't be."""
+        if wanted == "logit" and sent == "probability" and can_send_raw:
+            return cls(raw=True, sent="logit", scale="logit")
+        if wanted == "logit" and sent != "logit":
+            return None
+        return cls(raw=False, sent=sent, scale="unknown" if sent == "unknown" else wanted)
+
+    def applied(self, scores: list[float]) -> list[float]:
+        """Bring a server's scores to the promised scale; squash at most once.
+
+        Raises:
+            InvalidResponse: scores that should be probabilities are none.
+        """
+        if self.scale != "probability":
+            return scores
+        if self.sent == "logit":
+            return to_probability(scores)
+        for position, score in enumerate(scores):
+            if not -_TOLERANCE <= score <= 1 + _TOLERANCE:
+                raise InvalidResponse(
+                    f"the score of document {position} is {score:.6g}, outside 0 to 1, so this "
+                    "server sends logits; set server_scale='logit'"
+                )
+        return [min(max(score, 0.0), 1.0) for score in scores]

@@ -7,11 +7,11 @@ import os
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import httpx
 
@@ -19,10 +19,13 @@ from rerank_plugins.backends._deadline import bind, deadline_of_thread
 from rerank_plugins.backends._incoming import Incoming, Reply, Request, translated
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["Transport"]
+__all__ = ["Asking", "Transport"]
 
 # Uvicorn, under most rerank servers, closes idle connections after 5 s: we must be first.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
+
+Asking: TypeAlias = Generator[tuple[Request, float], Reply, list[float]]
+"""Yields requests with their deadlines, gets the replies, and returns the scores."""
 
 _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
@@ -44,6 +47,34 @@ class Transport:
         self._connect_timeout = connect_timeout
         self._verify = verify
         self._pools: dict[int, _Pools] = {}
+
+    def run(self, asking: Asking) -> list[float]:
+        """Send what `asking` wants, one after the other; what fails is raised inside it."""
+        proceed: Callable[[Any], tuple[Request, float]] = asking.send
+        value: Any = None
+        while True:
+            try:
+                request, deadline = proceed(value)
+            except StopIteration as stop:
+                return _returned(stop)
+            try:
+                proceed, value = asking.send, self.send(request, deadline)
+            except BaseException as error:  # noqa: BLE001  # the asking decides what it means
+                proceed, value = asking.throw, error
+
+    async def arun(self, asking: Asking) -> list[float]:
+        """Like `run`, on the running event loop."""
+        proceed: Callable[[Any], tuple[Request, float]] = asking.send
+        value: Any = None
+        while True:
+            try:
+                request, deadline = proceed(value)
+            except StopIteration as stop:
+                return _returned(stop)
+            try:
+                proceed, value = asking.send, await self.asend(request, deadline)
+            except BaseException as error:  # noqa: BLE001  # the asking decides, also when cancelled
+                proceed, value = asking.throw, error
 
     def send(self, request: Request, deadline: float) -> Reply:
         """Return the reply; `deadline` is in seconds of `time.monotonic()`.
@@ -129,6 +160,11 @@ class Transport:
                     f"can't read certificates from {self._verify!r}: {exc.strerror or exc}"
                 ) from exc
         return pools.trusted
+
+
+def _returned(stop: StopIteration) -> list[float]:
+    scores: list[float] = stop.value
+    return scores
 
 
 class _Shared:

@@ -23,9 +23,10 @@ from rerank_plugins.hooks.events import (
     Truncated,
     outcome_of,
 )
-from rerank_plugins.hooks.telling import attempt, call, listeners, tell
+from rerank_plugins.hooks.telling import Attempt, attempt, call, listeners, tell
 
 __all__ = [
+    "Attempt",
     "AttemptFinished",
     "AttemptStarted",
     "BreakerChanged",

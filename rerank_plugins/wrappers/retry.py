@@ -9,10 +9,10 @@ from time import monotonic
 from typing import Any
 
 from rerank_plugins import _context
+from rerank_plugins._lock import ForkSafeLock
 from rerank_plugins.backend import Backend, Document
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of, tell
-from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
 
 __all__ = ["LONGEST_WAIT", "RetryingBackend"]

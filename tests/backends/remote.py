@@ -20,7 +20,8 @@ def results(*scores):
 def make(endpoint, dialect="xinference", **options):
     if DIALECTS[dialect].needs_model:
         options.setdefault("model", "m")
-    return HTTPBackend(endpoint.url, dialect=dialect, **options)
+    base_url = None if "endpoints" in options else endpoint.url
+    return HTTPBackend(base_url, dialect=dialect, **options)
 
 
 def silent(handler):

@@ -7,7 +7,7 @@ import pytest
 from remote import DOCUMENTS, EXPECTED, QUERY, make, results, silent
 
 from rerank_plugins import (
-    BackendRejected,
+    BackendError,
     BackendTimeout,
     InvalidResponse,
     UnsupportedInputError,
@@ -198,7 +198,7 @@ def test_one_failing_part_fails_the_call_at_once(endpoint, ask):
     endpoint.answer = answer
     backend = make(endpoint, "tei", max_documents=1, max_parallel=3, timeout=60)
 
-    with pytest.raises(BackendRejected):
+    with pytest.raises(BackendError, match="424"):
         ask(backend, ["hi", "bad", *["hi"] * 20])
 
     assert len(endpoint.requests) <= 4  # the thread that failed may begin one more

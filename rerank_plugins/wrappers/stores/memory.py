@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from rerank_plugins._lock import ForkSafeLock
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.wrappers._lock import ForkSafeLock
 
 __all__ = ["MemoryStore"]
 

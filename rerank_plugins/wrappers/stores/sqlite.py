@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from rerank_plugins._lock import ForkSafeLock
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.wrappers._lock import ForkSafeLock
 from rerank_plugins.wrappers.stores.guard import Guard
 
 __all__ = ["SQLiteStore"]

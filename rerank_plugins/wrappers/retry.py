@@ -10,7 +10,8 @@ from typing import Any
 
 from rerank_plugins import _context
 from rerank_plugins._lock import ForkSafeLock
-from rerank_plugins.backend import Backend, Document
+from rerank_plugins._parallel import side_by_side
+from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of, tell
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
@@ -19,6 +20,9 @@ __all__ = ["LONGEST_WAIT", "RetryingBackend"]
 
 LONGEST_WAIT = 30.0
 """Most seconds to wait because a server asks for it; some ask for a year."""
+
+_SIDE_BY_SIDE = 4
+"""Most requests of one `score_many` that are under way at the same time."""
 
 _FIRST_RETRIES = 10.0
 _MOST_RETRIES = 100.0
@@ -39,7 +43,8 @@ class RetryingBackend(WrapperBackend):
     The last error is raised, with a note that says how many attempts there were, and why there
     was no other.
 
-    `score_many` gives each request its own attempts and deadline, one after another.
+    `score_many` gives each request its own attempts and deadline, up to four side by side: all of
+    them succeed, or the first error is raised.
 
     Args:
         wrapped: the backend that scores.
@@ -84,6 +89,13 @@ class RetryingBackend(WrapperBackend):
         self._longest_backoff = longest_backoff
         self._budget = budget
         self._retries = _Budget(budget)
+
+    def score_many(self, requests: Requests) -> list[list[float]]:
+        for query, documents in requests:
+            check_texts(query, documents)
+        ask = super().score_many
+        found = side_by_side(lambda request: ask([request]), requests, _SIDE_BY_SIDE)
+        return [scores for (scores,) in found]
 
     def flow(self, requests: Requests) -> Flow:
         scores = []

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -219,11 +220,42 @@ def test_an_outer_deadline_wins(world):
 
 
 def test_each_of_many_requests_has_its_own_attempts():
-    wrapped = Scripted(DOWN, None, DOWN, DOWN)
-    backend = RetryingBackend(wrapped, initial_backoff=0.0)
+    asked = Counter()
 
-    assert [[1.0], [0.0]] == backend.score_many([("q", ["q"]), ("q", ["r"])])
-    assert 5 == wrapped.asked
+    class DownTwice(FakeBackend):
+        def score(self, query, documents):
+            asked[query] += 1
+            if asked[query] < 3:
+                raise DOWN
+            return [float(asked[query]) for _ in documents]
+
+    backend = RetryingBackend(DownTwice(), initial_backoff=0.0)
+
+    assert [[3.0], [3.0, 3.0]] == backend.score_many([("a", ["x"]), ("b", ["y", "z"])])
+
+
+def test_many_requests_are_asked_side_by_side():
+    all_here = threading.Barrier(4)
+
+    class Together(FakeBackend):
+        def score(self, query, documents):
+            all_here.wait(30.0)
+            return [float(query) for _ in documents]
+
+    found = RetryingBackend(Together()).score_many([(str(one), ["x"]) for one in range(8)])
+
+    assert [[float(one)] for one in range(8)] == found
+
+
+def test_of_many_requests_the_first_error_is_raised():
+    class Picky(FakeBackend):
+        def score(self, query, documents):
+            if query == "bad":
+                raise BackendRejected("no")
+            return super().score(query, documents)
+
+    with pytest.raises(BackendRejected):
+        RetryingBackend(Picky()).score_many([("q", ["x"]), ("bad", ["x"]), ("q", ["y"])])
 
 
 def test_the_budget_ends_retries_when_most_calls_fail(world):

@@ -22,7 +22,10 @@ from rerank_plugins.errors import ConfigError
 __all__ = ["Asking", "Transport"]
 
 # Uvicorn, under most rerank servers, closes idle connections after 5 s: we must be first.
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
+_CONNECTIONS = 100
+_LIMITS = httpx.Limits(
+    max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4.0
+)
 
 Asking: TypeAlias = Generator[tuple[Request, float], Reply, list[float]]
 """Yields requests with their deadlines, gets the replies, and returns the scores."""
@@ -99,15 +102,18 @@ class Transport:
     async def asend(self, request: Request, deadline: float) -> Reply:
         """Like `send`, on the running event loop; a cancelled call closes its connection."""
         incoming = Incoming(request, deadline, self._connect_timeout)
+        incoming.stage = "queue"
         with translated(incoming):
             async with asyncio.timeout(incoming.left):
-                client = await self._aclient()
-                with incoming.dead_connection_forgiven():
-                    await _areceive(client, incoming)
-                if incoming.forgiven:
-                    trusted = self._trusted(self._here())
-                    async with _new(httpx.AsyncClient, trusted) as fresh:
-                        await _areceive(fresh, incoming)
+                held = await self._held()
+                async with held.slots:
+                    incoming.stage = "read"
+                    with incoming.dead_connection_forgiven():
+                        await _areceive(held.client, incoming)
+                    if incoming.forgiven:
+                        trusted = self._trusted(self._here())
+                        async with _new(httpx.AsyncClient, trusted) as fresh:
+                            await _areceive(fresh, incoming)
         return incoming.reply()
 
     def close(self) -> None:
@@ -136,7 +142,7 @@ class Transport:
                 pools.shared = _Shared(_new(httpx.Client, self._trusted(pools)))
             return pools.shared
 
-    async def _aclient(self) -> httpx.AsyncClient:
+    async def _held(self) -> _Held:
         pools, loop = self._here(), asyncio.get_running_loop()
         held = pools.loops.get(loop)
         if held is None or held.client.is_closed:
@@ -145,10 +151,10 @@ class Transport:
                 for closed in [other for other in pools.loops if other.is_closed()]:
                     del pools.loops[closed]
             lifetime = _lifetime(trusted)
-            held = _Held(await anext(lifetime), lifetime)
+            held = _Held(await anext(lifetime), lifetime, asyncio.Semaphore(_CONNECTIONS))
             with pools.lock:
                 pools.loops[loop] = held
-        return held.client
+        return held
 
     def _trusted(self, pools: _Pools) -> ssl.SSLContext:
         """Return the certificates to trust, read once because that takes 20 ms."""
@@ -177,8 +183,13 @@ class _Shared:
 
 
 class _Held(NamedTuple):
+    """The client of an event loop."""
+
     client: httpx.AsyncClient
     lifetime: AsyncGenerator[httpx.AsyncClient, None]
+    slots: asyncio.Semaphore
+    """One for each connection: a thousand callers wait here in turn, for next to nothing. In
+    httpx's own queue the wait of each costs all others some work."""
 
 
 @dataclass

@@ -25,7 +25,8 @@ def ratio(measured: Mapping[str, Any], clock: str, name: str) -> float:
 
 def goals(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return goal, figure and verdict for what the results hold."""
-    return list(_goals({name: result["found"] for name, result in results.items()}))
+    found = {name: result["found"] for name, result in results.items()}
+    return [*_goals(found), *_client_goals(found)]
 
 
 def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
@@ -71,6 +72,29 @@ def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
             grown = row["mib_per_10k_pairs"]
             goal = f"{name.removeprefix('flatness-')}: memory flat over {row['pairs']:,} pairs"
             yield goal, f"{grown:+.2f} MiB per 10,000", _verdict(abs(grown) < 0.5)
+
+
+def _client_goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    if "http" in found:
+        times = found["http"]["rerank-plugins"]["wall_ms"] / found["http"]["httpx"]["wall_ms"]
+        yield (
+            "client: 1.15 × a bare POST of 20 documents",
+            f"{times:.2f} ×",
+            _verdict(times <= 1.15),
+        )
+    if "load" in found:
+        times = found["load"]["rerank-plugins"]["p99_ms"] / found["load"]["httpx"]["p99_ms"]
+        goal = f"client: p99 of {found['load']['callers']:,} callers no worse than a bare client's"
+        yield goal, f"{times:.2f} ×", _verdict(times <= 1)
+    if "cache" in found:
+        micros = 1000 * found["cache"]["ms"]["memory"] / found["cache"]["pairs"]
+        yield "cache in memory: 50 µs per known pair", f"{micros:.1f} µs", _verdict(micros <= 50)
+        if (commands := found["cache"].get("redis_commands_per_call")) is not None:
+            yield (
+                "cache in Redis: one round trip per call",
+                f"{commands:g}",
+                _verdict(commands <= 1),
+            )
 
 
 def _longest(*rounds: Mapping[str, Any]) -> list[Mapping[str, Any]]:

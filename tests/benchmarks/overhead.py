@@ -1,19 +1,20 @@
-"""Stage: what our HTTP client adds to a bare POST, and what a remembered score costs."""
+"""Stages: what our HTTP client adds to a bare POST, and what a remembered score costs."""
 
 from __future__ import annotations
 
+import shutil
+import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 
+from benchmarks.loopback import serving
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.evaluation.speed import Speed, compare_speed
 from rerank_plugins.evaluation.workload import Shape, Workload
@@ -22,8 +23,6 @@ from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
 
 __all__ = ["measure_cache", "measure_http"]
-
-_SERVER = Path(__file__).with_name("loopback.py")
 
 
 class BarePost(Backend):
@@ -55,7 +54,7 @@ def measure_http(*, calls: int) -> dict[str, Any]:
     """Time our client beside a bare one on a server that answers at once."""
     shape = Shape(1, 20)
     with (
-        _serving() as url,
+        serving() as url,
         BarePost(f"{url}/v1/rerank") as bare,
         load_backend(f"xinference+{url}?model=m") as ours,
     ):
@@ -66,20 +65,52 @@ def measure_http(*, calls: int) -> dict[str, Any]:
 
 
 def measure_cache(*, calls: int) -> dict[str, Any]:
-    """Time scores that are known already, in each kind of store."""
+    """Time scores that are known already, in each kind of store; count Redis' commands."""
     (request,) = Workload().requests(Shape(1, 100))
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, store in (("memory", "memory"), ("sqlite", f"sqlite:{folder}/scores.db")):
+    found: dict[str, Any] = {"pairs": len(request[1]), "ms": {}}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stores = {"memory": "memory", "sqlite": f"sqlite:{folder}/scores.db"}
+        redis = stack.enter_context(_redis()) if shutil.which("redis-server") else None
+        if redis is not None:
+            port = redis.connection_pool.connection_kwargs["port"]
+            stores["redis"] = f"redis://127.0.0.1:{port}/0?timeout=5"
+        for kind, store in stores.items():
             with CachedBackend(FakeBackend(), store=store) as cached:
                 cached.score(*request)
-                seconds = []
-                for _ in range(calls):
-                    began = time.perf_counter()
-                    cached.score(*request)
-                    seconds.append(time.perf_counter() - began)
-            found[kind] = round(1000 * statistics.median(seconds), 3)
-    return {"pairs": len(request[1]), "ms": found}
+                before = redis.info("stats")["total_commands_processed"] if redis else 0
+                found["ms"][kind] = round(1000 * _median(lambda: cached.score(*request), calls), 3)
+                if redis is not None and kind == "redis":
+                    after = redis.info("stats")["total_commands_processed"] - 1  # this one
+                    found["redis_commands_per_call"] = round((after - before) / calls, 3)
+    return found
+
+
+def _median(function: Callable[[], object], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+@contextmanager
+def _redis() -> Iterator[Any]:
+    """Give a client of a Redis server that runs until the block ends."""
+    import redis  # noqa: PLC0415 - an extra
+    from redis.backoff import ConstantBackoff  # noqa: PLC0415 - an extra
+    from redis.retry import Retry  # noqa: PLC0415 - an extra
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 200)) as client:
+                client.ping()
+                yield client
+        finally:
+            process.kill()
 
 
 def _row(speed: Speed) -> dict[str, float]:
@@ -88,14 +119,3 @@ def _row(speed: Speed) -> dict[str, float]:
         "wall_ms": round(1000 * speed.percentile(50), 3),
         "cpu_ms": round(1000 * cpu[len(cpu) // 2], 3),
     }
-
-
-@contextmanager
-def _serving() -> Any:
-    with subprocess.Popen(
-        [sys.executable, str(_SERVER)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"  # type: ignore[union-attr]
-        finally:
-            process.kill()

@@ -44,6 +44,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
         "start": _start,
         "import": _import,
         "http": _http,
+        "load": _load,
         "cache": _cache,
     }
     made = {
@@ -202,9 +203,30 @@ def _http(found: Mapping[str, Any]) -> str:
     return _table(("", "wall ms", "processor ms"), [*rows, ("ratio", *quotients)])
 
 
+def _load(found: Mapping[str, Any]) -> str:
+    keys = ("p50_ms", "p99_ms", "cpu_ms", "per_second")
+    ours, bare = found["rerank-plugins"], found["httpx"]
+    rows = [
+        (_bold(n), *(f"{found[n][key]:.{1 + (key == 'cpu_ms')}f}" for key in keys))
+        for n in ("httpx", "rerank-plugins")
+    ]
+    quotients = (f"{ours[key] / bare[key]:.2f}" for key in keys)
+    columns = ("", "median ms", "p99 ms", "processor ms per call", "calls per second")
+    return (
+        f"{_table(columns, [*rows, ('ratio', *quotients)])}\n\n{found['callers']:,} callers, "
+        f"{found['calls']:,} calls; the middle of {found['rounds']} rounds."
+    )
+
+
 def _cache(found: Mapping[str, Any]) -> str:
-    rows = [(store, f"{ms:.2f}") for store, ms in found["ms"].items()]
-    return _table(("store", f"ms for {found['pairs']} known pairs"), rows)
+    rows = [
+        (store, f"{ms:.2f}", f"{1000 * ms / found['pairs']:.1f}")
+        for store, ms in found["ms"].items()
+    ]
+    table = _table(("store", f"ms for {found['pairs']} known pairs", "µs per pair"), rows)
+    if "redis_commands_per_call" not in found:
+        return table
+    return f"{table}\n\nRedis gets {found['redis_commands_per_call']:g} command per call."
 
 
 def _flatness(found: Mapping[str, Any]) -> str:

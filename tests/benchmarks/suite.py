@@ -16,6 +16,7 @@ from typing import IO, Any
 from benchmarks.agreement import measure_agreement
 from benchmarks.contenders import FEW, REFERENCE
 from benchmarks.flatness import measure_flatness
+from benchmarks.load import measure_load
 from benchmarks.machine import describe_machine, measure_peak
 from benchmarks.operators import measure_operators
 from benchmarks.overhead import measure_cache, measure_http
@@ -42,6 +43,8 @@ class Size:
     imports: int
     calls: int
     """Of the HTTP client and the cache."""
+    callers: int
+    """Who ask the HTTP client at the same time."""
     flat_pairs: int
     peak_seconds: float
 
@@ -96,6 +99,7 @@ _FULL = Size(
     starts=3,
     imports=15,
     calls=400,
+    callers=1000,
     flat_pairs=100_000,
     peak_seconds=1.5,
 )
@@ -112,6 +116,7 @@ _QUICK = Size(
     starts=2,
     imports=5,
     calls=100,
+    callers=300,
     flat_pairs=5_000,
     peak_seconds=0.3,
 )
@@ -122,6 +127,7 @@ _TINY = Size(
     starts=1,
     imports=1,
     calls=2,
+    callers=5,
     flat_pairs=500,
     peak_seconds=0.01,
 )
@@ -169,6 +175,7 @@ def _stages(
         "start": lambda: measure_first_score(size.model, models, peers, log, times=size.starts),
         "import": lambda: measure_import(times=size.imports),
         "http": lambda: measure_http(calls=size.calls),
+        "load": lambda: measure_load(callers=size.callers, calls=3 * size.callers),
         "cache": lambda: measure_cache(calls=size.calls),
         **{
             f"flatness-{name.rpartition(', ')[2].partition(' ')[0]}": (

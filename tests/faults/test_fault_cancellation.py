@@ -29,26 +29,27 @@ def backend_of(url):
 
 
 @pytest.mark.parametrize("surface", on(modes=["async"]))
-async def test_3000_cancelled_calls_leave_nothing(slow_server, surface):
+async def test_thousands_of_cancelled_calls_leave_nothing(slow_server, surface):
     """No task, no socket, no open circuit, nobody who waits for an answer that never comes."""
     chance = random.Random(0)
     cancelled = 0
     backend = backend_of(slow_server)
     before = sockets()
-    for turn in range(CALLS // AT_ONCE):
+    calls = CALLS if surface.name == "bare" else CALLS // 5
+    for turn in range(calls // AT_ONCE):
         # Every other call is one that others make too, so that some wait for each other.
         queries = [f"{QUERY} {turn} {number * (number % 2)}" for number in range(AT_ONCE)]
-        calls = [
+        tasks = [
             asyncio.create_task(surface.in_loop(backend, TEXTS, query=query)) for query in queries
         ]
         await asyncio.sleep(chance.uniform(0, 0.03))
-        for call in calls:
-            call.cancel()
-        ended = await asyncio.gather(*calls, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
         cancelled += sum(isinstance(one, asyncio.CancelledError) for one in ended)
         assert not [one for one in ended if isinstance(one, Exception)]
 
-    assert cancelled > CALLS / 3
+    assert cancelled > calls / 3
     assert set() == other_tasks()
     kept = await surface.in_loop(backend)  # the circuit is closed, the pool has room
     assert RANKED == [text for text, *_ in kept]

@@ -29,8 +29,6 @@ STRANGE = [
     ids=["surrogate in the query", "surrogate in a document", "blank query"],
 )
 def test_what_is_no_text_is_refused_and_not_sent(endpoint, surface, query, texts, on_error):
-    if surface.name == "llama_index" and "\ud800" in texts[-1]:
-        pytest.skip("LlamaIndex itself can't hash such a node")
     with client(endpoint.url) as backend, pytest.raises(UnsupportedInputError):
         surface.ask(backend, texts, query=query, on_error=on_error)
 

@@ -23,7 +23,7 @@ from rerank_plugins.testing import (
 )
 from rerank_plugins.wrappers.retry import RetryingBackend
 
-DEADLINE = 0.5
+DEADLINE = 0.25
 LINES = {
     "cut before the reply": (Cut(), BackendUnavailable, ATTEMPTS),
     "cut in the reply": (Cut(after=40), BackendUnavailable, ATTEMPTS),

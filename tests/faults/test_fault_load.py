@@ -18,7 +18,7 @@ CONNECTIONS = 100
 @pytest.mark.parametrize(
     ("calls", "growth"),
     [
-        (2_000, 16 * 2**20),
+        (1_200, 16 * 2**20),
         pytest.param(50_000, 8 * 2**20, marks=[pytest.mark.nightly, pytest.mark.timeout(1800)]),
     ],
 )

@@ -18,7 +18,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.testing import Answer, Endpoint, faults, in_turn, reset, speak
 
-DEADLINE = 0.4
+DEADLINE = 0.25
 
 
 class Row(NamedTuple):
@@ -161,7 +161,7 @@ def test_the_original_order_hides_what_the_caller_cannot_mend(case, surface):
     assert row.asked == len(endpoint.requests)
 
 
-@pytest.mark.parametrize("surface", on())
+@pytest.mark.parametrize("surface", on("bare"))
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.asked > 1])
 def test_a_fault_that_passes_is_not_noticed(shared, surface, name):
     """The second attempt finds a healthy server."""

@@ -17,7 +17,7 @@ from rerank_plugins.testing import Delay, Endpoint, Proxy, silence, speak, word_
 QUERY = "where does the giant panda live?"
 TEXTS = ["the giant panda does live in China", "hi"]
 EXPECTED = [word_overlap(QUERY, text) for text in TEXTS]
-DISTANCE, CALLS = 0.25, 8
+DISTANCE, CALLS = 0.25, 5
 """Seconds to the gateway, which closes what is idle for 0.3 s."""
 REQUIRED = "RERANK_TEST_TOOLS_REQUIRED"
 
@@ -71,6 +71,7 @@ backend servers
     server first 127.0.0.1:{first}
     server second 127.0.0.1:{second}
 backend gone
+    retries 0
     server gone 127.0.0.1:9
 backend slow
     timeout server 300ms

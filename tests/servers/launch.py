@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FOLDER", "Server", "ask", "environment", "free_port", "serving"]
+__all__ = ["FOLDER", "Server", "ask", "descendants", "environment", "free_port", "serving"]
 
 FOLDER = "RERANK_TEST_SERVERS"
 REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"
@@ -48,7 +48,7 @@ class Server:
 
     def kill(self, *others: int) -> None:
         """End the server and all it started, at once, and `others` by their process number."""
-        started = [*_descendants(self.process.pid), *others]
+        started = [*descendants(self.process.pid), *others]
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         for process in started:  # Xinference's supervisor has a process group of its own
@@ -57,7 +57,7 @@ class Server:
         self.process.wait()
 
 
-def _descendants(process: int) -> list[int]:
+def descendants(process: int) -> list[int]:
     """Return the numbers of the processes that a process started, and that these started."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -142,7 +142,7 @@ def _wait(server: Server, health: str, within: float) -> None:
 
 def _stop(server: Server) -> None:
     """Ask the server to end, give it a moment, and end what is left of all it started."""
-    started = _descendants(server.process.pid)
+    started = descendants(server.process.pid)
     server.process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         server.process.wait(timeout=8)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import pickle
+import random
 import shutil
 import signal
 import socket
@@ -15,7 +16,16 @@ import time
 import pytest
 
 from rerank_plugins import ConfigError
-from rerank_plugins.testing import BackendContract, FakeBackend
+from rerank_plugins.testing import (
+    BackendContract,
+    BlackHole,
+    Cut,
+    Delay,
+    FakeBackend,
+    HalfClose,
+    Proxy,
+    Reset,
+)
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.stores import open_store
 from rerank_plugins.wrappers.stores.redis import RedisStore
@@ -358,6 +368,57 @@ def test_a_password_that_is_not_set_is_told(server, monkeypatch):
     backend = CachedBackend(FakeBackend(), store=server.url + "?password_env=CACHE_PASSWORD")
     with pytest.raises(ConfigError, match="'CACHE_PASSWORD', named by `password_env`, is not set"):
         backend.score("q", ["q"])
+
+
+def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server):
+    """A reply that nobody reads any more must not become the answer to the next question."""
+
+    def number_of(query, document):
+        return int(document.removeprefix("document ")) / 1000
+
+    async def storm():
+        chance = random.Random(0)
+        right = cancelled = 0
+        for _ in range(20):
+            numbers = [chance.randrange(1000) for _ in range(30)]
+            calls = [
+                asyncio.create_task(backend.ascore("q", [f"document {number}"]))
+                for number in numbers
+            ]
+            await asyncio.sleep(chance.uniform(0.0, 0.04))
+            for call in chance.sample(calls, 10):
+                call.cancel()
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            for number, scores in zip(numbers, found, strict=True):
+                right += scores == [number / 1000]
+                cancelled += isinstance(scores, asyncio.CancelledError)
+        return right, cancelled
+
+    with (
+        Proxy(server.url, Delay(0.01)) as far,
+        CachedBackend(FakeBackend(number_of), store=f"{far.url}?timeout=5") as backend,
+    ):
+        right, cancelled = asyncio.run(storm())
+        assert 0 == errors(backend)
+
+    assert 600 == right + cancelled
+    assert cancelled > 20
+
+
+@pytest.mark.parametrize(
+    "fault", [BlackHole(), Cut(), Cut(after=3), Reset(), HalfClose()], ids=repr
+)
+def test_a_broken_line_is_an_error_of_the_store_and_nobody_elses(server, fault):
+    with (
+        Proxy(server.url) as line,
+        CachedBackend(FakeBackend(), store=f"{line.url}?pause=60") as backend,
+    ):
+        score(backend)
+        line.fault = fault
+        for _ in range(20):
+            score(backend)
+
+        assert 1 == errors(backend)
 
 
 # Servers that only pretend.

@@ -22,9 +22,3 @@ def make(endpoint, dialect="xinference", **options):
         options.setdefault("model", "m")
     base_url = None if "endpoints" in options else endpoint.url
     return HTTPBackend(base_url, dialect=dialect, **options)
-
-
-def silent(handler):
-    """Answer nothing until the client hangs up."""
-    handler.connection.recv(1)
-    handler.close_connection = True

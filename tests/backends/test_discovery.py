@@ -10,7 +10,7 @@ from rerank_plugins import (
     ConfigError,
 )
 from rerank_plugins.backends.discovery import ServerInfo, probe
-from rerank_plugins.testing import Answer, Endpoint
+from rerank_plugins.testing import Answer, Endpoint, silence
 
 NOT_FOUND = Answer({"detail": "Not Found"}, 404)
 REFUSED = Answer({"detail": "Unauthorized"}, 401)
@@ -215,11 +215,7 @@ def test_nobody_there_is_unavailable():
 
 
 def test_a_silent_server_times_out():
-    def silent(handler):
-        handler.connection.recv(1)
-        handler.close_connection = True
-
-    with Endpoint(lambda received: silent) as endpoint, pytest.raises(BackendTimeout):
+    with Endpoint(silence) as endpoint, pytest.raises(BackendTimeout):
         probe(endpoint.url, timeout=0.2)
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from remote import DOCUMENTS, EXPECTED, QUERY, silent
+from remote import DOCUMENTS, EXPECTED, QUERY
 
 from rerank_plugins import (
     BackendError,
@@ -37,6 +37,7 @@ from rerank_plugins.testing import (
     BackendContract,
     Endpoint,
     FakeBackend,
+    silence,
     speak,
     word_overlap,
 )
@@ -320,7 +321,7 @@ def test_a_refusal_is_raised_at_once(three, ask, status):
 
 
 def test_a_silent_server_gets_half_of_the_time(three, ask):
-    three[0].answer = lambda received: silent
+    three[0].answer = silence
     backend = backend_of(three[:2], timeout=2.5)
     for _ in range(4):
         assert EXPECTED == ask(backend)
@@ -364,7 +365,7 @@ def test_many_threads_share_the_servers(three):
 
 def test_cancelled_calls_are_not_in_flight_any_more(three):
     for endpoint in three:
-        endpoint.answer = lambda received: silent
+        endpoint.answer = silence
 
     async def cancel():
         async with backend_of(three) as backend:

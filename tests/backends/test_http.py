@@ -4,7 +4,7 @@ import math
 import time
 
 import pytest
-from remote import DOCUMENTS, EXPECTED, QUERY, make, results, silent
+from remote import DOCUMENTS, EXPECTED, QUERY, make, results
 
 from rerank_plugins import (
     BackendError,
@@ -14,7 +14,14 @@ from rerank_plugins import (
     load_backend,
 )
 from rerank_plugins.backends.dialects import DIALECTS
-from rerank_plugins.testing import Answer, BackendContract, Endpoint, speak, word_overlap
+from rerank_plugins.testing import (
+    Answer,
+    BackendContract,
+    Endpoint,
+    silence,
+    speak,
+    word_overlap,
+)
 
 
 class TestContract(BackendContract):
@@ -193,7 +200,9 @@ def test_one_failing_part_fails_the_call_at_once(endpoint, ask):
     """All or nothing; the silent parts are not waited for, and no further ones are sent."""
 
     def answer(received):
-        return Answer({"error": "no"}, 424) if "bad" in received.body["texts"] else silent
+        return (
+            Answer({"error": "no"}, 424) if "bad" in received.body["texts"] else silence(received)
+        )
 
     endpoint.answer = answer
     backend = make(endpoint, "tei", max_documents=1, max_parallel=3, timeout=60)

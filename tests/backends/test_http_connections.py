@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 import time
@@ -15,7 +14,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, silent
+from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
 
 from rerank_plugins import (
     BackendError,
@@ -25,65 +24,39 @@ from rerank_plugins import (
     InvalidResponse,
 )
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.testing import Answer, Endpoint
-
-
-def hang_up(handler):
-    handler.close_connection = True
-
-
-def reset(handler):
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
-    handler.close_connection = True
-
-
-def cut(handler):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
-    handler.wfile.write(b'Content-Length: 100\r\n\r\n{"results":')
-    handler.close_connection = True
-
-
-def no_http(handler):
-    handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-    handler.close_connection = True
-
-
-def dripping(start):
-    """Send something every 10 ms, so that no single read ever waits for long."""
-
-    def write(handler):
-        handler.wfile.write(start)
-        for _ in range(10_000):
-            time.sleep(0.01)
-            handler.wfile.write(b" " if start.endswith(b"\r\n\r\n") else b"X-More: 1\r\n")
-
-    return write
-
+from rerank_plugins.testing import (
+    Answer,
+    Endpoint,
+    cut_short,
+    drip,
+    faults,
+    hang_up,
+    reset,
+    silence,
+)
 
 FAULTS = {
     "a dripping body": (
-        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+        drip(),
         BackendTimeout,
         "stage: total",
     ),
-    "a dripping head": (dripping(b"HTTP/1.1 200 OK\r\n"), BackendTimeout, "stage: read"),
+    "a dripping head": (drip(head=True), BackendTimeout, "stage: read"),
     "a reset": (reset, BackendUnavailable, "no connection"),
-    "a reply cut short": (cut, BackendUnavailable, "no connection"),
+    "a reply cut short": (cut_short, BackendUnavailable, "no connection"),
     "a server that hangs up": (hang_up, BackendUnavailable, "disconnected"),
-    "another protocol": (no_http, InvalidResponse, "not HTTP"),
+    "another protocol": (faults()["not HTTP"], InvalidResponse, "not HTTP"),
     "silence": (
-        silent,
+        silence,
         BackendTimeout,
-        r"^xinference at http://.*no whole reply in 0.3 s \(stage: read\); .*`timeout`",
+        r"^xinference at http://.*no whole reply in 0\.\d+ s \(stage: read\); .*`timeout`",
     ),
 }
 
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_broken_connections_are_one_error(endpoint, ask, case):
-    write, kind, reason = FAULTS[case]
-    endpoint.answer = lambda received: write
+    endpoint.answer, kind, reason = FAULTS[case]
 
     with pytest.raises(BackendError, match=reason) as caught:
         ask(make(endpoint, timeout=0.3))
@@ -199,7 +172,7 @@ def test_the_proxy_of_the_environment_is_used(endpoint, ask, monkeypatch):
 
     assert EXPECTED == ask(backend)
     assert "http://rerank.example/v1/rerank" == endpoint.requests[0].path
-    endpoint.answer = lambda received: dripping(b"HTTP/1.1 200 OK\r\n")
+    endpoint.answer = drip(head=True)
     with pytest.raises(BackendTimeout):
         ask(backend)
 
@@ -256,15 +229,18 @@ LENGTH = {"Content-Length": str(len(json.dumps(GOOD)))}
 def once(then):
     """Answer the first request of each connection, and do `then` at the second."""
 
-    def write(handler):
-        if handler in served:
-            then(handler)
-        else:
-            served.add(handler)
-            Answer(GOOD).send(handler)
+    def behave(received):
+        def write(handler):
+            if handler in served:
+                then(received)(handler)
+            else:
+                served.add(handler)
+                Answer(GOOD).send(handler)
+
+        return write
 
     served = set()
-    return lambda received: write
+    return behave
 
 
 @pytest.mark.parametrize("death", [hang_up, reset])
@@ -292,7 +268,7 @@ def test_the_replacement_is_not_replaced(endpoint, ask_often):
     backend = make(endpoint)
 
     def die(received):
-        return hang_up if len(endpoint.requests) > 1 else Answer(GOOD)
+        return hang_up(received) if len(endpoint.requests) > 1 else Answer(GOOD)
 
     endpoint.answer = die
     with pytest.raises(BackendUnavailable, match="disconnected"):
@@ -302,7 +278,7 @@ def test_the_replacement_is_not_replaced(endpoint, ask_often):
 
 
 def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
-    endpoint.answer = lambda received: hang_up
+    endpoint.answer = hang_up
     with pytest.raises(BackendUnavailable):
         ask(make(endpoint))
 
@@ -334,7 +310,7 @@ def test_what_is_no_reply_is_not_quoted(endpoint, ask, start):
 
 
 def test_a_reply_that_began_is_a_failure(endpoint, ask_often):
-    endpoint.answer = once(cut)
+    endpoint.answer = once(cut_short)
     with pytest.raises(BackendError):
         ask_often(make(endpoint), [0.0, 0.0])
 
@@ -433,7 +409,7 @@ def test_a_forked_child_opens_its_own_connections(endpoint):
 
 @pytest.mark.parametrize("count", [2, 200])
 async def test_a_cancelled_call_leaves_nothing(endpoint, count):
-    endpoint.answer = lambda received: silent
+    endpoint.answer = silence
     async with make(endpoint, "tei", timeout=60) as backend:
         call = asyncio.create_task(backend.ascore(QUERY, ["panda"] * count))
         assert await asyncio.to_thread(endpoint.wait_for_requests, min(4, count // 32 or 1))

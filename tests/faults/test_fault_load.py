@@ -65,7 +65,7 @@ async def test_callers_are_served_in_the_order_in_which_they_came():
                 await backend.ascore(f"panda {number}", TEXTS)
                 ended.append(number)
 
-            await asyncio.gather(*[call(number) for number in range(3 * CONNECTIONS)])
+            await asyncio.gather(*[call(number) for number in range(2 * CONNECTIONS)])
 
     rounds = [number // CONNECTIONS for number in ended]
     early = [late - one for one, late in zip(sorted(rounds), rounds, strict=True)]

@@ -24,7 +24,7 @@ from rerank_plugins import (
     _context,
 )
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.testing import Answer, BackendContract, Endpoint, FakeBackend
+from rerank_plugins.testing import Answer, BackendContract, Endpoint, FakeBackend, silence
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
 from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend
@@ -445,11 +445,7 @@ def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
 def test_the_deadline_ends_an_attempt(ask):
     """Long before its own timeout, which would be the end of this test as well."""
 
-    def silent(handler):
-        handler.connection.recv(1)
-        handler.close_connection = True
-
-    with Endpoint(lambda received: silent) as endpoint:
+    with Endpoint(silence) as endpoint:
         remote = HTTPBackend(endpoint.url, dialect="tei", timeout=1000.0)
         with pytest.raises(BackendTimeout), RetryingBackend(remote, deadline=0.2) as backend:
             ask(backend)

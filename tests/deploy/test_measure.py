@@ -130,9 +130,10 @@ def test_a_low_mrr_is_pushed_and_fails_the_job(gateway, tmp_path, capsys):
     assert "rerank_canary_mrr_at_10 0.5" in Gateway.taken[0][2]
 
 
-def test_a_server_that_fails_pushes_nothing(gateway, capsys):
+def test_a_server_that_refuses_pushes_nothing(gateway, monkeypatch, capsys):
     labelled = DEPLOY / "kubernetes" / "base" / "labelled.jsonl"
-    with served(ServerSettings(max_documents=1)) as address:
+    monkeypatch.setenv("KEYS", f"canary:{KEY}")
+    with served(ServerSettings(api_keys_env="KEYS")) as address:
         code = measure.main([f"infinity+http://{address}", str(labelled), f"--push={gateway}"])
 
     assert code == 1

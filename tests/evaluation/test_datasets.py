@@ -55,6 +55,7 @@ class TestFolder:
         assert () == data.warnings
 
     def test_bm25_finds_candidates_where_there_is_no_run(self, folder):
+        pytest.importorskip("bm25s", reason="needs the extra `eval`")
         (folder / "run.trec").unlink()
         data = load_dataset(str(folder), depth=1)
 

@@ -2,11 +2,11 @@
 
 import time
 
-import jwt as pyjwt
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+import jwt as pyjwt
 from serving import serving
 
 from rerank_plugins import ConfigError

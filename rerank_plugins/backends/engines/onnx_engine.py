@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from rerank_plugins.backends.engines.base import EngineSettings, Request, Unsupp
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.backends.engines.onnx.build import build_graph
 from rerank_plugins.backends.engines.onnx.families import read_encoder
+from rerank_plugins.backends.engines.onnx.memory import give_back_memory
 from rerank_plugins.backends.engines.onnx.parts import Precision
 from rerank_plugins.backends.engines.onnx.session import Session
 from rerank_plugins.backends.engines.onnx.tensors import Array
 from rerank_plugins.backends.engines.onnx.verify import Sample, measured, verify
+from rerank_plugins.backends.engines.onnx.words import WordTable
 from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
 
 __all__ = ["ONNXEngine", "load"]
@@ -59,6 +62,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
     except UnsupportedByEngine as exc:
         session, facts = _exported(checkpoint, dtype, exc)
         name = "onnx-exported"
+    give_back_memory()
     return ONNXEngine(session, pairs, name, settings.threads or _usable_cores(), facts)
 
 
@@ -72,7 +76,9 @@ def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str,
     if dtype == "int8":
         encoder = measured(encoder, samples)
     graph = build_graph(encoder, dtype=dtype, words="input", max_length=checkpoint.max_length)
-    session = Session(*graph.to_parts(), words=encoder.embeddings.words)
+    words = WordTable(encoder.embeddings.words)
+    encoder = replace(encoder, layers=())  # so that there need not be two of all weights
+    session = Session(*graph.to_parts(), words=words)
     error = verify(session, encoder, head, samples, tolerance=_TOLERANCES[dtype])
     return session, {"dtype": dtype, "graph": "built", "error_at_load": float(f"{error:.2g}")}
 

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Backend, BackendError, InvalidResponse
 from rerank_plugins.backends.engines import onnx_engine
-from rerank_plugins.backends.engines.base import EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import resolve
 from rerank_plugins.backends.engines.onnx import reference
 from rerank_plugins.backends.engines.onnx.build import build_encoder
 from rerank_plugins.backends.engines.onnx.session import Session
+from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
 from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.testing import BackendContract
 
@@ -168,6 +170,23 @@ def test_the_process_needs_no_torch(checkpoint: Callable[[str], str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "set()" == done.stdout.strip()
+
+
+def test_a_text_of_unknown_words_is_a_backend_error(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that knows more words than the model: no other row, no foreign error."""
+    with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
+        backend.score(QUERY, DOCUMENTS)
+        encode = PairEncoder.encode
+
+        def shifted(self: PairEncoder, requests: Sequence[Request]) -> Pairs:
+            pairs = encode(self, requests)
+            return replace(pairs, ids=pairs.ids + 10**6)
+
+        monkeypatch.setattr(PairEncoder, "encode", shifted)
+        with pytest.raises(BackendError, match="tokens"):
+            backend.score(QUERY, DOCUMENTS)
 
 
 def test_threads_don_t_change_scores(checkpoint: Callable[[str], str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -70,19 +70,21 @@ class Graph:
         """Return the whole graph as the content of one `.onnx` file, up to 2 GB."""
         return self._model([protobuf.tensor(n, array) for n, array in self._constants.items()])
 
-    def to_parts(self) -> tuple[bytes, dict[str, Array]]:
-        """Return the graph without its large constants, and these by name.
+    def to_parts(self) -> tuple[bytes, Iterator[tuple[str, Array]]]:
+        """Return the graph without its large constants, and these with their names.
 
-        The model declares them as external, which lets ONNX Runtime take them from memory.
+        The model declares them as external, which lets ONNX Runtime take them from memory. The
+        graph lets go of each when it is taken, so there need not be two of all.
         """
         constants = self._constants.items()
-        large = {n: np.asarray(a, order="C") for n, a in constants if a.nbytes > _SMALL}
-        return self._model(
+        large = [name for name, array in constants if array.nbytes > _SMALL]
+        model = self._model(
             [
                 protobuf.outside_tensor(n, a) if n in large else protobuf.tensor(n, a)
                 for n, a in constants
             ]
-        ), large
+        )
+        return model, ((name, np.asarray(self._constants.pop(name), order="C")) for name in large)
 
     def _add(
         self,

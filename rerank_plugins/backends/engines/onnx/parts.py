@@ -24,7 +24,7 @@ __all__ = ["Parts", "Precision", "Words"]
 
 Precision: TypeAlias = Literal["float32", "int8"]
 Words: TypeAlias = Literal["input", "float32", "int8"]
-"""Where the word table is: given with each run, or in the graph."""
+"""Where the word table is: its rows come with each run, or it is in the graph."""
 
 
 _POSITIONS = 8192
@@ -77,9 +77,10 @@ class Parts:
             rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
             scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
             return graph.op("Mul", graph.op("Cast", rows, to=number_of(np.float32)), scale)
-        given = self._words == "input"
-        table = graph.input("words", words.shape, words.dtype) if given else graph.constant(words)
-        rows = graph.op("Gather", table, self._ids)
+        if self._words == "input":
+            rows = graph.input("words", ["sequences", "length", words.shape[1]], words.dtype)
+        else:
+            rows = graph.op("Gather", graph.constant(words), self._ids)
         return (
             rows if words.dtype == np.float32 else graph.op("Cast", rows, to=number_of(np.float32))
         )
@@ -118,7 +119,7 @@ class Parts:
     def first_rows(self, x: str, layer: Layer) -> str:
         """Return the output of a layer for the first row of each sequence alone.
 
-        The other rows only give keys and values. The query needs no rotation at position 0.
+        The other rows are only looked at. The query needs no rotation at position 0.
         """
         graph, width = self.graph, self._encoder.width
         rows = self.by_sequence(self._before(x, layer.attention_norm))
@@ -127,17 +128,52 @@ class Parts:
             rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
         first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
         q = self.exact(first, _part(layer.attention_in, slice(width)))
+        mixed = self._look(q, rows, layer) if layer.rotary is None else self._see(q, rows, layer)
+        mixed = self.exact(mixed, layer.attention_out)
+        x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
+        x = self._add(x, mixed, layer.attention_norm)
+        y = self._activate_feed(self.exact(self._before(x, layer.feed_norm), layer.feed_in))
+        return self._add(x, self.exact(y, layer.feed_out), layer.feed_norm)
+
+    def _look(self, q: str, rows: str, layer: Layer) -> str:
+        """Return what one query a sequence takes from its rows, without their keys and values.
+
+        The key's matrix is applied to the query, and the value's to the weighted sum of rows: the
+        same products in another order, a head's size times fewer of them. The key's bias adds the
+        same to all scores of a query, which changes no weight; the weights add up to 1, so the
+        value's bias is added as it is.
+        """
+        graph, width, heads = self.graph, self._encoder.width, self._encoder.heads
+        size = width // heads
+        key, value = (
+            _part(layer.attention_in, slice(i * width, (i + 1) * width)) for i in (1, 2)
+        )
+        by_head, flat = graph.integers(-1, heads, 1, size), graph.integers(-1, heads, width)
+        keys, values = (
+            graph.constant(part.weight.reshape(heads, size, width)) for part in (key, value)
+        )
+        wanted = graph.op("MatMul", graph.op("Reshape", q, by_head), keys)
+        wanted = graph.op("Reshape", wanted, flat)
+        scores = self._times_rows(wanted, rows, alpha=size**-0.5)
+        sums = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), rows)
+        sums = graph.op("Reshape", sums, graph.integers(-1, heads, 1, width))
+        mixed = self._by_row(self._times_rows(sums, values))
+        if value.bias is None:
+            return mixed
+        return graph.op("Add", mixed, graph.constant(value.bias))
+
+    def _times_rows(self, x: str, rows: str, alpha: float = 1.0) -> str:
+        return self.graph.op("FusedMatMul", x, rows, domain=CONTRIB, transB=1, alpha=alpha)
+
+    def _see(self, q: str, rows: str, layer: Layer) -> str:
+        """Return the same where keys are rotated, and so have to be there."""
+        graph, width = self.graph, self._encoder.width
         q = graph.op("Unsqueeze", q, graph.integers(1))
         part = _part(layer.attention_in, slice(width, None))
         kv = self.linear(self._by_row(rows), part, layer.attention_peaks)
         kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
         k, v = graph.split("Split", kv, outs=2, axis=-1, num_outputs=2)
-        mixed = self._attend(q, self._rotate(k, layer.rotary), v, window=None)
-        mixed = self.exact(self._by_row(mixed), layer.attention_out)
-        x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
-        x = self._add(x, mixed, layer.attention_norm)
-        y = self._activate_feed(self.exact(self._before(x, layer.feed_norm), layer.feed_in))
-        return self._add(x, self.exact(y, layer.feed_out), layer.feed_norm)
+        return self._by_row(self._attend(q, self._rotate(k, layer.rotary), v, window=None))
 
     def _activate_feed(self, x: str) -> str:
         if not self._encoder.gated:

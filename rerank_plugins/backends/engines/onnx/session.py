@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins.backends.engines.base import UnsupportedByEngine
 from rerank_plugins.backends.engines.onnx.tensors import Array
+from rerank_plugins.backends.engines.onnx.words import WordTable
 from rerank_plugins.errors import BackendError, ConfigError
 
 __all__ = ["Session"]
 
-_NO_CONSTANTS: Mapping[str, Array] = MappingProxyType({})
 _ERRORS_ONLY = 3
 _INPUTS = {"attention_mask", "input_ids", "token_type_ids"}
 _TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
@@ -26,9 +26,9 @@ class Session:
 
     Args:
         model: the content of an ONNX file, or its path.
-        constants: those of the model's constants that are not in it, by name; they are copied.
-        words: the word table, if the model takes it as an input: used where it lies, so that a
-            table in a mapped file costs no memory.
+        constants: those of the model's constants that are not in it, with their names; each is
+            copied and then let go.
+        words: the word table, if the model takes the rows of its words as an input.
 
     Raises:
         UnsupportedByEngine: the model has inputs we don't know, or no output `logits`.
@@ -38,16 +38,16 @@ class Session:
     def __init__(
         self,
         model: bytes | Path,
-        constants: Mapping[str, Array] = _NO_CONSTANTS,
-        words: Array | None = None,
+        constants: Iterable[tuple[str, Array]] = (),
+        words: WordTable | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.enable_mem_pattern = False  # it remembers each length it has seen
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in constants.values()]
-        options.add_external_initializers(list(constants), values)
+        copies = {name: _copied(array) for name, array in constants}
+        options.add_external_initializers(list(copies), list(copies.values()))
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
@@ -56,9 +56,11 @@ class Session:
             )
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
             raise ConfigError(f"ONNX Runtime can't load the model: {exc}") from exc
-        self._fixed = {} if words is None else {"words": words}
+        self._words = words
         inputs = {i.name: i.type for i in self._session.get_inputs()}
-        self._inputs = {name: kind for name, kind in inputs.items() if name not in self._fixed}
+        if words is not None:
+            inputs.pop("words", None)
+        self._inputs = inputs
         outputs = [output.name for output in self._session.get_outputs()]
         if not set(self._inputs) <= _INPUTS or not set(self._inputs.values()) <= set(_TYPES):
             raise UnsupportedByEngine(f"the ONNX model asks for unknown inputs: {self._inputs}")
@@ -77,7 +79,13 @@ class Session:
             for name, kind in self._inputs.items()
         }
         try:
-            (value,) = self._session.run([output], {**feeds, **self._fixed})
+            if self._words is not None:
+                feeds["words"] = self._words.rows(ids)[np.newaxis]
+            (value,) = self._session.run([output], feeds)
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
             raise BackendError(f"ONNX Runtime failed on {len(ids)} tokens: {exc}") from exc
         return np.asarray(value)
+
+
+def _copied(array: Array) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)

@@ -145,9 +145,7 @@ class Parts:
         """
         graph, width, heads = self.graph, self._encoder.width, self._encoder.heads
         size = width // heads
-        key, value = (
-            _part(layer.attention_in, slice(i * width, (i + 1) * width)) for i in (1, 2)
-        )
+        key, value = (_part(layer.attention_in, slice(i * width, (i + 1) * width)) for i in (1, 2))
         by_head, flat = graph.integers(-1, heads, 1, size), graph.integers(-1, heads, width)
         keys, values = (
             graph.constant(part.weight.reshape(heads, size, width)) for part in (key, value)

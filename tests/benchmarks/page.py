@@ -13,7 +13,7 @@ from benchmarks.goals import goals, ratio
 from benchmarks.models import MODELS
 from benchmarks.plot import bars, line
 
-__all__ = ["fill", "plots", "tables"]
+__all__ = ["fill", "fill_marked", "plots", "tables"]
 
 _MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -23,16 +23,18 @@ def fill(page: Path | None, results: Mapping[str, Any]) -> str:
     made = tables(results)
     if page is not None:
         text = page.read_text(encoding="utf-8")
-        page.write_text(
-            _MARKED.sub(lambda m: f"{m[1]}{made.get(m[2], 'Not measured.')}\n{m[3]}", text),
-            encoding="utf-8",
-        )
+        page.write_text(fill_marked(text, made), encoding="utf-8")
         folder = page.with_suffix("")
         folder.mkdir(exist_ok=True)
         for name, drawing in plots(results).items():
             if f"{folder.name}/{name}.svg" in text:
                 (folder / f"{name}.svg").write_text(drawing, encoding="utf-8")
     return "\n\n".join(f"{name}\n{table}" for name, table in made.items())
+
+
+def fill_marked(text: str, made: Mapping[str, str]) -> str:
+    """Put each table between the markers of its name."""
+    return _MARKED.sub(lambda m: f"{m[1]}{made.get(m[2], 'Not measured.')}\n{m[3]}", text)
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, str]:

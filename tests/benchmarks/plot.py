@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
-__all__ = ["bars", "line"]
+__all__ = ["bars", "intervals", "line"]
 
 _WIDTH, _LABELS, _ROW = 760, 250, 15
 _OURS, _OTHERS = ("#1b7f79", "#3aa99f"), ("#8a8f98", "#b4b8bf")
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.t{font-weight:600;font-size:14px}"
-    ".n{font-size:11px}.g{stroke:#8a8f98;stroke-opacity:.35}"
+    ".n{font-size:11px}.g{stroke:#8a8f98;stroke-opacity:.35}.z{stroke:#8a8f98;stroke-width:1.5}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
 )
 
@@ -55,6 +55,45 @@ def line(title: str, series: Mapping[str, Sequence[float]], below: str) -> str:
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         parts.append(_text(_WIDTH - 112, points[-1][1] + 4, name))
     return _svg(top + height + 46, parts)
+
+
+def intervals(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
+    """Draw a mean and its interval per row and series, (mean, low, high), around a line at 0."""
+    names = list(next(iter(rows.values())))
+    colours = dict(zip(names, (_OURS[0], "#d97706", "#7c5cbf", _OTHERS[0]), strict=False))
+    ends = [end for row in rows.values() for _, low, high in row.values() for end in (low, high)]
+    least, most = min(0.0, *ends), max(0.0, *ends)
+    left, right = 130, _WIDTH - 20
+    scale = (right - left) / (most - least)
+    top, step = 66, 13
+    parts, y = [_text(8, 20, title, "t")], float(top)
+    at = 8.0
+    for name in names:
+        parts.append(f'<circle cx="{at + 5:.0f}" cy="36" r="4" fill="{colours[name]}"/>')
+        parts.append(_text(at + 14, 40, name))
+        at += 40 + 7 * len(name)
+    marks = []
+    for heading, row in rows.items():
+        marks.append(_text(left - 10, y + step * (len(row) - 1) / 2 + 4, heading, anchor="end"))
+        for name, (mean, low, high) in row.items():
+            x1, x, x2 = (left + (value - least) * scale for value in (low, mean, high))
+            marks.append(
+                f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y}" y2="{y}" stroke="{colours[name]}" '
+                f'stroke-width="2"/><circle cx="{x:.1f}" cy="{y}" r="4" fill="{colours[name]}"/>'
+            )
+            y += step
+        y += 12
+    tick = 0.1 if most - least > 0.25 else 0.05
+    for number in range(round(least / tick - 0.499), round(most / tick + 0.499) + 1):
+        x = left + (number * tick - least) * scale
+        if left <= x <= right:
+            style = "z" if number == 0 else "g"
+            parts.append(
+                f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" y2="{y - 8:.0f}"/>'
+            )
+            label = "0" if number == 0 else f"{number * tick:+.2f}".replace("-", "−")
+            parts.append(_text(x, y + 6, label, "n", anchor="middle"))
+    return _svg(y + 16, [*parts, *marks])
 
 
 def _text(x: float, y: float, text: str, style: str = "", *, anchor: str = "start") -> str:

@@ -1,0 +1,110 @@
+"""What the recipes share: the data, the embedding model, and the table at the end.
+
+Put your own documents, your embedding model and your judged questions in their place.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]  # ships no types
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rerank_plugins import Backend, load_backend
+from rerank_plugins.evaluation import Evaluation, evaluate, from_retriever, load_dataset
+
+BACKEND = sys.argv[1] if len(sys.argv) > 1 else "embedded"
+"""What reranks: any spec, as "local:BAAI/bge-reranker-v2-m3"."""
+
+DEPTH = 30
+"""How many documents the first stage hands to the reranker."""
+
+Judged = list[tuple[str, list[str]]]
+"""Questions, and the ids of the documents that answer each."""
+
+
+def english() -> tuple[dict[str, str], Judged]:
+    """Return 605 biomedical passages by id, and 40 questions with the ids of their answers."""
+    return _parts("demo:covidqa")
+
+
+def chinese() -> tuple[dict[str, str], Judged]:
+    """Return 237 paragraphs of Wikipedia by id, and 60 questions with the ids of their answers."""
+    return _parts("demo:xquad-zh")
+
+
+def _parts(name: str) -> tuple[dict[str, str], Judged]:
+    data = load_dataset(name)
+    judged = [(text, list(data.qrels[query])) for query, text in data.queries.items()]
+    return dict(data.documents), judged
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 in 8 bits, from the files of this package: no torch, no download.
+
+    In your program this is one line: `SentenceTransformer("all-MiniLM-L6-v2").encode(texts)`.
+    """
+
+    def __init__(self) -> None:
+        folder = files("rerank_plugins.backends.embedded")
+        self.tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+        self.tokenizer.enable_truncation(256)
+        self.session = onnxruntime.InferenceSession((folder / "model.onnx").read_bytes())
+        self.names = [node.name for node in self.session.get_inputs()]
+
+    def encode(self, text: str) -> NDArray[np.float32]:
+        """Return the mean of the token vectors, scaled to length 1."""
+        ids = np.array([self.tokenizer.encode(text).ids], np.int32)
+        feeds = dict(zip(self.names, (ids, np.zeros_like(ids)), strict=False))
+        mean = self.session.run(["tokens"], feeds)[0][0].mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+
+@cache
+def _model() -> MiniLM:
+    return MiniLM()
+
+
+@cache
+def _embedded(text: str) -> NDArray[np.float32]:
+    return _model().encode(text)
+
+
+def embed(texts: Iterable[str]) -> NDArray[np.float32]:
+    """Return a vector of length 1 and 384 numbers per text, kept for the next recipe."""
+    return np.stack([_embedded(text) for text in texts])
+
+
+@cache
+def _backend() -> Backend:
+    """Load the model once for all recipes."""
+    return load_backend(BACKEND)
+
+
+def measured(retriever: Any, judged: Judged, *, name: str) -> Evaluation:
+    """Ask the retriever every question, rerank what it finds, and print what that brings."""
+    found = evaluate(
+        from_retriever(retriever, judged, name=name, depth=DEPTH),
+        {"reranked": _backend()},
+        metrics=("nDCG@10", "MRR@10"),
+        depth=DEPTH,
+        depths=[],
+    )
+    for line in table(name, found):
+        print(line)
+    return found
+
+
+def table(name: str, found: Evaluation) -> Sequence[str]:
+    """Lay out nDCG@10 and MRR@10 before and after, and the gain with its 95 % interval."""
+    lines = [f"{name}, {len(found.dataset.queries)} questions", f"{'':24}nDCG@10   MRR@10"]
+    for label, system in (("as found", found.baseline), ("reranked", found.backends[0])):
+        values = "".join(f"{system.figures[metric].mean:9.3f}" for metric in found.metrics)
+        lines.append(f"  {label:20}{values}")
+    gain = found.compared("reranked", found.baseline.label).difference
+    lines.append(f"  gain in nDCG@10        {gain.mean:+.3f}  [{gain.low:+.3f}, {gain.high:+.3f}]")
+    return lines

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from search_engine import search_engine
 
 from rerank_plugins.evaluation import load_dataset
-
-from search_engine import search_engine
 
 FOLDER = Path(__file__).parents[1] / "examples" / "retrieval"
 NEEDS = {

@@ -7,7 +7,7 @@ bm25s keeps a sparse matrix in memory: the quickest start for up to some million
 tantivy is a search engine like Lucene: an index on disk, more query types, incremental updates.
 """
 
-import bm25s
+import bm25s  # type: ignore[import-untyped]  # it ships no types
 import tantivy
 from common import DEPTH, english, measured
 

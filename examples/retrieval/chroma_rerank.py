@@ -30,7 +30,10 @@ class ChromaRetriever(BaseRetriever):
     """Finds passages by the cosine of their vectors."""
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
         found = collection.query(query_embeddings=embed([query]), n_results=DEPTH)
         return [

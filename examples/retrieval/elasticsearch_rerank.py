@@ -1,7 +1,8 @@
 """Elasticsearch's BM25, reranked, as a LangChain retriever over Chinese paragraphs.
 
     pip install 'rerank-plugins[examples]'
-    ELASTICSEARCH_URL=http://localhost:9200 python examples/retrieval/elasticsearch_rerank.py [BACKEND]
+    export ELASTICSEARCH_URL=http://localhost:9200
+    python examples/retrieval/elasticsearch_rerank.py [BACKEND]
 
 Needs a server. For English, take the analyzer "english" in place of "cjk".
 """
@@ -38,7 +39,10 @@ class ElasticsearchRetriever(BaseRetriever):
     """Finds paragraphs by BM25."""
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
         found = client.search(index=INDEX, query={"match": {"text": query}}, size=DEPTH)
         hits = found["hits"]["hits"]

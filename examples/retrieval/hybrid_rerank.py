@@ -7,7 +7,7 @@ Words find names and codes, vectors find paraphrases. Reciprocal rank fusion (Co
 Büttcher 2009) adds 1 / (60 + rank) over both lists: ranks can be added up, their scores can't.
 """
 
-import bm25s
+import bm25s  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 from common import BACKEND, DEPTH, embed, english, measured
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
@@ -53,7 +53,10 @@ class Hybrid(BaseRetriever):
     """Finds documents by words and by meaning."""
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
         rows = fused(by_words(query), by_vectors(query))
         return [Document(texts[row], id=ids[row]) for row in rows]

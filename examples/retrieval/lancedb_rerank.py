@@ -7,9 +7,11 @@ LanceDB is a folder, here or in an object store: lancedb.connect("s3://bucket/pa
 """
 
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import lancedb
 from common import BACKEND, DEPTH, embed, english, measured
+from lancedb.index import FTS
 
 from rerank_plugins import rerank
 
@@ -25,10 +27,11 @@ def main(folder: str) -> None:
         )
     ]
     table = lancedb.connect(folder).create_table("passages", rows)
-    table.create_fts_index("text")
+    table.create_index("text", config=FTS())
 
     def by_vectors(question: str) -> list[tuple[str, str]]:
-        query = table.search(embed([question])[0]).distance_type("cosine").limit(DEPTH)
+        query: Any = table.search(embed([question])[0])  # its type depends on what is searched
+        query = query.distance_type("cosine").limit(DEPTH)
         return [(row["id"], row["text"]) for row in query.to_list()]
 
     def by_words(question: str) -> list[tuple[str, str]]:

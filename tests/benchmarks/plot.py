@@ -88,9 +88,8 @@ def intervals(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, fl
         x = left + (number * tick - least) * scale
         if left <= x <= right:
             style = "z" if number == 0 else "g"
-            parts.append(
-                f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" y2="{y - 8:.0f}"/>'
-            )
+            place = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" y2="{y - 8:.0f}"'
+            parts.append(f'<line class="{style}" {place}/>')
             label = "0" if number == 0 else f"{number * tick:+.2f}".replace("-", "−")
             parts.append(_text(x, y + 6, label, "n", anchor="middle"))
     return _svg(y + 16, [*parts, *marks])

@@ -1,5 +1,6 @@
 """Clients that exist ask our server as they are: ours, Cohere's, Xinference's, and the adapters."""
 
+import gc
 import math
 import threading
 import time
@@ -28,6 +29,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+others = pytest.mark.usefixtures("left_behind")
+"""For the clients of others."""
+
+
+@pytest.fixture
+def left_behind():
+    """Collect what clients leave open within the test that they are in, not in a later one."""
+    yield
+    gc.collect()
 
 
 @contextmanager
@@ -121,6 +133,7 @@ def test_our_adapters_rank_by_it(keyed, monkeypatch):
     assert pytest.approx([SCORES[index] for index in BEST[:2]]) == [each.score for each in nodes]
 
 
+@others
 @pytest.mark.parametrize("version", ["Client", "ClientV2"])
 def test_the_cohere_sdk(keyed, version):
     cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
@@ -132,6 +145,7 @@ def test_the_cohere_sdk(keyed, version):
     assert pytest.approx(expected) == [result.relevance_score for result in reply.results]
 
 
+@others
 def test_the_cohere_sdk_understands_a_refusal(keyed):
     cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
     client = cohere.ClientV2(api_key="another-key-0123456789", base_url=keyed)
@@ -140,6 +154,7 @@ def test_the_cohere_sdk_understands_a_refusal(keyed):
         client.rerank(model="fake", query=QUERY, documents=DOCUMENTS)
 
 
+@others
 async def test_the_async_cohere_sdk(keyed):
     cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
     client = cohere.AsyncClientV2(api_key=KEY, base_url=keyed)
@@ -148,6 +163,7 @@ async def test_the_async_cohere_sdk(keyed):
     assert BEST == [result.index for result in reply.results]
 
 
+@others
 def test_xinferences_own_client(keyed):
     xinference = pytest.importorskip("xinference_client", reason="needs `[dev]`")
     client = xinference.RESTfulClient(keyed, api_key=KEY)
@@ -160,6 +176,7 @@ def test_xinferences_own_client(keyed):
     assert all(math.isfinite(result["relevance_score"]) for result in reply["results"])
 
 
+@others
 def test_langchains_integration_of_cohere(keyed):
     integration = pytest.importorskip("langchain_cohere", reason="needs `[dev]`")
     documents = pytest.importorskip("langchain_core.documents")
@@ -182,6 +199,7 @@ def llama_index_reranker(name, url):
     return integration.XinferenceRerank(base_url=url, model="fake", top_n=2)
 
 
+@others
 @pytest.mark.parametrize("name", ["cohere", "tei", "xinference"])
 def test_llama_indexes_integrations(keyed, roomy, name):
     schema = pytest.importorskip("llama_index.core.schema")

@@ -35,7 +35,8 @@ def check_lock(lock: str, backend: Backend) -> None:
         ConfigError: a file was changed, added or removed, or the lock can't be read.
     """
     try:
-        locked: Mapping[str, str] = json.loads(Path(lock).read_text(encoding="utf-8"))["files"]
+        said = json.loads(Path(lock).read_text(encoding="utf-8"))
+        locked: Mapping[str, str] = dict(said["files"])
     except OSError as exc:
         raise ConfigError(f"can't read the lock {lock!r}: {exc.strerror or exc}") from exc
     except (ValueError, KeyError, TypeError) as exc:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -140,7 +140,9 @@ class Lifecycle:
 
     async def _load(self) -> None:
         began = monotonic()
+        file = self._settings.cache_warm_up
         try:
+            known = [] if file is None else await asyncio.to_thread(_requests_in, Path(file))
             await asyncio.to_thread(self._become_ready)
         except Exception as error:  # noqa: BLE001  # told by whoever runs the server
             self._fail(error)
@@ -148,8 +150,8 @@ class Lifecycle:
         seconds = monotonic() - began
         self._metrics.load_seconds.set(seconds)
         _log.info("ready after %.1f s: %s", seconds, self.facts["name"])
-        if self._settings.cache_warm_up is not None:
-            await self._fill_cache(Path(self._settings.cache_warm_up))
+        if known:
+            await self._fill_cache(known)
 
     def _become_ready(self) -> None:
         """Load the model and score with it once, in a thread; then take requests."""
@@ -201,10 +203,10 @@ class Lifecycle:
                 _log.error("a batch has been running for %g s", self._settings.watchdog_seconds)
             told = not self.is_alive
 
-    async def _fill_cache(self, file: Path) -> None:
-        """Score the requests of a file, one after the other, beside those of clients."""
+    async def _fill_cache(self, requests: Sequence[tuple[str, list[str]]]) -> None:
+        """Score requests, one after the other, beside those of clients."""
         scored = 0
-        for query, documents in await asyncio.to_thread(_requests_in, file):
+        for query, documents in requests:
             try:
                 await self.scoring().score(query, documents)
                 scored += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from benchmarks.machine import instructions
 from benchmarks.models import export
 from benchmarks.peer import Peer
 
@@ -34,6 +35,8 @@ class Contender:
     ours: bool = False
     exact: bool = True
     """Whether it computes in float32."""
+    instructions: tuple[str, ...] = ()
+    """It takes minutes where the processor has none of these; empty: it needs none."""
 
 
 def _ours(name: str, options: str, *, exact: bool = True) -> Contender:
@@ -50,6 +53,7 @@ CONTENDERS = {
             "sentence_transformers",
             {"model_kwargs": {"dtype": "bfloat16"}},
             exact=False,
+            instructions=("avx512_bf16", "amx_bf16"),
         ),
         Contender(
             "sentence-transformers, onnx",
@@ -114,8 +118,11 @@ def open_peer(contender: Contender, model: Path, peers: Path | None, log: IO[str
     """Return a contender that is not started yet.
 
     Raises:
-        RuntimeError: its environment is missing, or the model could not be exported for it.
+        RuntimeError: its environment or the processor's instructions are missing, or the model
+            could not be exported for it.
     """
+    if contender.instructions and not set(contender.instructions) & set(instructions()):
+        raise RuntimeError(f"the processor has none of: {', '.join(contender.instructions)}")
     if contender.exported:
         model = export(model, python_of("optimum", peers)) / contender.exported
     return Peer(

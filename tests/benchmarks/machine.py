@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "measure_peak"]
+__all__ = ["describe_machine", "instructions", "measure_peak"]
 
 _FLAGS = (
     "avx2",
@@ -64,17 +64,22 @@ print(json.dumps({
 def describe_machine() -> dict[str, Any]:
     """Return the processor, what it can do, and the versions of what runs on it."""
     processor = _cpu_info()
-    flags = processor.get("flags", "").split()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
-        "flags": [flag for flag in _FLAGS if flag in flags],
+        "flags": instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in _PACKAGES},
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def instructions() -> list[str]:
+    """Return what the processor can do that matters here."""
+    flags = _cpu_info().get("flags", "").split()
+    return [flag for flag in _FLAGS if flag in flags]
 
 
 def measure_peak(*, seconds: float) -> dict[str, dict[str, int]]:

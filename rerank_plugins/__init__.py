@@ -4,6 +4,7 @@ from rerank_plugins.backend import Backend, Content, Document, Ranked, Scale, ra
 from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,
+    BackendOutOfMemory,
     BackendOverloaded,
     BackendRejected,
     BackendTimeout,
@@ -23,6 +24,7 @@ __all__ = [
     "AuthenticationError",
     "Backend",
     "BackendError",
+    "BackendOutOfMemory",
     "BackendOverloaded",
     "BackendRejected",
     "BackendSpec",

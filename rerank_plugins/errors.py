@@ -10,6 +10,7 @@ RerankError
     │   └── BackendOverloaded            too busy, or a rate limit
     ├── BackendRejected                  refused: the same request will be refused again
     │   └── AuthenticationError          the key is missing, wrong, or lacks a right
+    ├── BackendOutOfMemory (MemoryError) one query and document alone do not fit into memory
     └── InvalidResponse                  answered, but not with one valid score per document
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 __all__ = [
     "AuthenticationError",
     "BackendError",
+    "BackendOutOfMemory",
     "BackendOverloaded",
     "BackendRejected",
     "BackendTimeout",
@@ -82,6 +84,10 @@ class BackendRejected(BackendError):
 
 class AuthenticationError(BackendRejected):
     """The key is missing, wrong, expired, banned, or lacks the right to this model."""
+
+
+class BackendOutOfMemory(BackendError, MemoryError):
+    """A single query and document do not fit into the memory of the device; batches shrink."""
 
 
 class InvalidResponse(BackendError):

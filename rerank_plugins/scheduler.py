@@ -15,7 +15,12 @@ from time import monotonic
 from typing import TypeAlias
 
 from rerank_plugins.backend import check_scores
-from rerank_plugins.errors import BackendOverloaded, BackendUnavailable, InvalidResponse
+from rerank_plugins.errors import (
+    BackendOutOfMemory,
+    BackendOverloaded,
+    BackendUnavailable,
+    InvalidResponse,
+)
 
 __all__ = ["Observer", "Scheduler", "estimated_tokens"]
 
@@ -356,7 +361,9 @@ class Scheduler:
                 request.fail(error)
 
     def _recover(self, batch: _Batch, error: BaseException, pairs: int, cost: int) -> None:
-        if isinstance(error, MemoryError) and pairs > 1:
+        # Smaller batches don't help a pair that is too large by itself: it is found and fails.
+        shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
+        if shrinks and pairs > 1:
             self._batch_cost = max(1, cost // 2)
             self._observer.shrunk(self._batch_cost)
         elif len(batch) == 1 or isinstance(error, BackendUnavailable):

@@ -17,6 +17,7 @@ def test_every_error_is_a_rerank_error():
     ("ours", "builtin"),
     [
         (errors.ConfigError, ValueError),
+        (errors.BackendOutOfMemory, MemoryError),
         (errors.MissingDependencyError, ImportError),
         (errors.UnsupportedInputError, TypeError),
     ],
@@ -32,6 +33,7 @@ def test_errors_are_also_what_python_calls_them(ours, builtin):
         (errors.BackendOverloaded("busy", retry_after=2.0), True),
         (errors.BackendRejected("no", status_code=422), False),
         (errors.AuthenticationError("no", status_code=401), False),
+        (errors.BackendOutOfMemory("large"), False),
         (errors.InvalidResponse("odd"), False),
     ],
 )

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins import BackendOverloaded, BackendUnavailable, InvalidResponse
+from rerank_plugins import (
+    BackendOutOfMemory,
+    BackendOverloaded,
+    BackendUnavailable,
+    InvalidResponse,
+)
 from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
 
 
@@ -407,6 +412,22 @@ def test_a_document_that_fits_into_no_memory_is_an_error():
 
     with pytest.raises(MemoryError):
         ask(scheduler, ["a"] * 4).result(30)
+    scheduler.close()
+
+
+def test_a_pair_that_fits_into_no_memory_fails_alone_and_shrinks_nothing():
+    def score(requests):
+        if any("huge" in texts for _, texts in requests):
+            raise BackendOutOfMemory("a pair does not fit")
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    scheduler = Scheduler(score, batch_cost=640)
+    huge, small = ask(scheduler, ["huge", "a"]), ask(scheduler, ["a"] * 30)
+
+    with pytest.raises(BackendOutOfMemory):
+        huge.result(30)
+    assert [1.0] * 30 == small.result(30)
+    assert 640 == scheduler.batch_cost
     scheduler.close()
 
 

@@ -55,6 +55,8 @@ class Problem(Exception):
 def problem_of(error: Exception) -> Problem:
     """Return what a backend's error is to the client: whose fault, and whether to try again."""
     match error:
+        case MemoryError():
+            return Problem(503, "out_of_memory", "memory ran out on the server", retry_after=5)
         case UnsupportedInputError():
             return Problem(422, "unsupported_input", str(error))
         case BackendTimeout():

@@ -128,12 +128,8 @@ class Reranker:
             )
             if work.done():
                 return work.result()
-        except RerankError as error:
+        except (RerankError, MemoryError) as error:
             raise problem_of(error) from error
-        except MemoryError as error:
-            raise Problem(
-                503, "out_of_memory", "the model does not fit into memory", retry_after=5
-            ) from error
         finally:
             work.cancel()
             leaves.cancel()

@@ -38,10 +38,10 @@ def wait_for(url, status, seconds=60.0):
 
 
 @contextmanager
-def served(folder, *flags, table=""):
+def served(folder, *flags, table="", program=("-m", "rerank_plugins")):
     """Give the process and the address of a server of the embedded model."""
     (folder / "rerank.toml").write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}')
-    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    command = [sys.executable, *program, "serve", "rerank.toml", "--port", "0"]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen([*command, *flags], cwd=folder, stderr=output)
@@ -101,6 +101,31 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         process.send_signal(signal.SIGTERM)
 
         assert 0 == process.wait(20)
+
+
+SHORT_OF_MEMORY = """
+from rerank_plugins import BackendOutOfMemory
+from rerank_plugins.backends.embedded import EmbeddedBackend
+from rerank_plugins.cli import main
+
+def score_many(self, requests):
+    raise BackendOutOfMemory("a pair does not fit")
+
+EmbeddedBackend.score_many = EmbeddedBackend.score = score_many
+main()
+"""
+
+
+def test_single_pairs_that_do_not_fit_end_the_server_after_the_third(tmp_path):
+    flags = ("--no-model-process",)
+    table = "warm_up = false"
+    with served(tmp_path, *flags, table=table, program=("-c", SHORT_OF_MEMORY)) as (process, url):
+        wait_for(url, 200)
+        for _ in range(3):
+            status, reply = ask(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')
+            assert (503, "out_of_memory") == (status, reply["error"]["type"])
+
+        assert 70 == process.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rerank_plugins.backends.engines.paths import Path, choose_path, overflows
 from rerank_plugins.backends.engines.plan import plan, tokens_taken
 from rerank_plugins.backends.engines.tokenize import Pairs
 from rerank_plugins.backends.engines.torch_model import is_out_of_memory
-from rerank_plugins.errors import BackendError
+from rerank_plugins.errors import BackendError, BackendOutOfMemory
 
 __all__ = ["Replica"]
 
@@ -155,7 +155,7 @@ class Replica:
         self._out_of_memory += 1
         lengths = pairs.lengths.tolist()
         if len(batch) == 1:
-            raise BackendError(
+            raise BackendOutOfMemory(
                 f"a pair of {lengths[batch[0]]} tokens does not fit into the memory of "
                 f"{self.device}; lower `max_length`, choose a smaller model, or free memory"
             ) from exc

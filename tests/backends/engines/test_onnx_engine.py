@@ -24,7 +24,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from rerank_plugins import Backend, BackendError, InvalidResponse
+from rerank_plugins import Backend, BackendError, BackendOutOfMemory, InvalidResponse
 from rerank_plugins.backends.engines import onnx_engine
 from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import resolve
@@ -170,6 +170,24 @@ def test_the_process_needs_no_torch(checkpoint: Callable[[str], str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "set()" == done.stdout.strip()
+
+
+def test_a_pair_that_does_not_fit_into_memory_says_so(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 123")
+
+    with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
+        backend.score(QUERY, DOCUMENTS)
+        session = backend._loaded.engine._session  # type: ignore[union-attr]
+        monkeypatch.setattr(session, "_session", Full())
+
+        with pytest.raises(
+            BackendOutOfMemory, match="does not fit into memory; lower `max_length`"
+        ):
+            backend.score(QUERY, ["another document"])
 
 
 def test_a_text_of_unknown_words_is_a_backend_error(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from rerank_plugins import BackendError, ConfigError
+from rerank_plugins import BackendError, BackendOutOfMemory, ConfigError
 from rerank_plugins.backends.engines import torch_engine, torch_model
 from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import resolve
@@ -178,7 +178,7 @@ def test_a_single_pair_that_does_not_fit_is_one_error(
     engine = engine_of(checkpoint("bert"))
     with monkeypatch.context() as patch:
         Memory(tokens=100).limit(PackedPath, patch)
-        with pytest.raises(BackendError, match=r"pair of 206 tokens .* lower `max_length`"):
+        with pytest.raises(BackendOutOfMemory, match=r"pair of 206 tokens .* lower `max_length`"):
             engine.logits(REQUESTS)
 
     assert 3 == len(engine.logits(REQUESTS)[2])

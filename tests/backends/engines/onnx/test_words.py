@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from rerank_plugins.backends.engines.onnx.tensors import Tensors
 from rerank_plugins.backends.engines.onnx.words import WordTable
@@ -48,6 +47,7 @@ def test_a_row_that_is_not_there_is_an_error() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_mapped_table_stays_on_disk(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file({"table": np.ones((50_000, 64), np.float32)}, tmp_path / "model.safetensors")
     words = WordTable(Tensors(tmp_path)["table"], kept=100)
     before = mapped_kib()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.server import ServerSettings, create_app
+from rerank_plugins.server.protocol import bounded_protocol
 
-__all__ = ["ready", "serving"]
+__all__ = ["listening", "ready", "serving"]
 
 
 @contextmanager
@@ -30,3 +33,24 @@ def ready(client: Any, seconds: float = 30.0) -> None:
     while (reply := client.get("/readyz")).status_code != 200:
         assert time.monotonic() < deadline, reply.text
         time.sleep(0.01)
+
+
+@contextmanager
+def listening(backend: Backend, **settings: Any) -> Iterator[str]:
+    """Give the URL of a server that is ready and listens on a port of its own."""
+    app = create_app(backend, settings=ServerSettings(**settings))
+    http = bounded_protocol(app.state.settings.header_seconds)
+    config = uvicorn.Config(app, port=0, http=http, log_level="critical", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started or app.state.lifecycle.why_not_ready() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (listener,) = [each for found in server.servers for each in found.sockets]
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)

@@ -2,19 +2,15 @@
 
 import gc
 import math
-import threading
-import time
-from contextlib import contextmanager
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-import uvicorn
+from serving import listening
 
 from rerank_plugins import AuthenticationError, load_backend, rank
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.testing import BackendContract, FakeBackend
 
 KEY = "a-key-for-tests-0123456789"
@@ -42,37 +38,21 @@ def left_behind():
     gc.collect()
 
 
-@contextmanager
-def served(**settings):
-    """Give the URL of a server that listens on a port of its own."""
-    app = create_app(FakeBackend(), settings=ServerSettings(**settings))
-    config = uvicorn.Config(app, port=0, log_level="critical", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started or app.state.lifecycle.why_not_ready() is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (listening,) = [each for found in server.servers for each in found.sockets]
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
-
-
 @pytest.fixture(scope="module")
 def keyed():
     """A server that wants a key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RERANK_TEST_KEYS", f"tests:{KEY}")
-        with served(api_keys_env="RERANK_TEST_KEYS", model_names=("fake", "other")) as url:
+        with listening(
+            FakeBackend(), api_keys_env="RERANK_TEST_KEYS", model_names=("fake", "other")
+        ) as url:
             yield url
 
 
 @pytest.fixture(scope="module")
 def roomy():
     """A server that takes what the contract asks for: a document of a megabyte."""
-    with served(document_characters=2_000_000, model_names=("fake",)) as url:
+    with listening(FakeBackend(), document_characters=2_000_000, model_names=("fake",)) as url:
         yield url
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,3 +147,28 @@ def test_wrong_settings_are_one_line_and_an_exit_code(tmp_path, table, message):
 
     assert 2 == done.returncode, done.stderr
     assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "no tokenizer"])
+@pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
+def test_a_model_that_can_not_be_loaded_is_one_line_and_an_exit_code(
+    tmp_path, checkpoint, harm, flags
+):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), model)
+    weights = model / "model.safetensors"
+    if harm == "missing":
+        weights.unlink()
+    elif harm == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        for file in model.glob("tokenizer*"):
+            file.unlink()
+    command = [sys.executable, "-m", "rerank_plugins", "serve", f"local:{model}", "--port", "0"]
+    done = subprocess.run(
+        [*command, *flags], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+
+    assert 0 < done.returncode < 128, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr

@@ -243,7 +243,7 @@ def test_closing_finishes_what_is_queued(scorer):
 
 
 def test_an_idle_worker_ends_and_starts_again(scorer, monkeypatch):
-    monkeypatch.setattr("rerank_plugins.scheduler._IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("rerank_plugins.scheduler.scheduler._IDLE_SECONDS", 0.01)
     scheduler = Scheduler(scorer, name="short-lived")
     ask(scheduler, ["a"]).result(30)
     deadline = time.monotonic() + 30

@@ -1,0 +1,121 @@
+"""Scores batches, and saves what can be saved of those that fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TypeAlias
+
+from rerank_plugins.backend import check_scores
+from rerank_plugins.errors import BackendOutOfMemory, BackendUnavailable, InvalidResponse
+from rerank_plugins.scheduler.observer import Observer
+from rerank_plugins.scheduler.request import Batch
+
+__all__ = ["BatchScorer", "Run"]
+
+Run: TypeAlias = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Sequence[float]]]
+"""Scores `(query, documents)` requests: one list of scores for each, in their order."""
+
+_MEMORY_OF_SPEED = 0.2
+"""Weight of the last batch in the running average of the speed."""
+
+
+class BatchScorer:
+    """Gives every request of a batch its scores or its error; used from one thread at a time.
+
+    A batch that fails is halved until the request that breaks it stands alone;
+    `BackendUnavailable` fails all of it at once. When memory runs out, `batch_cost` is halved for
+    good, and the batch is scored in smaller parts, down to single documents.
+
+    Args:
+        run: what scores.
+        batch_cost: the most that what `run` is given may cost, except for a single document.
+        observer: is told what happens.
+    """
+
+    def __init__(self, run: Run, *, batch_cost: int, observer: Observer) -> None:
+        self.batch_cost = batch_cost
+        self._run = run
+        self._observer = observer
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the speed and the batch in progress."""
+        self.speed = math.inf
+        self._began: float | None = None
+
+    def stalled_for(self) -> float:
+        """Return for how many seconds the batch in progress has been running; 0 for none."""
+        began = self._began
+        return 0.0 if began is None else monotonic() - began
+
+    def score(self, batch: Batch) -> None:
+        """Score a batch; if that fails, do what can still be done for each of its requests."""
+        try:
+            self._score(batch)
+        finally:
+            self._began = None
+
+    def _score(self, batch: Batch) -> None:
+        pairs = sum(len(indices) for _, indices in batch)
+        cost = sum(request.costs[index] for request, indices in batch for index in indices)
+        if pairs > 1 and cost > self.batch_cost:  # which has shrunk since it was filled
+            self._score_halves(batch, pairs)
+            return
+        self._began = began = monotonic()
+        try:
+            found = self._found(batch)
+        except BaseException as error:  # noqa: BLE001  # reaches the caller through its future
+            self._observer.failed(error, pairs)
+            self._recover(batch, error, pairs, cost)
+            return
+        seconds = monotonic() - began
+        self._remember_speed(cost / max(seconds, 1e-6))
+        self._observer.scored(pairs, cost, seconds)
+        for (request, indices), scores in zip(batch, found, strict=True):
+            try:
+                request.finish(indices, check_scores(scores, len(indices)))
+            except InvalidResponse as error:
+                self._observer.failed(error, len(indices))
+                request.fail(error)
+
+    def _recover(self, batch: Batch, error: BaseException, pairs: int, cost: int) -> None:
+        # Smaller batches don't help a pair that is too large by itself: it is found and fails.
+        shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
+        if shrinks and pairs > 1:
+            self.batch_cost = max(1, cost // 2)
+            self._observer.shrunk(self.batch_cost)
+        elif len(batch) == 1 or isinstance(error, BackendUnavailable):
+            for request, _ in batch:
+                request.fail(error)
+            return
+        self._score_halves(batch, pairs)
+
+    def _score_halves(self, batch: Batch, pairs: int) -> None:
+        for part in _halves(batch, pairs):
+            alive = [(request, indices) for request, indices in part if not request.future.done()]
+            if alive:
+                self._score(alive)
+
+    def _remember_speed(self, speed: float) -> None:
+        last = speed if self.speed == math.inf else self.speed
+        self.speed = last + _MEMORY_OF_SPEED * (speed - last)
+
+    def _found(self, batch: Batch) -> Sequence[Sequence[float]]:
+        asked = [
+            (request.query, [request.documents[index] for index in indices])
+            for request, indices in batch
+        ]
+        found = self._run(asked)
+        if len(found) != len(asked):
+            raise InvalidResponse(f"got {len(found)} lists of scores for {len(asked)} requests")
+        return found
+
+
+def _halves(batch: Batch, pairs: int) -> tuple[Batch, Batch]:
+    """Split a batch between two requests, or within its only one."""
+    if len(batch) == 1:
+        ((request, indices),) = batch
+        return [(request, indices[: pairs // 2])], [(request, indices[pairs // 2 :])]
+    return batch[: len(batch) // 2], batch[len(batch) // 2 :]

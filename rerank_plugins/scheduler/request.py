@@ -1,0 +1,78 @@
+"""The documents of one caller on their way through batches, and the future that it waits on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from time import monotonic
+from typing import TypeAlias
+
+__all__ = ["Batch", "Request"]
+
+
+class Request:
+    """The documents of one caller, and what is known of their scores."""
+
+    __slots__ = (
+        "__weakref__",
+        "costs",
+        "deficit",
+        "documents",
+        "future",
+        "pending",
+        "query",
+        "scores",
+        "submitted",
+        "waiting",
+    )
+
+    def __init__(self, query: str, documents: Sequence[str], costs: Sequence[int]) -> None:
+        self.query = query
+        self.documents = documents
+        self.costs = costs
+        self.pending = sorted(range(len(documents)), key=costs.__getitem__)  # longest is last
+        self.waiting = len(documents)
+        self.scores = [0.0] * len(documents)
+        self.deficit = 0
+        self.submitted: float | None = monotonic()  # None once a batch has begun
+        self.future: Future[list[float]] = Future()
+
+    def pending_cost(self) -> int:
+        return sum(self.costs[index] for index in self.pending)
+
+    def take(self, budget: int, most: int) -> list[int]:
+        """Remove and return the longest pending documents that the deficit and budget pay for."""
+        taken: list[int] = []
+        while self.pending and len(taken) < most:
+            cost = self.costs[self.pending[-1]]
+            if cost > self.deficit or cost > budget:
+                break
+            self.deficit -= cost
+            budget -= cost
+            taken.append(self.pending.pop())
+        return taken
+
+    def take_one(self) -> list[int]:
+        """Remove and return the longest pending document, on credit if need be."""
+        index = self.pending.pop()
+        self.deficit -= self.costs[index]
+        return [index]
+
+    def finish(self, indices: Sequence[int], scores: Sequence[float]) -> None:
+        for index, score in zip(indices, scores, strict=True):
+            self.scores[index] = score
+        self.waiting -= len(indices)
+        if not self.waiting:
+            self._settle(lambda: self.future.set_result(self.scores))
+
+    def fail(self, error: BaseException) -> None:
+        self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled, or another part failed first
+            settle()
+
+
+Batch: TypeAlias = list[tuple[Request, list[int]]]
+"""Requests, each with the indices of those of its documents that are scored now."""

@@ -1,0 +1,199 @@
+"""One worker thread that scores the documents of many requests in shared, fair batches."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from time import monotonic
+
+from rerank_plugins.errors import BackendOverloaded
+from rerank_plugins.scheduler.batch_scorer import BatchScorer, Run
+from rerank_plugins.scheduler.fair_queue import FairQueue
+from rerank_plugins.scheduler.observer import Observer
+from rerank_plugins.scheduler.request import Batch, Request
+
+__all__ = ["Scheduler"]
+
+_IDLE_SECONDS = 10.0
+"""How long the worker waits for work before its thread ends; it starts again on demand."""
+
+
+class Scheduler:
+    """Shares one scoring function between callers in any thread and any event loop.
+
+    Requests wait in a queue while a batch is being scored; the next batch starts as soon as the
+    last one ends, never later on purpose. A batch is filled by deficit round robin over the
+    requests, in units of cost, so a request of 20 documents overtakes one of 1,000 (Shreedhar
+    and Varghese, "Efficient Fair Queueing Using Deficit Round Robin", 1996). Cancelled requests
+    cost nothing more once the batch in progress ends.
+
+    A batch that fails is halved until the request that breaks it stands alone, and only that one
+    fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. When
+    memory runs out (`MemoryError`), `batch_cost` is halved for good, and the batch is scored in
+    smaller parts, down to single documents.
+
+    Args:
+        run: scores `(query, documents)` requests; called from one thread at a time.
+        batch_cost: the most one batch may cost, except for a single document that costs more.
+        batch_pairs: the most documents in one batch; None is as many as `batch_cost` allows.
+        queue_cost: the most that may wait, except that an empty queue takes any request.
+        queue_seconds: the longest wait, at the speed of the last batches, that a new request may
+            meet; like `queue_cost`. None looks at the cost alone.
+        quantum: what each request may spend per round.
+        observer: is told what happens.
+        name: of the worker thread.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        batch_cost: int = 16_384,
+        batch_pairs: int | None = None,
+        queue_cost: int = 4_194_304,
+        queue_seconds: float | None = None,
+        quantum: int = 2_048,
+        observer: Observer | None = None,
+        name: str = "rerank-scheduler",
+    ) -> None:
+        self._observer = observer or Observer()
+        self._scorer = BatchScorer(run, batch_cost=batch_cost, observer=self._observer)
+        self._batch_pairs = batch_pairs
+        self._queue_cost = queue_cost
+        self._queue_seconds = queue_seconds
+        self._quantum = quantum
+        self._name = name
+        self._reset()
+        _schedulers.add(self)
+        _hook_fork()
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._queue = FairQueue(quantum=self._quantum)
+        self._scorer.forget()
+        self._worker: threading.Thread | None = None
+        self._closing = False
+
+    @property
+    def queued_cost(self) -> int:
+        """Cost of the documents that wait for a batch."""
+        return self._queue.cost
+
+    @property
+    def queued_pairs(self) -> int:
+        """How many documents wait for a batch."""
+        return self._queue.pairs
+
+    @property
+    def batch_cost(self) -> int:
+        """The most that one batch may cost now."""
+        return self._scorer.batch_cost
+
+    def stalled_for(self) -> float:
+        """Return for how many seconds the batch in progress has been running; 0 for none."""
+        return self._scorer.stalled_for()
+
+    def submit(
+        self, query: str, documents: Sequence[str], costs: Sequence[int], *, wait: bool
+    ) -> Future[list[float]]:
+        """Queue a request; the future gives its scores and may be cancelled at any time.
+
+        Args:
+            query: the query.
+            documents: its documents; at least one.
+            costs: tokens of each pair, counted or estimated.
+            wait: whether to wait for room in a full queue.
+
+        Raises:
+            BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
+        """
+        request = Request(query, documents, costs)
+        with self._changed:
+            room = self._room()
+            if not wait:
+                self._refuse_if_full(sum(costs), room)
+            self._queue.add(request, room=room)
+            if self._worker is None:
+                self._closing = False
+                self._worker = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._worker.start()
+            self._changed.notify()
+        reference = weakref.ref(request)  # a strong one would be a cycle that holds its texts
+        request.future.add_done_callback(lambda _: self._leave(reference()))
+        return request.future
+
+    def close(self) -> None:
+        """Finish what is queued and end the worker; a later `submit` starts it again."""
+        with self._changed:
+            worker = self._worker
+            self._closing = True
+            self._changed.notify_all()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join()
+
+    def _leave(self, request: Request | None) -> None:
+        """Take a request that is over out of the queue, if it is still there."""
+        with self._changed, contextlib.suppress(ValueError):
+            if request is None:
+                return
+            self._queue.remove(request)
+            self._observer.cancelled(len(request.pending))
+
+    def _room(self) -> int:
+        """Return the most that may wait."""
+        speed = self._scorer.speed
+        if self._queue_seconds is None or speed == math.inf:
+            return self._queue_cost
+        return min(self._queue_cost, int(self._queue_seconds * speed))
+
+    def _refuse_if_full(self, cost: int, room: int) -> None:
+        if self._queue.has_room(cost, room):
+            return
+        queued = self._queue.cost
+        raise BackendOverloaded(
+            f"{queued} tokens wait to be scored and this request has {cost}; the "
+            f"queue holds {room}. Try again later, or raise its limit",
+            retry_after=max(1.0, (queued + cost - room) / self._scorer.speed),
+        )
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            for request, _ in batch:
+                if request.submitted is not None:
+                    self._observer.waited(monotonic() - request.submitted)
+                    request.submitted = None
+            self._scorer.score(batch)
+            del batch, request  # lets go of the callers' texts while waiting
+
+    def _next_batch(self) -> Batch:
+        """Wait for work and return a batch; an empty one ends the worker."""
+        with self._changed:
+            while True:
+                self._queue.admit(room=self._room())
+                if self._queue:
+                    return self._queue.fill(cost=self.batch_cost, pairs=self._batch_pairs)
+                idle = self._closing or not self._changed.wait(_IDLE_SECONDS)
+                if idle and not self._queue and not self._queue.has_outside:
+                    self._worker = None
+                    return []
+
+
+_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+@functools.cache
+def _hook_fork() -> None:
+    """Give a forked child schedulers of its own: threads and locks don't survive a fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_reset_all)
+
+
+def _reset_all() -> None:
+    for scheduler in list(_schedulers):
+        scheduler._reset()  # noqa: SLF001  # of this module's own class

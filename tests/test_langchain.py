@@ -906,6 +906,14 @@ def test_dump_holds_the_spec_of_the_backend():
     assert {} == compressor.lc_secrets
 
 
+class OwnCompressor(RerankCompressor):
+    """A user's subclass."""
+
+
+def test_dump_of_a_subclass_names_the_module_of_its_own():
+    assert [*__name__.split("."), "OwnCompressor"] == dumpd(OwnCompressor(WrittenBackend()))["id"]
+
+
 def test_dump_can_be_loaded():
     compressor = RerankCompressor(backend="embedded", top_n=None, min_score=0.25, name="mine")
     retriever = RerankRetriever(

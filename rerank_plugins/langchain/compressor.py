@@ -1,0 +1,191 @@
+"""A document compressor that reranks, and that is a `Runnable`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Never, NotRequired, cast
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
+
+from rerank_plugins._outcome import OnError, Outcome, outcome_of
+from rerank_plugins._settings import DEFAULT_TOP_N, check_settings, refuse_unknown
+from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.langchain.documents import best, check_documents
+from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
+from rerank_plugins.spec import BackendSpec
+
+__all__ = ["RerankCompressor", "RerankInput"]
+
+
+class RerankInput(TypedDict):
+    """What `RerankCompressor.invoke` takes; the last two override the compressor's own."""
+
+    documents: Sequence[Document]
+    query: str
+    top_n: NotRequired[int | None]
+    min_score: NotRequired[float | None]
+
+
+class RerankCompressor(
+    Reranker, BaseDocumentCompressor, RunnableSerializable[RerankInput, list[Document]]
+):
+    """Orders documents by their relevance to a query and keeps the best.
+
+    It goes wherever LangChain takes a `BaseDocumentCompressor`, and it is a `Runnable`, so it
+    also stands in a chain:
+
+        {"documents": retriever, "query": RunnablePassthrough()} | RerankCompressor(top_n=5)
+
+    Documents come back as copies, best first, with their id, class and metadata; those given
+    are not changed, and equal scores keep their order. The copies' metadata gains
+
+    - `relevance_score`: the new score, a float on the scale of the backend;
+    - `retriever_rank`: the document's place before reranking, from 1;
+    - `retriever_score`: the `relevance_score` it came with, if it came with one;
+    - `rerank_status`: `"scored:NAME"`, only where a fallback chain chose who scored, or
+      `"fallback:ERROR"`, where nobody did.
+
+    The retriever's two are written by the first reranker only, so that later ones keep what the
+    retriever said. Nothing else is touched: a `score` stays where it is.
+
+    Each call is one run in the traces, with the documents before and after; its metadata names
+    the backend (`rerank_backend`) and the scale of the scores (`rerank_scale`).
+
+    Args:
+        backend: a spec string, a mapping, a path or a `Backend`, as `load_backend()` takes
+            them; None asks the environment, then takes the model in this package. Nothing is
+            loaded before the first call.
+        top_n: how many documents to keep at most; None keeps all, 0 none.
+        min_score: the lowest score to keep; needs a backend that says what its scores mean.
+        on_error: `"original_order"` returns the first `top_n` documents as they came, without a
+            `relevance_score` and whatever `min_score` says, when the backend is unavailable or
+            breaks. Wrong input, a wrong key and other refusals are raised all the same.
+        name: what to call the run in traces; by default the name of the class.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+        MissingDependencyError: the backend needs an extra that is not installed.
+    """
+
+    model_config = MODEL_CONFIG
+
+    def __init__(
+        self,
+        backend: BackendSpec = None,
+        *,
+        top_n: int | None = DEFAULT_TOP_N,
+        min_score: float | None = None,
+        on_error: OnError = "raise",
+        name: str | None = None,
+        **unknown: Never,  # only to answer misnamed settings with the right name
+    ) -> None:
+        super().__init__(
+            backend=backend,
+            top_n=top_n,
+            min_score=min_score,
+            on_error=on_error,
+            unknown=unknown,
+            name=name,
+        )
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return the best documents, best first.
+
+        Raises:
+            UnsupportedInputError: the query or a document can't be scored.
+            BackendError: the backend failed; no document is dropped in silence.
+        """
+        return self.invoke({"documents": documents, "query": query}, {"callbacks": callbacks})
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Like `compress_documents`, without blocking the event loop."""
+        request: RerankInput = {"documents": documents, "query": query}
+        return await self.ainvoke(request, {"callbacks": callbacks})
+
+    def invoke(
+        self,
+        input: RerankInput,  # noqa: A002 - the name `Runnable` gives it
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return the best documents, best first.
+
+        Args:
+            input: the documents and the query; may also hold `top_n` and `min_score`.
+            config: callbacks and the like, as every `Runnable` takes them.
+            kwargs: `top_n` and `min_score` for this call; they win over `input`.
+
+        Raises:
+            ConfigError: a setting for this call is unknown or wrong.
+            UnsupportedInputError: the query or a document can't be scored.
+            BackendError: the backend failed; no document is dropped in silence.
+        """
+        request = self._request(input, kwargs)
+        return self._call_with_config(self._rerank, request, self._traced(config))
+
+    async def ainvoke(
+        self,
+        input: RerankInput,  # noqa: A002 - the name `Runnable` gives it
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Like `invoke`, without blocking the event loop."""
+        request = self._request(input, kwargs)
+        return await self._acall_with_config(self._arerank, request, self._traced(config))
+
+    def _request(self, given: RerankInput, settings: Mapping[str, Any]) -> RerankInput:
+        """Return the whole request, with the settings that hold for it."""
+        if not isinstance(given, Mapping):
+            raise UnsupportedInputError(
+                "the input must be a mapping {'documents': […], 'query': '…'}, "
+                f"not `{type(given).__name__}`"
+            )
+        request = {"top_n": self.top_n, "min_score": self.min_score, **given, **settings}
+        valid = RerankInput.__annotations__
+        unknown = [str(name) for name in request if name not in valid]
+        refuse_unknown(unknown, valid=valid, where=f"{type(self).__name__}.invoke")
+        for name in ("documents", "query"):
+            if name not in request:
+                raise UnsupportedInputError(
+                    f"the input lacks `{name}`; pass {{'documents': […], 'query': '…'}}"
+                )
+        checked = cast("RerankInput", request)
+        check_documents(checked["documents"])
+        check_settings(self.backend, top_n=checked["top_n"], min_score=checked["min_score"])
+        return checked
+
+    def _traced(self, config: RunnableConfig | None) -> RunnableConfig:
+        config = ensure_config(config)
+        # Not its name: that may load the model, here on the event loop.
+        facts = {"rerank_backend": repr(self.backend), "rerank_scale": self.backend.scale}
+        return {**config, "metadata": {**config["metadata"], **facts}}
+
+    def _rerank(self, request: RerankInput) -> list[Document]:
+        texts = [document.page_content for document in request["documents"]]
+        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+            if texts:
+                outcome.scores = self.backend.score(request["query"], texts)
+        return _best(request, outcome)
+
+    async def _arerank(self, request: RerankInput) -> list[Document]:
+        texts = [document.page_content for document in request["documents"]]
+        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+            if texts:
+                outcome.scores = await self.backend.ascore(request["query"], texts)
+        return _best(request, outcome)
+
+
+def _best(request: RerankInput, outcome: Outcome) -> list[Document]:
+    return best(
+        request["documents"],
+        outcome,
+        top_n=request.get("top_n"),
+        min_score=request.get("min_score"),
+    )

@@ -1,0 +1,60 @@
+"""LangChain documents: what is refused, and the copies that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.documents import Document
+
+from rerank_plugins._outcome import Outcome, mark
+from rerank_plugins._settings import RETRIEVER_RANK, RETRIEVER_SCORE
+from rerank_plugins.errors import UnsupportedInputError
+
+__all__ = ["RELEVANCE_SCORE", "best", "check_documents"]
+
+RELEVANCE_SCORE = "relevance_score"
+"""Metadata key: the score the reranker gave the document, on the scale of its backend."""
+
+
+def check_documents(documents: object) -> None:
+    """Refuse what is not a sequence of documents.
+
+    Raises:
+        UnsupportedInputError: it is something else, or one of them is.
+    """
+    if isinstance(documents, str | bytes) or not isinstance(documents, Sequence):
+        raise UnsupportedInputError(
+            f"`documents` must be a list of LangChain documents, not `{type(documents).__name__}`"
+        )
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise UnsupportedInputError(
+                f"document {position} must be a LangChain `Document`, "
+                f"not `{type(document).__name__}`"
+            )
+
+
+def best(
+    documents: Sequence[Document],
+    outcome: Outcome,
+    *,
+    top_n: int | None,
+    min_score: float | None,
+) -> list[Document]:
+    """Return copies of the best documents with what is known about their rank."""
+    kept = outcome.kept(top_n=top_n, min_score=min_score)
+    return [_with_rank(documents[index], index + 1, score, outcome.status) for index, score in kept]
+
+
+def _with_rank(document: Document, place: int, score: float | None, status: str | None) -> Document:
+    """Copy a document with its new score, if there is one, and what the retriever thought."""
+    metadata = dict(document.metadata)
+    earlier = metadata.pop(RELEVANCE_SCORE, None)
+    if RETRIEVER_RANK not in metadata:
+        metadata[RETRIEVER_RANK] = place
+        if earlier is not None:
+            metadata[RETRIEVER_SCORE] = earlier
+    if score is not None:
+        metadata[RELEVANCE_SCORE] = score
+    mark(metadata, status)
+    return document.model_copy(update={"metadata": metadata})

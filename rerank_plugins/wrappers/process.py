@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import pickle
-import signal
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import monotonic
-from typing import Any, BinaryIO
+from typing import Any
 
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.errors import BackendError, BackendUnavailable
+from rerank_plugins.wrappers._child import Child, ModelRestarting, Prepare
 
 __all__ = ["ModelProcess", "ModelRestarting"]
 
@@ -26,78 +18,6 @@ _log = logging.getLogger(__name__)
 _TICK = 0.1
 _SHORT_LIFE = 10.0
 _LONGEST_PAUSE = 30.0
-_FAREWELL = 2.0
-
-_CODE = """\
-import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
-from rerank_plugins.wrappers.process import _work
-_work()
-"""
-"""What the process runs. `multiprocessing` would run the main module of this process once more."""
-
-Prepare = Callable[[Backend], None]
-
-
-class ModelRestarting(BackendUnavailable):
-    """The model's process died, or was ended because it hung; the next one is being started."""
-
-
-class _Child:
-    """One process; pickles go in by its standard input and out by its standard output."""
-
-    def __init__(self, backend: Backend, prepare: Prepare | None) -> None:
-        self.began = monotonic()
-        self.process = subprocess.Popen(  # noqa: S603  # our own code
-            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        weakref.finalize(self, self.process.kill)  # also when Python ends
-        self.tell(sys.path)
-        self.tell((backend, prepare))
-
-    def tell(self, message: object) -> None:
-        """Send a message.
-
-        Raises:
-            ModelRestarting: the process is dead.
-        """
-        stream: Any = self.process.stdin
-        try:
-            pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
-            stream.flush()
-        except (OSError, ValueError):  # a closed pipe, ours or theirs
-            raise _died() from None
-
-    def answer(self) -> Any:
-        """Return what the process sends next.
-
-        Raises:
-            ModelRestarting: it died.
-            Exception: what it says went wrong.
-        """
-        stream: Any = self.process.stdout
-        try:
-            error, value = pickle.load(stream)  # noqa: S301  # of our own code
-        except (OSError, ValueError, EOFError, pickle.UnpicklingError):
-            raise _died() from None
-        if error is not None:
-            raise error
-        return value
-
-    def end(self) -> None:
-        """End the process: ask it first, by closing its input."""
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_FAREWELL)
-        self.process.kill()
-        self.process.wait()
-
-
-def _died() -> ModelRestarting:
-    return ModelRestarting("the model's process died", retry_after=1.0)
 
 
 class ModelProcess(Backend):
@@ -129,7 +49,7 @@ class ModelProcess(Backend):
         self._prepare = prepare
         self._one_call = threading.Lock()
         self._changed = threading.Condition()
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._facts: dict[str, Any] | None = None
         self._began: float | None = None
         self._supervisor: threading.Thread | None = None
@@ -189,7 +109,7 @@ class ModelProcess(Backend):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.wrapped!r}>"
 
-    def _running(self) -> _Child:
+    def _running(self) -> Child:
         """Return the process, started if this is the first call.
 
         Raises:
@@ -210,8 +130,8 @@ class ModelProcess(Backend):
             raise ModelRestarting("the model is being loaded again", retry_after=2.0)
         return child_now
 
-    def _started(self) -> _Child:
-        child = _Child(self.wrapped, self._prepare)
+    def _started(self) -> Child:
+        child = Child(self.wrapped, self._prepare)
         try:
             self._facts = child.answer()
         except BaseException:
@@ -219,7 +139,7 @@ class ModelProcess(Backend):
             raise
         return child
 
-    def _supervise(self, child: _Child) -> None:
+    def _supervise(self, child: Child) -> None:
         """Start a process whenever the last one has ended; end the last one on `close`."""
         short_lives = 0
         while True:
@@ -241,12 +161,12 @@ class ModelProcess(Backend):
                 self._child = child
             _log.info("the model is back after %.1f s", monotonic() - child.began)
 
-    def _forget(self, child: _Child) -> None:
+    def _forget(self, child: Child) -> None:
         with self._changed:
             if self._child is child:
                 self._child = None
 
-    def _outlive(self, child: _Child) -> None:
+    def _outlive(self, child: Child) -> None:
         """Return when a process has ended, hangs, or is no longer wanted."""
         while not self._is_closing and child.process.poll() is None:
             began = self._began
@@ -258,7 +178,7 @@ class ModelProcess(Backend):
             if self._child is None:  # a call found it dead; it is, or is about to be
                 child.process.kill()
 
-    def _next(self, short_lives: int) -> _Child | None:
+    def _next(self, short_lives: int) -> Child | None:
         """Return a new process, after a pause if the last ones died young; None if it fails."""
         pause = min(_LONGEST_PAUSE, 2.0**short_lives) if short_lives > 1 else 0.0
         with self._changed:
@@ -270,45 +190,3 @@ class ModelProcess(Backend):
         except Exception as error:  # noqa: BLE001  # it may be better next time
             _log.error("the model can't be loaded again: %s", type(error).__name__)
             return None
-
-
-def _work() -> None:
-    """Load a backend and answer requests until the input ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the other process decides when this one ends
-    source, out = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not be read
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        backend, prepare = pickle.load(source)  # noqa: S301  # of our own code
-
-        def load() -> dict[str, object]:
-            if prepare is not None:
-                prepare(backend)
-            found: dict[str, object] = backend.describe()
-            return found
-
-        if not _told(out, load):
-            return
-        while True:
-            requests = pickle.load(source)  # noqa: S301  # of our own code
-            _told(out, partial(backend.score_many, requests))
-
-
-def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
-    """Send the result of a function, or its error; say whether it was a result."""
-    try:
-        message: tuple[Exception | None, object] = (None, function())
-    except Exception as error:  # noqa: BLE001  # raised again in the other process
-        message = (_sendable(error), None)
-    pickle.dump(message, out, pickle.HIGHEST_PROTOCOL)
-    out.flush()
-    return message[0] is None
-
-
-def _sendable(error: Exception) -> Exception:
-    """Return an error that survives the way to the other process."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
-    except Exception:  # noqa: BLE001  # whatever keeps it from being sent
-        return BackendError(f"the model failed with {type(error).__name__}")
-    return error

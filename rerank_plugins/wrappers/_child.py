@@ -1,0 +1,136 @@
+"""A process that has a model, and the pickles that go to it and come from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any, BinaryIO
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.errors import BackendError, BackendUnavailable
+
+__all__ = ["Child", "ModelRestarting", "Prepare"]
+
+_FAREWELL = 2.0
+"""Seconds that a process has to end by itself."""
+
+_CODE = """\
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from rerank_plugins.wrappers._child import _work
+_work()
+"""
+"""What the process runs. `multiprocessing` would run the main module of this process once more."""
+
+Prepare = Callable[[Backend], None]
+
+
+class ModelRestarting(BackendUnavailable):
+    """The model's process died, or was ended because it hung; the next one is being started."""
+
+
+class Child:
+    """One process; pickles go in by its standard input and out by its standard output."""
+
+    def __init__(self, backend: Backend, prepare: Prepare | None) -> None:
+        self.began = monotonic()
+        self.process = subprocess.Popen(  # noqa: S603  # our own code
+            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        weakref.finalize(self, self.process.kill)  # also when Python ends
+        self.tell(sys.path)
+        self.tell((backend, prepare))
+
+    def tell(self, message: object) -> None:
+        """Send a message.
+
+        Raises:
+            ModelRestarting: the process is dead.
+        """
+        stream: Any = self.process.stdin
+        try:
+            pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+            stream.flush()
+        except (OSError, ValueError):  # a closed pipe, ours or theirs
+            raise _died() from None
+
+    def answer(self) -> Any:
+        """Return what the process sends next.
+
+        Raises:
+            ModelRestarting: it died.
+            Exception: what it says went wrong.
+        """
+        stream: Any = self.process.stdout
+        try:
+            error, value = pickle.load(stream)  # noqa: S301  # of our own code
+        except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+            raise _died() from None
+        if error is not None:
+            raise error
+        return value
+
+    def end(self) -> None:
+        """End the process: ask it first, by closing its input."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_FAREWELL)
+        self.process.kill()
+        self.process.wait()
+
+
+def _died() -> ModelRestarting:
+    return ModelRestarting("the model's process died", retry_after=1.0)
+
+
+def _work() -> None:
+    """Load a backend and answer requests until the input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the other process decides when this one ends
+    source, out = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not be read
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        backend, prepare = pickle.load(source)  # noqa: S301  # of our own code
+
+        def load() -> dict[str, object]:
+            if prepare is not None:
+                prepare(backend)
+            found: dict[str, object] = backend.describe()
+            return found
+
+        if not _told(out, load):
+            return
+        while True:
+            requests = pickle.load(source)  # noqa: S301  # of our own code
+            _told(out, partial(backend.score_many, requests))
+
+
+def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
+    """Send the result of a function, or its error; say whether it was a result."""
+    try:
+        message: tuple[Exception | None, object] = (None, function())
+    except Exception as error:  # noqa: BLE001  # raised again in the other process
+        message = (_sendable(error), None)
+    pickle.dump(message, out, pickle.HIGHEST_PROTOCOL)
+    out.flush()
+    return message[0] is None
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that survives the way to the other process."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
+    except Exception:  # noqa: BLE001  # whatever keeps it from being sent
+        return BackendError(f"the model failed with {type(error).__name__}")
+    return error

@@ -20,8 +20,7 @@ from benchmarks.peer import Peer
 from rerank_plugins import BackendUnavailable
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "benchmarks.md"
-RESULTS = ROOT / "docs" / "benchmarks" / "results.json"
+PAGES = sorted((ROOT / "docs").glob("benchmarks*.md"))
 
 
 @pytest.mark.timeout(400)
@@ -51,15 +50,16 @@ def test_one_command_measures_and_writes_the_page(tmp_path):
     assert "<svg" in (tmp_path / "page" / "speed-tiny.svg").read_text()
 
 
-def test_the_page_shows_the_results_beside_it(tmp_path):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_shows_the_results_beside_it(page, tmp_path):
     """Change both at once, by `run.py --page`."""
-    copy = tmp_path / PAGE.name
-    copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    copy = tmp_path / page.name
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    results = json.loads((page.with_suffix("") / "results.json").read_text(encoding="utf-8"))
     fill(copy, results)
 
-    assert copy.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
-    for plot in PAGE.with_suffix("").glob("*.svg"):
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    for plot in page.with_suffix("").glob("*.svg"):
         assert plots(results)[plot.stem] == plot.read_text(encoding="utf-8")
 
 

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,12 +17,12 @@ from starlette.responses import Response
 import rerank_plugins
 from rerank_plugins.backend import Backend
 from rerank_plugins.server.auth import Authenticator
-from rerank_plugins.server.edge import PUBLIC, Edge
+from rerank_plugins.server.edge import Edge
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.openapi import describe
 from rerank_plugins.server.problems import Problem, reply
 from rerank_plugins.server.routes import routes
-from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.ui import ui_routes
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -85,7 +83,7 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     if settings.ui:
         app.include_router(ui_routes(lifecycles, settings))
     app.add_middleware(Edge, settings=settings, auth=auth, metrics=metrics)
-    _describe(app, needs_keys=not auth.is_open)
+    describe(app, lifecycle, settings, needs_keys=not auth.is_open)
     return app
 
 
@@ -125,27 +123,3 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, _: Exception) -> Response:
     problem = Problem(422, "invalid_request", "a parameter of the path is not valid")
     return reply(problem, request.state.request_id)
-
-
-def _describe(app: FastAPI, *, needs_keys: bool) -> None:
-    """Make the app's OpenAPI tell what the routes parse by themselves."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        schema = generate()
-        _, definitions = models_json_schema(
-            [(RerankRequest, "validation"), (AnyRerankRequest, "validation")],
-            ref_template="#/components/schemas/{model}",
-        )
-        components = schema.setdefault("components", {})
-        components.setdefault("schemas", {}).update(definitions["$defs"])
-        if needs_keys:
-            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-            for path, operations in schema["paths"].items():
-                for operation in operations.values():
-                    operation["security"] = [] if path in PUBLIC else [{"bearer": []}]
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does

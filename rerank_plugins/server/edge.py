@@ -18,7 +18,7 @@ from rerank_plugins.server.problems import Problem, reply
 from rerank_plugins.server.rates import RateLimiter, Verdict
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["PUBLIC", "Edge"]
+__all__ = ["PROBES", "PUBLIC", "Edge"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ PUBLIC = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
 """The paths that need no key. The third only says whether others do, as Xinference's does; the page
 holds nothing but itself."""
 
-_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """The paths that are not limited: to refuse a probe would only hide an overload."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -98,13 +98,13 @@ class Edge:
         path = scope["path"]
         address = client_address(scope, self._trusted)
         added: dict[str, str] = {}
-        if self._by_address is not None and path not in _PROBES:
+        if self._by_address is not None and path not in PROBES:
             added |= self._within(self._by_address.hit(rate_key(address)), "address")
         client = f"address:{rate_key(address)}"
         if not self._auth.is_open and path not in PUBLIC:
             client = self._identified(headers)
         scope["state"]["client"] = client
-        if self._by_client is not None and path not in _PROBES:
+        if self._by_client is not None and path not in PROBES:
             added |= self._within(self._by_client.hit(client), "client")
         return added
 

@@ -17,12 +17,15 @@ from rerank_plugins.server.replies import as_json
 from rerank_plugins.server.rerank import Reranker
 from rerank_plugins.server.schemas import (
     AnyRerankRequest,
+    AuthReply,
+    Info,
     ModelCard,
     ModelList,
     PlainReply,
     ProblemReply,
     RerankReply,
     RerankRequest,
+    Status,
     TEIReply,
 )
 from rerank_plugins.server.settings import ServerSettings
@@ -33,19 +36,28 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemReply, "description": description}
     for status, description in {
         400: "No JSON.",
-        401: "No valid key.",
-        404: "No such path or model.",
+        404: "No such model.",
         408: "The body came too slowly.",
         413: "Too long.",
         415: "No JSON, or compressed.",
         422: "A field is missing, unknown or out of range.",
-        429: "Too many requests of this client.",
         500: "This request made the model fail.",
         502: "The backend failed.",
         503: "Overloaded, loading or ending; `Retry-After` says when to come back.",
         504: "The scores did not come in time.",
     }.items()
 }
+
+_PROBE: dict[int | str, dict[str, Any]] = {
+    200: {"model": Status, "description": "Yes."},
+    503: {"model": Status, "description": "No; `status` says why."},
+}
+
+
+class _Metrics(Response):
+    """In Prometheus's text format."""
+
+    media_type = CONTENT_TYPE_LATEST
 
 
 def routes(
@@ -59,21 +71,31 @@ def routes(
     shapes = RerankReply | list[TEIReply] | PlainReply
     _post(router, "/rerank", reranker.by_shape, AnyRerankRequest, shapes)
 
-    @router.get("/livez", summary="Is there progress?", response_model=None)
+    @router.get("/livez", summary="Is there progress?", response_model=None, responses=_PROBE)
     async def livez() -> Response:
         alive = lifecycle.is_alive
         return as_json({"status": "alive" if alive else "stalled"}, 200 if alive else 503)
 
-    @router.get("/readyz", summary="Are requests welcome?", response_model=None)
+    @router.get("/readyz", summary="Are requests welcome?", response_model=None, responses=_PROBE)
     async def readyz() -> Response:
         reason = lifecycle.why_not_ready()
         return as_json({"status": reason or "ready"}, 503 if reason else 200)
 
-    @router.get("/metrics", summary="Metrics, for Prometheus.", response_model=None)
+    @router.get(
+        "/metrics",
+        summary="Metrics, for Prometheus.",
+        response_class=_Metrics,
+        response_model=None,
+    )
     async def read_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return _Metrics(generate_latest(metrics.registry))
 
-    @router.get("/info", summary="Model, scale and limits.", response_model=None)
+    @router.get(
+        "/info",
+        summary="Model, scale and limits.",
+        response_model=None,
+        responses={200: {"model": Info, "description": "The facts."}},
+    )
     async def info() -> Response:
         return as_json(_info(lifecycle, settings))
 
@@ -87,7 +109,10 @@ def routes(
         return _card(lifecycle, name)
 
     @router.get(
-        "/v1/cluster/auth", summary="Xinference: must requests have a key?", response_model=None
+        "/v1/cluster/auth",
+        summary="Xinference: must requests have a key?",
+        response_model=None,
+        responses={200: {"model": AuthReply, "description": "The answer."}},
     )
     async def cluster_auth() -> Response:
         return as_json({"auth": needs_keys})

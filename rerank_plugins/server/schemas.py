@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 __all__ = [
     "AnyRerankRequest",
+    "AuthReply",
     "DocumentObject",
+    "Info",
+    "Limits",
     "ModelCard",
     "ModelList",
     "PlainReply",
@@ -17,8 +21,26 @@ __all__ = [
     "RerankReply",
     "RerankRequest",
     "RerankResult",
+    "Status",
     "TEIReply",
 ]
+
+
+def _having(**values: str | bool) -> JsonDict:
+    """Return the JSON Schema of an object whose fields have these types, or these values."""
+    fields: JsonDict = {
+        name: {"type": value} if isinstance(value, str) else {"const": value}
+        for name, value in values.items()
+    }
+    return {"required": [*fields], "properties": fields}
+
+
+def _never(**values: str | bool) -> JsonDict:
+    return {"not": _having(**values)}
+
+
+_ONE_SCALE = [_never(raw_scores=value, use_activation=value) for value in (True, False)]
+"""What `_check_scale` checks, as JSON Schema."""
 
 
 class _Strict(BaseModel):
@@ -31,7 +53,21 @@ class DocumentObject(_Strict):
     text: str
 
 
-TopN: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)] | None
+def _whole(value: object) -> object:
+    """Return 3.0 as 3: they are the same number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _no_number(value: object) -> object:
+    """Refuse 0 and 1, which Python takes to equal False and True."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("Input should be a valid boolean")  # noqa: TRY004  # pydantic's way
+    return value
+
+
+_WHOLE = BeforeValidator(_whole)
+_BOOLEAN = BeforeValidator(_no_number)
+AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), _WHOLE] | None
 Documents: TypeAlias = Annotated[list[str | DocumentObject], Field(fail_fast=True)]
 Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
 
@@ -45,10 +81,12 @@ class RerankRequest(_Strict):
     values that ask for nothing.
     """
 
+    model_config = ConfigDict(json_schema_extra={"allOf": [*_ONE_SCALE]})
+
     query: str
     documents: Documents
     model: ModelName = None
-    top_n: TopN = None
+    top_n: AtLeastOne = None
     """How many results to return; all if it is not given."""
     return_documents: bool | None = None
     """Whether to repeat each document in its result."""
@@ -56,12 +94,12 @@ class RerankRequest(_Strict):
     """Whether to send logits instead of probabilities, as Infinity calls it."""
     use_activation: bool | None = None
     """The opposite, as vLLM calls it."""
-    return_len: Literal[False] | None = None
-    max_chunks_per_doc: Annotated[int, Field(ge=1, le=1)] | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    return_len: Annotated[Literal[False], _BOOLEAN] | None = None
+    max_chunks_per_doc: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
+    max_tokens_per_doc: AtLeastOne = None
     """Only at or above the length at which the model itself cuts."""
-    truncate_prompt_tokens: Literal[-1] | None = None
-    priority: Literal[0] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1), _WHOLE] | None = None
+    priority: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
     rank_fields: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     kwargs: Literal["{}"] | None = None
     """Xinference's client always sends it."""
@@ -84,24 +122,36 @@ class AnyRerankRequest(_Strict):
     `candidates` or `top_k`: the plain one.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [_having(**{name: "array"}) for name in ("texts", "documents", "candidates")],
+            "allOf": [
+                *_ONE_SCALE,
+                _never(top_n="integer", top_k="integer"),
+                _never(texts="array", top_n="integer"),
+                _never(texts="array", top_k="integer"),
+            ],
+        }
+    )
+
     query: str
     texts: Texts | None = None
     documents: Documents | None = None
     candidates: Documents | None = None
     model: ModelName = None
-    top_n: TopN = None
-    top_k: TopN = None
+    top_n: AtLeastOne = None
+    top_k: AtLeastOne = None
     return_documents: bool | None = None
     return_text: bool | None = None
     """TEI's name of `return_documents`."""
     raw_scores: bool | None = None
     use_activation: bool | None = None
-    truncate: Literal[True] | None = None
+    truncate: Annotated[Literal[True], _BOOLEAN] | None = None
     """Too long texts are always cut."""
     truncation_direction: Literal["Right", "right"] | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    truncate_prompt_tokens: Literal[-1] | None = None
-    priority: Literal[0] | None = None
+    max_tokens_per_doc: AtLeastOne = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1), _WHOLE] | None = None
+    priority: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
@@ -169,6 +219,43 @@ class PlainReply(BaseModel):
 
     model: str
     results: list[RankedText]
+
+
+class Status(BaseModel):
+    """What a probe says."""
+
+    status: str
+
+
+class AuthReply(BaseModel):
+    """Whether requests must carry a key."""
+
+    auth: bool
+
+
+class Limits(BaseModel):
+    """The most that a request may hold."""
+
+    body_bytes: int
+    documents: int
+    document_characters: int
+    query_characters: int
+
+
+class Info(BaseModel):
+    """The model, its scale and the limits; the first fields are those of TEI."""
+
+    model_id: str
+    model_type: dict[str, Any]
+    max_client_batch_size: int
+    max_input_length: int | None
+    auto_truncate: bool
+    version: str
+    scale: Literal["probability", "logit", "unknown"]
+    status: str
+    backend: dict[str, Any]
+    """What the backend says about itself."""
+    limits: Limits
 
 
 class ModelCard(BaseModel):

@@ -57,6 +57,9 @@ MALFORMED = {
     "a long document": (body(documents=["a", "a" * 1001]), 413),
     "many documents": (body(documents=["a"] * 51), 413),
     "a long body": (body(documents=["a" * 300_000]), 413),
+    "false for zero": (body(priority=False), 422),
+    "zero for false": (body(return_len=0), 422),
+    "one for true": (b'{"query":"q","texts":["a"],"truncate":1}', 422),
     "an instruction that can't be followed": (body(kwargs='{"instruction": "x"}'), 422),
     "tokens that can't be cut": (body(max_chunks_per_doc=10), 422),
 }
@@ -104,6 +107,14 @@ def test_nul_zero_width_and_empty_documents_are_scored(client):
     reply = client.post("/v1/rerank", content=body(documents=documents), headers=JSON)
 
     assert [0, 1, 2, 3] == sorted(item["index"] for item in reply.json()["results"])
+
+
+def test_a_whole_number_may_have_a_point(client):
+    """JSON has one kind of number: 1.0 is an integer for JSON Schema, and for some clients."""
+    content = b'{"query":"q","documents":["a","b"],"top_n":1.0}'
+    reply = client.post("/v1/rerank", content=content, headers=JSON)
+
+    assert 1 == len(reply.json()["results"])
 
 
 @settings(

@@ -7,15 +7,16 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from rerank_plugins._options import changed_options, unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
 from rerank_plugins.backends._scale import to_probability
-from rerank_plugins.backends.engines.base import Attention, DType, Engine, EngineSettings
-from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
+from rerank_plugins.backends.engines.base import Attention, DType, EngineSettings
+from rerank_plugins.backends.engines.checkpoint import resolve
 from rerank_plugins.backends.engines.choice import EngineName, check_installed, load_engine
+from rerank_plugins.backends.engines.loaded import Loaded
 from rerank_plugins.backends.engines.prompt import Wishes
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
@@ -135,7 +136,7 @@ class LocalBackend(Backend):
         }
         _check(self._options)
         self.scale = scale
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._lock = threading.Lock()
         self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
 
@@ -157,6 +158,7 @@ class LocalBackend(Backend):
         queries = [query for query, _ in requests]
         with self._use() as loaded:
             logits = loaded.engine.logits(list(zip(queries, distinct, strict=True)))
+            loaded.tell()
         return [
             self._scores(documents, dict(zip(known, values, strict=True)))
             for documents, known, values in zip(texts, distinct, logits, strict=True)
@@ -214,7 +216,7 @@ class LocalBackend(Backend):
         type(self).__init__(self, **options)
 
     @contextmanager
-    def _use(self) -> Iterator[_Loaded]:
+    def _use(self) -> Iterator[Loaded]:
         """Lend the loaded model; it is freed by `close`, or by the last who still uses it."""
         with self._lock:
             if self._loaded is None:
@@ -230,7 +232,7 @@ class LocalBackend(Backend):
             if left:
                 loaded.engine.close()
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> Loaded:
         options = self._options
         check_installed(options["engine"])  # before gigabytes are fetched
         checkpoint = resolve(
@@ -246,9 +248,9 @@ class LocalBackend(Backend):
         chosen = {field.name: options[field.name] for field in fields(EngineSettings)}
         settings = EngineSettings(**chosen)
         engine, reason = load_engine(options["engine"], checkpoint, settings)
-        return _Loaded(checkpoint, engine, reason)
+        return Loaded(checkpoint, engine, reason)
 
-    def _name(self, loaded: _Loaded) -> str:
+    def _name(self, loaded: Loaded) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
         asks = f"&prompt={checkpoint.asks}" if checkpoint.asks else ""
         return (
@@ -259,18 +261,6 @@ class LocalBackend(Backend):
     def _scores(self, documents: Sequence[str], logits: dict[str, float]) -> list[float]:
         values = check_scores([logits[document] for document in documents], len(documents))
         return values if self.scale == "logit" else to_probability(values)
-
-
-@dataclass(eq=False)
-class _Loaded:
-    """A model in use."""
-
-    checkpoint: Checkpoint
-    engine: Engine
-    reason: str
-    """Why this engine."""
-    users: int = 0
-    """Calls in progress; changed under the backend's lock."""
 
 
 def _check(options: dict[str, Any]) -> None:

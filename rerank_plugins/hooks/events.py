@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -16,6 +16,7 @@ __all__ = [
     "CacheLookedUp",
     "CallFinished",
     "CallStarted",
+    "Computed",
     "Event",
     "FellBack",
     "Hook",
@@ -146,6 +147,19 @@ class Truncated:
     """How many."""
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A local model has scored pairs."""
+
+    tokens: int
+    """How many it read, padding included."""
+    padding: int
+    """How many of these only fill up batches."""
+    memory: Mapping[str, int]
+    """Bytes that it takes now. On CUDA: `allocated`, `reserved` and `peak` by this process, and
+    `used` by all; else `resident`, of this process."""
+
+
 Event: TypeAlias = (
     CallStarted
     | CallFinished
@@ -157,6 +171,7 @@ Event: TypeAlias = (
     | CacheLookedUp
     | Split
     | Truncated
+    | Computed
 )
 
 

@@ -14,6 +14,7 @@ from rerank_plugins.hooks.events import (
     BreakerChanged,
     CacheLookedUp,
     CallFinished,
+    Computed,
     Event,
     FellBack,
     Retried,
@@ -27,6 +28,8 @@ DURATION_BUCKETS = (
     *(1.0, 2.0, 5.0, 10.0),
 )
 """Upper bounds in seconds of all histograms of durations."""
+
+_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 
 _MOST_VALUES = 100
 """Most values of a label that a configuration sets; what comes later is counted as `other`."""
@@ -82,6 +85,10 @@ class PrometheusHook:
                 metrics.cache_lookups.labels(metrics.bounded("tier", tier), result).inc(pairs)
             case Truncated(documents):
                 metrics.truncated.inc(documents)
+            case Computed(tokens, padding, memory):
+                metrics.padding.observe(padding / max(tokens, 1))
+                for kind, size in memory.items():
+                    metrics.device_memory.labels(kind).set(size)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PrometheusHook) and self._registry is other._registry
@@ -133,6 +140,18 @@ class Metrics:
         )
         self.truncated = counter(
             "rerank_truncated_pairs_total", "Pairs cut because they were too long."
+        )
+        self.padding = library.Histogram(
+            "rerank_padding_ratio",
+            "Share of padding in what a local model read for a call.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.device_memory = library.Gauge(
+            "rerank_device_memory_bytes",
+            "Memory of the device that a local model runs on, after its last call.",
+            ["kind"],
+            registry=registry,
         )
         self._seen: dict[str, set[str]] = {}
 

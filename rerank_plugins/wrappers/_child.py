@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
+from rerank_plugins.hooks import CallFinished, CallStarted, Event, call, tell
 
 __all__ = ["Child", "ModelRestarting", "Prepare"]
 
@@ -63,7 +64,7 @@ class Child:
             raise _died() from None
 
     def answer(self) -> Any:
-        """Return what the process sends next.
+        """Return what the process sends next; tell here what hooks would have heard there.
 
         Raises:
             ModelRestarting: it died.
@@ -71,9 +72,11 @@ class Child:
         """
         stream: Any = self.process.stdout
         try:
-            error, value = pickle.load(stream)  # noqa: S301  # of our own code
+            error, value, events = pickle.load(stream)  # noqa: S301  # of our own code
         except (OSError, ValueError, EOFError, pickle.UnpicklingError):
             raise _died() from None
+        for event in events:
+            tell(event)
         if error is not None:
             raise error
         return value
@@ -117,14 +120,18 @@ def _work() -> None:
 
 
 def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
-    """Send the result of a function, or its error; say whether it was a result."""
+    """Send the result of a function or its error, and the events; say whether it was a result."""
+    heard: list[Event] = []
+    value, failure = None, None
     try:
-        message: tuple[Exception | None, object] = (None, function())
+        with call((heard.append,), CallStarted("model", "", None, 0, 0)):
+            value = function()
     except Exception as error:  # noqa: BLE001  # raised again in the other process
-        message = (_sendable(error), None)
-    pickle.dump(message, out, pickle.HIGHEST_PROTOCOL)
+        failure = _sendable(error)
+    events = [event for event in heard if not isinstance(event, CallStarted | CallFinished)]
+    pickle.dump((failure, value, events), out, pickle.HIGHEST_PROTOCOL)
     out.flush()
-    return message[0] is None
+    return failure is None
 
 
 def _sendable(error: Exception) -> Exception:

@@ -29,6 +29,8 @@ from rerank_plugins.backends._scale import to_probability
 from rerank_plugins.backends.engines.base import Request
 from rerank_plugins.backends.engines.torch_engine import TorchEngine
 from rerank_plugins.backends.local import LocalBackend
+from rerank_plugins.hooks import CallStarted, Computed, Event, Truncated
+from rerank_plugins.hooks import call as heard_by
 from rerank_plugins.testing import BackendContract
 
 WORDS = [
@@ -254,6 +256,30 @@ def test_describe_tells_engine_device_and_cuts(backend: LocalBackend) -> None:
 
     assert expected == {key: facts[key] for key in expected}
     assert facts == json.loads(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("options", "padding"),
+    [({"attention": "padded"}, 8), ({}, 0), ({"engine": "onnx"}, 0)],
+    ids=str,
+)
+def test_what_was_cut_and_padded_is_told_to_those_who_listen(
+    checkpoint: Callable[[str], str], options: dict[str, Any], padding: int
+) -> None:
+    heard: list[Event] = []
+    backend = LocalBackend(checkpoint("bert"), **{"engine": "torch", **options})
+    backend.score("panda", ["bear " * 600])  # nobody listens
+    with heard_by((heard.append,), CallStarted("library", "local", None, 1, 2)):
+        backend.score("panda", ["bear", "bear " * 9])
+        backend.score("panda", ["bear " * 600])
+
+    first, cut, second = (event for event in heard if isinstance(event, Computed | Truncated))
+    assert isinstance(first, Computed)
+    assert isinstance(second, Computed)
+    assert Truncated(1) == cut
+    assert padding == first.padding
+    assert (512, 0) == (second.tokens, second.padding)
+    assert 2**20 < first.memory["resident"] < 2**40
 
 
 def test_a_spec_rebuilds_the_backend(checkpoint: Callable[[str], str]) -> None:

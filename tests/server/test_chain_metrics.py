@@ -1,6 +1,8 @@
 """What happens inside a chain of backends is in the server's metrics."""
 
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import serving
 
 from rerank_plugins import load_backend
+from rerank_plugins.wrappers.process import ModelProcess
 
 BODY = {"query": "what is a panda?", "documents": ["A bear.", "A city."]}
 
@@ -55,3 +58,35 @@ def test_a_fallback_and_the_attempts_before_it_are_counted():
     assert ("outcome", "ok") not in {label for labels in attempts for label in labels}
     assert list(states.values()) == [0]
     assert requests[("outcome", "ok"), ("route", "/v1/rerank")] == 1  # counted once, at the edge
+
+
+@pytest.mark.parametrize("wrap", [lambda backend: backend, ModelProcess], ids=["here", "process"])
+def test_what_a_local_model_did_is_counted(checkpoint, wrap):
+    """Also where it has a process of its own, which knows no metrics."""
+    backend = load_backend(f"local:{checkpoint('bert')}?engine=torch&attention=padded")
+    body = {"query": "panda", "documents": ["bear", "bear " * 600]}
+    with serving(wrap(backend)) as client:
+        for _ in range(2):
+            assert client.post("/v1/rerank", json=body).status_code == 200
+        cut = values(client, "rerank_truncated_pairs_total")
+        padding = values(client, "rerank_padding_ratio_sum")
+        batches = values(client, "rerank_padding_ratio_count")
+        memory = values(client, "rerank_device_memory_bytes")
+
+    assert {(): 2} == cut
+    assert {(): 2} == batches
+    assert 0.9 < padding[()] < 1  # half of each
+    assert 2**20 < memory[("kind", "resident"),]
+
+
+def test_the_page_lists_exactly_the_metrics_of_a_server():
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(rerank_\w+)` \| (\w+) ", page, re.MULTILINE))
+    with serving(load_backend("embedded"), warm_up=False) as client:
+        metrics = {
+            (metric.name + ("_total" if metric.type == "counter" else ""), metric.type)
+            for metric in client.app.state.metrics.registry.collect()
+            if metric.name.startswith("rerank_")
+        }
+
+    assert metrics == listed

@@ -13,6 +13,7 @@ __all__ = [
     "DType",
     "Engine",
     "EngineSettings",
+    "Readings",
     "Request",
     "UnsupportedByEngine",
 ]
@@ -59,6 +60,18 @@ class EngineSettings:
     """Whether Python code that comes with the checkpoint may run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What an engine has done since it was loaded; counts only grow."""
+
+    truncated_pairs: int = 0
+    """Pairs that were cut."""
+    tokens: int = 0
+    """What the model read, padding included."""
+    padding: int = 0
+    """How many of these only fill up batches."""
+
+
 class Engine(Protocol):
     """Scores pairs with one checkpoint. Its module offers `load(checkpoint, settings)`.
 
@@ -84,6 +97,12 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, object]:
         """Say how the engine works here, as JSON-ready facts: device, dtype, path, counts."""
+
+    def readings(self) -> Readings:
+        """Say what was done so far; quick, and safe while others score."""
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes that the model takes now, as `Computed` tells them; quick."""
 
     def close(self) -> None:
         """Free the model, and stop threads and processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +13,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
-from rerank_plugins.backends.engines.base import EngineSettings, Request, UnsupportedByEngine
+from rerank_plugins.backends.engines.base import (
+    EngineSettings,
+    Readings,
+    Request,
+    UnsupportedByEngine,
+)
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
+from rerank_plugins.backends.engines.memory import resident_memory
 from rerank_plugins.backends.engines.onnx.build import build_graph
 from rerank_plugins.backends.engines.onnx.families import read_encoder
 from rerank_plugins.backends.engines.onnx.memory import give_back_memory
@@ -120,6 +127,8 @@ class ONNXEngine:
         self._threads = threads
         self._facts = facts
         self._workers = ThreadPoolExecutor(threads, "rerank-onnx")
+        self._lock = threading.Lock()
+        self._tokens = 0
 
     @property
     def name(self) -> str:
@@ -127,6 +136,8 @@ class ONNXEngine:
 
     def logits(self, requests: Sequence[Request]) -> list[list[float]]:
         pairs = self._encoder.encode(requests)
+        with self._lock:
+            self._tokens += int(pairs.offsets[-1])
         flat = iter(self._score(pairs))
         return [[next(flat) for _ in documents] for _, documents in requests]
 
@@ -139,6 +150,12 @@ class ONNXEngine:
             **self._encoder.describe(),
             "onnxruntime": onnxruntime.__version__,
         }
+
+    def readings(self) -> Readings:
+        return Readings(self._encoder.truncated_pairs, self._tokens)
+
+    def memory(self) -> dict[str, int]:
+        return resident_memory()
 
     def close(self) -> None:
         self._workers.shutdown()

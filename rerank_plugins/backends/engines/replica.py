@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rerank_plugins.backends.engines.base import EngineSettings
 from rerank_plugins.backends.engines.budget import find_budget
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
+from rerank_plugins.backends.engines.memory import resident_memory
 from rerank_plugins.backends.engines.paths import Path, choose_path, overflows
 from rerank_plugins.backends.engines.plan import plan, tokens_taken
 from rerank_plugins.backends.engines.tokenize import Pairs
@@ -66,6 +67,10 @@ class Replica:
         self._out_of_memory = 0
         self._overflows = 0
         self._lock = threading.Lock()
+        self.tokens = 0
+        """What the model read so far, padding included."""
+        self.padding = 0
+        """How many of these filled up batches."""
 
     @property
     def dtype(self) -> str:
@@ -104,6 +109,18 @@ class Replica:
             "overflowed_pairs": self._overflows,
         }
 
+    def memory(self) -> dict[str, int]:
+        """Return the bytes that are taken of the device's memory, or by this process."""
+        if self.device.type != "cuda":
+            return resident_memory()
+        free, total = torch.cuda.mem_get_info(self.device)
+        return {
+            "allocated": torch.cuda.memory_allocated(self.device),
+            "reserved": torch.cuda.memory_reserved(self.device),
+            "peak": torch.cuda.max_memory_allocated(self.device),
+            "used": total - free,
+        }
+
     def close(self) -> None:
         """Free the model."""
         del self.path
@@ -128,6 +145,7 @@ class Replica:
                     left = [index for batch in batches for index in batch]
                     batches = self._plan(path, pairs, left)
                 else:
+                    self._count(batches[0], pairs, path)
                     order += batches.pop(0)
             logits = np.empty(len(pairs))
             logits[order] = torch.cat(results).cpu().numpy() if results else []
@@ -136,6 +154,11 @@ class Replica:
                 f"the model {self._checkpoint.model!r} failed on {self.device}: {exc}"
             ) from exc
         return logits
+
+    def _count(self, batch: list[int], pairs: Pairs, path: Path) -> None:
+        taken = tokens_taken(batch, pairs.lengths.tolist(), padded=path.padded)
+        self.tokens += taken
+        self.padding += taken - int(pairs.lengths[batch].sum())
 
     def _plan(self, path: Path, pairs: Pairs, indices: list[int]) -> list[list[int]]:
         part = pairs.take(indices)

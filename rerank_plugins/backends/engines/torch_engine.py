@@ -14,7 +14,7 @@ import transformers
 from numpy.typing import NDArray
 
 from rerank_plugins.backends.engines.answers import answer_ids
-from rerank_plugins.backends.engines.base import EngineSettings, Request
+from rerank_plugins.backends.engines.base import EngineSettings, Readings, Request
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.backends.engines.fleet import Fleet
 from rerank_plugins.backends.engines.prompt_encoder import PromptEncoder
@@ -134,6 +134,18 @@ class TorchEngine:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+    def readings(self) -> Readings:
+        return Readings(
+            self._encoder.truncated_pairs,
+            sum(replica.tokens for replica in self._replicas),
+            sum(replica.padding for replica in self._replicas),
+        )
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of all devices together."""
+        found = [replica.memory() for replica in self._replicas]
+        return {kind: sum(each[kind] for each in found) for kind in found[0]}
 
     def close(self) -> None:
         if self._fleet is not None:

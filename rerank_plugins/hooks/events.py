@@ -156,8 +156,8 @@ class Computed:
     padding: int
     """How many of these only fill up batches."""
     memory: Mapping[str, int]
-    """Bytes that it takes now. On CUDA: `allocated`, `reserved` and `peak` by this process, and
-    `used` by all; else `resident`, of this process."""
+    """Bytes that its process takes now: on CUDA `allocated`, `reserved` and `peak`, as torch calls
+    them; else `resident`."""
 
 
 Event: TypeAlias = (

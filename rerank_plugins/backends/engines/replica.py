@@ -110,15 +110,14 @@ class Replica:
         }
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes that are taken of the device's memory, or by this process."""
+        """Return the bytes that this process takes of the device's memory, or of the machine's."""
         if self.device.type != "cuda":
             return resident_memory()
-        free, total = torch.cuda.mem_get_info(self.device)
+        found = torch.cuda.memory_stats(self.device)  # asks the allocator, not the driver
         return {
-            "allocated": torch.cuda.memory_allocated(self.device),
-            "reserved": torch.cuda.memory_reserved(self.device),
-            "peak": torch.cuda.max_memory_allocated(self.device),
-            "used": total - free,
+            "allocated": found.get("allocated_bytes.all.current", 0),
+            "reserved": found.get("reserved_bytes.all.current", 0),
+            "peak": found.get("allocated_bytes.all.peak", 0),
         }
 
     def close(self) -> None:

@@ -2,60 +2,21 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+from command import ask, served, wait_for
+
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
-
-
-def ask(url, path="/readyz", body=None):
-    """Return the status and the parsed reply."""
-    request = urllib.request.Request(url + path, body, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return reply.status, json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def wait_for(url, status, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while (found := ask(url))[0] != status:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-
-
-@contextmanager
-def served(folder, *flags, table="", program=("-m", "rerank_plugins")):
-    """Give the process and the address of a server of the embedded model."""
-    (folder / "rerank.toml").write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}')
-    command = [sys.executable, *program, "serve", "rerank.toml", "--port", "0"]
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([*command, *flags], cwd=folder, stderr=output)
-    try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield process, found[0]
-    finally:
-        process.kill()
-        process.wait()
 
 
 def children(process):

@@ -1,0 +1,44 @@
+"""Who may ask for the time of day, which others can set; seconds are counted by another clock."""
+
+import ast
+
+import pytest
+from test_imports import PACKAGE
+
+WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+WALL |= {f"datetime.{name}" for name in WALL if name.startswith("datetime")}
+ALLOWED = {
+    "backends/_replies.py": "Retry-After may be a date",
+    "evaluation/canary.py": "when it ran, as a timestamp for Prometheus",
+    "wrappers/stores/sqlite.py": "a file outlives the process, and the clock that started with it",
+}
+"""Tokens are PyJWT's to check, life times in Redis are Redis's."""
+
+
+def asks_for_the_time_of_day(source):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            if {alias.name for alias in node.names} & {"time", "time_ns"}:
+                return True
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in WALL:
+            return True
+    return False
+
+
+def test_seconds_are_counted_by_a_clock_that_never_jumps():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if asks_for_the_time_of_day(path.read_text(encoding="utf-8"))
+    }
+
+    assert set(ALLOWED) == found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time\ntime.time()", "from time import time", "f(clock=time.time)", "datetime.now()"],
+)
+def test_all_ways_to_ask_are_found(source):
+    assert asks_for_the_time_of_day(source)

@@ -53,7 +53,8 @@ class ModelProcess(Backend):
         self._facts: dict[str, Any] | None = None
         self._began: float | None = None
         self._supervisor: threading.Thread | None = None
-        self._is_closing = False
+        self._closing = threading.Event()
+        """Of the supervisor of now: a later call, even during `close`, begins with another."""
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class ModelProcess(Backend):
     def close(self) -> None:
         with self._changed:
             supervisor, self._supervisor = self._supervisor, None
-            self._is_closing = True
+            self._closing.set()
             self._changed.notify_all()
         if supervisor is not None:
             supervisor.join()
@@ -119,10 +120,13 @@ class ModelProcess(Backend):
         if self._supervisor is None:
             child = self._started()
             with self._changed:
-                self._is_closing = False
+                self._closing = threading.Event()
                 self._child = child
                 self._supervisor = threading.Thread(
-                    target=self._supervise, args=(child,), name="rerank-supervisor", daemon=True
+                    target=self._supervise,
+                    args=(child, self._closing),
+                    name="rerank-supervisor",
+                    daemon=True,
                 )
                 self._supervisor.start()
         child_now = self._child
@@ -139,26 +143,27 @@ class ModelProcess(Backend):
             raise
         return child
 
-    def _supervise(self, child: Child) -> None:
+    def _supervise(self, child: Child, closing: threading.Event) -> None:
         """Start a process whenever the last one has ended; end the last one on `close`."""
         short_lives = 0
         while True:
-            self._outlive(child)
+            self._outlive(child, closing)
             self._forget(child)
             with self._one_call:  # a call in progress ends now, and then needs the pipe no more
                 child.end()
-            if self._is_closing:
+            if closing.is_set():
                 return
             self.on_restart()
             _log.error("the model's process ended with code %s", child.process.returncode)
             short_lives = short_lives + 1 if monotonic() - child.began < _SHORT_LIFE else 0
-            while (next_child := self._next(short_lives)) is None:
+            while (next_child := self._next(short_lives, closing)) is None:
                 short_lives += 1
-                if self._is_closing:
+                if closing.is_set():
                     return
             child = next_child
             with self._changed:
-                self._child = child
+                if not closing.is_set():
+                    self._child = child
             _log.info("the model is back after %.1f s", monotonic() - child.began)
 
     def _forget(self, child: Child) -> None:
@@ -166,24 +171,24 @@ class ModelProcess(Backend):
             if self._child is child:
                 self._child = None
 
-    def _outlive(self, child: Child) -> None:
+    def _outlive(self, child: Child, closing: threading.Event) -> None:
         """Return when a process has ended, hangs, or is no longer wanted."""
-        while not self._is_closing and child.process.poll() is None:
+        while not closing.is_set() and child.process.poll() is None:
             began = self._began
             if began is not None and monotonic() - began > self._batch_seconds:
                 _log.error("a batch has been running for %g s: it hangs", self._batch_seconds)
                 child.process.kill()
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closing or self._child is None, _TICK)
-            if self._child is None:  # a call found it dead; it is, or is about to be
+                self._changed.wait_for(lambda: closing.is_set() or self._child is not child, _TICK)
+            if self._child is not child:  # a call found it dead; it is, or is about to be
                 child.process.kill()
 
-    def _next(self, short_lives: int) -> Child | None:
+    def _next(self, short_lives: int, closing: threading.Event) -> Child | None:
         """Return a new process, after a pause if the last ones died young; None if it fails."""
         pause = min(_LONGEST_PAUSE, 2.0**short_lives) if short_lives > 1 else 0.0
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closing, pause)
-        if self._is_closing:
+            self._changed.wait_for(closing.is_set, pause)
+        if closing.is_set():
             return None
         try:
             return self._started()

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -103,6 +106,32 @@ def test_what_must_be_done_first_is_done_in_the_process():
         pytest.raises(ConfigError, match="Marked is not as it was"),
     ):
         model.describe()
+
+
+def test_it_closes_while_other_threads_go_on_calling():
+    """They start the next process before the last one has ended."""
+    model, ended = ModelProcess(Marked()), threading.Event()
+
+    def call():
+        while not ended.is_set():
+            with suppress(ModelRestarting):
+                assert [1.0] == model.score("q", ["a"])
+
+    with ThreadPoolExecutor(5) as pool:
+        callers = [pool.submit(call) for _ in range(4)]
+        try:
+            model.describe()
+            closing = threading.Thread(target=model.close, daemon=True)
+            closing.start()
+            closing.join(30)
+            assert not closing.is_alive()
+        finally:
+            ended.set()
+        for caller in callers:
+            caller.result(30)
+    model.close()
+
+    assert model.process_id is None
 
 
 def test_it_ends_with_the_backend():

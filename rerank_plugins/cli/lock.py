@@ -1,4 +1,4 @@
-"""`rerank-plugins lock`: write down the sha256 of each file of a model."""
+"""`rerank-plugins lock`: write down the sha256 of each file of some models."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ __all__ = ["lock"]
 
 
 def lock(
-    spec: Annotated[str, typer.Argument(help="The spec of a local model, or a .toml file.")],
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC...", help="Specs of local models, or .toml files."),
+    ],
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write [standard output].")
     ] = None,
 ) -> None:
-    """Lock a local model: `model_lock` of [server] then refuses files that were changed."""
+    """Lock local models: `model_lock` of [server] then refuses others, and changed files."""
     from rerank_plugins.backends.model_lock import lock_of  # noqa: PLC0415  # a little heavy
     from rerank_plugins.spec import load_backend  # noqa: PLC0415
 
-    text = json.dumps(lock_of(load_backend(spec)), indent=2) + "\n"
+    text = json.dumps(lock_of([load_backend(spec) for spec in specs]), indent=2) + "\n"
     if output is None:
         with printing():
             sys.stdout.write(text)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 import rerank_plugins
 from rerank_plugins.backend import Backend
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.auth import Authenticator
 from rerank_plugins.server.edge import Edge
 from rerank_plugins.server.lifecycle import Lifecycle
@@ -51,7 +52,7 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     auth = Authenticator(settings)
     metrics = ServerMetrics()
     lifecycle = Lifecycle(loaded, settings, metrics)
-    lifecycles = [lifecycle, *_compared(settings)]
+    lifecycles = [lifecycle, *_compared(settings, lifecycle)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,22 +88,29 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     return app
 
 
-def _compared(settings: ServerSettings) -> list[Lifecycle]:
+def _compared(settings: ServerSettings, main: Lifecycle) -> list[Lifecycle]:
     """Return the backends that the page compares with, which have metrics of their own."""
-    own = replace(settings, model_names=(), cache_warm_up=None, model_lock=None)
+    own = replace(settings, model_names=(), cache_warm_up=None)
     found = []
     for spec in settings.compare:
         backend = load_backend(spec)
         lifecycle = Lifecycle(backend, own, ServerMetrics())
-        lifecycle.on_failure = partial(_tell_failure, spec, lifecycle)
+        lifecycle.on_failure = partial(
+            _tell_failure, spec, lifecycle, None if settings.model_lock is None else main
+        )
         found.append(lifecycle)
     return found
 
 
-def _tell_failure(spec: str, lifecycle: Lifecycle) -> None:
-    """Log why a compared backend can't score; the server goes on without it."""
+def _tell_failure(spec: str, lifecycle: Lifecycle, main: Lifecycle | None) -> None:
+    """Log why a compared backend can't score; the server goes on without it.
+
+    But not where models are locked: one that is not as it was locked ends the server.
+    """
     error = lifecycle.failure
     _log.error("can't compare with %s: %s: %s", spec, type(error).__name__, error)
+    if main is not None and isinstance(error, ConfigError):
+        main.fail(error)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

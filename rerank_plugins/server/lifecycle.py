@@ -57,6 +57,7 @@ class Lifecycle:
         self._metrics = metrics
         self._scoring: Scoring | None = None
         self._out_of_memory = 0
+        self._loading: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_pairs.set_function(lambda: self._scoring.queued_pairs if self._scoring else 0)
         metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
@@ -75,6 +76,8 @@ class Lifecycle:
         """Return why new requests had better go elsewhere; None if they are welcome."""
         if self.draining:
             return "shutting_down"
+        if self.failure is not None:
+            return "failed"
         if self._scoring is None:
             return "loading"
         if not self.is_alive:
@@ -119,6 +122,11 @@ class Lifecycle:
             raise Problem(503, "loading", "the model is being loaded", retry_after=5)
         return self._scoring
 
+    def fail(self, error: Exception) -> None:
+        """Say why the server can't go on."""
+        self.failure = error
+        self.on_failure()
+
     def start(self) -> None:
         """Begin to load, and to watch."""
         self._spawn(self._load())
@@ -129,6 +137,8 @@ class Lifecycle:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._loading is not None:  # its thread can't be cancelled, and would load once more
+            await asyncio.wait((self._loading,))
         if self._scoring is not None and self._scoring.stalled_for() < 1:
             await asyncio.to_thread(self._scoring.close)
         if self._scoring is None or self._scoring.stalled_for() == 0:
@@ -143,9 +153,10 @@ class Lifecycle:
         file = self._settings.cache_warm_up
         try:
             known = [] if file is None else await asyncio.to_thread(_requests_in, Path(file))
-            await asyncio.to_thread(self._become_ready)
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._become_ready))
+            await asyncio.shield(self._loading)
         except Exception as error:  # noqa: BLE001  # told by whoever runs the server
-            self._fail(error)
+            self.fail(error)
             return
         seconds = monotonic() - began
         self._metrics.load_seconds.set(seconds)
@@ -186,11 +197,7 @@ class Lifecycle:
             return
         self._out_of_memory += 1
         if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
-            self._fail(MemoryError("single pairs do not fit into memory"))
-
-    def _fail(self, error: Exception) -> None:
-        self.failure = error
-        self.on_failure()
+            self.fail(MemoryError("single pairs do not fit into memory"))
 
     async def _watch_lag(self) -> None:
         """Measure how late the event loop is; say so when a batch hangs."""

@@ -79,7 +79,7 @@ class ServerSettings:
     ui: bool = True
     """Whether there is a page at `/ui`, for people who would rather look."""
     compare: tuple[str, ...] = ()
-    """Specs or files of more backends, loaded beside this one for the page to compare with."""
+    """Specs or files of more backends, loaded beside this one for the page; they need `ui`."""
 
     api_keys_file: str | None = None
     """A file with a line `ID:KEY` or `ID:sha256:HEX` per key; read again when it changes."""
@@ -129,7 +129,7 @@ class ServerSettings:
     model_process: bool = True
     """Whether `rerank-plugins serve` runs local models in processes of their own."""
     model_lock: str | None = None
-    """A file of `rerank-plugins lock`; the model's files must be as it says."""
+    """A file of `rerank-plugins lock`; the files of all models must be as it says."""
     gpu_memory_fraction: float | None = None
     """The share of a CUDA device's memory that the model may take."""
     warm_up: bool = True
@@ -155,6 +155,8 @@ class ServerSettings:
             raise ConfigError(
                 f"`gpu_memory_fraction` must be within 0 to 1, not {self.gpu_memory_fraction!r}"
             )
+        if self.compare and not self.ui:
+            raise ConfigError("`compare` is for the page at /ui: set `ui = true`, or remove it")
         check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
         self.trusted_networks()
 

@@ -22,7 +22,7 @@ def model(tmp_path, checkpoint):
 @pytest.fixture
 def lock(tmp_path, model):
     path = tmp_path / "model.lock"
-    path.write_text(json.dumps(lock_of(load_backend(model[1]))))
+    path.write_text(json.dumps(lock_of([load_backend(model[1])])))
     return str(path)
 
 
@@ -41,6 +41,14 @@ def test_one_flipped_bit_of_the_weights_is_found(model, lock):
         prepare(load_backend(model[1]), lock=lock, gpu_memory_fraction=None)
 
 
+@pytest.mark.parametrize("header", [b"", b"!!!!", b"\xff" * 9])
+def test_weights_with_a_broken_header_are_an_error_of_ours(model, header):
+    (model[0] / "model.safetensors").write_bytes(header)
+
+    with pytest.raises(ConfigError, match=r"'model\.safetensors' is no safetensors file"):
+        lock_of([load_backend(model[1])])
+
+
 def test_added_and_removed_files_are_found(model, lock):
     (model[0] / "more.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"has the file 'more\.json', which is not in"):
@@ -52,7 +60,9 @@ def test_added_and_removed_files_are_found(model, lock):
         check_lock(lock, load_backend(model[1]))
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"files": 1}', '{"model": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"models": 1}', '{"models": [{"model": "x"}]}', '{"model": "x"}']
+)
 def test_what_is_no_lock_is_refused(model, tmp_path, content):
     (tmp_path / "wrong.lock").write_text(content)
 
@@ -60,15 +70,54 @@ def test_what_is_no_lock_is_refused(model, tmp_path, content):
         check_lock(str(tmp_path / "wrong.lock"), load_backend(model[1]))
 
 
-def test_only_local_models_have_files_to_lock():
-    with pytest.raises(ConfigError, match="only local models can be locked, not kind 'embedded'"):
-        lock_of(load_backend("embedded"))
+def test_only_models_on_this_machine_have_files_to_lock():
+    with pytest.raises(ConfigError, match=r"only models on this machine .* not kind 'tei'"):
+        lock_of([load_backend("tei+http://localhost:8080")])
+
+
+def test_a_model_that_is_not_listed_is_refused(model, lock):
+    prepare(load_backend(model[1]), lock=lock, gpu_memory_fraction=None)
+
+    with pytest.raises(ConfigError, match=r"'embedded' is not in the lock .* lists 'model'; lock"):
+        prepare(load_backend("embedded"), lock=lock, gpu_memory_fraction=None)
+
+
+def test_one_lock_holds_several_models(model, tmp_path, checkpoint):
+    other, lock = load_backend(f"local:{checkpoint('roberta')}"), tmp_path / "all.lock"
+    backends = [load_backend(model[1]), load_backend("embedded"), other]
+    lock.write_text(json.dumps(lock_of([*backends, other])))
+
+    for backend in backends:
+        prepare(backend, lock=str(lock), gpu_memory_fraction=None)
+    assert 3 == len(json.loads(lock.read_text())["models"])
+
+
+def test_the_models_of_a_whole_chain_are_locked(model):
+    chain = load_backend(
+        {
+            "backend": {"kind": "tei", "base_url": "http://localhost:8080"},
+            "retry": {"attempts": 2},
+            "fallback": [{"kind": "local", "model": str(model[0])}, {"kind": "embedded"}],
+        }
+    )
+
+    assert ["model", "embedded"] == [found["model"] for found in lock_of([chain])["models"]]
+
+
+def test_a_lock_goes_with_a_model_to_another_folder(model, lock, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(model[0], tmp_path / "elsewhere" / "model")
+
+    prepare(load_backend(f"local:{moved}"), lock=lock, gpu_memory_fraction=None)
 
 
 def test_the_command_writes_the_lock(model, tmp_path):
     made = tmp_path / "made.lock"
-    done = CliRunner().invoke(app, ["lock", model[1], "--output", str(made)])
+    done = CliRunner().invoke(app, ["lock", model[1], "embedded", "--output", str(made)])
 
     assert 0 == done.exit_code, done.output
-    assert lock_of(load_backend(model[1])) == json.loads(made.read_text())
-    assert {"config.json", "model.safetensors"} < json.loads(made.read_text())["files"].keys()
+    said = json.loads(made.read_text())
+    assert lock_of([load_backend(model[1]), load_backend("embedded")]) == said
+    local, embedded = said["models"]
+    assert {"config.json", "model.safetensors"} < local["files"].keys()
+    assert {"model.onnx", "tokenizer.json"} == embedded["files"].keys()

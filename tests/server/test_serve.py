@@ -97,6 +97,7 @@ def test_single_pairs_that_do_not_fit_end_the_server_after_the_third(tmp_path):
         ('host = "0.0.0.0"', "no key is asked for"),
         ("queue_seconds = -1.0", "`queue_seconds` must be positive"),
         ('model_lock = "x"', "can't read the lock 'x'"),
+        ('ui = false\ncompare = ["embedded"]', "`compare` is for the page at /ui: set `ui = true`"),
     ],
 )
 def test_wrong_settings_are_one_line_and_an_exit_code(tmp_path, table, message):
@@ -108,6 +109,50 @@ def test_wrong_settings_are_one_line_and_an_exit_code(tmp_path, table, message):
 
     assert 2 == done.returncode, done.stderr
     assert message in done.stderr.splitlines()[-1]
+
+
+def lock(folder, *specs):
+    command = [sys.executable, "-m", "rerank_plugins", "lock", *specs, "-o", "model.lock"]
+    subprocess.run(command, cwd=folder, check=True, timeout=100)
+
+
+@pytest.mark.parametrize("what", ["not listed", "changed"])
+def test_a_compared_model_that_is_not_as_it_was_locked_ends_the_server(tmp_path, checkpoint, what):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), model)
+    if what == "changed":
+        lock(tmp_path, "embedded", f"local:{model}")
+        with (model / "model.safetensors").open("r+b") as weights:
+            weights.seek(-1, os.SEEK_END)
+            weights.write(b"!")
+    else:
+        lock(tmp_path, "embedded")
+    (tmp_path / "rerank.toml").write_text(
+        '[backend]\nkind = "embedded"\n'
+        f'[server]\nmodel_lock = "model.lock"\ncompare = ["local:{model}"]\n'
+    )
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+
+    assert 2 == done.returncode, done.stderr
+    found = {
+        "changed": "error: the model 'model': its file 'model.safetensors' is not the one in",
+        "not listed": "error: the model 'model' is not in the lock 'model.lock', which lists",
+    }
+    assert done.stderr.splitlines()[-1].startswith(found[what]), done.stderr
+
+
+def test_locked_models_are_served_and_compared(tmp_path, checkpoint):
+    lock(tmp_path, "embedded", f"local:{checkpoint('bert')}")
+    table = f'model_lock = "model.lock"\ncompare = ["local:{checkpoint("bert")}"]\n'
+    with served(tmp_path, table=table) as (_, url):
+        wait_for(url, 200)
+        deadline = time.monotonic() + 60
+        while (found := ask(url, "/ui/rerank/1", BODY))[0] != 200:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "no tokenizer"])

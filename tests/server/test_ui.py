@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from serving import serving
 from starlette.testclient import TestClient
 
 from rerank_plugins import load_backend
+from rerank_plugins.backends.model_lock import lock_of
 from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.server import ui as module
 
@@ -118,6 +120,17 @@ def test_a_compared_backend_that_fails_to_load_is_told_of_in_the_log(tmp_path, c
 
     assert answer.status_code == 200
     assert other.status_code == 503
+
+
+def test_a_compared_model_that_is_not_locked_makes_the_server_unready(tmp_path):
+    lock = tmp_path / "model.lock"
+    lock.write_text(json.dumps(lock_of([load_backend("embedded")])))
+    settings = ServerSettings(compare=(f"local:{tmp_path}/missing",), model_lock=str(lock))
+    with TestClient(create_app("embedded", settings=settings)) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/readyz").json() != {"status": "failed"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_without_ui_there_is_no_page():

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rerank_plugins.errors import ConfigError
+
 __all__ = ["digest"]
 
 _SAMPLE = 4096
@@ -20,6 +22,9 @@ def digest(folder: Path, weights: Sequence[Path], files: Sequence[str]) -> str:
         folder: where the files are.
         weights: the large ones.
         files: small ones in folders below it, by their paths.
+
+    Raises:
+        ConfigError: the header of a safetensors file can't be read.
     """
     found = hashlib.sha256()
     for path in [*sorted(folder.iterdir()), *(folder / file for file in files)]:
@@ -41,12 +46,19 @@ def _samples(path: Path, size: int) -> Iterator[tuple[int, int]]:
     if path.suffix != ".safetensors":
         yield from ((start, _SAMPLE) for start in range(0, size, max(size // 256, _SAMPLE)))
         return
-    with path.open("rb") as file:
-        (header_size,) = struct.unpack("<Q", file.read(8))
-        header = file.read(min(header_size, size))
+    try:
+        with path.open("rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            header = file.read(min(header_size, size))
+        tensors = dict(json.loads(header))
+        tensors.pop("__metadata__", None)
+        spans = [tuple(map(int, tensor["data_offsets"])) for tensor in tensors.values()]
+        places = [(8 + header_size + start, 8 + header_size + end) for start, end in spans]
+    except (struct.error, ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(
+            f"{path.name!r} is no safetensors file: its header can't be read; fetch it again"
+        ) from exc
     yield 0, 8 + len(header)
-    for name, tensor in json.loads(header).items():
-        if name != "__metadata__":
-            start, end = (8 + header_size + offset for offset in tensor["data_offsets"])
-            for at in (start, (start + end) // 2, end - _SAMPLE):
-                yield max(at, start), min(_SAMPLE, end - max(at, start))
+    for start, end in places:
+        for at in (start, (start + end) // 2, end - _SAMPLE):
+            yield max(at, start), min(_SAMPLE, end - max(at, start))

@@ -48,6 +48,14 @@ CUSTOM = {
 }
 
 
+def test_a_model_on_a_gpu_leaves_some_of_its_memory():
+    """Both as a limit and for the size of batches, which is why it stands with the backend."""
+    tables, _ = read_settings(str(KUBERNETES / "components" / "gpu" / "rerank.toml"))
+
+    assert 0.5 < tables["backend"]["gpu_memory_fraction"] < 1
+    assert load_backend(tables).to_spec()["backend"]["gpu_memory_fraction"] == 0.9
+
+
 @pytest.fixture(params=OVERLAYS)
 def objects(request, overlays):
     """All objects of an overlay."""

@@ -3,12 +3,16 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
+from pushgateway import pushgateway
 from typer.testing import CliRunner
 
 from rerank_plugins import BackendUnavailable
@@ -19,6 +23,7 @@ from rerank_plugins.testing import FailingBackend, FakeBackend
 pytest.importorskip("ir_measures", reason="needs the extra `eval`")
 
 COMMAND = [sys.executable, "-m", "rerank_plugins"]
+ALERTS = Path(__file__).parents[1] / "examples" / "deploy" / "prometheus" / "alerts.yaml"
 QUICK = ["demo:xquad-zh", "--queries", "8", "--depth", "5"]
 
 
@@ -190,6 +195,44 @@ class TestCanary:
         assert 4 == done.exit_code
         assert "error: no answer from gpu" == done.stderr.strip()
         assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
+
+    def test_a_run_that_fails_leaves_the_last_figures_at_the_gateway(self, use):
+        """Each run is a process of its own, as in a CronJob, and knows nothing of the last."""
+        with pushgateway() as gateway:
+            once = ["canary", *QUICK, "--push", gateway.url]
+            use(FakeBackend(lambda query, document: 0.5))
+            good = run(*once)
+            ((path, _),) = gateway.groups.items()
+            before = gateway.values(path)
+            use(FailingBackend(BackendUnavailable("no answer from gpu")))
+            bad = run(*once)
+            after = gateway.values(path)
+        last_run = "rerank_canary_last_run_timestamp_seconds"
+        changed = {name for name in before if before[name] != after[name]}
+
+        assert [0, 4] == [good.exit_code, bad.exit_code]
+        assert [path] == list(gateway.groups)
+        assert json.loads(good.stdout)["MRR@10"] == after["rerank_canary_mrr_at_10"]
+        assert 1 == after["rerank_canary_failures_total"]
+        assert {
+            last_run, "rerank_canary_failures_total", "rerank_canary_failures_created",
+        } == changed  # fmt: skip
+        assert after["rerank_canary_last_success_timestamp_seconds"] < after[last_run]
+        assert set(before) == set(after)
+
+    def test_the_gateway_holds_what_the_alerts_ask_for(self, use):
+        rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+        (group,) = [each for each in rules["groups"] if each["name"] == "rerank-quality"]
+        asked = set(
+            re.findall(r"rerank_canary_\w+", " ".join(each["expr"] for each in group["rules"]))
+        )
+        use(FakeBackend())
+        with pushgateway() as gateway:
+            run("canary", *QUICK, "--push", gateway.url)
+        ((path, _),) = gateway.groups.items()
+
+        assert asked
+        assert asked <= set(gateway.values(path))
 
     def test_it_goes_on_whatever_it_finds(self, folder, use):
         use(FailingBackend(BackendUnavailable("no answer from gpu")))

@@ -21,7 +21,7 @@ __all__ = ["CANARY_METRICS", "Canary", "CanaryRun", "baseline_of", "check"]
 CANARY_METRICS = ("MRR@10", "nDCG@10")
 """What a canary measures."""
 
-_JOB = "rerank_canary"
+_JOB = "rerank-canary"
 _GAUGES = {
     "rerank_canary_mrr_at_10": "Mean reciprocal rank in the first ten, after reranking.",
     "rerank_canary_ndcg_at_10": "Normalised discounted cumulative gain in the first ten.",
@@ -101,7 +101,8 @@ class Canary:
         name: the value of the label `set`.
         textfile: a file for node-exporter's textfile collector, written whole or not at all;
             what it says of this set is where counting goes on.
-        gateway: the URL of a Pushgateway.
+        gateway: the URL of a Pushgateway, whose group `job="rerank-canary"` of this set is
+            added to; without a text file counting begins anew with each process.
 
     Raises:
         MissingDependencyError: the extra `prometheus` is missing.
@@ -169,7 +170,8 @@ class Canary:
             self._textfile.parent.mkdir(parents=True, exist_ok=True)
             self._prometheus.write_to_textfile(str(self._textfile), registry)
         if self._gateway is not None:
-            self._prometheus.push_to_gateway(
+            # Added, not put: a put would take away the figures that a failed run has none of.
+            self._prometheus.pushadd_to_gateway(
                 self._gateway, job=_JOB, registry=registry, grouping_key={"set": self._name}
             )
 

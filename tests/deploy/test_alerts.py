@@ -66,6 +66,7 @@ def test_scrape_configuration_of_kubernetes_is_valid(tmp_path):
     """Debian's promtool is built without Kubernetes, so its part is checked by name only."""
     found = yaml.safe_load((PROMETHEUS / "scrape-kubernetes.yaml").read_text(encoding="utf-8"))
     pods, canary = found["scrape_configs"]
+    assert canary["job_name"] == "rerank-canary"  # as what is pushed, so there is one name
     assert canary["honor_labels"] is True  # the set's name is what the canary says
     (discovery,) = pods.pop("kubernetes_sd_configs")
     rest = tmp_path / "rest.yaml"

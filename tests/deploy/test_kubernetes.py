@@ -252,6 +252,14 @@ def test_the_canary_reads_what_it_is_given_and_asks_the_service(objects):
     assert labels["rerank.example.com/client"] == "true"
 
 
+def test_the_command_of_the_quality_alert_finds_the_jobs(objects):
+    (canary,) = of(objects, "CronJob")
+    labels = canary["spec"]["jobTemplate"]["metadata"]["labels"]
+    alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
+    (name, value) = re.search(r"get jobs -l (\S+)=(\w+)", alerts).groups()
+    assert labels[name] == value
+
+
 def test_probes_ask_paths_that_the_server_has(objects):
     app = create_app("embedded", settings=ServerSettings())
     paths = set(app.openapi()["paths"])

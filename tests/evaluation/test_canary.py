@@ -2,10 +2,9 @@
 
 import json
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 
 import pytest
+from pushgateway import pushgateway
 
 from rerank_plugins import ConfigError
 from rerank_plugins.evaluation import evaluate, load_dataset
@@ -91,29 +90,15 @@ def test_a_broken_text_file_is_written_anew(tmp_path, content):
 
 
 def test_a_pushgateway_gets_the_figures():
-    received = []
+    with pushgateway() as gateway:
+        Canary("demo", gateway=gateway.url).succeeded(RUN, regression=False)
+    ((path, pushed),) = gateway.groups.items()
 
-    class Gateway(BaseHTTPRequestHandler):
-        def do_PUT(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append((self.path, body.decode()))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        Canary("demo", gateway=url).succeeded(RUN, regression=False)
-        server.shutdown()
-        thread.join()
-    ((path, body),) = received
-
-    assert "/metrics/job/rerank_canary/set/demo" == path
-    assert 0.75 == read(body)["rerank_canary_mrr_at_10"]
+    assert "/metrics/job/rerank-canary/set/demo" == path
+    assert 0.75 == gateway.values(path)["rerank_canary_mrr_at_10"]
+    assert all(
+        {"set": "demo"} == sample.labels for each in pushed.values() for sample in each.samples
+    )
 
 
 def test_a_gateway_that_is_away_is_an_os_error():

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from typing import TYPE_CHECKING
 
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 __all__ = ["Gateway", "pushgateway"]
 
@@ -23,6 +24,10 @@ class Gateway:
 
     def push(self, method: str, path: str, text: str) -> None:
         """Take a push: PUT replaces the whole group, POST the metrics of the same names."""
+        from prometheus_client.parser import (  # noqa: PLC0415  # needs the extra `prometheus`
+            text_string_to_metric_families,
+        )
+
         pushed = {family.name: family for family in text_string_to_metric_families(text)}
         kept = {} if method == "PUT" else self.groups.get(path, {})
         self.groups[path] = {**kept, **pushed}

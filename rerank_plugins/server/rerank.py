@@ -66,7 +66,7 @@ class Reranker:
         raw = await body.read(
             request, most_bytes=settings.body_bytes, seconds=settings.body_seconds
         )
-        return body.parse(model, raw)
+        return body.parse(model, raw, max_documents=settings.max_documents)
 
     async def _ranked(
         self,
@@ -89,12 +89,6 @@ class Reranker:
         settings = self._settings
         if asked.model is not None:
             self._lifecycle.check_model(asked.model)
-        if len(texts) > settings.max_documents:
-            raise Problem(
-                413,
-                "too_many_documents",
-                f"a request has {settings.max_documents} documents at most",
-            )
         if len(asked.query) > settings.query_characters:
             raise Problem(
                 413, "query_too_long", f"a query has {settings.query_characters} characters at most"

@@ -41,6 +41,7 @@ class Lifecycle:
 
     def __init__(self, backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self.backend = backend
+        self._usual_name = _usual_name(backend)
         self._is_remote = is_remote(backend)
         self._processes = model_processes(backend)
         self.draining = False
@@ -97,7 +98,7 @@ class Lifecycle:
         """Return the names that requests may give as `model`, the usual one first."""
         if self._settings.model_names:
             return self._settings.model_names
-        return (_usual_name(self.backend),)
+        return (self._usual_name or str(self.facts.get("name", type(self.backend).__name__)),)
 
     def check_model(self, name: str) -> None:
         """Check that a request means this model.
@@ -222,12 +223,12 @@ class Lifecycle:
         _log.info("cache warm-up: scored %d requests", scored)
 
 
-def _usual_name(backend: Backend) -> str:
+def _usual_name(backend: Backend) -> str | None:
     """Return what a configuration calls the model: its id, its folder's name, or its kind."""
     try:
         spec = backend.to_spec()
     except ConfigError:
-        return backend.name
+        return None
     table = spec if "kind" in spec else spec["backend"]
     model = str(table.get("model") or table["kind"]) if isinstance(table, Mapping) else ""
     return Path(model).name if Path(model).is_absolute() else model

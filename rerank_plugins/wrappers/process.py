@@ -92,8 +92,9 @@ class ModelProcess(Backend):
         return found
 
     def describe(self) -> dict[str, object]:
-        with self._one_call:
-            self._running()
+        if self._facts is None:  # else don't wait for the batch in progress
+            with self._one_call:
+                self._running()
         return {**(self._facts or {}), "process": "own"}
 
     def to_spec(self) -> dict[str, object]:

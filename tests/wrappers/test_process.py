@@ -45,6 +45,21 @@ def test_it_scores_in_another_process(model):
     assert ("logit", True) == (model.scale, model.cacheable)
 
 
+def test_what_is_known_needs_no_end_of_a_batch(model):
+    """Who asks may be an event loop, which must not wait."""
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(model.score, "q", ["hang"])
+        while not model._one_call.locked():
+            time.sleep(0.001)
+        told = model.describe()
+        assert not hanging.done()
+        with pytest.raises(ModelRestarting):
+            hanging.result()
+    back(model)
+
+    assert ("marked", "marked") == (told["name"], model.name)
+
+
 def test_errors_come_back_as_they_are(model):
     before = model.process_id
     with pytest.raises(InvalidResponse, match="poison"):

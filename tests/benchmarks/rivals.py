@@ -1,0 +1,121 @@
+"""Rerank servers on the same model: ours, the one of the guides, Infinity and Xinference."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from servers.launch import Server, ask, free_port, serving
+
+__all__ = ["RIVALS", "Rival", "started"]
+
+_MODEL = "reranker"
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A server that runs, and how to ask it."""
+
+    server: Server
+    path: str
+    fields: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def _ours(model: Path, folder: Path, _: Path) -> Iterator[Rival]:
+    port = free_port()
+    file = folder / "rerank.toml"
+    file.write_text(
+        f'[backend]\nkind = "local"\nmodel = "{model}"\n\n[server]\nport = {port}\n'
+        "queue_seconds = 120.0\nrequest_seconds = 120.0\n"  # the others let everyone wait
+    )
+    command = [sys.executable, "-m", "rerank_plugins", "serve", file]
+    with serving("ours", command, port=port, health="/readyz", folder=folder) as server:
+        yield Rival(server, "/v1/rerank")
+
+
+def _guide(handler: str) -> Callable[[Path, Path, Path], object]:
+    @contextmanager
+    def guide(model: Path, folder: Path, _: Path) -> Iterator[Rival]:
+        port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "guide:app", "--port", str(port)]
+        command += ["--app-dir", str(Path(__file__).parent), "--log-level", "warning"]
+        settings = {"MODEL": str(model), "HANDLER": handler}
+        name = f"guide-{handler.replace(' ', '-')}"
+        with serving(
+            name, command, port=port, health="/health", folder=folder, environment=settings
+        ) as server:
+            yield Rival(server, "/rerank")
+
+    return guide
+
+
+@contextmanager
+def _infinity(model: Path, folder: Path, servers: Path) -> Iterator[Rival]:
+    port = free_port()
+    command = [servers / "infinity/bin/infinity_emb", "v2", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--engine", "torch", "--no-bettertransformer"]
+    command += ["--model-id", model, "--served-model-name", _MODEL, "--device", "cpu"]
+    settings = {"INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    with serving(
+        "infinity", command, port=port, health="/health", folder=folder, environment=settings
+    ) as server:
+        yield Rival(server, "/rerank", {"model": _MODEL})
+
+
+@contextmanager
+def _xinference(model: Path, folder: Path, servers: Path) -> Iterator[Rival]:
+    port = free_port()
+    settings = {"XINFERENCE_ENABLE_VIRTUAL_ENV": "0", "XINFERENCE_HOME": str(folder)}
+    command = [servers / "xinference/bin/xinference-local", "--host", "127.0.0.1"]
+    command += ["--port", str(port)]
+    with serving(
+        "xinference",
+        command,
+        port=port,
+        health="/v1/cluster/auth",
+        folder=folder,
+        environment=settings,
+    ) as server:
+        account = {"username": "admin", "password": "for-benchmarks-only"}
+        found = re.search(r"Setup token: (\S+)", server.log.read_text())
+        if found is None:
+            raise RuntimeError(server.tail())
+        ask(f"{server.url}/v1/admin/setup", {"setup_token": found[1], **account})
+        token = ask(f"{server.url}/token", account)["access_token"]
+        body = {"model_uid": _MODEL, "model_type": "rerank", "replica": 1}
+        body |= {"model_name": "bge-reranker-base", "model_path": str(model)}
+        ask(f"{server.url}/v1/models", body, token)
+        everything = {"permission_type": "model_type", "permission_value": "rerank"}
+        key = {"name": "benchmark", "model_permissions": [everything]}
+        secret = ask(f"{server.url}/v1/admin/keys", key, token)["key"]
+        yield Rival(server, "/v1/rerank", {"model": _MODEL}, {"Authorization": f"Bearer {secret}"})
+
+
+RIVALS = {
+    "rerank-plugins serve": _ours,
+    "guide, async def": _guide("async def"),
+    "guide, def": _guide("def"),
+    "Infinity": _infinity,
+    "Xinference": _xinference,
+}
+
+
+@contextmanager
+def started(model: Path, folder: Path, servers: Path | None) -> Iterator[dict[str, Rival]]:
+    """Run all servers at once; without `servers`, the folder of their environments, only ours
+    and the guides'."""
+    with ExitStack() as stack:
+        found = {}
+        for name, start in RIVALS.items():
+            if servers is None and start in (_infinity, _xinference):
+                continue
+            home = folder / re.sub(r"\W+", "-", name)
+            home.mkdir()
+            found[name] = stack.enter_context(start(model, home, servers or folder))
+        yield found

@@ -1,0 +1,200 @@
+"""Measure our server under load and beside others: `python tests/benchmarks/serving.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+
+from benchmarks.generator import Load, generate
+from benchmarks.machine import describe_machine
+from benchmarks.models import MODELS
+from benchmarks.page import fill_marked
+from benchmarks.plot import bars
+from benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentile
+from benchmarks.rivals import RIVALS, started
+from rerank_plugins.evaluation.workload import Shape, Workload
+
+__all__ = ["main", "measure_throughput", "tables"]
+
+_CLIENTS = (1, 8, 64)
+_WORDS = 40
+
+
+def measure_throughput(
+    model: Path, servers: Path | None, *, seconds: float, rounds: int, clients: Sequence[int]
+) -> dict[str, Any]:
+    """Ask all servers in turns; their order changes, so that noise meets all of them."""
+    workload = Workload()
+    measured: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder, started(model, Path(folder), servers) as rivals:
+        for count in clients:
+            for turn in range(-1, rounds):  # the first is not counted
+                texts = [
+                    (query, [" ".join(text.split()[:_WORDS]) for text in documents])
+                    for query, documents in workload.requests(Shape(100, 20))
+                ]
+                names = sorted(rivals, reverse=bool(turn % 2))
+                for name in names:
+                    rival = rivals[name]
+                    load = Load(
+                        url=rival.server.url + rival.path,
+                        texts=texts,
+                        fields=rival.fields,
+                        headers=rival.headers,
+                        clients=count,
+                        seconds=seconds if turn >= 0 else 0.5,
+                    )
+                    replies = generate(load)
+                    if turn < 0:
+                        continue
+                    good = [reply for reply in replies if reply.status == 200]
+                    row = measured.setdefault(name, {}).setdefault(
+                        str(count), {"per_second": [], "ms": [], "errors": 0}
+                    )
+                    taken = max(r.ended for r in replies) - min(r.sent for r in replies)
+                    row["per_second"].append(round(len(good) / taken, 2))
+                    row["ms"] += [round(1000 * reply.seconds, 1) for reply in good]
+                    row["errors"] += len(replies) - len(good)
+    for row in (row for rows in measured.values() for row in rows.values()):
+        taken_ms = row.pop("ms")
+        row["ms"] = {str(share): percentile(taken_ms, share) for share in (50, 95, 99)}
+    ordered = {name: measured[name] for name in RIVALS if name in measured}
+    return {"documents": 20, "words": _WORDS, "rounds": rounds, "servers": ordered}
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return each section of the page as Markdown, by its name."""
+    machine = results["machine"]
+    made = {
+        "serving-machine": f"{machine['processor']}, {machine['cores']} cores, virtual, with "
+        f"{', '.join(machine['flags'])}; {machine['system']}; {machine['date']}; load before: "
+        f"{machine['load']:.1f}."
+    }
+    if "throughput" in results:
+        made["serving-throughput"] = _throughput(results["throughput"]["servers"])
+    if "steady" in results:
+        made["serving-load"] = _load(results["steady"], results["flood"], results.get("soak"))
+    return made
+
+
+def _throughput(servers: Mapping[str, Any]) -> str:
+    counts = list(next(iter(servers.values())))
+    heads = [f"{count} client{'s' * (count != '1')}" for count in counts]
+    rows = [f"|  | {' | '.join(heads)} |", f"|{' --- |' * (len(counts) + 1)}"]
+    for name, found in servers.items():
+        cells = []
+        for count in counts:
+            row = found[count]
+            errors = f", {row['errors']} errors" if row["errors"] else ""
+            cells.append(
+                f"{_mean(row):.1f} / {row['ms']['50']:.0f} / {row['ms']['95']:.0f}{errors}"
+            )
+        shown = f"**{name}**" if name.startswith("rerank-plugins") else name
+        rows.append(f"| {shown} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _load(
+    steady: Mapping[str, Any], flood: Mapping[str, Any], soak: Mapping[str, Any] | None
+) -> str:
+    added, accepted, refused = steady["added_ms"], flood["accepted_ms"], flood["refused_ms"]
+    taken = f"p50 {accepted['50'] / 1000:.1f}"
+    rows = [
+        ("64 clients at 60 %: errors", "0", f"{steady['errors']} of {steady['requests']}"),
+        (
+            "what the server adds, p99",
+            "15 ms",
+            f"{added['99']} ms (p50 {added['50']}, p95 {added['95']})",
+        ),
+        ("ten times the capacity: answered of it", "90 %", f"{100 * flood['goodput']:.0f} %"),
+        ("accepted, p99", "2 s and the scoring", f"{accepted['99'] / 1000:.1f} s ({taken})"),
+        ("refused, p99", "50 ms", f"{refused['99']:.0f} ms (p50 {refused['50']:.0f})"),
+        ("refusals without `Retry-After`", "0", str(flood["without_retry_after"])),
+        ("growth of memory", "50 MiB", f"{flood['grown_mib']} MiB"),
+        ("p99 at 30 % right afterwards", "", f"{flood['afterwards_ms']['99']:.0f} ms"),
+    ]
+    if soak is not None:
+        rows += [
+            (f"{soak['seconds'] / 60:.0f} minutes at 70 %: errors", "0", str(soak["errors"])),
+            ("growth of memory in 10 minutes", "1 MiB", f"{soak['mib_per_10_minutes']:.2f} MiB"),
+            ("threads, at least and at most", "the same", "{} and {}".format(*soak["threads"])),
+        ]
+    lines = [("", "goal", "measured"), ("---",) * 3, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _mean(row: Mapping[str, Any]) -> float:
+    return sum(row["per_second"]) / len(row["per_second"])
+
+
+def _drawn(servers: Mapping[str, Any]) -> str:
+    counts = list(next(iter(servers.values())))
+    first = "guide, async def"
+    series = {
+        f"{count} client{'s' * (count != '1')}": {
+            name: _mean(found[count]) / max(_mean(servers[first][count]), 1e-9)
+            for name, found in servers.items()
+        }
+        for count in counts
+    }
+    return bars("requests per second, times those of the guides' server", series)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write results and page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--servers", type=Path, help="folder of tests/servers/install.py")
+    parser.add_argument("--model", choices=MODELS, default="minilm")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--clients", type=int, nargs="+", default=_CLIENTS)
+    parser.add_argument("--stages", nargs="+", default=("load", "throughput", "soak"))
+    parser.add_argument("--soak", type=float, default=600.0, help="seconds of the longest stage")
+    parser.add_argument("--out", type=Path, help="where results go, as JSON")
+    parser.add_argument("--page", type=Path, help="whose tables and plot are written anew")
+    given = parser.parse_args(arguments)
+    results: dict[str, Any] = {"machine": describe_machine()}
+    if given.out is not None and given.out.exists():
+        results = {**json.loads(given.out.read_text(encoding="utf-8")), **results}
+    if "load" in given.stages:
+        results["steady"] = measure_steady(seconds=4 * given.seconds)
+        results["flood"] = measure_flood(seconds=4 * given.seconds)
+    if "throughput" in given.stages:
+        with tempfile.TemporaryDirectory() as folder:
+            results["throughput"] = measure_throughput(
+                MODELS[given.model].build(Path(folder)),
+                given.servers,
+                seconds=given.seconds,
+                rounds=given.rounds,
+                clients=given.clients,
+            )
+    if "soak" in given.stages:
+        results["soak"] = measure_soak(seconds=given.soak)
+    made = tables(results)
+    for name, table in made.items():
+        sys.stdout.write(f"{name}\n{table}\n\n")
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if given.page is not None:
+        given.page.write_text(
+            fill_marked(given.page.read_text(encoding="utf-8"), made), encoding="utf-8"
+        )
+        if "throughput" in results:
+            folder = given.page.with_suffix("")
+            folder.mkdir(exist_ok=True)
+            drawing = _drawn(results["throughput"]["servers"])
+            (folder / "throughput.svg").write_text(drawing, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from benchmarks.goals import goals, ratio
 from benchmarks.models import MODELS
 from benchmarks.plot import bars, line
 
-__all__ = ["fill", "fill_marked", "plots", "tables"]
+__all__ = ["as_table", "fill", "fill_marked", "in_bold", "plots", "tables"]
 
 _MARKED = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -62,7 +62,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     if speeds:
         made["memory"] = _memory(results[min(speeds, key=len)]["found"]["memory"])
         made["machine"] = _machine({name: result["measured"] for name, result in results.items()})
-        made["goals"] = _table(("goal", "measured", ""), goals(results))
+        made["goals"] = as_table(("goal", "measured", ""), goals(results))
     return made
 
 
@@ -97,7 +97,7 @@ def _speed(found: Mapping[str, Any]) -> str:
     names = [name for name in CONTENDERS if name in rounds[0]["wall"]]
     rows = [
         (
-            _bold(name),
+            in_bold(name),
             *(
                 f"{ratio(r, 'wall', name):.2f} / {ratio(r, 'cpu', name):.2f}"
                 if name in r["wall"]
@@ -107,7 +107,7 @@ def _speed(found: Mapping[str, Any]) -> str:
         )
         for name in names
     ]
-    table = _table(("", *(_title(r) for r in rounds)), rows)
+    table = as_table(("", *(_title(r) for r in rounds)), rows)
     counts = ", ".join(f"{_title(r)}: {len(r['wall'][REFERENCE])}" for r in rounds)
     lines = [table, "", f"Measured calls of each: {counts}."]
     if found["missing"]:
@@ -128,13 +128,13 @@ def _floor(speeds: Sequence[Mapping[str, Any]], peak: Mapping[str, Any]) -> str:
             tokens, work = f"{r['tokens_per_pair']:.0f}", f"{r['gflop_per_pair']:.1f}"
             rows.append((found["model"], _title(r), tokens, work, *cells))
     columns = ("model", "", "tokens", "GFLOP", REFERENCE, "onnx", "onnx int8")
-    return _table(columns, rows)
+    return as_table(columns, rows)
 
 
 def _peak(found: Mapping[str, Any]) -> str:
     kinds = list(next(iter(found.values())))
     rows = [(threads, *(str(speeds[kind]) for kind in kinds)) for threads, speeds in found.items()]
-    return _table(("threads", *kinds), rows)
+    return as_table(("threads", *kinds), rows)
 
 
 def _operators(found: Mapping[str, Any]) -> str:
@@ -143,13 +143,13 @@ def _operators(found: Mapping[str, Any]) -> str:
         total = sum(spent.values())
         shares = [f"{name} {100 * ms / total:.0f} %" for name, ms in spent.items()]
         rows.append((dtype, f"{total:.1f}", ", ".join(shares[:6])))
-    return _table(("", f"ms for {found['tokens']} tokens", "where"), rows)
+    return as_table(("", f"ms for {found['tokens']} tokens", "where"), rows)
 
 
 def _agreement(found: Mapping[str, Any]) -> str:
     rows = [
         (
-            _bold(name),
+            in_bold(name),
             str(row["queries"]),
             f"{row['tau']:.4f}",
             f"{row['worst_tau']:.3f}",
@@ -160,7 +160,7 @@ def _agreement(found: Mapping[str, Any]) -> str:
     ]
     columns = ("", "questions", "Kendall τ", "worst", "largest difference, logits", "probabilities")
     return (
-        f"{_table(columns, rows)}\n\nThe questions are of "
+        f"{as_table(columns, rows)}\n\nThe questions are of "
         f"{' and '.join(found['sets'])}, {found['documents']} passages each; the logits have a "
         f"standard deviation of {found['logit_deviation']:.2f}."
     )
@@ -169,23 +169,29 @@ def _agreement(found: Mapping[str, Any]) -> str:
 def _start(found: Mapping[str, Any]) -> str:
     rows = [
         (
-            _bold(name),
+            in_bold(name),
             f"{statistics.median(seconds):.2f}",
             f"{statistics.median(found['cpu'][name]):.2f}",
             str(found["memory"][name]),
         )
         for name, seconds in found["wall"].items()
     ]
-    return _table(("", "wall s", "processor s", "MiB then"), rows)
+    return as_table(("", "wall s", "processor s", "MiB then"), rows)
 
 
 def _memory(found: Mapping[str, Any]) -> str:
     rows = [
-        (_bold(name), str(row["loaded"]), str(row["now"]), str(row["peak"]), str(row["anonymous"]))
+        (
+            in_bold(name),
+            str(row["loaded"]),
+            str(row["now"]),
+            str(row["peak"]),
+            str(row["anonymous"]),
+        )
         for name, row in found.items()
     ]
     columns = ("", "after two pairs", "at the end", "most", "at the end, no file's")
-    return _table(columns, rows)
+    return as_table(columns, rows)
 
 
 def _import(found: Mapping[str, Any]) -> str:
@@ -197,25 +203,25 @@ def _import(found: Mapping[str, Any]) -> str:
 
 def _http(found: Mapping[str, Any]) -> str:
     rows = [
-        (_bold(n), f"{found[n]['wall_ms']:.2f}", f"{found[n]['cpu_ms']:.2f}")
+        (in_bold(n), f"{found[n]['wall_ms']:.2f}", f"{found[n]['cpu_ms']:.2f}")
         for n in ("httpx", "rerank-plugins")
     ]
     ours, bare = found["rerank-plugins"], found["httpx"]
     quotients = (f"{ours[k] / bare[k]:.2f}" for k in ("wall_ms", "cpu_ms"))
-    return _table(("", "wall ms", "processor ms"), [*rows, ("ratio", *quotients)])
+    return as_table(("", "wall ms", "processor ms"), [*rows, ("ratio", *quotients)])
 
 
 def _load(found: Mapping[str, Any]) -> str:
     keys = ("p50_ms", "p99_ms", "cpu_ms", "per_second")
     ours, bare = found["rerank-plugins"], found["httpx"]
     rows = [
-        (_bold(n), *(f"{found[n][key]:.{1 + (key == 'cpu_ms')}f}" for key in keys))
+        (in_bold(n), *(f"{found[n][key]:.{1 + (key == 'cpu_ms')}f}" for key in keys))
         for n in ("httpx", "rerank-plugins")
     ]
     quotients = (f"{ours[key] / bare[key]:.2f}" for key in keys)
     columns = ("", "median ms", "p99 ms", "processor ms per call", "calls per second")
     return (
-        f"{_table(columns, [*rows, ('ratio', *quotients)])}\n\n{found['callers']:,} callers, "
+        f"{as_table(columns, [*rows, ('ratio', *quotients)])}\n\n{found['callers']:,} callers, "
         f"{found['calls']:,} calls; the middle of {found['rounds']} rounds."
     )
 
@@ -225,7 +231,7 @@ def _cache(found: Mapping[str, Any]) -> str:
         (store, f"{ms:.2f}", f"{1000 * ms / found['pairs']:.1f}")
         for store, ms in found["ms"].items()
     ]
-    table = _table(("store", f"ms for {found['pairs']} known pairs", "µs per pair"), rows)
+    table = as_table(("store", f"ms for {found['pairs']} known pairs", "µs per pair"), rows)
     if "redis_commands_per_call" not in found:
         return table
     return f"{table}\n\nRedis gets {found['redis_commands_per_call']:g} command per call."
@@ -243,7 +249,7 @@ def _flatness(found: Mapping[str, Any]) -> str:
         for name, row in found.items()
     ]
     columns = ("engine", "pairs", "MiB after a quarter", "at the end", "slope, MiB per 10,000")
-    return _table(columns, rows)
+    return as_table(columns, rows)
 
 
 def _machine(measured: Mapping[str, Mapping[str, Any]]) -> str:
@@ -260,13 +266,15 @@ def _machine(measured: Mapping[str, Mapping[str, Any]]) -> str:
         ("measured", f"{min(dates)} to {max(dates)}"),
         ("load of the machine before each stage", loads),
     ]
-    return _table(("", ""), rows)
+    return as_table(("", ""), rows)
 
 
-def _bold(name: str) -> str:
+def in_bold(name: str) -> str:
+    """Return a contender's name as tables show it: ours stand out."""
     return f"**{name}**" if name.startswith("rerank-plugins") else name
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def as_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

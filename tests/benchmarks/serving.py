@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from benchmarks.generator import Load, generate
 from benchmarks.machine import describe_machine
 from benchmarks.models import MODELS
-from benchmarks.page import fill_marked
+from benchmarks.page import as_table, fill_marked, in_bold
 from benchmarks.plot import bars
 from benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentile
 from benchmarks.rivals import RIVALS, started
@@ -87,19 +87,17 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _throughput(servers: Mapping[str, Any]) -> str:
     counts = list(next(iter(servers.values())))
-    heads = [f"{count} client{'s' * (count != '1')}" for count in counts]
-    rows = [f"|  | {' | '.join(heads)} |", f"|{' --- |' * (len(counts) + 1)}"]
+    rows = []
     for name, found in servers.items():
-        cells = []
+        cells = [in_bold(name)]
         for count in counts:
             row = found[count]
             errors = f", {row['errors']} errors" if row["errors"] else ""
             cells.append(
                 f"{_mean(row):.1f} / {row['ms']['50']:.0f} / {row['ms']['95']:.0f}{errors}"
             )
-        shown = f"**{name}**" if name.startswith("rerank-plugins") else name
-        rows.append(f"| {shown} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(cells)
+    return as_table(("", *map(_heading, counts)), rows)
 
 
 def _load(
@@ -127,8 +125,11 @@ def _load(
             ("growth of memory in 10 minutes", "1 MiB", f"{soak['mib_per_10_minutes']:.2f} MiB"),
             ("threads, at least and at most", "the same", "{} and {}".format(*soak["threads"])),
         ]
-    lines = [("", "goal", "measured"), ("---",) * 3, *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return as_table(("", "goal", "measured"), rows)
+
+
+def _heading(count: str) -> str:
+    return f"{count} client{'s' * (count != '1')}"
 
 
 def _mean(row: Mapping[str, Any]) -> float:
@@ -139,7 +140,7 @@ def _drawn(servers: Mapping[str, Any]) -> str:
     counts = list(next(iter(servers.values())))
     first = "guide, async def"
     series = {
-        f"{count} client{'s' * (count != '1')}": {
+        _heading(count): {
             name: _mean(found[count]) / max(_mean(servers[first][count]), 1e-9)
             for name, found in servers.items()
         }

@@ -110,12 +110,12 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
 
 def _check_size(body: bytes, max_documents: int) -> None:
     """Check how many lists and objects there are, before any is made."""
-    found = -1
+    at = 0
     for _ in range(max_documents + _OTHER_CONTAINERS + 1):
-        opened = _OPENING.match(body, found + 1)
+        opened = _OPENING.match(body, at)
         if opened is None:
             return
-        found = opened.end() - 1
+        at = opened.end()
     raise _too_many(max_documents)
 
 

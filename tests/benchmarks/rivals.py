@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers.launch import Server, ask, free_port, serving
+from servers.launch import Server, free_port, serving
+from servers.programs import infinity, xinference
 
 __all__ = ["RIVALS", "Rival", "started"]
 
@@ -57,44 +58,17 @@ def _guide(handler: str) -> Callable[[Path, Path, Path], object]:
 
 @contextmanager
 def _infinity(model: Path, folder: Path, servers: Path) -> Iterator[Rival]:
-    port = free_port()
-    command = [servers / "infinity/bin/infinity_emb", "v2", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--engine", "torch", "--no-bettertransformer"]
-    command += ["--model-id", model, "--served-model-name", _MODEL, "--device", "cpu"]
-    settings = {"INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-    with serving(
-        "infinity", command, port=port, health="/health", folder=folder, environment=settings
-    ) as server:
+    binaries = servers / "infinity" / "bin"
+    with infinity(binaries, {_MODEL: model}, folder=folder) as server:
         yield Rival(server, "/rerank", {"model": _MODEL})
 
 
 @contextmanager
 def _xinference(model: Path, folder: Path, servers: Path) -> Iterator[Rival]:
-    port = free_port()
-    settings = {"XINFERENCE_ENABLE_VIRTUAL_ENV": "0", "XINFERENCE_HOME": str(folder)}
-    command = [servers / "xinference/bin/xinference-local", "--host", "127.0.0.1"]
-    command += ["--port", str(port)]
-    with serving(
-        "xinference",
-        command,
-        port=port,
-        health="/v1/cluster/auth",
-        folder=folder,
-        environment=settings,
-    ) as server:
-        account = {"username": "admin", "password": "for-benchmarks-only"}
-        found = re.search(r"Setup token: (\S+)", server.log.read_text())
-        if found is None:
-            raise RuntimeError(server.tail())
-        ask(f"{server.url}/v1/admin/setup", {"setup_token": found[1], **account})
-        token = ask(f"{server.url}/token", account)["access_token"]
-        body = {"model_uid": _MODEL, "model_type": "rerank", "replica": 1}
-        body |= {"model_name": "bge-reranker-base", "model_path": str(model)}
-        ask(f"{server.url}/v1/models", body, token)
-        everything = {"permission_type": "model_type", "permission_value": "rerank"}
-        key = {"name": "benchmark", "model_permissions": [everything]}
-        secret = ask(f"{server.url}/v1/admin/keys", key, token)["key"]
-        yield Rival(server, "/v1/rerank", {"model": _MODEL}, {"Authorization": f"Bearer {secret}"})
+    with xinference(servers / "xinference" / "bin", folder=folder) as running:
+        running.launch(_MODEL, model)
+        headers = {"Authorization": f"Bearer {running.key('benchmark', model_type='rerank')}"}
+        yield Rival(running.server, "/v1/rerank", {"model": _MODEL}, headers)
 
 
 RIVALS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import FOLDER, Server, ask, environment, free_port, serving
+from servers import programs
+from servers.launch import FOLDER, Server, environment, free_port, serving
 
 pytest.register_assert_rewrite("agreement")
 
@@ -146,19 +146,11 @@ def start_infinity(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a function that starts an Infinity server, for a `with` statement."""
 
     def start(*models: Path, settings: dict[str, str]) -> Any:
-        port = free_port()
-        program = environment("infinity") / "infinity_emb"
-        command = [program, "v2", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--engine", "torch", "--no-bettertransformer", "--no-model-warmup"]
-        for model in models:
-            command += ["--model-id", model, "--served-model-name", model.name, "--device", "cpu"]
-        return serving(
-            "infinity",
-            command,
-            port=port,
-            health="/health",
+        return programs.infinity(
+            environment("infinity"),
+            {model.name: model for model in models},
             folder=tmp_path_factory.mktemp("infinity"),
-            environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", **settings},
+            settings=settings,
         )
 
     return start
@@ -216,44 +208,13 @@ def xinference(tiny: Path, nan: Path, tmp_path_factory: pytest.TempPathFactory) 
     `RERANK_TEST_KEY_XINFERENCE` is set to a key for both models, `…_XINFERENCE_OTHER` to one
     for neither.
     """
-    folder, port = tmp_path_factory.mktemp("xinference"), free_port()
-    program = environment("xinference") / "xinference-local"
-    settings = {
-        "XINFERENCE_ENABLE_VIRTUAL_ENV": "0",  # else each model gets an environment from PyPI
-        "XINFERENCE_HOME": str(folder),
-        "XINFERENCE_RATE_LIMIT_IP_MAX_FAILURES": "100000",  # else bad keys ban this machine
-    }
+    binaries, folder = environment("xinference"), tmp_path_factory.mktemp("xinference")
     with (
         pytest.MonkeyPatch.context() as patch,
-        serving(
-            "xinference",
-            [program, "--host", "127.0.0.1", "--port", str(port)],
-            port=port,
-            health="/v1/cluster/auth",
-            folder=folder,
-            environment=settings,
-        ) as server,
+        programs.xinference(binaries, folder=folder) as running,
     ):
-        account = {"username": "admin", "password": "for-tests-only"}
-        found = re.search(r"Setup token: (\S+)", server.log.read_text())
-        assert found, server.tail()
-        ask(f"{server.url}/v1/admin/setup", {"setup_token": found[1], **account})
-        token = ask(f"{server.url}/token", account)["access_token"]
-
-        def launch(model: Path, uid: str) -> None:
-            body = {"model_uid": uid, "model_type": "rerank", "replica": 1}
-            # a builtin name with a path loads the folder: nothing to register or download
-            body |= {"model_name": "bge-reranker-base", "model_path": str(model)}
-            ask(f"{server.url}/v1/models", body, token)
-
-        def key(name: str, permission: dict[str, str]) -> str:
-            body = {"name": name, "model_permissions": [permission]}
-            return str(ask(f"{server.url}/v1/admin/keys", body, token)["key"])
-
-        everything = {"permission_type": "model_type", "permission_value": "rerank"}
-        nothing = {"permission_type": "model_id", "permission_value": "another"}
-        patch.setenv("RERANK_TEST_KEY_XINFERENCE", key("rerank", everything))
-        patch.setenv("RERANK_TEST_KEY_XINFERENCE_OTHER", key("other", nothing))
+        patch.setenv("RERANK_TEST_KEY_XINFERENCE", running.key("rerank", model_type="rerank"))
+        patch.setenv("RERANK_TEST_KEY_XINFERENCE_OTHER", running.key("other", model_id="another"))
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(launch, (tiny, nan), ("tiny", "nan")))
-        yield server
+            list(pool.map(running.launch, ("tiny", "nan"), (tiny, nan)))
+        yield running.server

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
-from launch import descendants
+from servers.launch import descendants
 
 from rerank_plugins import (
     AuthenticationError,

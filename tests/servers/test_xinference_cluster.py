@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 from agreement import DOCUMENTS, QUERY
-from launch import ask, environment, free_port, serving
+from servers.launch import ask, environment, free_port, serving
 
 from rerank_plugins import BackendUnavailable, load_backend
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from memory import resident
 from servers.launch import Server, free_port, serving
 
 from benchmarks.flatness import slope
@@ -52,12 +53,12 @@ def measure_flood(*, seconds: float, pair_seconds: float = 0.001) -> dict[str, A
     """Send ten times what the scorer can do, whatever becomes of it."""
     capacity = 1 / (pair_seconds * _DOCUMENTS)
     with _stub(pair_seconds) as (server, _):
-        before = _memory(server)
+        before = _mib(server)
         load = Load(
             url=f"{server.url}/v1/rerank", texts=_TEXTS, rate=10 * capacity, seconds=seconds
         )
         replies = generate(load)
-        grown = _memory(server) - before
+        grown = _mib(server) - before
         after = generate(
             Load(url=load.url, texts=_TEXTS, clients=8, rate=0.3 * capacity, seconds=3)
         )
@@ -97,7 +98,7 @@ def measure_soak(*, seconds: float, pair_seconds: float = 0.0005) -> dict[str, A
             if seconds / 5 < passed < seconds:
                 held = Path(f"/proc/{server.process.pid}")
                 counts = [len(list((held / name).iterdir())) for name in ("fd", "task")]
-                rows.append((passed, _memory(server), counts[0], counts[1]))
+                rows.append((passed, _mib(server), counts[0], counts[1]))
     replies = running.result()
     files, threads = ([row[n] for row in rows] for n in (2, 3))
     return {
@@ -131,10 +132,8 @@ def _busy(reply: Reply, found: Sequence[Batch]) -> float:
     )
 
 
-def _memory(server: Server) -> float:
-    """Return the MiB of the server's process that are in memory."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
-    return next(int(row.split()[1]) / 1024 for row in status.splitlines() if "VmRSS" in row)
+def _mib(server: Server) -> float:
+    return resident(server.process.pid) / 2**20
 
 
 @contextmanager

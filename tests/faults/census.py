@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+import memory
+
 
 def sockets():
     """Count the open sockets of this process."""
@@ -27,10 +29,9 @@ def other_tasks():
 
 
 def resident():
-    """Return the memory of this process that is in RAM, in bytes."""
+    """Return the memory of this process that is in RAM, in bytes, without its garbage."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return memory.resident(os.getpid())
 
 
 async def settled(condition, seconds=10.0):

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from command import served, wait_for
+from memory import resident
 
 MIB = 2**20
 CONFIG = '[backend]\nkind = "embedded"\ncached_tokens = 0\n'
@@ -39,11 +40,6 @@ def mangled(chance):
     if chance.randrange(50) == 0:
         body += chance.choice(PIECES) * chance.randrange(400)
     return bytes(body)
-
-
-def resident(process):
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * 4096
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
@@ -75,8 +71,8 @@ def test_mangled_bodies_are_no_5xx_and_leave_nothing(tmp_path, bodies, growth):
             assert reply.status < 500, body
             assert len(told) <= 4096
             if number == bodies // 3:
-                memory = resident(process)
-        grown = resident(process) - memory
+                memory = resident(process.pid)
+        grown = resident(process.pid) - memory
         connection.close()
 
     assert {200, 400, 422} <= statuses

@@ -19,7 +19,7 @@ from rerank_plugins.cli import app
 from rerank_plugins.cli.canary import seconds_of
 from rerank_plugins.testing import FailingBackend, FakeBackend
 
-pytest.importorskip("ir_measures", reason="needs the extra `eval`")
+pytest.importorskip("prometheus_client", reason="needs the extra `prometheus`")
 
 COMMAND = [sys.executable, "-m", "rerank_plugins"]
 ALERTS = Path(__file__).parents[1] / "examples" / "deploy" / "prometheus" / "alerts.yaml"

@@ -36,7 +36,6 @@ pytestmark = [
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs a recipe as a script and gives what it printed."""
-    pytest.importorskip("ir_measures", reason="needs the extra `eval`")
 
     def runner(name):
         for package in NEEDS[name]:

@@ -52,7 +52,6 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     """Rerank every query of a set, and measure the order that comes out.
 
     Raises:
-        MissingDependencyError: the extra `eval` is missing.
         BackendError: the backend failed.
     """
     start = time.monotonic()

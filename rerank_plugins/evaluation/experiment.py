@@ -64,7 +64,7 @@ def evaluate(
     wanted = sweep(depth, depths)
     data = load_dataset(dataset, depth=depth)
     before = {query: tuple(ids) for query, ids in data.candidates.items()}
-    measured = measure(data.qrels, before, names)  # first: it needs the extra, scoring takes time
+    measured = measure(data.qrels, before, names)
     built: list[tuple[str, Backend, dict[str, Scored]]] = []
     for label, spec in named.items():
         backend = load_backend(spec)

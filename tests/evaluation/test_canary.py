@@ -12,7 +12,6 @@ from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, che
 from rerank_plugins.evaluation.report import as_json
 from rerank_plugins.testing import FakeBackend
 
-pytest.importorskip("ir_measures", reason="needs the extra `eval`")
 parser = pytest.importorskip("prometheus_client.parser", reason="needs the extra `prometheus`")
 
 RUN = CanaryRun({"MRR@10": 0.75, "nDCG@10": 0.8}, {"MRR@10": 0.5, "nDCG@10": 0.6}, 40, 1.5)

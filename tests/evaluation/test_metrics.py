@@ -9,7 +9,7 @@ from rerank_plugins import ConfigError
 from rerank_plugins.evaluation import load_dataset
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
 
-pytrec_eval = pytest.importorskip("pytrec_eval", reason="needs the extra `eval`")
+pytrec_eval = pytest.importorskip("pytrec_eval", reason="needs the extra `dev`")
 
 NAMES = {
     "MRR": "recip_rank",

@@ -16,8 +16,6 @@ from rerank_plugins.evaluation.results import Speed
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.testing import FakeBackend
 
-pytest.importorskip("ir_measures", reason="needs the extra `eval`")
-
 NASTY = "<script>alert('大熊猫')</script> | \x1b[31m \u202e"
 
 

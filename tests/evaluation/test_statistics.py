@@ -7,7 +7,7 @@ import pytest
 
 from rerank_plugins.evaluation.statistics import estimates, holm, paired_p_values
 
-stats = pytest.importorskip("scipy.stats", reason="needs the extra `eval`")
+stats = pytest.importorskip("scipy.stats", reason="needs the extra `dev`")
 
 
 def sample(size, shift=0.0, seed=1):

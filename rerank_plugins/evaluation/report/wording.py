@@ -108,7 +108,7 @@ def how_measured(found: Evaluation) -> list[str]:
         "stage's order."
     )
     metrics = (
-        "Metrics are those of trec_eval, by ir-measures, as means over "
+        "Metrics are defined as in trec_eval; they are means over "
         f"{len(found.dataset.queries)} queries. Grades above 0 are relevant."
     )
     chance = (

@@ -1,5 +1,6 @@
 """`rerank-plugins eval` and `canary`: what they print and write, and how they exit."""
 
+import itertools
 import json
 import os
 import pty
@@ -166,6 +167,24 @@ class TestCanary:
         assert found["ok"]
         assert found["MRR@10"] == found["first_stage"]["MRR@10"]
         assert 8 == found["queries"]
+        assert 0 < found["p95_seconds"] < 60
+
+    def test_what_publishes_nothing_needs_no_prometheus(self, use, monkeypatch):
+        use(FakeBackend())
+        monkeypatch.setitem(sys.modules, "prometheus_client", None)
+
+        assert 0 == run("canary", *QUICK).exit_code
+        assert "rerank-plugins[prometheus]" in run("canary", *QUICK, "--textfile", "r.prom").stderr
+
+    def test_a_broken_promise_is_found_only_if_asked_for(self, folder, use):
+        places = itertools.count()
+        use(FakeBackend(lambda query, document: float(next(places)), scale="logit"))
+        unasked = run("canary", *QUICK)
+        asked = run("canary", *QUICK, "--conformance", "--textfile", "r.prom")
+
+        assert [0, 5] == [unasked.exit_code, asked.exit_code]
+        assert "error: the same request got other scores" in asked.stderr
+        assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
 
     def test_what_is_worse_than_allowed_exits_with_1(self, folder, use):
         use(FakeBackend(lambda query, document: -float(len(document)), scale="logit"))

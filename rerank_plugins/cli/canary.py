@@ -6,6 +6,8 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.errors import BackendError
 from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
+from rerank_plugins.evaluation.conformance import check_conformance
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.experiment import DEFAULT_DEPTH
 from rerank_plugins.spec import load_backend
@@ -66,6 +69,13 @@ def canary(
     depth: Annotated[
         int, typer.Option(min=1, help="How many candidates to rerank.")
     ] = DEFAULT_DEPTH,
+    conformance: Annotated[
+        bool,
+        typer.Option(
+            "--conformance",
+            help="Ask first whether equal requests get equal scores, in any order.",
+        ),
+    ] = False,
     runs: Annotated[
         int | None, typer.Option(min=1, help="With --every: stop after this many runs.")
     ] = None,
@@ -85,9 +95,12 @@ def canary(
     data = data if queries is None else data.head(queries)
     published = Canary(name or data.name, textfile=textfile, gateway=push)
     with load_backend(backend) as watched:
+        once = partial(
+            _once, watched, data, published, least=least, depth=depth, conformance=conformance
+        )
         if pause is None:
-            raise typer.Exit(0 if _once(watched, data, published, least, depth) else 1)
-        _forever(watched, data, published, least, depth=depth, pause=pause, runs=runs)
+            raise typer.Exit(0 if once() else 1)
+        _forever(once, pause=pause, runs=runs)
 
 
 def seconds_of(text: str) -> float:
@@ -104,21 +117,12 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _forever(
-    watched: Backend,
-    data: Dataset,
-    published: Canary,
-    least: float,
-    *,
-    depth: int,
-    pause: float,
-    runs: int | None,
-) -> None:
+def _forever(once: Callable[[], bool], *, pause: float, runs: int | None) -> None:
     done = 0
     while True:
         start = time.monotonic()
         try:
-            _once(watched, data, published, least, depth)
+            once()
         except (BackendError, OutputError) as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         done += 1
@@ -127,9 +131,19 @@ def _forever(
         time.sleep(max(0.0, pause - (time.monotonic() - start)))
 
 
-def _once(watched: Backend, data: Dataset, published: Canary, least: float, depth: int) -> bool:
+def _once(
+    watched: Backend,
+    data: Dataset,
+    published: Canary,
+    *,
+    least: float,
+    depth: int,
+    conformance: bool,
+) -> bool:
     """Run, publish and print; return whether it is good enough."""
     try:
+        if conformance:
+            check_conformance(watched)
         run = check(watched, data, depth=depth)
     except BackendError:
         _published(published, None, regression=False)
@@ -150,6 +164,7 @@ def _line(data: Dataset, run: CanaryRun, least: float, *, good: bool) -> str:
         "first_stage": run.before,
         "queries": run.queries,
         "seconds": round(run.seconds, 3),
+        "p95_seconds": run.p95_seconds,
         "warnings": data.warnings,
     }
     return json.dumps(document, ensure_ascii=False) + "\n"

@@ -14,6 +14,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.metrics import measure
+from rerank_plugins.evaluation.results import Speed
 from rerank_plugins.evaluation.scoring import reranked, score_candidates
 
 __all__ = ["CANARY_METRICS", "Canary", "CanaryRun", "baseline_of", "check"]
@@ -46,6 +47,8 @@ class CanaryRun:
     queries: int
     seconds: float
     """Wall time of the whole run."""
+    p95_seconds: float | None
+    """Seconds within which 95 % of the queries were reranked; None if none has a candidate."""
 
 
 def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
@@ -58,7 +61,14 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     before = measure(dataset.qrels, dataset.candidates, CANARY_METRICS)
     scored = score_candidates(backend, dataset, [depth])
     after = measure(dataset.qrels, reranked(dataset, scored, depth), CANARY_METRICS)
-    return CanaryRun(_means(after), _means(before), len(dataset.queries), time.monotonic() - start)
+    speed = Speed.of([found.timing for found in scored.values() if found.timing is not None])
+    return CanaryRun(
+        _means(after),
+        _means(before),
+        queries=len(dataset.queries),
+        seconds=time.monotonic() - start,
+        p95_seconds=None if speed is None else speed.percentile(95),
+    )
 
 
 def _means(values: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -104,13 +114,15 @@ class Canary:
             added to; without a text file counting begins anew with each process.
 
     Raises:
-        MissingDependencyError: the extra `prometheus` is missing.
+        MissingDependencyError: there is something to write or push, and the extra `prometheus`
+            is missing.
     """
 
     def __init__(
         self, name: str, *, textfile: Path | None = None, gateway: str | None = None
     ) -> None:
-        self._prometheus = require("prometheus_client", extra="prometheus")
+        if textfile is not None or gateway is not None:
+            self._prometheus = require("prometheus_client", extra="prometheus")
         self._name = name
         self._textfile = textfile
         self._gateway = gateway
@@ -164,14 +176,13 @@ class Canary:
                     yield name, sample.value
 
     def _publish(self) -> None:
-        registry = self._registry()
         if self._textfile is not None:
             self._textfile.parent.mkdir(parents=True, exist_ok=True)
-            self._prometheus.write_to_textfile(str(self._textfile), registry)
+            self._prometheus.write_to_textfile(str(self._textfile), self._registry())
         if self._gateway is not None:
             # Added, not put: a put would take away the figures that a failed run has none of.
             self._prometheus.pushadd_to_gateway(
-                self._gateway, job=_JOB, registry=registry, grouping_key={"set": self._name}
+                self._gateway, job=_JOB, registry=self._registry(), grouping_key={"set": self._name}
             )
 
     def _registry(self) -> Any:

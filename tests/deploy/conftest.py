@@ -9,7 +9,7 @@ pytest.register_assert_rewrite("recipes")
 
 from recipes import DEPLOY, ROOT, run  # noqa: E402  # after the line above
 
-sys.path[:0] = [str(DEPLOY / "update"), str(DEPLOY / "kubernetes" / "base")]
+sys.path.insert(0, str(DEPLOY / "update"))
 
 
 @pytest.fixture(scope="session")

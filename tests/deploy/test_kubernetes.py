@@ -244,9 +244,10 @@ def test_the_canary_reads_what_it_is_given_and_asks_the_service(objects):
     (volume,) = pod["volumes"]
     assert volume["name"] == mount["name"]
     data = only(objects, "ConfigMap", volume["configMap"]["name"])["data"]
-    for path in (container["command"][1], container["args"][1]):
-        assert path.removeprefix(f"{mount['mountPath']}/") in data
-    host = container["args"][0].removeprefix("infinity+http://").partition("?")[0]
+    assert "command" not in container  # the entry point of the image
+    _, path, backend, *_ = container["args"]
+    assert path.removeprefix(f"{mount['mountPath']}/") in data
+    host = backend.removeprefix("--backend=infinity+http://").partition("?")[0]
     assert host in {found["metadata"]["name"] for found in of(objects, "Service")}
     ((_, _, labels),) = pods([canary])
     assert labels["rerank.example.com/client"] == "true"

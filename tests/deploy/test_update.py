@@ -15,7 +15,7 @@ from update import Gates, Update, real_kubectl
 
 OLD = "registry.example.com/rerank-plugins@sha256:" + "a" * 64
 NEW = "registry.example.com/rerank-plugins@sha256:" + "b" * 64
-GOOD = {"queries": 50, "mrr_at_10": 0.9, "p95_seconds": 0.1}
+GOOD = {"ok": True, "MRR@10": 0.9, "queries": 50, "p95_seconds": 0.1}
 
 
 class Cluster:
@@ -69,7 +69,7 @@ class Cluster:
             case ("logs", job):
                 service = job.removeprefix("job/rerank-measure-")
                 if service in self.failing_jobs:
-                    return "PromiseBrokenError: a score is not finite"
+                    return "error: score 0 of 5 is nan, which is not a finite number"
                 return f"loaded\n{json.dumps(self.figures[service])}\n"
             case ("set", "image", "deployment/rerank", *changes):
                 images = dict(change.split("=", 1) for change in changes)
@@ -175,8 +175,8 @@ def test_the_image_that_runs_is_left_alone(cluster, update):
 
 
 WORSE = [
-    ({"mrr_at_10": 0.74}, "below 0.75"),
-    ({"mrr_at_10": 0.88}, "fell from 0.900 to 0.880"),
+    ({"MRR@10": 0.74}, "below 0.75"),
+    ({"MRR@10": 0.88}, "fell from 0.900 to 0.880"),
     ({"p95_seconds": 0.13}, "p95 grew from 0.100 s to 0.130 s"),
 ]
 
@@ -194,7 +194,7 @@ def test_a_worse_image_never_gets_traffic(cluster, update, figures, reason):
 
 
 def test_noise_is_no_reason(cluster, update):
-    cluster.figures["rerank-candidate"] = {**GOOD, "mrr_at_10": 0.895, "p95_seconds": 0.115}
+    cluster.figures["rerank-candidate"] = {**GOOD, "MRR@10": 0.895, "p95_seconds": 0.115}
 
     assert update()[0] == 0
 
@@ -204,7 +204,7 @@ def test_an_image_that_breaks_a_promise_is_refused(cluster, update):
     code, said = update()
 
     assert code == 1
-    assert "a score is not finite" in said
+    assert "not a finite number" in said
     assert {OLD} == cluster.images
     assert not cluster.objects
 

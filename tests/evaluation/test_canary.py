@@ -14,7 +14,13 @@ from rerank_plugins.testing import FakeBackend
 
 parser = pytest.importorskip("prometheus_client.parser", reason="needs the extra `prometheus`")
 
-RUN = CanaryRun({"MRR@10": 0.75, "nDCG@10": 0.8}, {"MRR@10": 0.5, "nDCG@10": 0.6}, 40, 1.5)
+RUN = CanaryRun(
+    {"MRR@10": 0.75, "nDCG@10": 0.8},
+    {"MRR@10": 0.5, "nDCG@10": 0.6},
+    queries=40,
+    seconds=1.5,
+    p95_seconds=0.03,
+)
 
 
 def read(text):
@@ -36,6 +42,25 @@ def test_it_measures_what_an_evaluation_measures():
         assert pytest.approx(before.figures[metric].mean) == run.before[metric]
         assert pytest.approx(after.figures[metric].mean) == run.figures[metric]
     assert 40 == run.queries
+
+
+def test_the_95th_percentile_is_of_single_queries():
+    """Of 40 calls, 38 must have ended: two may be slow, three may not."""
+
+    class Slow(FakeBackend):
+        slow = 0
+
+        def score(self, query, documents):
+            if len(documents) > 1 and self.slow:  # not the call that warms up
+                self.slow -= 1
+                time.sleep(0.2)
+            return super().score(query, documents)
+
+    data, backend, found = load_dataset("demo:covidqa"), Slow(), []
+    for backend.slow in (2, 3):
+        found.append(check(backend, data, depth=3).p95_seconds < 0.2)
+
+    assert [True, False] == found
 
 
 def test_a_text_file_holds_the_figures(tmp_path):

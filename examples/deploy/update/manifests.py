@@ -14,7 +14,6 @@ MOST_SECONDS = 900
 
 _UPDATE_LABEL = dict([OF_UPDATE.split("=")])
 _INPUTS = "rerank-update"
-_MEASURE = Path(__file__).parents[1] / "kubernetes" / "base" / "measure.py"
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -74,16 +73,13 @@ _SELECTING = ("app.kubernetes.io/name", "app.kubernetes.io/component")
 
 
 def inputs(labelled: Path) -> list[dict[str, Any]]:
-    """Return what the jobs read: the labelled set, and the code that measures."""
+    """Return what the jobs read: the labelled set."""
     return [
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": _INPUTS, "labels": _UPDATE_LABEL},
-            "data": {
-                "labelled.jsonl": labelled.read_text(encoding="utf-8"),
-                "measure.py": _MEASURE.read_text(encoding="utf-8"),
-            },
+            "data": {"labelled.jsonl": labelled.read_text(encoding="utf-8")},
         }
     ]
 
@@ -121,8 +117,12 @@ def measuring_job(image: str, service: str) -> dict[str, Any]:
                         {
                             "name": "measure",
                             "image": image,
-                            "command": ["python", "/inputs/measure.py"],
-                            "args": [spec, "/inputs/labelled.jsonl"],
+                            "args": [
+                                "canary",
+                                "/inputs/labelled.jsonl",
+                                f"--backend={spec}",
+                                "--conformance",
+                            ],
                             "env": [{"name": "RERANK_API_KEY", "valueFrom": _KEY}],
                             "securityContext": _RESTRICTED,
                             "resources": {

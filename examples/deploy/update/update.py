@@ -2,7 +2,7 @@
 
     python update.py --labelled labelled.jsonl registry.example.com/rerank-plugins@sha256:DIGEST
 
-It starts a candidate beside the running servers; checks and measures both with the code of the
+It starts a candidate beside the running servers; checks and measures both with the `canary` of the
 running image; gives the candidate one pod's share of the traffic; and only then rolls out. Alerts
 that begin to fire stop it: before the rollout the candidate goes away, after it the old image
 comes back.
@@ -42,6 +42,23 @@ class Kubectl(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What `rerank-plugins canary` found."""
+
+    mrr_at_10: float
+    p95_seconds: float
+
+    @classmethod
+    def read(cls, line: str) -> Figures:
+        """Read them from the line that it prints."""
+        found = json.loads(line)
+        return cls(mrr_at_10=found["MRR@10"], p95_seconds=found["p95_seconds"])
+
+    def __str__(self) -> str:
+        return f"MRR@10 {self.mrr_at_10:.3f}, p95 {self.p95_seconds:.3f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gates:
     """What the new image must reach."""
 
@@ -54,21 +71,19 @@ class Gates:
     watch_seconds: float = 600.0
     """How long alerts are watched, with one pod and again after the rollout."""
 
-    def check(self, old: Mapping[str, float], new: Mapping[str, float]) -> None:
+    def check(self, old: Figures, new: Figures) -> None:
         """Compare two measurements.
 
         Raises:
             RefusedError: the new one is not good enough.
         """
-        if new["mrr_at_10"] < self.least_mrr:
-            raise RefusedError(f"MRR@10 is {new['mrr_at_10']:.3f}, below {self.least_mrr}")
-        if new["mrr_at_10"] < old["mrr_at_10"] - self.most_loss:
-            raise RefusedError(f"MRR@10 fell from {old['mrr_at_10']:.3f} to {new['mrr_at_10']:.3f}")
+        if new.mrr_at_10 < self.least_mrr:
+            raise RefusedError(f"MRR@10 is {new.mrr_at_10:.3f}, below {self.least_mrr}")
+        if new.mrr_at_10 < old.mrr_at_10 - self.most_loss:
+            raise RefusedError(f"MRR@10 fell from {old.mrr_at_10:.3f} to {new.mrr_at_10:.3f}")
         # 5 ms are the noise of a network, whatever the factor.
-        if new["p95_seconds"] > old["p95_seconds"] * self.most_slower + 0.005:
-            raise RefusedError(
-                f"p95 grew from {old['p95_seconds']:.3f} s to {new['p95_seconds']:.3f} s"
-            )
+        if new.p95_seconds > old.p95_seconds * self.most_slower + 0.005:
+            raise RefusedError(f"p95 grew from {old.p95_seconds:.3f} s to {new.p95_seconds:.3f} s")
 
 
 @dataclass(kw_only=True)
@@ -125,14 +140,14 @@ class Update:
         # Both by the code that is trusted already, and one after the other, so that times compare.
         new_figures = self._measured(old, manifests.CANDIDATE)
         old_figures = self._measured(old, "rerank")
-        self.say(f"running {old_figures}, candidate {new_figures}")
+        self.say(f"running: {old_figures}; candidate: {new_figures}")
         self.gates.check(old_figures, new_figures)
         self.say(f"one pod serves for {self.gates.watch_seconds:g} s")
         selector = f"app.kubernetes.io/component={manifests.CANDIDATE_COMPONENT}"
         self.kubectl("label", "pod", "-l", selector, f"{manifests.SERVING}=true", "--overwrite")
         self._watch(before)
 
-    def _measured(self, image: str, service: str) -> dict[str, float]:
+    def _measured(self, image: str, service: str) -> Figures:
         job = manifests.measuring_job(image, service)
         name = f"job/{job['metadata']['name']}"
         self.kubectl("delete", name, "--ignore-not-found")
@@ -140,9 +155,7 @@ class Update:
         for _ in range(manifests.MOST_SECONDS // 5):
             status = json.loads(self.kubectl("get", name, "-o", "json")).get("status", {})
             if status.get("succeeded"):
-                last = self.kubectl("logs", name).strip().splitlines()[-1]
-                figures: dict[str, float] = json.loads(last)
-                return figures
+                return Figures.read(self.kubectl("logs", name).strip().splitlines()[-1])
             if status.get("failed"):
                 raise RefusedError(
                     f"{service} failed its checks: {self.kubectl('logs', name)[-500:]}"
@@ -223,7 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", help="NAME@sha256:DIGEST")
     parser.add_argument(
-        "--labelled", type=Path, required=True, help="see kubernetes/base/measure.py"
+        "--labelled", type=Path, required=True, help="see kubernetes/base/labelled.jsonl"
     )
     parser.add_argument("--namespace", default="rerank")
     parser.add_argument("--prometheus", default=Update.prometheus, help="NAMESPACE/SERVICE:PORT")

@@ -1,0 +1,41 @@
+"""What every backend keeps whatever its model, asked in four small requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rerank_plugins.backend import Backend, check_scores
+from rerank_plugins.errors import InvalidResponse
+
+__all__ = ["check_conformance"]
+
+_QUERY = "what is a panda?"
+_DOCUMENTS = ("A bear of China.", "A city.", "", "大熊猫", "A\nfish 🐟")
+
+
+def check_conformance(backend: Backend) -> None:
+    """Check that scores are finite, and depend on the query and their own document alone.
+
+    A backend that is not `cacheable` owes the first only, and the same scores again. Half
+    precision moves scores from batch to batch, so two are the same within 1 % or 0.002.
+
+    Raises:
+        InvalidResponse: the backend breaks a promise; the message says which, and with what.
+        BackendError: it failed.
+    """
+    first = check_scores(backend.score(_QUERY, _DOCUMENTS), len(_DOCUMENTS))
+    again = backend.score(_QUERY, _DOCUMENTS)
+    _compare(first, again, "the same request got other scores")
+    if not backend.cacheable:
+        return
+    backwards = backend.score(_QUERY, _DOCUMENTS[::-1])
+    _compare(first[::-1], backwards, "a score depends on the order of the documents")
+    equal = backend.score(_QUERY, _DOCUMENTS[:1] * 3)
+    _compare(first[:1] * 3, equal, "equal documents got different scores")
+
+
+def _compare(expected: Sequence[float], scores: Sequence[object], complaint: str) -> None:
+    for one, other in zip(expected, check_scores(scores, len(expected)), strict=True):
+        if not math.isclose(one, other, rel_tol=0.01, abs_tol=0.002):
+            raise InvalidResponse(f"{complaint}: {one:g} and {other:g}")

@@ -1,0 +1,60 @@
+"""Broken promises are found, and kept ones are not held against a backend."""
+
+import itertools
+
+import pytest
+
+from rerank_plugins import Backend, InvalidResponse, load_backend
+from rerank_plugins.evaluation.conformance import check_conformance
+from rerank_plugins.testing import FakeBackend
+
+COUNTER = itertools.count()
+
+
+class Liar(Backend):
+    """Scores as a function of the documents says."""
+
+    name = "liar"
+
+    def __init__(self, lie, *, cacheable=True):
+        self.lie = lie
+        self.cacheable = cacheable
+
+    def score(self, query, documents):
+        return self.lie(list(documents))
+
+
+LIES = {
+    "not a finite number": lambda documents: [float("nan")] * len(documents),
+    "got 4 scores for 5 documents": lambda documents: [0.5] * (len(documents) - 1),
+    "the same request got other scores: ": lambda documents: [
+        float(next(COUNTER)) for _ in documents
+    ],
+    "depends on the order of the documents: 0.4 and 0$": lambda documents: [
+        place / 10 for place in range(len(documents))
+    ],
+    "equal documents got different scores: 0.16 and 1.16": lambda documents: [
+        len(text) / 100 + (len(set(documents)) == 1) * place for place, text in enumerate(documents)
+    ],
+}
+
+
+@pytest.mark.parametrize("reason", LIES)
+def test_broken_promises_are_found(reason):
+    with pytest.raises(InvalidResponse, match=reason):
+        check_conformance(Liar(LIES[reason]))
+
+
+@pytest.mark.parametrize("backend", ["embedded", FakeBackend()])
+def test_a_backend_that_keeps_them_passes(backend):
+    check_conformance(load_backend(backend))
+
+
+def test_a_listwise_backend_owes_no_score_that_other_documents_leave_alone():
+    check_conformance(Liar(lambda documents: [*map(float, range(len(documents)))], cacheable=False))
+
+
+def test_the_rounding_of_half_precision_is_no_broken_promise():
+    noise = itertools.cycle([0.0, 0.001])
+
+    check_conformance(Liar(lambda documents: [0.1 + next(noise)] * len(documents)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend, Document, check_texts
 
-__all__ = ["Marked", "Unloadable"]
+__all__ = ["Frozen", "Marked", "Unloadable"]
 
 
 class Marked(Backend):
@@ -55,6 +56,13 @@ class Marked(Backend):
 
     def scored(self) -> list[str]:
         return [text for batch in self.batches for text in batch]
+
+
+class Frozen(Marked):
+    """Scores by how many objects the process keeps from its garbage collector."""
+
+    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+        return [[float(gc.get_freeze_count())] * len(documents) for _, documents in requests]
 
 
 class Unloadable(Marked):

@@ -54,6 +54,8 @@ class Lifecycle:
         """What `Backend.describe()` said once the model was loaded."""
         self.on_failure: Callable[[], None] = lambda: None
         """Is called when `failure` is set."""
+        self.on_loaded: Callable[[], None] = lambda: None
+        """Is called, in a thread, before the first request is taken."""
         self._settings = settings
         self._metrics = metrics
         self._scoring: Scoring | None = None
@@ -175,6 +177,7 @@ class Lifecycle:
             if settings.warm_up:
                 for words in _WORDS:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
+        self.on_loaded()
         self.facts = facts
         observer = BatchMetrics(self._metrics, self._note_out_of_memory)
         self._metrics.info.labels(

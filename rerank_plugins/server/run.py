@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -56,6 +57,7 @@ def serve(app: FastAPI) -> Exception | None:
     )
     server = _Server(config, lifecycle, settings)
     lifecycle.on_failure = server.end_soon
+    lifecycle.on_loaded = _spare_the_collector
     server.run()
     if lifecycle.failure is None and not server.started:
         return OSError(f"can't listen on {settings.host}:{settings.port}")
@@ -119,6 +121,12 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(_TICK)
         self.config.timeout_graceful_shutdown = 1
         self.should_exit = True
+
+
+def _spare_the_collector() -> None:
+    """Keep garbage collections from what was loaded: they would stop all requests for 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def _flush() -> None:

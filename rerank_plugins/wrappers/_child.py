@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import signal
@@ -110,6 +111,8 @@ def _work() -> None:
             if prepare is not None:
                 prepare(backend)
             found: dict[str, object] = backend.describe()
+            gc.collect()
+            gc.freeze()  # or collections would look through all libraries between two batches
             return found
 
         if not _told(out, load):

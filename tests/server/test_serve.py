@@ -90,6 +90,29 @@ def test_single_pairs_that_do_not_fit_end_the_server_after_the_third(tmp_path):
         assert 70 == process.wait(30)
 
 
+COLLECTED = """
+import gc
+from rerank_plugins.backends.embedded import EmbeddedBackend
+from rerank_plugins.cli import main
+
+def score_many(self, requests):
+    return [[gc.get_freeze_count() / 1e9] * len(documents) for _, documents in requests]
+
+EmbeddedBackend.score_many = score_many
+main()
+"""
+
+
+def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
+    """Or each would stop all requests for a fifth of a second."""
+    flags = ("--no-model-process",)
+    with served(tmp_path, *flags, program=("-c", COLLECTED)) as (_, url):
+        wait_for(url, 200)
+        reply = ask(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')[1]
+
+        assert reply["results"][0]["relevance_score"] > 10_000 / 1e9
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

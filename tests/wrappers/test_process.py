@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
-from doubles import Marked, Unloadable
+from doubles import Frozen, Marked, Unloadable
 
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.testing import BackendContract
@@ -58,6 +58,11 @@ def test_what_is_known_needs_no_end_of_a_batch(model):
     back(model)
 
     assert ("marked", "marked") == (told["name"], model.name)
+
+
+def test_garbage_collections_leave_out_the_model():
+    with ModelProcess(Frozen()) as model:
+        assert model.score("q", ["a"])[0] > 1000
 
 
 def test_errors_come_back_as_they_are(model):

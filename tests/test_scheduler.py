@@ -345,6 +345,22 @@ def test_a_batch_holds_so_many_documents_at_most(scorer):
     scheduler.close()
 
 
+@pytest.mark.parametrize("limits", [{"batch_pairs": 5}, {"batch_cost": 50}], ids=str)
+def test_a_request_cut_off_by_the_end_of_a_batch_goes_on_in_the_next(scorer, limits):
+    """And not after all others, when its client would wait for two rounds of the queue."""
+    scheduler = Scheduler(scorer, **limits)
+    held(scheduler, scorer)
+    futures = [ask(scheduler, ["a"] * 4, query=str(number)) for number in range(6)]
+    scorer.let_go.set()
+    for future in futures:
+        future.result(30)
+
+    whole = [[("q", 1)], [("0", 4), ("1", 1)], [("1", 3), ("2", 2)], [("2", 2), ("3", 3)]]
+    sizes = [[(query, len(texts)) for query, texts in batch] for batch in scorer.batches]
+    assert [*whole, [("3", 1), ("4", 4)], [("5", 4)]] == sizes
+    scheduler.close()
+
+
 def test_a_poisoned_request_is_found_by_halving(scorer):
     scheduler = Scheduler(scorer, batch_cost=10_000)
     held(scheduler, scorer)

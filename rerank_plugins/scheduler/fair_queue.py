@@ -13,7 +13,8 @@ class FairQueue:
     """Holds requests and fills batches with their documents; whoever uses it holds a lock.
 
     Each round gives every request a `quantum` of cost to spend; what it can't spend it keeps for
-    the next round. Requests for which there is no room wait outside, oldest first.
+    the next round, and a turn that the end of a batch cuts off goes on in the next, unless it had
+    the whole batch. Requests for which there is no room wait outside, oldest first.
     """
 
     def __init__(self, *, quantum: int) -> None:
@@ -90,7 +91,15 @@ class FairQueue:
                 places -= len(indices)
                 self.cost -= spent
                 self.pairs -= len(indices)
-            if request.pending:
+            if not request.pending:
+                continue
+            if not request.is_interrupted():
+                self._active.append(request)
+            elif len(taken) > 1:
+                request.deficit -= self._quantum  # which the next batch adds again
+                self._active.appendleft(request)
+            else:  # a whole batch is as long as a turn gets
+                request.deficit = 0
                 self._active.append(request)
         return list(taken.items())
 

@@ -53,6 +53,10 @@ class Request:
             taken.append(self.pending.pop())
         return taken
 
+    def is_interrupted(self) -> bool:
+        """Whether the deficit would pay for another document."""
+        return bool(self.pending) and self.costs[self.pending[-1]] <= self.deficit
+
     def take_one(self) -> list[int]:
         """Remove and return the longest pending document, on credit if need be."""
         index = self.pending.pop()

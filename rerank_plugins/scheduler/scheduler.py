@@ -45,7 +45,8 @@ class Scheduler:
         queue_cost: the most that may wait, except that an empty queue takes any request.
         queue_seconds: the longest wait, at the speed of the last batches, that a new request may
             meet; like `queue_cost`. None looks at the cost alone.
-        quantum: what each request may spend per round.
+        quantum: what each request may spend per round; as much as the usual request costs, or it
+            waits for several rounds.
         observer: is told what happens.
         name: of the worker thread.
     """
@@ -58,7 +59,7 @@ class Scheduler:
         batch_pairs: int | None = None,
         queue_cost: int = 4_194_304,
         queue_seconds: float | None = None,
-        quantum: int = 2_048,
+        quantum: int = 8_192,
         observer: Observer | None = None,
         name: str = "rerank-scheduler",
     ) -> None:

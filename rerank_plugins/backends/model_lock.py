@@ -14,7 +14,7 @@ from rerank_plugins.backends.embedded import backend as embedded
 from rerank_plugins.backends.engines.checkpoint import resolve
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["check_lock", "lock_of", "prepare"]
+__all__ = ["check_lock", "lock_of"]
 
 _RESOLVED_BY = ("revision", "cache_folder", "max_length", "allow_pickle", "trust_remote_code")
 
@@ -65,27 +65,6 @@ def check_lock(lock: str, backend: Backend) -> None:
         found = {name: _sha256(path) for name, path in model.files.items()}
         if found not in listed:
             raise ConfigError(_difference(model.name, found, listed[0], lock))
-
-
-def prepare(backend: Backend, *, lock: str | None, gpu_memory_fraction: float | None) -> None:
-    """Do what must be done in a process before it loads the model of a backend.
-
-    Args:
-        backend: the backend, without wrappers.
-        lock: a file of `lock_of()`; None checks nothing.
-        gpu_memory_fraction: the share of each CUDA device that this process may take; only asked
-            of `local:` backends.
-
-    Raises:
-        ConfigError: the model is not in the lock, or not as it was locked.
-    """
-    if lock is not None:
-        check_lock(lock, backend)
-    if gpu_memory_fraction is not None and backend.to_spec()["kind"] == "local":
-        import torch  # noqa: PLC0415  # only where a local model is about to need it
-
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.set_per_process_memory_fraction(gpu_memory_fraction, device)
 
 
 def _read(lock: str) -> list[tuple[str, dict[str, str]]]:

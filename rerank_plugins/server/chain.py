@@ -7,7 +7,7 @@ from functools import partial
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.backends.model_lock import prepare
+from rerank_plugins.backends.model_lock import check_lock
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.base import WrapperBackend
 from rerank_plugins.wrappers.batching import BatchingBackend
@@ -42,14 +42,11 @@ def isolate(backend: Backend, settings: ServerSettings) -> Backend:
         return backend
     if isinstance(backend, HTTPBackend):
         return backend
+    lock = settings.model_lock
     return ModelProcess(
         backend,
         batch_seconds=settings.watchdog_seconds,
-        prepare=partial(
-            prepare,
-            lock=settings.model_lock,
-            gpu_memory_fraction=settings.gpu_memory_fraction,
-        ),
+        prepare=None if lock is None else partial(check_lock, lock),
     )
 
 
@@ -60,10 +57,8 @@ def prepare_here(backend: Backend, settings: ServerSettings) -> None:
         ConfigError: a file of a model is not as it was locked.
     """
     for part in _innermost(backend):
-        if not isinstance(part, HTTPBackend | ModelProcess):
-            prepare(
-                part, lock=settings.model_lock, gpu_memory_fraction=settings.gpu_memory_fraction
-            )
+        if settings.model_lock is not None and not isinstance(part, HTTPBackend | ModelProcess):
+            check_lock(settings.model_lock, part)
 
 
 def _innermost(backend: Backend) -> Iterator[Backend]:

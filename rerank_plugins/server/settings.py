@@ -6,10 +6,12 @@ import ipaddress
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 from rerank_plugins._options import check_variable, checked_options, unknown
+from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["JWTSettings", "ServerSettings", "read_settings"]
@@ -130,8 +132,6 @@ class ServerSettings:
     """Whether `rerank-plugins serve` runs local models in processes of their own."""
     model_lock: str | None = None
     """A file of `rerank-plugins lock`; the files of all models must be as it says."""
-    gpu_memory_fraction: float | None = None
-    """The share of a CUDA device's memory that the model may take."""
     warm_up: bool = True
     """Whether to score a few texts of all lengths before being ready."""
     cache_warm_up: str | None = None
@@ -151,10 +151,6 @@ class ServerSettings:
             raise ConfigError(f"`port` must be within 0 to 65535, not {self.port!r}")
         if not 0 <= self.shutdown_delay < float("inf"):
             raise ConfigError(f"`shutdown_delay` must not be negative, not {self.shutdown_delay!r}")
-        if self.gpu_memory_fraction is not None and not 0 < self.gpu_memory_fraction <= 1:
-            raise ConfigError(
-                f"`gpu_memory_fraction` must be within 0 to 1, not {self.gpu_memory_fraction!r}"
-            )
         if self.compare and not self.ui:
             raise ConfigError("`compare` is for the page at /ui: set `ui = true`, or remove it")
         check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
@@ -229,7 +225,10 @@ def settings_of(table: Mapping[str, object]) -> ServerSettings:
     names = [field.name for field in fields(ServerSettings)]
     for name in given:
         if name not in names:
-            raise ConfigError(unknown("setting", name, names, " in the table `server`"))
+            where = " in the table `server`"
+            if name in signature(LocalBackend).parameters:
+                where += ", but an option of a local model: set it in [backend]"
+            raise ConfigError(unknown("setting", name, names, where))
     checked = checked_options(ServerSettings, given, what="table 'server'")
     if jwt is not None:
         checked["jwt"] = JWTSettings(

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins import ConfigError, load_backend
-from rerank_plugins.backends.model_lock import check_lock, lock_of, prepare
+from rerank_plugins.backends.model_lock import check_lock, lock_of
 from rerank_plugins.cli import app
 
 
@@ -27,7 +27,7 @@ def lock(tmp_path, model):
 
 
 def test_unchanged_files_pass(model, lock):
-    prepare(load_backend(model[1]), lock=lock, gpu_memory_fraction=None)
+    check_lock(lock, load_backend(model[1]))
 
 
 def test_one_flipped_bit_of_the_weights_is_found(model, lock):
@@ -38,7 +38,7 @@ def test_one_flipped_bit_of_the_weights_is_found(model, lock):
     weights.write_bytes(content)
 
     with pytest.raises(ConfigError, match=r"file 'model\.safetensors' is not the one in"):
-        prepare(load_backend(model[1]), lock=lock, gpu_memory_fraction=None)
+        check_lock(lock, load_backend(model[1]))
 
 
 @pytest.mark.parametrize("header", [b"", b"!!!!", b"\xff" * 9])
@@ -76,10 +76,10 @@ def test_only_models_on_this_machine_have_files_to_lock():
 
 
 def test_a_model_that_is_not_listed_is_refused(model, lock):
-    prepare(load_backend(model[1]), lock=lock, gpu_memory_fraction=None)
+    check_lock(lock, load_backend(model[1]))
 
     with pytest.raises(ConfigError, match=r"'embedded' is not in the lock .* lists 'model'; lock"):
-        prepare(load_backend("embedded"), lock=lock, gpu_memory_fraction=None)
+        check_lock(lock, load_backend("embedded"))
 
 
 def test_one_lock_holds_several_models(model, tmp_path, checkpoint):
@@ -88,7 +88,7 @@ def test_one_lock_holds_several_models(model, tmp_path, checkpoint):
     lock.write_text(json.dumps(lock_of([*backends, other])))
 
     for backend in backends:
-        prepare(backend, lock=str(lock), gpu_memory_fraction=None)
+        check_lock(str(lock), backend)
     assert 3 == len(json.loads(lock.read_text())["models"])
 
 
@@ -108,7 +108,7 @@ def test_a_lock_goes_with_a_model_to_another_folder(model, lock, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(model[0], tmp_path / "elsewhere" / "model")
 
-    prepare(load_backend(f"local:{moved}"), lock=lock, gpu_memory_fraction=None)
+    check_lock(lock, load_backend(f"local:{moved}"))
 
 
 def test_the_command_writes_the_lock(model, tmp_path):

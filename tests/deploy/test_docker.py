@@ -159,6 +159,8 @@ $drop "$WORK/rerank/bin/rerank-plugins" serve "$WORK/rerank.toml" &
 server=$!
 status=0
 $drop "$WORK/rerank/bin/python" "$WORK/ask.py" || status=$?
+$drop "$WORK/rerank/bin/rerank-plugins" canary "$WORK/labelled.jsonl" --conformance \
+    --backend=infinity+http://127.0.0.1:8787 || status=$?
 kill -TERM $server
 wait $server || { echo "the server ended with $?"; exit 4; }
 exit $status
@@ -244,6 +246,7 @@ def test_the_image_serves_a_model_without_rights_files_or_network(built, checkpo
     config, _, _ = config.replace("/models/bge-reranker-base", str(model)).partition("[server]")
     (built / "rerank.toml").write_text(config)
     subprocess.run(["chmod", "-R", "a+rX", model], check=True)
+    shutil.copy(DEPLOY / "kubernetes" / "base" / "labelled.jsonl", built)
     base = Path(sys.base_prefix).resolve()
     hidden = next((p for p in reversed(base.parents) if not p.stat().st_mode & 0o001), None)
     environment = {
@@ -263,7 +266,9 @@ def test_the_image_serves_a_model_without_rights_files_or_network(built, checkpo
     )
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    results = json.loads(done.stdout.strip().splitlines()[-1])["results"]
+    asked, measured = map(json.loads, done.stdout.strip().splitlines()[-2:])
+    results = asked["results"]
+    assert measured["queries"] == 20
     texts = ["A city.", "A bear of China."]
     here = load_backend(f"local:{model}?engine=onnx").score("what is a panda?", texts)
     there = {item["index"]: item["relevance_score"] for item in results}

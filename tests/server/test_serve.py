@@ -117,6 +117,7 @@ def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
     ("table", "message"),
     [
         ("prot = 1", "unknown setting 'prot'"),
+        ("gpu_memory_fraction = 0.5", "an option of a local model: set it in [backend]"),
         ('host = "0.0.0.0"', "no key is asked for"),
         ("queue_seconds = -1.0", "`queue_seconds` must be positive"),
         ('model_lock = "x"', "can't read the lock 'x'"),

@@ -84,7 +84,8 @@ def limit_memory(device: torch.device, fraction: float) -> None:
         raise UnsupportedByEngine(
             f"`gpu_memory_fraction` is for CUDA GPUs, and the model runs on {str(device)!r}"
         )
-    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(fraction, number)
 
 
 def load_model(

@@ -138,11 +138,16 @@ def test_memory_is_limited_per_device_before_the_model_loads(
     assert [(torch.device("cpu"), 0.3), "load"] == order
 
 
-def test_a_gpu_is_told_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_is_told_its_share(
+    device: str, number: int, monkeypatch: pytest.MonkeyPatch, cuda: None
+) -> None:
     asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda *call: asked.append(call)
+        torch._C, "_cuda_setMemoryFraction", lambda *call: asked.append(call), raising=False
     )
-    limit_memory(torch.device("cuda:1"), 0.25)
+    limit_memory(torch.device(device), 0.25)
 
-    assert [(0.25, torch.device("cuda:1"))] == asked
+    assert [(0.25, number)] == asked

@@ -25,7 +25,7 @@ LAYERS = {
     "_options": {"errors"},
     "hooks": {"errors", "_context", "_optional", "_options", "_throttle"},
     "backend": {"errors"},
-    "scheduler": {"errors", "backend"},
+    "scheduler": {"errors", "hooks", "backend"},
     "backends": {
         "errors",
         "hooks",

@@ -16,6 +16,7 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
+from rerank_plugins.hooks import CallStarted, Truncated, call, tell
 from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
 
 
@@ -518,3 +519,32 @@ def test_the_observer_hears_of_waits_and_batches(scorer):
     scheduler.close()
 
     assert [("waited", True), ("scored", 2, 20)] == watcher.told
+
+
+def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
+    """The worker is a thread of its own, which knows nothing of those who called."""
+    started = CallStarted("library", "local", None, 1, 1)
+    one, other = [], []
+    let_go = threading.Event()
+
+    def run(requests):
+        assert let_go.wait(30)
+        tell(Truncated(len(requests)))
+        return [[0.5] * len(texts) for _, texts in requests]
+
+    scheduler = Scheduler(run)
+    first = ask(scheduler, ["alone, and heard by nobody"])
+    while scheduler.queued_pairs:
+        time.sleep(0.001)
+    futures = []
+    for heard in ((one.append,), (one.append,), (one.append, other.append)):
+        with call(heard, started):
+            futures.append(ask(scheduler, ["a"]))
+    futures.append(ask(scheduler, ["b"]))
+    let_go.set()
+    for future in (first, *futures):
+        future.result(30)
+    scheduler.close()
+
+    assert [Truncated(4)] == [event for event in one if isinstance(event, Truncated)]
+    assert [Truncated(4)] == [event for event in other if isinstance(event, Truncated)]

@@ -24,7 +24,7 @@ from rerank_plugins.hooks.events import (
     Truncated,
     outcome_of,
 )
-from rerank_plugins.hooks.telling import Attempt, attempt, call, listeners, tell
+from rerank_plugins.hooks.telling import Attempt, attempt, call, listeners, on_behalf_of, tell
 
 __all__ = [
     "Attempt",
@@ -44,6 +44,7 @@ __all__ = [
     "attempt",
     "call",
     "listeners",
+    "on_behalf_of",
     "open_hook",
     "outcome_of",
     "tell",

@@ -149,8 +149,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A local model has scored pairs."""
+    """A local model has scored pairs; calls whose pairs it scored together all hear of them."""
 
+    model: str
+    """The id of the model on the hub, or the name of its folder."""
     tokens: int
     """How many it read, padding included."""
     padding: int

@@ -85,10 +85,11 @@ class PrometheusHook:
                 metrics.cache_lookups.labels(metrics.bounded("tier", tier), result).inc(pairs)
             case Truncated(documents):
                 metrics.truncated.inc(documents)
-            case Computed(tokens, padding, memory):
-                metrics.padding.observe(padding / max(tokens, 1))
+            case Computed(model, tokens, padding, memory):
+                model = metrics.bounded("model", model)
+                metrics.padding.labels(model).observe(padding / max(tokens, 1))
                 for kind, size in memory.items():
-                    metrics.device_memory.labels(kind).set(size)
+                    metrics.device_memory.labels(model, kind).set(size)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PrometheusHook) and self._registry is other._registry
@@ -144,13 +145,14 @@ class Metrics:
         self.padding = library.Histogram(
             "rerank_padding_ratio",
             "Share of padding in what a local model read for a call.",
+            ["model"],
             buckets=_SHARES,
             registry=registry,
         )
         self.device_memory = library.Gauge(
             "rerank_device_memory_bytes",
             "Memory of the device that a local model runs on, after its last call.",
-            ["kind"],
+            ["model", "kind"],
             registry=registry,
         )
         self._seen: dict[str, set[str]] = {}

@@ -20,7 +20,7 @@ from rerank_plugins.hooks.events import (
     outcome_of,
 )
 
-__all__ = ["Attempt", "Listeners", "attempt", "call", "listeners", "tell"]
+__all__ = ["Attempt", "Listeners", "attempt", "call", "listeners", "on_behalf_of", "tell"]
 
 _logger = logging.getLogger("rerank_plugins.hooks")
 _may_warn = Throttle()
@@ -58,6 +58,21 @@ def tell(event: Event) -> None:
     """Tell an event to those who listen."""
     if (told := _listeners.get()) is not None:
         told(event)
+
+
+@contextmanager
+def on_behalf_of(calls: Iterable[Listeners | None]) -> Iterator[None]:
+    """Tell what happens in this block to those who listen to any of the calls it is done for.
+
+    Args:
+        calls: what `listeners()` said in each of them.
+    """
+    hooks = [hook for heard in calls if heard is not None for hook in heard.hooks]
+    token = _listeners.set(Listeners(hooks) if hooks else None)
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from rerank_plugins.backend import check_scores
 from rerank_plugins.errors import BackendOutOfMemory, BackendUnavailable, InvalidResponse
+from rerank_plugins.hooks import on_behalf_of
 from rerank_plugins.scheduler.observer import Observer
 from rerank_plugins.scheduler.request import Batch
 
@@ -53,7 +54,8 @@ class BatchScorer:
     def score(self, batch: Batch) -> None:
         """Score a batch; if that fails, do what can still be done for each of its requests."""
         try:
-            self._score(batch)
+            with on_behalf_of(request.listeners for request, _ in batch):
+                self._score(batch)
         finally:
             self._began = None
 

@@ -8,11 +8,13 @@ from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import TypeAlias
 
+from rerank_plugins.hooks import listeners
+
 __all__ = ["Batch", "Request"]
 
 
 class Request:
-    """The documents of one caller, and what is known of their scores."""
+    """The documents of one caller, who listens to it, and what is known of their scores."""
 
     __slots__ = (
         "__weakref__",
@@ -20,6 +22,7 @@ class Request:
         "deficit",
         "documents",
         "future",
+        "listeners",
         "pending",
         "query",
         "scores",
@@ -37,6 +40,7 @@ class Request:
         self.deficit = 0
         self.submitted: float | None = monotonic()  # None once a batch has begun
         self.future: Future[list[float]] = Future()
+        self.listeners = listeners()
 
     def pending_cost(self) -> int:
         return sum(self.costs[index] for index in self.pending)

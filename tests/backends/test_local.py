@@ -279,7 +279,20 @@ def test_what_was_cut_and_padded_is_told_to_those_who_listen(
     assert Truncated(1) == cut
     assert padding == first.padding
     assert (512, 0) == (second.tokens, second.padding)
+    assert Path(checkpoint("bert")).name == first.model == second.model
     assert 2**20 < first.memory["resident"] < 2**40
+
+
+async def test_what_concurrent_calls_did_is_told_to_those_who_listen(
+    checkpoint: Callable[[str], str],
+) -> None:
+    heard: list[Event] = []
+    with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
+        with heard_by((heard.append,), CallStarted("library", "local", None, 1, 1)):
+            await backend.ascore("panda", ["bear"])
+        await backend.ascore("panda", ["nobody listens"])
+
+    assert 1 == sum(isinstance(event, Computed) for event in heard)
 
 
 def test_a_spec_rebuilds_the_backend(checkpoint: Callable[[str], str]) -> None:

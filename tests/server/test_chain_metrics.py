@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import serving
 
 from rerank_plugins import load_backend
+from rerank_plugins.server.chain import isolate
+from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.process import ModelProcess
 
 BODY = {"query": "what is a panda?", "documents": ["A bear.", "A city."]}
@@ -73,10 +75,34 @@ def test_what_a_local_model_did_is_counted(checkpoint, wrap):
         batches = values(client, "rerank_padding_ratio_count")
         memory = values(client, "rerank_device_memory_bytes")
 
+    name = ("model", Path(checkpoint("bert")).name)
     assert {(): 2} == cut
-    assert {(): 2} == batches
-    assert 0.9 < padding[()] < 1  # half of each
-    assert 2**20 < memory[("kind", "resident"),]
+    assert {(name,): 2} == batches
+    assert 0.9 < padding[name,] < 1  # half of each
+    assert 2**20 < memory[("kind", "resident"), name]
+
+
+@pytest.mark.parametrize(
+    "place", [lambda chain: chain, lambda chain: isolate(chain, ServerSettings())],
+    ids=["here", "process"],
+)  # fmt: skip
+def test_what_the_models_of_a_chain_did_is_counted_by_model(checkpoint, place):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    chain = load_backend(
+        {
+            "backend": {"kind": "infinity", "base_url": f"http://127.0.0.1:{port}"},
+            "fallback": [{"kind": "local", "model": checkpoint("bert"), "engine": "onnx"}],
+        }
+    )
+    with serving(place(chain)) as client:
+        assert client.post("/v1/rerank", json=BODY).status_code == 200
+        calls = values(client, "rerank_padding_ratio_count")
+        memory = values(client, "rerank_device_memory_bytes")
+
+    name = ("model", Path(checkpoint("bert")).name)
+    assert {(name,): 1} == calls
+    assert 2**20 < memory[("kind", "resident"), name]
 
 
 def test_the_page_lists_exactly_the_metrics_of_a_server():

@@ -38,4 +38,4 @@ class Loaded:
         if now.truncated_pairs > before.truncated_pairs:
             tell(Truncated(now.truncated_pairs - before.truncated_pairs))
         tokens, padding = now.tokens - before.tokens, now.padding - before.padding
-        tell(Computed(tokens, padding, self.engine.memory()))
+        tell(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))

@@ -17,13 +17,17 @@ ELSEWHERE = {
     "up": set(),
     "ALERTS": {"alertname", "alertstate"},
     "rerank_canary_mrr_at_10": {"set"},
-    "rerank_canary_last_success_timestamp_seconds": set(),
+    "rerank_canary_last_run_timestamp_seconds": {"set"},
+    "rerank_canary_last_success_timestamp_seconds": {"set"},
     "container_cpu_usage_seconds_total": {"container"},
     "container_memory_working_set_bytes": {"container"},
     "kube_pod_container_resource_limits": {"container", "resource"},
     "kube_pod_container_resource_requests": {"container", "resource"},
 }
 """Series of the canary, of Prometheus, of cAdvisor and of kube-state-metrics."""
+
+ENDINGS = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+"""What a series is called after its metric, by the type of that."""
 
 NO_METRICS = re.compile(
     r"sum|min|max|avg|count|rate|increase|absent|time|by|on|and|or|unless|histogram_quantile|"
@@ -46,9 +50,10 @@ def served(tmp_path_factory):
         assert client.post("/v1/rerank", json=body).status_code == 200
         assert client.post("/v1/rerank", json={}).status_code == 422
         text = client.get("/metrics").text
+    families = [*text_string_to_metric_families(text)]
     labels = {
         family.name: {name for sample in family.samples for name in sample.labels} - {"le"}
-        for family in text_string_to_metric_families(text)
+        for family in families
     }
     # A series with labels is there once something happened; until then only its name is.
     for collector in app.state.metrics.registry._collector_to_names:
@@ -56,10 +61,10 @@ def served(tmp_path_factory):
             assert labels[collector._name] <= set(names)
             labels[collector._name] |= set(names)
     found = {}
-    for family, names in labels.items():
-        for ending in ("", "_total", "_bucket", "_sum", "_count"):
-            if f"{family}{ending}" in text:
-                found[f"{family}{ending}"] = names | ({"le"} if ending == "_bucket" else set())
+    for family in families:
+        for ending in ENDINGS.get(family.type, ("",)):
+            more = {"le"} if ending == "_bucket" else set()
+            found[f"{family.name}{ending}"] = labels[family.name] | more
     return found
 
 
@@ -88,6 +93,16 @@ def test_what_is_asked_for_exists(name, expression, served):
         assert set(re.split(r"[,\s]+", grouped.strip())) <= carried, name
     for wanted in re.findall(r"label_values\(.*, *(\w+)\)", expression):
         assert wanted in carried
+
+
+def test_every_metric_of_the_server_is_drawn_or_watched(served):
+    wanted = {metric for _, expression in EXPRESSIONS for metric, _ in asked(expression)}
+    ours = {name for name in served if re.match(r"rerank_.*(?<!_created)$", name)}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
+    left = {each for each in families if not any(name.startswith(each) for name in wanted)}
+
+    assert "rerank_padding_ratio" in families
+    assert not left
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_server_holds_no_more_after_hours(seconds, slope):
 
 def test_servers_are_asked_in_turns(tmp_path):
     found = measure_throughput(
-        MODELS["tiny"].build(tmp_path), None, seconds=0.2, rounds=1, clients=[2]
+        MODELS["tiny"].build(tmp_path), None, requests=2, rounds=1, clients=[2]
     )
 
     assert ["rerank-plugins serve", "guide, async def", "guide, def"] == [*found["servers"]]

@@ -25,22 +25,28 @@ from rerank_plugins.evaluation.workload import Shape, Workload
 __all__ = ["main", "measure_throughput", "tables"]
 
 _CLIENTS = (1, 8, 64)
-_WORDS = 40
+_LEAST = 16
+"""How many requests are sent in a turn, however few the clients are."""
 
 
 def measure_throughput(
-    model: Path, servers: Path | None, *, seconds: float, rounds: int, clients: Sequence[int]
+    model: Path, servers: Path | None, *, requests: int, rounds: int, clients: Sequence[int]
 ) -> dict[str, Any]:
-    """Ask all servers in turns; their order changes, so that noise meets all of them."""
+    """Ask all servers in turns; their order changes, so that noise meets all of them.
+
+    Args:
+        model: that all of them serve.
+        servers: see `started()`.
+        requests: of each client, in each turn.
+        rounds: turns of each server.
+        clients: how many there are at once.
+    """
     workload = Workload()
     measured: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, started(model, Path(folder), servers) as rivals:
         for count in clients:
             for turn in range(-1, rounds):  # the first is not counted
-                texts = [
-                    (query, [" ".join(text.split()[:_WORDS]) for text in documents])
-                    for query, documents in workload.requests(Shape(100, 20))
-                ]
+                texts = workload.requests(Shape(100, 20))
                 names = sorted(rivals, reverse=bool(turn % 2))
                 for name in names:
                     rival = rivals[name]
@@ -50,7 +56,7 @@ def measure_throughput(
                         fields=rival.fields,
                         headers=rival.headers,
                         clients=count,
-                        seconds=seconds if turn >= 0 else 0.5,
+                        requests=max(_LEAST, requests * count) if turn >= 0 else count,
                     )
                     replies = generate(load)
                     if turn < 0:
@@ -67,7 +73,7 @@ def measure_throughput(
         taken_ms = row.pop("ms")
         row["ms"] = {str(share): percentile(taken_ms, share) for share in (50, 95, 99)}
     ordered = {name: measured[name] for name in RIVALS if name in measured}
-    return {"documents": 20, "words": _WORDS, "rounds": rounds, "servers": ordered}
+    return {"documents": 20, "rounds": rounds, "servers": ordered}
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, str]:
@@ -154,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--servers", type=Path, help="folder of tests/servers/install.py")
     parser.add_argument("--model", choices=MODELS, default="minilm")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--requests", type=int, default=2, help="of each client in a turn")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=16.0, help="of each load")
     parser.add_argument("--clients", type=int, nargs="+", default=_CLIENTS)
     parser.add_argument("--stages", nargs="+", default=("load", "throughput", "soak"))
     parser.add_argument("--soak", type=float, default=600.0, help="seconds of the longest stage")
@@ -166,14 +173,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.out is not None and given.out.exists():
         results = {**json.loads(given.out.read_text(encoding="utf-8")), **results}
     if "load" in given.stages:
-        results["steady"] = measure_steady(seconds=4 * given.seconds)
-        results["flood"] = measure_flood(seconds=4 * given.seconds)
+        results["steady"] = measure_steady(seconds=given.seconds)
+        results["flood"] = measure_flood(seconds=given.seconds)
     if "throughput" in given.stages:
         with tempfile.TemporaryDirectory() as folder:
             results["throughput"] = measure_throughput(
                 MODELS[given.model].build(Path(folder)),
                 given.servers,
-                seconds=given.seconds,
+                requests=given.requests,
                 rounds=given.rounds,
                 clients=given.clients,
             )

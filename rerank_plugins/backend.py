@@ -194,10 +194,12 @@ def check_scores(scores: Sequence[object], count: int) -> list[float]:
     Raises:
         InvalidResponse: it is no list, the count differs, or a score is not a finite number.
     """
-    if not hasattr(scores, "__len__"):
-        raise InvalidResponse(f"got {_kind(scores)}, not a list of scores")
-    if len(scores) != count:
-        raise InvalidResponse(f"got {len(scores)} scores for {count} documents")
+    try:
+        found = len(scores)
+    except TypeError:  # also an array without dimensions
+        raise InvalidResponse(f"got {_kind(scores)}, not a list of scores") from None
+    if found != count:
+        raise InvalidResponse(f"got {found} scores for {count} documents")
     for position, score in enumerate(scores):
         if not _is_finite(score):
             raise InvalidResponse(

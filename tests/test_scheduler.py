@@ -1,11 +1,13 @@
 """The scheduler: every document once, in shared, fair and bounded batches."""
 
 import asyncio
+import logging
 import multiprocessing
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -548,3 +550,111 @@ def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
 
     assert [Truncated(4)] == [event for event in one if isinstance(event, Truncated)]
     assert [Truncated(4)] == [event for event in other if isinstance(event, Truncated)]
+
+
+class Raising(Observer):
+    """Raises whatever it is told, with the text of a document."""
+
+    def _raise(self, *facts):
+        raise ZeroDivisionError("poison")
+
+    waited = scored = failed = shrunk = cancelled = _raise
+
+
+def test_an_observer_that_raises_harms_nobody_and_is_logged_once(scorer, caplog):
+    scheduler = Scheduler(scorer, observer=Raising(), batch_cost=100)
+    held(scheduler, scorer)
+    doomed, bad = ask(scheduler, ["doomed"] * 3), ask(scheduler, ["poison"])
+    good = [ask(scheduler, ["a", "bb"]) for _ in range(3)]
+    with caplog.at_level(logging.ERROR):
+        assert doomed.cancel()
+        scorer.let_go.set()
+
+        assert [[1.0, 2.0]] * 3 == [future.result(30) for future in good]
+        with pytest.raises(ZeroDivisionError, match="poison"):
+            bad.result(30)
+        assert [1.0] == ask(scheduler, ["a"]).result(30)
+        scheduler.close()
+    (told,) = caplog.records
+    assert "rerank_plugins.scheduler.observer" == told.name
+    assert "the observer Raising failed with ZeroDivisionError" in told.getMessage()
+    assert "poison" not in told.getMessage() + str(told.exc_info)
+
+
+def test_an_observer_that_raises_harms_no_async_caller(caplog):
+    def small_memory(requests):
+        if sum(len(texts) for _, texts in requests) > 2:
+            raise MemoryError
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    scheduler = Scheduler(small_memory, observer=Raising())
+
+    async def callers():
+        asked = (asyncio.wrap_future(ask(scheduler, ["a"] * 3)) for _ in range(20))
+        return await asyncio.wait_for(asyncio.gather(*asked), 30)
+
+    assert [[1.0] * 3] * 20 == asyncio.run(callers())
+    scheduler.close()
+    assert 1 == len(caplog.records)
+
+
+def test_an_observer_may_ask_the_scheduler_from_another_thread(scorer):
+    """It is told of requests that leave without any lock held."""
+
+    class Asking(Observer):
+        def cancelled(self, pairs):
+            with ThreadPoolExecutor(1) as pool:
+                seen.append(pool.submit(ask, scheduler, ["b"]).result(30))
+
+    seen = []
+    scheduler = Scheduler(scorer, observer=Asking())
+    held(scheduler, scorer)
+    ask(scheduler, ["doomed"]).cancel()
+    scorer.let_go.set()
+
+    assert [[1.0]] == [future.result(30) for future in seen]
+    scheduler.close()
+
+
+class Unreadable(list):
+    """As long as it should be; reading it raises."""
+
+    def __iter__(self):
+        raise ZeroDivisionError("unreadable")
+
+
+@pytest.mark.parametrize(
+    ("scores", "error"),
+    [
+        ([np.array(0.5)], InvalidResponse),
+        ([None], InvalidResponse),
+        ([[1.0, 2.0]], InvalidResponse),
+        ([["1.0"]], InvalidResponse),
+        ([Unreadable([1.0])], ZeroDivisionError),
+        (None, TypeError),
+    ],
+    ids=["no dimensions", "none", "too many", "a string", "unreadable", "no list"],
+)
+def test_whatever_a_scorer_returns_the_next_request_is_scored(scores, error):
+    answers = [scores, [[1.0]]]
+    scheduler = Scheduler(lambda requests: answers.pop(0))
+
+    assert isinstance(ask(scheduler, ["a"]).exception(30), error)
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    scheduler.close()
+
+
+def test_a_worker_that_can_not_start_leaves_nothing_behind(scorer, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    scheduler = Scheduler(scorer)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            ask(scheduler, ["lost"])
+
+    assert 0 == scheduler.queued_pairs
+    assert [1.0] == ask(scheduler, ["a"]).result(30)
+    assert ["a"] == scorer.scored()
+    scheduler.close()

@@ -54,10 +54,20 @@ class BatchScorer:
     def score(self, batch: Batch) -> None:
         """Score a batch; if that fails, do what can still be done for each of its requests."""
         try:
+            self._tell_waits(batch)
             with on_behalf_of(request.listeners for request, _ in batch):
                 self._score(batch)
+        except BaseException as error:  # noqa: BLE001  # else the thread ends, and callers hang
+            for request, _ in batch:
+                request.fail(error)
         finally:
             self._began = None
+
+    def _tell_waits(self, batch: Batch) -> None:
+        for request, _ in batch:
+            if request.submitted is not None:
+                self._observer.waited(monotonic() - request.submitted)
+                request.submitted = None
 
     def _score(self, batch: Batch) -> None:
         pairs = sum(len(indices) for _, indices in batch)
@@ -78,7 +88,7 @@ class BatchScorer:
         for (request, indices), scores in zip(batch, found, strict=True):
             try:
                 request.finish(indices, check_scores(scores, len(indices)))
-            except InvalidResponse as error:
+            except Exception as error:  # noqa: BLE001  # of whatever the scores are made
                 self._observer.failed(error, len(indices))
                 request.fail(error)
 

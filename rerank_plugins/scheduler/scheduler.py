@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
@@ -10,12 +9,11 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
-from time import monotonic
 
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.scheduler.batch_scorer import BatchScorer, Run
 from rerank_plugins.scheduler.fair_queue import FairQueue
-from rerank_plugins.scheduler.observer import Observer
+from rerank_plugins.scheduler.observer import Observer, SafeObserver
 from rerank_plugins.scheduler.request import Batch, Request
 
 __all__ = ["Scheduler"]
@@ -47,7 +45,7 @@ class Scheduler:
             meet; like `queue_cost`. None looks at the cost alone.
         quantum: what each request may spend per round; as much as the usual request costs, or it
             waits for several rounds.
-        observer: is told what happens.
+        observer: is told what happens; what it raises is logged once.
         name: of the worker thread.
     """
 
@@ -63,7 +61,7 @@ class Scheduler:
         observer: Observer | None = None,
         name: str = "rerank-scheduler",
     ) -> None:
-        self._observer = observer or Observer()
+        self._observer = SafeObserver(observer or Observer())
         self._scorer = BatchScorer(run, batch_cost=batch_cost, observer=self._observer)
         self._batch_pairs = batch_pairs
         self._queue_cost = queue_cost
@@ -119,11 +117,12 @@ class Scheduler:
             room = self._room()
             if not wait:
                 self._refuse_if_full(sum(costs), room)
-            self._queue.add(request, room=room)
             if self._worker is None:
                 self._closing = False
-                self._worker = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._worker.start()
+                worker = threading.Thread(target=self._work, name=self._name, daemon=True)
+                worker.start()  # may fail when memory is short: then nothing is queued
+                self._worker = worker
+            self._queue.add(request, room=room)
             self._changed.notify()
         reference = weakref.ref(request)  # a strong one would be a cycle that holds its texts
         request.future.add_done_callback(lambda _: self._leave(reference()))
@@ -140,11 +139,14 @@ class Scheduler:
 
     def _leave(self, request: Request | None) -> None:
         """Take a request that is over out of the queue, if it is still there."""
-        with self._changed, contextlib.suppress(ValueError):
-            if request is None:
-                return
-            self._queue.remove(request)
-            self._observer.cancelled(len(request.pending))
+        if request is None:
+            return
+        try:
+            with self._changed:
+                self._queue.remove(request)
+        except ValueError:
+            return
+        self._observer.cancelled(len(request.pending))
 
     def _room(self) -> int:
         """Return the most that may wait."""
@@ -165,12 +167,8 @@ class Scheduler:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            for request, _ in batch:
-                if request.submitted is not None:
-                    self._observer.waited(monotonic() - request.submitted)
-                    request.submitted = None
             self._scorer.score(batch)
-            del batch, request  # lets go of the callers' texts while waiting
+            del batch  # lets go of the callers' texts while waiting
 
     def _next_batch(self) -> Batch:
         """Wait for work and return a batch; an empty one ends the worker."""

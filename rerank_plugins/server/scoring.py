@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from rerank_plugins._context import until
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import BackendOverloaded
-from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
+from rerank_plugins.scheduler import Observer, SafeObserver, Scheduler, estimated_tokens
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["Scoring", "SharedScoring", "SideBySide", "scoring_for"]
@@ -112,7 +112,7 @@ class SideBySide:
         self._backend = backend
         self._listening = listening
         self._queue_pairs = settings.queue_pairs
-        self._observer = observer
+        self._observer = SafeObserver(observer)
         self._seconds = settings.request_seconds
         self.queued_pairs = 0
         self.queued_cost = 0

@@ -66,6 +66,8 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
 
     app = FastAPI(
         title="rerank-plugins",
+        description="Errors are as `ProblemReply`, also of what is no valid HTTP request (400) and "
+        "of headers larger than 64 KiB (431).",
         version=rerank_plugins.__version__,
         lifespan=lifespan,
         docs_url=None,  # both pages load their scripts from elsewhere

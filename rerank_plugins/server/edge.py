@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import traceback
@@ -18,7 +19,7 @@ from rerank_plugins.server.problems import Problem, reply
 from rerank_plugins.server.rates import RateLimiter, Verdict
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["PROBES", "PUBLIC", "Edge"]
+__all__ = ["CROWDED", "PROBES", "PUBLIC", "Edge"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ holds nothing but itself."""
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """The paths that are not limited: to refuse a probe would only hide an overload."""
+
+CROWDED = "rerank_plugins.crowded"
+"""The key of a request's state that says whether there are too many connections."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -78,6 +82,13 @@ class Edge:
         try:
             added |= self._admit(scope, headers)
             await self._app(scope, receive, send_on)
+        except asyncio.CancelledError:  # by uvicorn, which has waited long enough to end
+            if status == 500:  # noqa: PLR2004  # nothing was sent yet
+                late = Problem(
+                    503, "shutting_down", "the server is ending", retry_after=1, close=True
+                )
+                await reply(late, request_id)(scope, receive, send_on)
+            raise
         except Problem as problem:  # raised before the routes
             await reply(problem, request_id)(scope, receive, send_on)
         except Exception as error:  # noqa: BLE001  # a bug of ours; the client gets an answer
@@ -93,9 +104,18 @@ class Edge:
         """Return what the reply's headers add about rates.
 
         Raises:
-            Problem: too many requests, or no valid key.
+            Problem: too many connections or requests, or no valid key.
         """
         path = scope["path"]
+        if scope["state"].get(CROWDED) and path not in PROBES:
+            self._metrics.rejected.labels("too_many_connections").inc()
+            raise Problem(
+                503,
+                "too_many_connections",
+                "there are too many connections; try again later",
+                retry_after=1,
+                close=True,
+            )
         address = client_address(scope, self._trusted)
         added: dict[str, str] = {}
         if self._by_address is not None and path not in PROBES:

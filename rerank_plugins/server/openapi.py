@@ -108,6 +108,8 @@ def _complete(
             responses["401"] = _problem("No valid key.")
     if path not in PROBES and (settings.client_rate or settings.address_rate):
         responses["429"] = _problem("Too many requests of this client.")
+    if path not in PROBES:
+        responses.setdefault("503", _problem("Too many connections, or the server is ending."))
     for status, response in responses.items():
         headers = _HEADERS.get(status, {}) if _is_problem(response) else {}
         response["headers"] = {

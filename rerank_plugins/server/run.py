@@ -44,7 +44,7 @@ def serve(app: FastAPI) -> Exception | None:
         app,
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings.header_seconds),
+        http=bounded_protocol(settings),
         ws="none",
         loop="auto",
         lifespan="on",
@@ -53,7 +53,6 @@ def serve(app: FastAPI) -> Exception | None:
         access_log=False,  # `Edge` writes it, with the client and the request's id
         log_config=None,
         timeout_keep_alive=int(settings.keep_alive_seconds),
-        limit_concurrency=settings.max_connections,
     )
     server = _Server(config, lifecycle, settings)
     lifecycle.on_failure = server.end_soon

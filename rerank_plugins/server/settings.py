@@ -115,7 +115,7 @@ class ServerSettings:
     keep_alive_seconds: float = 75.0
     """How long an idle connection stays open; longer than a proxy in front keeps its own."""
     max_connections: int = 4096
-    """Connections beyond it are answered 503."""
+    """Requests on connections beyond it are answered 503, except for probes."""
 
     batch_pairs: int = 256
     """Most pairs that are scored at once."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,36 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         process.send_signal(signal.SIGTERM)
 
         assert 0 == process.wait(20)
+
+
+STUCK = """
+import time
+from rerank_plugins.backends.embedded import EmbeddedBackend
+from rerank_plugins.cli import main
+
+EmbeddedBackend.score_many = lambda self, requests: time.sleep(600)
+main()
+"""
+
+
+def test_a_request_that_outlives_the_drain_is_told_so(tmp_path):
+    table = "warm_up = false\nshutdown_delay = 0.0\ndrain_seconds = 0.2"
+    stuck = served(tmp_path, "--no-model-process", table=table, program=("-c", STUCK))
+    with stuck as (process, url), ThreadPoolExecutor(1) as pool:
+        wait_for(url, 200)
+        reply = pool.submit(ask, url, "/v1/rerank", BODY)
+        while b"rerank_inflight_requests 2.0" not in text_of(f"{url}/metrics"):  # and this one
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        status, found = reply.result(60)
+
+        assert (503, "shutting_down") == (status, found["error"]["type"])
+        assert 0 == process.wait(30)
+
+
+def text_of(url):
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return reply.read()
 
 
 SHORT_OF_MEMORY = """

@@ -30,7 +30,8 @@ class Listeners:
     """Hooks that hear the same events; what one raises stops neither the others nor the call."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
-        self.hooks = tuple(dict.fromkeys(hooks))  # each hears an event once
+        # Each hears an event once; equal ones are one, such as two with the same registry.
+        self.hooks = tuple({_identity(hook): hook for hook in hooks}.values())
 
     def __call__(self, event: Event) -> None:
         for hook in self.hooks:
@@ -44,6 +45,14 @@ class Listeners:
                         type(event).__name__,
                         type(error).__name__,
                     )
+
+
+def _identity(hook: Hook) -> object:
+    try:
+        hash(hook)
+    except TypeError:  # a dataclass that keeps events, say: two that are equal now are still two
+        return id(hook)
+    return hook
 
 
 _listeners: ContextVar[Listeners | None] = ContextVar("listeners", default=None)

@@ -17,7 +17,8 @@ class BatchingBackend(Backend):
     """Scores the requests of any number of threads and event loops in shared, fair batches.
 
     One worker thread calls the wrapped backend's `score_many`, so the wrapped backend is never
-    used twice at once. See `rerank_plugins.scheduler.Scheduler` for what is promised.
+    used twice at once. See `rerank_plugins.scheduler.Scheduler` for what is promised. What happens
+    in a batch is told to the hooks of all calls that share it, so traces can't tell whose it is.
 
     Args:
         wrapped: the backend that scores; pointwise, since documents of one request may be

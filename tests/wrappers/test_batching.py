@@ -1,12 +1,15 @@
 """The backend whose callers share batches."""
 
 import asyncio
+import threading
 
 import pytest
 
 from rerank_plugins import BackendUnavailable, ConfigError
+from rerank_plugins.hooks import Truncated, tell
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.batching import BatchingBackend
+from rerank_plugins.wrappers.instrument import InstrumentedBackend
 
 
 class TestBatchingBackend(BackendContract):
@@ -46,6 +49,42 @@ def test_errors_of_the_wrapped_backend_pass():
         pytest.raises(BackendUnavailable, match="down"),
     ):
         backend.score("q", ["a"])
+
+
+def test_what_happens_in_a_batch_is_told_to_the_hooks_of_its_calls():
+    """To each hook once, however many of its calls share the batch; to no others."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Telling(FakeBackend):
+        def score_many(self, requests):
+            begun.set()
+            assert go_on.wait(30)
+            tell(Truncated(len(requests)))
+            return super().score_many(requests)
+
+    shared = BatchingBackend(Telling())
+    heard = {"first": [], "one": [], "other": [], "silent": []}
+    first, one, other, _ = (
+        InstrumentedBackend(shared, hooks=[events.append]) for events in heard.values()
+    )
+
+    async def gather():
+        calls = [asyncio.create_task(first.ascore("q", ["a"]))]
+        assert await asyncio.to_thread(begun.wait, 30)
+        calls += [asyncio.create_task(each.ascore("q", ["a"])) for each in (one, one, other)]
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*calls)
+
+    with shared:
+        asyncio.run(gather())
+        shared.score("q", ["a"])  # nobody listens
+
+    cut = {
+        name: [event.documents for event in events if isinstance(event, Truncated)]
+        for name, events in heard.items()
+    }
+    assert {"first": [1], "one": [3], "other": [3], "silent": []} == cut
 
 
 def test_a_listwise_backend_is_refused():

@@ -5,6 +5,7 @@ import copy
 import logging
 import pickle
 import threading
+from dataclasses import dataclass
 
 import pytest
 
@@ -319,6 +320,22 @@ def test_a_hook_hears_an_attempt_once_where_two_backends_have_it(endpoint, ask):
 
     assert ["outer", "inner"] == [event.route for event in ears.of(CallStarted)]
     assert 1 == len(ears.of(AttemptFinished))
+
+
+def test_hooks_that_cant_be_hashed_hear_of_calls_each_for_itself(ask):
+    """As dataclasses can't, and those that are equal now are still two."""
+
+    @dataclass
+    class Counts:
+        events: int = 0
+
+        def __call__(self, event):
+            self.events += 1
+
+    one, other = Counts(), Counts()
+
+    assert [1.0, 0.0] == ask(instrumented(FakeBackend(), one, other, one))
+    assert (2, 2) == (one.events, other.events)
 
 
 def test_calls_side_by_side_are_kept_apart(endpoint):

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asking import ascore, score
+
+from rerank_plugins.testing import Endpoint, speak
+
+
+@pytest.fixture(params=[score, ascore])
+def ask(request: pytest.FixtureRequest) -> Any:
+    """Ask a backend in one of the two ways."""
+    return request.param
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A server that speaks TEI's protocol."""
+    with Endpoint(speak("tei")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import Future
 
 import pytest
+from asking import ascore
 
 from rerank_plugins import BackendUnavailable, UnsupportedInputError
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
@@ -40,15 +41,6 @@ class TestPassing(BackendContract):
         return Passing(FakeBackend())
 
 
-def score(backend):
-    return backend.score("q", ["q", "r"])
-
-
-def ascore(backend):
-    return asyncio.run(backend.ascore("q", ["q", "r"]))
-
-
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_a_flow_gets_the_result_of_each_step(ask):
     done = Future()
     done.set_result("done")
@@ -60,7 +52,6 @@ def test_a_flow_gets_the_result_of_each_step(ask):
     assert (ask is ascore) == (thread != threading.get_ident())
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_an_error_the_flow_does_not_catch_reaches_the_caller(ask):
     with pytest.raises(BackendUnavailable, match="down"):
         ask(Passing(FailingBackend(BackendUnavailable("down"))))

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asking import score
 
 from rerank_plugins import (
     AuthenticationError,
@@ -72,21 +73,12 @@ def clock(monkeypatch):
     return now
 
 
-def score(backend):
-    return backend.score("q", ["q", "r"])
-
-
-def ascore(backend):
-    return asyncio.run(backend.ascore("q", ["q", "r"]))
-
-
 def fail(backend, times=1, ask=score):
     for _ in range(times):
         with pytest.raises(BackendUnavailable, match="down"):
             ask(backend)
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_failures_in_a_row_open_it(clock, ask):
     wrapped = Moody(DOWN)
     backend = CircuitBreakingBackend(wrapped, failures=3, cooldown=10.0)

@@ -5,6 +5,7 @@ import logging
 import pickle
 
 import pytest
+from asking import score
 
 from rerank_plugins import (
     AuthenticationError,
@@ -43,19 +44,6 @@ class TestFallingBack(BackendContract):
 
     def make_backend(self):
         return FallbackBackend([failing(), FakeBackend()])
-
-
-def score(backend):
-    return backend.score("q", ["q", "r"])
-
-
-def ascore(backend):
-    return asyncio.run(backend.ascore("q", ["q", "r"]))
-
-
-@pytest.fixture(params=[score, ascore])
-def ask(request):
-    return request.param
 
 
 def test_the_first_that_works_scores(ask):

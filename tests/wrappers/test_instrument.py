@@ -54,19 +54,6 @@ from rerank_plugins.wrappers.retry import RetryingBackend
 DOWN = BackendUnavailable("down")
 
 
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    if request.param == "sync":
-        return lambda backend, documents=("q", "r"): backend.score("q", documents)
-    return lambda backend, documents=("q", "r"): asyncio.run(backend.ascore("q", documents))
-
-
-@pytest.fixture
-def endpoint():
-    with Endpoint(speak("tei")) as endpoint:
-        yield endpoint
-
-
 class Ears:
     """Keeps what it hears."""
 

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asking import score
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,15 +92,6 @@ def world(monkeypatch):
     return World(monkeypatch)
 
 
-def score(backend):
-    return backend.score("q", ["q", "r"])
-
-
-def ascore(backend):
-    return asyncio.run(backend.ascore("q", ["q", "r"]))
-
-
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_an_unavailable_backend_is_asked_again(ask):
     wrapped = Scripted(DOWN, BackendTimeout("slow"))
     backend = RetryingBackend(wrapped, initial_backoff=0.0)
@@ -108,7 +100,6 @@ def test_an_unavailable_backend_is_asked_again(ask):
     assert 3 == wrapped.asked
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_the_last_error_is_raised_and_says_how_many_attempts_there_were(ask):
     last = BackendOverloaded("busy")
     wrapped = Scripted(DOWN, DOWN, last)
@@ -405,7 +396,6 @@ def in_turn(*answers):
     return lambda received: next(turns)
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -428,7 +418,6 @@ def test_a_server_in_trouble_gets_another_try(ask, answer):
         assert 2 == len(endpoint.requests)
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 @pytest.mark.parametrize("wait", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
 def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
     with Endpoint(Answer({"error": "busy"}, 429, {"Retry-After": wait})) as endpoint:
@@ -441,7 +430,6 @@ def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
         assert 1 == len(endpoint.requests)
 
 
-@pytest.mark.parametrize("ask", [score, ascore])
 def test_the_deadline_ends_an_attempt(ask):
     """Long before its own timeout, which would be the end of this test as well."""
 

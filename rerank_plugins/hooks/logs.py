@@ -30,7 +30,8 @@ class LoggingHook:
     facts are in the message and, for JSON formatters, in the record's `rerank`, a mapping.
 
     Calls that fail, attempts that fail, fallbacks and open breakers are warnings, as are calls
-    that are slow; retries, other changes of breakers and cancelled calls are of level INFO, all else DEBUG.
+    that are slow; retries, other changes of breakers and cancelled calls are of level INFO, all
+    else DEBUG.
 
     Args:
         slow: seconds from which a call that succeeds is a warning; `inf` for never.

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminal import in_terminal
 from typer.testing import CliRunner
 
 import rerank_plugins
@@ -444,37 +445,6 @@ def process(*arguments, **options):
     )
 
 
-def all_of(terminal):
-    """Read what a pseudo-terminal shows until its other side is closed; close it."""
-    shown = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            shown += chunk
-    except OSError:  # how Linux says that the other side was closed
-        pass
-    os.close(terminal)
-    return shown
-
-
-def in_terminal(*arguments, width=90, env=None):
-    """Run the real command in a pseudo-terminal; give its exit code and what it showed."""
-    environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
-    environment |= {"RERANK_BACKEND": "embedded", "TERM": "xterm-256color", "COLUMNS": str(width)}
-    main, side = pty.openpty()
-    child = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        env=environment | (env or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=side,
-        stderr=subprocess.PIPE,
-    )
-    os.close(side)
-    shown = all_of(main)
-    _, errors = child.communicate(timeout=60)
-    assert b"" == errors
-    return child.returncode, shown.decode()
-
-
 class TestProcess:
     def test_reranks_a_real_file(self, notes):
         done = process(
@@ -561,19 +531,10 @@ class TestProcess:
         assert 6 == done.returncode
 
     def test_the_terminal_is_told_what_is_scored(self, notes):
-        main, side = pty.openpty()
-        child = subprocess.Popen(
-            [*COMMAND, "rank", "panda", str(notes), "-b", "embedded"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=side,
-            env=os.environ | {"TERM": "xterm-256color"},
-        )
-        os.close(side)
-        shown = all_of(main)
+        code, shown = in_terminal("rank", "panda", notes, streams=["stderr"])
 
-        assert 0 == child.wait(timeout=60)
-        assert b"Scoring 3 documents" in shown
+        assert 0 == code
+        assert "Scoring 3 documents" in shown
 
     def test_a_terminal_without_a_file_is_told_what_to_do(self):
         main, side = pty.openpty()

@@ -2,11 +2,10 @@
 
 import json
 import os
-import pty
-import subprocess
 import sys
 
 import pytest
+from terminal import in_terminal
 from typer.testing import CliRunner
 
 from rerank_plugins.cli import app
@@ -119,23 +118,8 @@ def test_mistakes_are_one_line_and_an_exit_code(arguments, code, message):
 
 
 def test_a_terminal_sees_how_far_it_is():
-    main, side = pty.openpty()
-    child = subprocess.Popen(
-        [*COMMAND, "bench", "embedded", *QUICK, "--shape", "1x3"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=side,
-        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"},
-    )
-    os.close(side)
-    shown = b""
-    try:
-        while chunk := os.read(main, 65536):
-            shown += chunk
-    except OSError:  # how Linux says that the other side was closed
-        pass
-    os.close(main)
+    code, shown = in_terminal("bench", *QUICK, "--shape", "1x3", streams=["stderr"])
 
-    assert 0 == child.wait(timeout=60)
-    assert b"1x2, shape 1 of 2: calls" in shown
-    assert b"/5" in shown
+    assert 0 == code
+    assert "1x2, shape 1 of 2: calls" in shown
+    assert "/5" in shown

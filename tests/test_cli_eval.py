@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pushgateway import pushgateway
+from terminal import in_terminal
 from typer.testing import CliRunner
 
 from rerank_plugins import BackendUnavailable
@@ -106,27 +106,14 @@ class TestEval:
         assert 12 == scored(folder)
 
     def test_a_terminal_sees_a_table_and_verdicts(self, folder):
-        main, side = pty.openpty()
-        child = subprocess.Popen(
-            [*COMMAND, "eval", *QUICK],
-            stdin=subprocess.DEVNULL,
-            stdout=side,
-            stderr=side,
-            env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "160", "NO_COLOR": "1"},
+        code, shown = in_terminal(
+            "eval", *QUICK, streams=["stdout", "stderr"], width=160, env={"NO_COLOR": "1"}
         )
-        os.close(side)
-        shown = b""
-        try:
-            while chunk := os.read(main, 65536):
-                shown += chunk
-        except OSError:  # how Linux says that the other side was closed
-            pass
-        os.close(main)
 
-        assert 0 == child.wait(timeout=60)
-        assert b"xquad-zh: queries" in shown
-        assert b"No clear difference: MRR@10" in shown
-        assert b"the questions are Chinese" in shown
+        assert 0 == code
+        assert "xquad-zh: queries" in shown
+        assert "No clear difference: MRR@10" in shown
+        assert "the questions are Chinese" in shown
 
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),

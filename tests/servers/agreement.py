@@ -10,12 +10,12 @@ import pytest
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from rerank_plugins import load_backend
+from rerank_plugins import AuthenticationError, BackendRejected, load_backend
 from rerank_plugins.langchain import RerankCompressor
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import BackendContract
 
-__all__ = ["DOCUMENTS", "QUERY", "Agreement", "ServerContract"]
+__all__ = ["DOCUMENTS", "QUERY", "Agreement", "Guarded", "Refusals", "ServerContract"]
 
 QUERY = "what is a panda?"
 DOCUMENTS = [
@@ -31,10 +31,7 @@ HUNDRED = [f"{number} of the {number * 7 % 50} pandas live in China" for number 
 
 
 class Agreement:
-    """A server and this process give the same scores; a module says where both are.
-
-    The module defines two fixtures: `remote_spec`, and `local_spec` for the same model.
-    """
+    """A server, `remote_spec`, and this process, `local_spec`, give the same scores."""
 
     tolerance = 1e-5
 
@@ -90,6 +87,45 @@ class Agreement:
 
         assert "✓ server" in done.stdout
         assert "for a relevant document" in done.stdout
+
+
+class Guarded:
+    """A server says no to a key that it does not know.
+
+    The module defines the fixture `spec_of`: a function that gives the server's spec, with
+    another variable for the key as `key`.
+    """
+
+    wrong_key = 401
+    """The status for such a key."""
+
+    def test_a_wrong_key_is_rejected(self, spec_of, monkeypatch):
+        """As an authentication error, where the server says that it is one."""
+        monkeypatch.setenv("RERANK_TEST_KEY_WRONG", "another")
+        with (
+            load_backend(spec_of(key="RERANK_TEST_KEY_WRONG")) as backend,
+            pytest.raises(BackendRejected) as caught,
+        ):
+            backend.score(QUERY, DOCUMENTS)
+
+        assert self.wrong_key == caught.value.status_code
+        assert (self.wrong_key == 401) == isinstance(caught.value, AuthenticationError)
+
+
+class Refusals(Guarded):
+    """It also says no to a model that it does not have; `spec_of` takes a `model`."""
+
+    unknown_model: int
+    """The status for such a model."""
+
+    def test_an_unknown_model_is_rejected(self, spec_of):
+        with (
+            load_backend(spec_of(model="nope")) as backend,
+            pytest.raises(BackendRejected, match="nope") as caught,
+        ):
+            backend.score(QUERY, DOCUMENTS)
+
+        assert self.unknown_model == caught.value.status_code
 
 
 class ServerContract(BackendContract):

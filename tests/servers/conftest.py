@@ -57,6 +57,21 @@ def key_variable() -> Iterator[str]:
         yield "RERANK_TEST_KEY"
 
 
+# What the suites of `agreement` ask; a module that has another model says which.
+
+
+@pytest.fixture(scope="module")
+def remote_spec(spec_of: Callable[..., str]) -> str:
+    """The spec of the server, with the model of `local_spec`."""
+    return spec_of()
+
+
+@pytest.fixture(scope="module")
+def local_spec(tiny: Path) -> str:
+    """The spec of the same model in this process."""
+    return f"local:{tiny}?engine=torch"
+
+
 # The models: one that all servers can load, and two that differ in one weight.
 
 

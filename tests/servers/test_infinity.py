@@ -6,30 +6,22 @@ import asyncio
 import os
 
 import pytest
-from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
+from agreement import DOCUMENTS, QUERY, Agreement, Refusals, ServerContract
 
 from rerank_plugins import (
-    AuthenticationError,
     BackendOverloaded,
-    BackendRejected,
     InvalidResponse,
     load_backend,
 )
 from rerank_plugins.backends.discovery import probe
 
 
-def spec(server, model, key="RERANK_TEST_KEY"):
-    return f"infinity+{server.url}?model={model}&timeout=300&api_key_env={key}"
-
-
 @pytest.fixture(scope="module")
-def remote_spec(infinity, tiny):
-    return spec(infinity, tiny.name)
+def spec_of(infinity, tiny):
+    def spec(model=tiny.name, key="RERANK_TEST_KEY"):
+        return f"infinity+{infinity.url}?model={model}&timeout=300&api_key_env={key}"
 
-
-@pytest.fixture(scope="module")
-def local_spec(tiny):
-    return f"local:{tiny}?engine=torch"
+    return spec
 
 
 class TestAgreement(Agreement):
@@ -38,6 +30,10 @@ class TestAgreement(Agreement):
 
 class TestContract(ServerContract):
     pass
+
+
+class TestRefusals(Refusals):
+    unknown_model = 400
 
 
 def test_logits_are_the_local_ones(remote_spec, local_spec):
@@ -62,30 +58,9 @@ def test_it_is_recognised(infinity, tiny, key_variable):
     assert ("infinity", (), False) == (guarded.dialect, guarded.models, guarded.authorized)
 
 
-def test_an_unknown_model_is_rejected(infinity):
-    with (
-        load_backend(spec(infinity, "nope")) as backend,
-        pytest.raises(BackendRejected, match="nope") as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 400 == caught.value.status_code
-
-
-def test_a_wrong_key_is_an_authentication_error(infinity, tiny, monkeypatch):
-    monkeypatch.setenv("RERANK_TEST_KEY_WRONG", "another")
-    with (
-        load_backend(spec(infinity, tiny.name, key="RERANK_TEST_KEY_WRONG")) as backend,
-        pytest.raises(AuthenticationError) as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 401 == caught.value.status_code
-
-
-def test_scores_that_are_not_numbers_are_an_invalid_response(infinity):
+def test_scores_that_are_not_numbers_are_an_invalid_response(spec_of):
     """The server sends null for NaN, with status 200."""
-    with load_backend(spec(infinity, "nan")) as backend, pytest.raises(InvalidResponse):
+    with load_backend(spec_of(model="nan")) as backend, pytest.raises(InvalidResponse):
         backend.score(QUERY, DOCUMENTS)
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
+from agreement import DOCUMENTS, QUERY, Agreement, Refusals, ServerContract
 
 from rerank_plugins import BackendRejected, BackendUnavailable, load_backend
 from rerank_plugins.backends.discovery import probe
 
 
-def spec(server, model="tiny", key="RERANK_TEST_KEY_LITELLM"):
-    return f"cohere+{server.url}?model={model}&timeout=300&api_key_env={key}"
-
-
 @pytest.fixture(scope="module")
-def remote_spec(litellm):
-    return spec(litellm)
+def spec_of(litellm):
+    def spec(model="tiny", key="RERANK_TEST_KEY_LITELLM"):
+        return f"cohere+{litellm.url}?model={model}&timeout=300&api_key_env={key}"
 
-
-@pytest.fixture(scope="module")
-def local_spec(tiny):
-    return f"local:{tiny}?engine=torch"
+    return spec
 
 
 class TestAgreement(Agreement):
@@ -38,36 +32,20 @@ class TestContract(ServerContract):
         assert 422 == caught.value.status_code
 
 
+class TestRefusals(Refusals):
+    unknown_model = 400
+    wrong_key = 400  # without a database the proxy can't tell who that is
+
+
 def test_it_is_not_recognised_but_the_way_on_is_told(litellm):
     """What answers like no rerank server may still be a proxy."""
     with pytest.raises(BackendRejected, match=r"cohere\+http"):
         probe(litellm.url)
 
 
-def test_an_unknown_model_is_rejected(litellm):
+def test_a_server_behind_the_proxy_that_is_gone_is_unavailable(spec_of):
     with (
-        load_backend(spec(litellm, model="nope")) as backend,
-        pytest.raises(BackendRejected, match="nope") as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 400 == caught.value.status_code
-
-
-def test_a_wrong_key_is_rejected(litellm, key_variable):
-    """Without a database the proxy can't tell who that is, and says 400."""
-    with (
-        load_backend(spec(litellm, key=key_variable)) as backend,
-        pytest.raises(BackendRejected) as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 400 == caught.value.status_code
-
-
-def test_a_server_behind_the_proxy_that_is_gone_is_unavailable(litellm):
-    with (
-        load_backend(spec(litellm, model="gone")) as backend,
+        load_backend(spec_of(model="gone")) as backend,
         pytest.raises(BackendUnavailable),
     ):
         backend.score(QUERY, DOCUMENTS)

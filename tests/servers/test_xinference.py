@@ -11,12 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from agreement import DOCUMENTS, QUERY, Agreement, ServerContract
+from agreement import DOCUMENTS, QUERY, Agreement, Refusals, ServerContract
 from servers.launch import descendants
 
 from rerank_plugins import (
     AuthenticationError,
-    BackendRejected,
     BackendUnavailable,
     InvalidResponse,
     load_backend,
@@ -24,18 +23,12 @@ from rerank_plugins import (
 from rerank_plugins.backends.discovery import probe
 
 
-def spec(server, model="tiny", key="RERANK_TEST_KEY_XINFERENCE"):
-    return f"xinference+{server.url}?model={model}&timeout=300&api_key_env={key}"
-
-
 @pytest.fixture(scope="module")
-def remote_spec(xinference):
-    return spec(xinference)
+def spec_of(xinference):
+    def spec(model="tiny", key="RERANK_TEST_KEY_XINFERENCE"):
+        return f"xinference+{xinference.url}?model={model}&timeout=300&api_key_env={key}"
 
-
-@pytest.fixture(scope="module")
-def local_spec(tiny):
-    return f"local:{tiny}?engine=torch"
+    return spec
 
 
 class TestAgreement(Agreement):
@@ -44,6 +37,10 @@ class TestAgreement(Agreement):
 
 class TestContract(ServerContract):
     pass
+
+
+class TestRefusals(Refusals):
+    unknown_model = 404
 
 
 def test_it_is_recognised(xinference):
@@ -57,29 +54,9 @@ def test_it_is_recognised(xinference):
     assert ("xinference", (), False) == (guarded.dialect, guarded.models, guarded.authorized)
 
 
-def test_an_unknown_model_is_rejected(xinference):
+def test_a_key_without_the_right_is_an_authentication_error(spec_of):
     with (
-        load_backend(spec(xinference, model="nope")) as backend,
-        pytest.raises(BackendRejected, match="nope") as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 404 == caught.value.status_code
-
-
-def test_a_wrong_key_is_an_authentication_error(xinference, key_variable):
-    with (
-        load_backend(spec(xinference, key=key_variable)) as backend,
-        pytest.raises(AuthenticationError) as caught,
-    ):
-        backend.score(QUERY, DOCUMENTS)
-
-    assert 401 == caught.value.status_code
-
-
-def test_a_key_without_the_right_is_an_authentication_error(xinference):
-    with (
-        load_backend(spec(xinference, key="RERANK_TEST_KEY_XINFERENCE_OTHER")) as backend,
+        load_backend(spec_of(key="RERANK_TEST_KEY_XINFERENCE_OTHER")) as backend,
         pytest.raises(AuthenticationError) as caught,
     ):
         backend.score(QUERY, DOCUMENTS)
@@ -87,9 +64,9 @@ def test_a_key_without_the_right_is_an_authentication_error(xinference):
     assert 403 == caught.value.status_code
 
 
-def test_scores_that_are_not_numbers_are_an_invalid_response(xinference):
+def test_scores_that_are_not_numbers_are_an_invalid_response(spec_of):
     """The server sends null for NaN, with status 200."""
-    with load_backend(spec(xinference, model="nan")) as backend, pytest.raises(InvalidResponse):
+    with load_backend(spec_of(model="nan")) as backend, pytest.raises(InvalidResponse):
         backend.score(QUERY, DOCUMENTS)
 
 

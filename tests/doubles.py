@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.hooks import Truncated, tell
 
 __all__ = ["Frozen", "Marked", "Unloadable"]
 
@@ -17,8 +18,9 @@ __all__ = ["Frozen", "Marked", "Unloadable"]
 class Marked(Backend):
     """Scores by length, and does what a document is called.
 
-    `poison` raises, `nan` is no number, `memory` runs out beyond one pair, `no memory` always,
-    `kill` kills the process, `hang` hangs.
+    `poison` raises, `nan` is no number, `short` lacks a score, `memory` runs out beyond one pair,
+    `no memory` always, `odd memory` with an error that can't be sent, `kill` kills the process,
+    `hang` hangs, `long` is told to have been cut.
     """
 
     scale = "logit"
@@ -47,10 +49,20 @@ class Marked(Backend):
             time.sleep(3600)
         if "poison" in texts:
             raise InvalidResponse("poison")
+        if "odd memory" in texts:
+            error = MemoryError()
+            error.allocator = lambda: None  # type: ignore[attr-defined]  # as libraries do
+            raise error
+        if "long" in texts:
+            tell(Truncated(1))
         if "no memory" in texts or ("memory" in texts and len(texts) > 1):
             raise MemoryError
         return [
-            [float("nan") if text == "nan" else float(len(text)) for text in found]
+            [
+                float("nan") if text == "nan" else float(len(text))
+                for text in found
+                if text != "short"
+            ]
             for found in asked
         ]
 

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
 from rerank_plugins.hooks import CallFinished, CallStarted, Event, call, tell
 
-__all__ = ["Child", "ModelRestarting", "Prepare"]
+__all__ = ["Answer", "Child", "ModelRestarting", "Prepare"]
 
 _FAREWELL = 2.0
 """Seconds that a process has to end by itself."""
@@ -37,6 +38,23 @@ Prepare = Callable[[Backend], None]
 
 class ModelRestarting(BackendUnavailable):
     """The model's process died, or was ended because it hung; the next one is being started."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a process has sent: a value or an error, and what hooks would have heard there."""
+
+    error: Exception | None
+    value: Any
+    events: Sequence[Event]
+
+    def get(self) -> Any:
+        """Return the value, or raise the error; tell the events to those who listen here."""
+        for event in self.events:
+            tell(event)
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Child:
@@ -64,23 +82,17 @@ class Child:
         except (OSError, ValueError):  # a closed pipe, ours or theirs
             raise _died() from None
 
-    def answer(self) -> Any:
-        """Return what the process sends next; tell here what hooks would have heard there.
+    def answer(self) -> Answer:
+        """Return what the process sends next.
 
         Raises:
             ModelRestarting: it died.
-            Exception: what it says went wrong.
         """
         stream: Any = self.process.stdout
         try:
-            error, value, events = pickle.load(stream)  # noqa: S301  # of our own code
+            return Answer(*pickle.load(stream))  # noqa: S301  # of our own code
         except (OSError, ValueError, EOFError, pickle.UnpicklingError):
             raise _died() from None
-        for event in events:
-            tell(event)
-        if error is not None:
-            raise error
-        return value
 
     def end(self) -> None:
         """End the process: ask it first, by closing its input."""
@@ -142,5 +154,6 @@ def _sendable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
     except Exception:  # noqa: BLE001  # whatever keeps it from being sent
-        return BackendError(f"the model failed with {type(error).__name__}")
+        kind = MemoryError if isinstance(error, MemoryError) else BackendError
+        return kind(f"the model failed with {type(error).__name__}")
     return error

@@ -30,7 +30,8 @@ class ModelProcess(Backend):
         wrapped: the backend; it is sent to the process and never used in this one.
         batch_seconds: a call that takes longer is taken to hang.
         prepare: is called with the backend in the new process, before anything else.
-        on_restart: is called in a thread whenever a process has to be started again.
+        on_restart: is called in a thread whenever a process has to be started again; what it
+            raises is logged.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class ModelProcess(Backend):
         self._one_call = threading.Lock()
         self._changed = threading.Condition()
         self._child: Child | None = None
+        self._loading: Child | None = None
+        """The one that takes the place of another, until it has the model."""
         self._facts: dict[str, Any] | None = None
         self._began: float | None = None
         self._supervisor: threading.Thread | None = None
@@ -83,12 +86,13 @@ class ModelProcess(Backend):
             self._began = monotonic()
             try:
                 child.tell(asked)
-                found: list[list[float]] = child.answer()
-            except ModelRestarting:
+                answer = child.answer()
+            except BaseException:  # what is left in its pipes would answer the next call
                 self._forget(child)
                 raise
             finally:
                 self._began = None
+        found: list[list[float]] = answer.get()
         return found
 
     def describe(self) -> dict[str, object]:
@@ -104,8 +108,10 @@ class ModelProcess(Backend):
         with self._changed:
             supervisor, self._supervisor = self._supervisor, None
             self._closing.set()
+            if self._loading is not None:
+                self._loading.process.kill()
             self._changed.notify_all()
-        if supervisor is not None:
+        if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
 
     def __repr__(self) -> str:
@@ -119,30 +125,35 @@ class ModelProcess(Backend):
             RerankError: the first one could not load the model.
         """
         if self._supervisor is None:
-            child = self._started()
-            with self._changed:
-                self._closing = threading.Event()
-                self._child = child
-                self._supervisor = threading.Thread(
-                    target=self._supervise,
-                    args=(child, self._closing),
-                    name="rerank-supervisor",
-                    daemon=True,
-                )
-                self._supervisor.start()
+            child = Child(self.wrapped, self._prepare)
+            self._load(child)
+            self._watch(child)
         child_now = self._child
         if child_now is None:
             raise ModelRestarting("the model is being loaded again", retry_after=2.0)
         return child_now
 
-    def _started(self) -> Child:
-        child = Child(self.wrapped, self._prepare)
+    def _load(self, child: Child) -> None:
+        """Wait until a process has the model; end it if that fails."""
         try:
-            self._facts = child.answer()
+            self._facts = child.answer().get()
         except BaseException:
             child.end()
             raise
-        return child
+
+    def _watch(self, child: Child) -> None:
+        """Use a process, and have it supervised."""
+        closing = threading.Event()
+        supervisor = threading.Thread(
+            target=self._supervise, args=(child, closing), name="rerank-supervisor", daemon=True
+        )
+        with self._changed:
+            try:
+                supervisor.start()
+            except BaseException:  # no memory for one more thread
+                child.end()
+                raise
+            self._child, self._supervisor, self._closing = child, supervisor, closing
 
     def _supervise(self, child: Child, closing: threading.Event) -> None:
         """Start a process whenever the last one has ended; end the last one on `close`."""
@@ -150,12 +161,16 @@ class ModelProcess(Backend):
         while True:
             self._outlive(child, closing)
             self._forget(child)
-            with self._one_call:  # a call in progress ends now, and then needs the pipe no more
+            while not self._one_call.acquire(timeout=_TICK):  # a call in progress has the pipes
+                self._kill_if_it_hangs(child)
+            try:
                 child.end()
+            finally:
+                self._one_call.release()
             if closing.is_set():
                 return
-            self.on_restart()
             _log.error("the model's process ended with code %s", child.process.returncode)
+            self._tell_restart()
             short_lives = short_lives + 1 if monotonic() - child.began < _SHORT_LIFE else 0
             while (next_child := self._next(short_lives, closing)) is None:
                 short_lives += 1
@@ -175,14 +190,24 @@ class ModelProcess(Backend):
     def _outlive(self, child: Child, closing: threading.Event) -> None:
         """Return when a process has ended, hangs, or is no longer wanted."""
         while not closing.is_set() and child.process.poll() is None:
-            began = self._began
-            if began is not None and monotonic() - began > self._batch_seconds:
-                _log.error("a batch has been running for %g s: it hangs", self._batch_seconds)
-                child.process.kill()
+            self._kill_if_it_hangs(child)
             with self._changed:
                 self._changed.wait_for(lambda: closing.is_set() or self._child is not child, _TICK)
             if self._child is not child:  # a call found it dead; it is, or is about to be
                 child.process.kill()
+
+    def _kill_if_it_hangs(self, child: Child) -> None:
+        began = self._began
+        too_long = began is not None and monotonic() - began > self._batch_seconds
+        if too_long and child.process.poll() is None:
+            _log.error("a batch has been running for %g s: it hangs", self._batch_seconds)
+            child.process.kill()
+
+    def _tell_restart(self) -> None:
+        try:
+            self.on_restart()
+        except Exception as error:  # noqa: BLE001  # else the supervisor ends, and no process comes
+            _log.error("`on_restart` failed with %s", type(error).__name__)
 
     def _next(self, short_lives: int, closing: threading.Event) -> Child | None:
         """Return a new process, after a pause if the last ones died young; None if it fails."""
@@ -192,7 +217,15 @@ class ModelProcess(Backend):
         if closing.is_set():
             return None
         try:
-            return self._started()
+            child = Child(self.wrapped, self._prepare)
+            with self._changed:
+                self._loading = child
+                if closing.is_set():  # `close` came before it could be seen
+                    child.process.kill()
+            self._load(child)
         except Exception as error:  # noqa: BLE001  # it may be better next time
             _log.error("the model can't be loaded again: %s", type(error).__name__)
             return None
+        finally:
+            self._loading = None
+        return child

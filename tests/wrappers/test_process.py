@@ -12,6 +12,7 @@ import pytest
 from doubles import Frozen, Marked, Unloadable
 
 from rerank_plugins import ConfigError, InvalidResponse
+from rerank_plugins.hooks import CallStarted, Truncated, call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
 
@@ -69,8 +70,9 @@ def test_errors_come_back_as_they_are(model):
     before = model.process_id
     with pytest.raises(InvalidResponse, match="poison"):
         model.score("q", ["poison"])
-    with pytest.raises(MemoryError):
-        model.score("q", ["no memory"])
+    for text in ("no memory", "odd memory"):
+        with pytest.raises(MemoryError):
+            model.score("q", [text])
 
     assert before == model.process_id
 
@@ -162,3 +164,141 @@ def test_it_ends_with_the_backend():
 
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+class Interrupted(BaseException):
+    """As `KeyboardInterrupt`, but pytest itself never raises it."""
+
+
+def interrupt(number, frame):
+    raise Interrupted
+
+
+def test_scores_of_an_interrupted_call_reach_no_other_call():
+    """They would be the next in the pipe."""
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with ModelProcess(Marked(seconds=1)) as model, ThreadPoolExecutor(1) as pool:
+            model.describe()
+            pool.submit(interrupt_once_it_scores, model)
+            with pytest.raises(Interrupted):
+                model.score("q", ["abc"])
+            back(model)
+
+            assert [1.0] == model.score("q", ["a"])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt_once_it_scores(model):
+    while model._began is None:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_who_is_told_of_a_restart_can_not_prevent_it(caplog):
+    with ModelProcess(Marked(), on_restart=lambda: 1 / 0) as model:
+        for _ in range(2):
+            model.score("q", ["a"])
+            with pytest.raises(ModelRestarting):
+                model.score("q", ["kill"])
+            back(model)
+
+        assert [1.0] == model.score("q", ["a"])
+    told = [record.getMessage() for record in caplog.records]
+    assert 2 == told.count("`on_restart` failed with ZeroDivisionError")
+
+
+def test_who_is_told_of_a_restart_may_close_it():
+    restarted = threading.Event()
+
+    def close():
+        model.close()
+        restarted.set()
+
+    model = ModelProcess(Marked(), on_restart=close)
+    with pytest.raises(ModelRestarting):
+        model.score("q", ["kill"])
+
+    assert restarted.wait(30)
+    assert [1.0] == model.score("q", ["a"])
+    model.close()
+
+
+def test_a_hook_may_ask_the_model_again():
+    """It is called after the model is free."""
+    found = []
+
+    def ask_again(event):
+        if isinstance(event, Truncated):
+            found.extend(model.score("q", ["a"]))
+
+    def ask():
+        with call((ask_again,), CallStarted("library", "marked", None, 1, 1)):
+            return model.score("q", ["long"])
+
+    with ModelProcess(Marked()) as model:
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(30)
+
+        assert not asking.is_alive()
+        assert [1.0] == found
+
+
+def closes_within(model, seconds):
+    closing = threading.Thread(target=model.close, daemon=True)
+    closing.start()
+    closing.join(seconds)
+    return not closing.is_alive()
+
+
+def test_it_closes_while_a_call_hangs():
+    model = ModelProcess(Marked(), batch_seconds=1)
+    model.score("q", ["a"])
+    process = model.process_id
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(model.score, "q", ["hang"])
+        while model._began is None:
+            time.sleep(0.001)
+        closed = closes_within(model, 30)
+        if not closed:
+            os.kill(process, signal.SIGKILL)
+
+        assert closed
+        with pytest.raises(ModelRestarting):
+            hanging.result(30)
+
+
+def wait_while_there_is(path, backend):
+    while path.exists():
+        time.sleep(0.01)
+
+
+def test_it_closes_while_the_model_is_being_loaded_again(tmp_path):
+    obstacle = tmp_path / "obstacle"
+    model = ModelProcess(Marked(), prepare=partial(wait_while_there_is, obstacle))
+    model.score("q", ["a"])
+    obstacle.touch()
+    with pytest.raises(ModelRestarting):
+        model.score("q", ["kill"])
+    time.sleep(1)  # else it has not begun
+    try:
+        assert closes_within(model, 30)
+    finally:
+        obstacle.unlink()
+
+
+def test_a_process_that_can_not_be_supervised_is_not_used(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with ModelProcess(Marked()) as model:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                model.score("q", ["a"])
+        assert model.process_id is None
+
+        assert [1.0] == model.score("q", ["a"])

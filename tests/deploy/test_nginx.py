@@ -1,6 +1,5 @@
 """nginx in front of real servers: limits, failover, and connections that are kept."""
 
-import json
 import re
 import select
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from processes import KEY, free_ports, server
 from recipes import DEPLOY, run, tool
 
 from rerank_plugins import load_backend
+from rerank_plugins.server import create_app
+from rerank_plugins.server.schemas import ProblemReply
 from rerank_plugins.server.settings import ServerSettings
 
 CONF = (DEPLOY / "nginx" / "rerank.conf").read_text(encoding="utf-8")
@@ -94,6 +96,11 @@ def front(tmp_path_factory, certificate):
         yield client, (first, second)
 
 
+def problem(text):
+    """Return the type of an error, which must have the shape of the server's own."""
+    return ProblemReply.model_validate_json(text).error.type
+
+
 def test_scores_pass_unchanged(front):
     client, _ = front
     reply = client.post("/v1/rerank", json=BODY)
@@ -110,7 +117,7 @@ def test_a_body_that_is_too_long_ends_at_nginx(front):
     reply = client.post("/v1/rerank", content=b"x" * (4 * 1024 * 1024 + 1))
 
     assert reply.status_code == 413
-    assert reply.json()["error"]["type"] == "too_large"
+    assert problem(reply.text) == "too_large"
     assert before == [log.read_text().count("POST") for _, log in (first, second)]
 
 
@@ -128,7 +135,44 @@ def test_what_clients_do_not_need_is_not_there(front, path):
     reply = client.get(path)
 
     assert reply.status_code == 404
-    assert reply.json()["error"]["type"] == "not_found"
+    assert problem(reply.text) == "not_found"
+
+
+def test_all_that_clients_may_ask_for_is_there(front):
+    """Xinference's client, for one, asks whether there are keys, and for the model by its name."""
+    client, _ = front
+    paths = set(create_app("embedded").openapi()["paths"]) - {"/metrics", "/livez", "/readyz"}
+    assert len(paths) >= 7
+    for path in paths:
+        reply = client.get(path.replace("{name}", "BAAI/bge-reranker-base"))
+        found = "" if reply.status_code == 200 else problem(reply.text)
+        expected = {"model_not_found"} if "{name}" in path else {"", "wrong_method"}
+        assert found in expected, path
+
+
+MALFORMED = {
+    "no request line": b"hello\r\n\r\n",
+    "no host": b"GET /info HTTP/1.1\r\n\r\n",
+    "a header of 70 kB": b"GET /info HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 70_000 + b"\r\n\r\n",
+    "a path of 70 kB": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_request_is_told_so_in_json(front, certificate, case):
+    client, _ = front
+    context = ssl.create_default_context(cafile=certificate / "rerank.pem")
+    address = (client.base_url.host, client.base_url.port)
+    with (
+        socket.create_connection(address, timeout=30) as raw,
+        context.wrap_socket(raw, server_hostname="rerank.example.com") as stream,
+    ):
+        stream.sendall(MALFORMED[case])
+        reply = b"".join(iter(partial(stream.recv, 65536), b"")).decode()
+    head, _, body = reply.partition("\r\n\r\n")
+
+    assert head.startswith(("HTTP/1.1 400 ", "HTTP/1.1 414 "))
+    assert problem(body) == "bad_request"
 
 
 def test_the_page_works_behind_nginx(front):
@@ -215,10 +259,10 @@ def test_too_many_requests_are_told_so_in_json(tmp_path, certificate):
 
     assert refused
     assert refused[0].headers["Retry-After"] == "1"
-    assert json.loads(refused[0].text)["error"]["type"] == "rate_limited"
+    assert problem(refused[0].text) == "rate_limited"
     rest = [reply for reply in replies if reply.status_code != 429]
     assert {503} == {reply.status_code for reply in rest}  # there is no server at all
-    assert rest[0].json()["error"]["type"] == "unavailable"
+    assert problem(rest[0].text) == "unavailable"
 
 
 def test_busy_servers_are_asked_again_and_again(tmp_path, certificate):

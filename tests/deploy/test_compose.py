@@ -12,10 +12,12 @@ from rerank_plugins.server.settings import read_settings
 FOLDER = DEPLOY / "compose"
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
+ON_A_GPU = yaml.safe_load((FOLDER / "compose.gpu.yaml").read_text(encoding="utf-8"))["services"]
 
 
-def test_compose_knows_every_field():
-    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FOLDER / "compose.yaml")
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_knows_every_field(name):
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FOLDER / name)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -47,8 +49,9 @@ def test_names_that_services_give_each_other_exist():
         assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
 
 
-def test_the_configuration_is_one_that_the_server_takes():
-    tables, settings = read_settings(str(FOLDER / "rerank.toml"))
+@pytest.mark.parametrize("name", ["rerank.toml", "rerank.gpu.toml"])
+def test_the_configuration_is_one_that_the_server_takes(name):
+    tables, settings = read_settings(str(FOLDER / name))
     load_backend(tables)
     settings.check_exposure()
     secret = settings.api_keys_file.removeprefix("/run/secrets/")
@@ -56,6 +59,23 @@ def test_the_configuration_is_one_that_the_server_takes():
     assert [f"127.0.0.1:{settings.port}:{settings.port}"] == SERVICES["rerank"]["ports"]
     stop = int(SERVICES["rerank"]["stop_grace_period"].removesuffix("s"))
     assert stop >= settings.shutdown_delay + settings.drain_seconds + 5
+
+
+def test_on_a_gpu_the_image_the_model_and_the_memory_are_others():
+    """Compose puts what is listed there over the same path, name or limit."""
+    ((name, service),) = ON_A_GPU.items()
+    (volume,) = service["volumes"]
+    source, target, mode = volume.split(":")
+    tables, _ = read_settings(str(FOLDER / source))
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+
+    assert any(other.endswith(f":{target}:{mode}") for other in SERVICES[name]["volumes"])
+    assert "AS cuda\n" in (DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert service["build"]["target"] == "cuda"
+    assert service["mem_limit"] == service["memswap_limit"]
+    assert device["capabilities"] == ["gpu"]
+    assert tables["backend"]["device"].startswith("cuda")
+    assert 0.5 < tables["backend"]["gpu_memory_fraction"] < 1
 
 
 def test_prometheus_asks_the_server_with_a_key():

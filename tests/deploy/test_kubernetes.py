@@ -333,12 +333,25 @@ def test_nobody_reaches_a_pod_who_is_not_named(objects):
             assert rule.get("from") or rule.get("to")
 
 
-def test_the_way_in_shows_no_metrics_and_no_probes(objects):
-    for route in of(objects, "HTTPRoute"):
-        for rule in route["spec"]["rules"]:
-            for match in rule["matches"]:
-                assert match["path"]["type"] == "Exact"
-                assert match["path"]["value"] not in {"/metrics", "/livez", "/readyz"}
+def test_the_way_in_shows_all_that_clients_ask_for_and_no_more(objects):
+    """Xinference's client, for one, asks whether there are keys, and for the model by its name."""
+    paths = create_app("embedded", settings=ServerSettings()).openapi()["paths"]
+    wanted = {
+        (path, method.upper())
+        for path, operations in paths.items()
+        if path not in {"/metrics", "/livez", "/readyz"}
+        for method in operations
+    }
+    (route,) = of(objects, "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    found = set()
+    for match in rule["matches"]:
+        path, method = match["path"], match["method"]
+        found.add((path["value"], method))
+        if path["type"] == "PathPrefix":
+            found.add((f"{path['value']}/{{name}}", method))
+
+    assert wanted == found
 
 
 def test_the_gateway_waits_longer_than_the_server(objects):

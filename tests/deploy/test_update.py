@@ -336,6 +336,15 @@ def test_kubectl_knows_every_command(update, cluster):
         assert "refused" in caught.value.stderr, f"{call}: {caught.value.stderr}"
 
 
+def test_the_account_is_applied_in_one_go():
+    """kubectl refuses a namespace of its own beside objects that name another."""
+    text = (DEPLOY / "update" / "role.yaml").read_text(encoding="utf-8")
+    found = {each["metadata"].get("namespace") for each in documents(DEPLOY / "update/role.yaml")}
+
+    assert {"rerank", "monitoring"} == found
+    assert "`kubectl apply -f role.yaml`" in text
+
+
 def test_the_role_allows_what_is_done(update, cluster):
     update()
     rules = [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.evaluation.percentile import percentile
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.evaluation.statistics import Estimate
 
@@ -35,7 +35,7 @@ class Speed:
 
     def percentile(self, percent: float) -> float:
         """Seconds within which this share of the calls ended (nearest rank)."""
-        return self.seconds[max(0, math.ceil(percent / 100 * len(self.seconds)) - 1)]
+        return percentile(self.seconds, percent)
 
     @property
     def pairs_per_second(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from types import MappingProxyType
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.evaluation.percentile import percentile
 from rerank_plugins.evaluation.workload import Shape, Workload
 
 __all__ = ["WARM_UP", "Speed", "compare_speed"]
@@ -32,8 +32,7 @@ class Speed:
 
     def percentile(self, percent: float) -> float:
         """Wall seconds within which this share of the calls ended (nearest rank)."""
-        ordered = sorted(self.seconds)
-        return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+        return percentile(self.seconds, percent)
 
     @property
     def pairs_per_second(self) -> float:
@@ -43,7 +42,7 @@ class Speed:
     @property
     def cpu_per_pair(self) -> float:
         """Processor seconds per pair, at the median call; 0 for a remote backend's waiting."""
-        return sorted(self.cpu_seconds)[len(self.cpu_seconds) // 2] / self.shape.pairs
+        return percentile(self.cpu_seconds, 50) / self.shape.pairs
 
 
 def compare_speed(

@@ -18,8 +18,9 @@ from servers.launch import Server, free_port, serving
 from benchmarks.flatness import slope
 from benchmarks.generator import Load, Reply, generate
 from benchmarks.stub import Batch, batches
+from rerank_plugins.evaluation.percentile import percentile
 
-__all__ = ["measure_flood", "measure_soak", "measure_steady", "percentile"]
+__all__ = ["measure_flood", "measure_soak", "measure_steady", "percentiles"]
 
 _DOCUMENTS = 20
 _TEXTS = [("what is a panda?", [f"snippet {n} about a bear" for n in range(_DOCUMENTS)])]
@@ -44,7 +45,7 @@ def measure_steady(*, seconds: float, pair_seconds: float = 0.00025) -> dict[str
         "rate": round(rate, 1),
         "requests": len(replies),
         "errors": len(replies) - len(good),
-        "added_ms": {str(share): percentile(added, share) for share in (50, 95, 99)},
+        "added_ms": percentiles(added),
         "reply_ms": _milliseconds(good),
     }
 
@@ -111,17 +112,15 @@ def measure_soak(*, seconds: float, pair_seconds: float = 0.0005) -> dict[str, A
     }
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` per cent of all do not exceed; 0 for none."""
-    ordered = sorted(values)
-    return (
-        round(ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))], 1) if values else 0.0
-    )
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the 50th, 95th and 99th percentile, rounded; 0 each without any value."""
+    return {
+        str(share): round(percentile(values, share), 1) if values else 0.0 for share in (50, 95, 99)
+    }
 
 
 def _milliseconds(replies: Sequence[Reply]) -> dict[str, float]:
-    taken = [1000 * reply.seconds for reply in replies]
-    return {str(share): percentile(taken, share) for share in (50, 95, 99)}
+    return percentiles([1000 * reply.seconds for reply in replies])
 
 
 def _busy(reply: Reply, found: Sequence[Batch]) -> float:

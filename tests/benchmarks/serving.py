@@ -18,7 +18,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.models import MODELS
 from benchmarks.page import as_table, fill_marked, in_bold
 from benchmarks.plot import bars
-from benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentile
+from benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentiles
 from benchmarks.rivals import RIVALS, started
 from rerank_plugins.evaluation.workload import Shape, Workload
 
@@ -70,8 +70,7 @@ def measure_throughput(
                     row["ms"] += [round(1000 * reply.seconds, 1) for reply in good]
                     row["errors"] += len(replies) - len(good)
     for row in (row for rows in measured.values() for row in rows.values()):
-        taken_ms = row.pop("ms")
-        row["ms"] = {str(share): percentile(taken_ms, share) for share in (50, 95, 99)}
+        row["ms"] = percentiles(row["ms"])
     ordered = {name: measured[name] for name in RIVALS if name in measured}
     return {"documents": 20, "rounds": rounds, "servers": ordered}
 

@@ -53,7 +53,8 @@ def evaluate(
 
     Raises:
         ConfigError: a setting is wrong, or there is no backend.
-        MissingDependencyError: an extra is missing; evaluating needs `eval`.
+        MissingDependencyError: a backend, or BM25 for the dataset, needs an extra that is not
+            installed.
         UnsupportedInputError: the dataset can't be read or used.
         BackendError: a backend failed.
     """
@@ -65,16 +66,16 @@ def evaluate(
     data = load_dataset(dataset, depth=depth)
     before = {query: tuple(ids) for query, ids in data.candidates.items()}
     measured = measure(data.qrels, before, names)
-    built: list[tuple[str, Backend, dict[str, Scored]]] = []
+    built: list[tuple[str, str, dict[str, Scored]]] = []
     for label, spec in named.items():
         backend = load_backend(spec)
         folder = None if scores is None else Path(scores)
         try:
             found = score_candidates(backend, data, wanted, folder=folder, on_query=on_query)
+            built.append((label, backend.name, found))
         finally:
             if backend is not spec:  # ours to close
                 backend.close()
-        built.append((label, backend, found))
     return _evaluated(data, names, wanted, measured=measured, built=built, seed=seed)
 
 
@@ -115,7 +116,7 @@ def _evaluated(
     depths: Sequence[int],
     *,
     measured: Mapping[str, Mapping[str, float]],
-    built: Sequence[tuple[str, Backend, Mapping[str, Scored]]],
+    built: Sequence[tuple[str, str, Mapping[str, Scored]]],
     seed: int,
 ) -> Evaluation:
     """Work out figures, intervals and tests from all scores."""
@@ -126,14 +127,14 @@ def _evaluated(
         for depth in depths
     }
     label_before = _first_stage_label(data, [label for label, _, _ in built])
-    columns = {(label_before, 0, metric): list(measured[metric].values()) for metric in metrics}
-    for (label, depth), values in per_cut.items():
+    columns: dict[tuple[str, int, str], list[float]] = {}
+    for (label, depth), values in {(label_before, 0): measured, **per_cut}.items():
         for metric in metrics:
             columns[label, depth, metric] = [values[metric][query] for query in data.queries]
     figures = dict(zip(columns, estimates(list(columns.values()), seed=seed), strict=True))
     table = _Table(metrics, columns, figures)
     systems = [table.system(label_before, data.first_stage, 0, data.candidates)]
-    for label, backend, found in built:
+    for label, name, found in built:
         cuts = tuple(
             Cut(
                 depth,
@@ -145,7 +146,7 @@ def _evaluated(
             for depth in depths
         )
         rankings = reranked(data, found, deepest)
-        systems.append(table.system(label, backend.name, deepest, rankings, cuts))
+        systems.append(table.system(label, name, deepest, rankings, cuts))
     return Evaluation(
         data,
         metrics,

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rerank_plugins import ConfigError, load_backend
-from rerank_plugins.evaluation import evaluate, load_dataset
+from rerank_plugins.evaluation import Dataset, evaluate, experiment, load_dataset
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.experiment import sweep
 from rerank_plugins.testing import FakeBackend
@@ -36,6 +36,40 @@ def test_the_first_stage_always_stands_beside():
     assert 0.25 == found.baseline.figures["MRR@10"].mean
     assert 1.0 == found.backends[0].figures["MRR@10"].mean
     assert ("d3", "d0", "d1", "d2") == found.backends[0].rankings["q0"]
+
+
+def test_judgements_in_another_order_than_the_queries_are_theirs_all_the_same():
+    """Only what `load_dataset()` and its like build has both in one order."""
+    data = Dataset(
+        "made up",
+        queries={"a": "query a", "b": "query b"},
+        documents={"1": "1", "2": "2"},
+        qrels={"b": {"2": 1}, "a": {"1": 1}},
+        candidates={"a": ["1", "2"], "b": ["1", "2"]},
+    )
+    found = evaluate(data, [LAZY], metrics=["MRR@10"])
+
+    assert {"MRR@10": [1.0, 0.5]} == found.baseline.values == found.backends[0].values
+
+
+def test_a_backend_is_not_used_again_once_it_is_closed(monkeypatch):
+    """Its name may load the model, which nobody would close then."""
+    closed = []
+
+    class Loading(FakeBackend):
+        @property
+        def name(self):
+            assert not closed
+            return "loading"
+
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setattr(experiment, "load_backend", lambda spec: Loading())
+    found = evaluate(dataset(1), {"label": "a spec"})
+
+    assert 1 == len(closed)
+    assert "loading" == found.backends[0].name
 
 
 def test_equal_scores_keep_the_first_stages_order():

@@ -13,6 +13,7 @@ from rerank_plugins._optional import require
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.evaluation.experiment import sweep
 from rerank_plugins.evaluation.metrics import measure
 from rerank_plugins.evaluation.results import Speed
 from rerank_plugins.evaluation.scoring import reranked, score_candidates
@@ -55,11 +56,13 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     """Rerank every query of a set, and measure the order that comes out.
 
     Raises:
+        ConfigError: `depth` is not an integer of at least 1.
         BackendError: the backend failed.
     """
+    depths = sweep(depth, ())
     start = time.monotonic()
     before = measure(dataset.qrels, dataset.candidates, CANARY_METRICS)
-    scored = score_candidates(backend, dataset, [depth])
+    scored = score_candidates(backend, dataset, depths)
     after = measure(dataset.qrels, reranked(dataset, scored, depth), CANARY_METRICS)
     speed = Speed.of([found.timing for found in scored.values() if found.timing is not None])
     return CanaryRun(

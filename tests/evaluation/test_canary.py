@@ -44,6 +44,12 @@ def test_it_measures_what_an_evaluation_measures():
     assert 40 == run.queries
 
 
+@pytest.mark.parametrize("depth", [0, -1, 2.5])
+def test_a_depth_at_which_nothing_would_be_watched_is_refused(depth):
+    with pytest.raises(ConfigError, match="a depth must be an integer from 1"):
+        check(FakeBackend(), load_dataset("demo:covidqa"), depth=depth)
+
+
 def test_the_95th_percentile_is_of_single_queries():
     """Of 40 calls, 38 must have ended: two may be slow, three may not."""
 

@@ -305,6 +305,15 @@ class TestRetriever:
         assert ("d1", "d2", "d3") == data.candidates["q1"]
         assert "topic: bears\n\nThey eat bamboo." == data.documents["d1"]
 
+    @pytest.mark.parametrize("queries", [["both"], ["a", "b"]])
+    def test_one_id_has_one_text(self, queries):
+        """As of chunks whose only id is the file that they are of."""
+        chunks = {"a": [("file", "one")], "b": [("file", "two")]}
+        chunks["both"] = [*chunks["a"], *chunks["b"]]
+
+        with pytest.raises(UnsupportedInputError, match=r"'file' has another text .*`id_of=`"):
+            from_retriever(chunks.get, [(query, "file") for query in queries])
+
     def test_a_function_may_give_pairs(self):
         data = from_retriever(lambda query: [("a", "x"), ("b", "y"), ("a", "x")], [("q", "b")])
 

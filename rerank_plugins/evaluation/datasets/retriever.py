@@ -37,7 +37,8 @@ def from_retriever(
 
     Raises:
         ConfigError: `retriever` is none of these.
-        UnsupportedInputError: a document has no id or no text, or there is nothing to evaluate.
+        UnsupportedInputError: a document has no id or no text, one id has two texts, or there
+            is nothing to evaluate.
     """
     search = _search(retriever)
     documents: dict[str, str] = {}
@@ -52,7 +53,11 @@ def from_retriever(
         found: list[str] = []
         for item in list(search(query))[:depth]:
             document, text = _identified(item, id_of)
-            documents.setdefault(document, text)
+            if documents.setdefault(document, text) != text:
+                raise UnsupportedInputError(
+                    f"query {number}: document {document!r} has another text than before; give "
+                    "`id_of=`, a function from the document to an id that no other text has"
+                )
             repeated += document in found
             if document not in found:
                 found.append(document)

@@ -74,12 +74,11 @@ def score_candidates(
     for _ in scored:
         on_query()
     todo = [query for query in dataset.queries if query not in scored]
-    if any(dataset.candidates[query] for query in todo):
-        query = next(query for query in todo if dataset.candidates[query])
-        backend.score(dataset.queries[query], ["warm-up"])
+    if (first := next(filter(dataset.candidates.get, todo), None)) is not None:
+        backend.score(dataset.queries[first], ["warm-up"])
     turns = _turns(depths)
     for number, query in enumerate(dataset.queries):
-        if query not in todo:
+        if query in scored:
             continue
         scored[query] = _scored(backend, dataset, query, depths, turns[number % len(turns)])
         if journal is not None:

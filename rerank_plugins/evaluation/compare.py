@@ -181,8 +181,11 @@ def _labelled(
     backends: Sequence[BackendSpec] | Mapping[str, BackendSpec],
 ) -> dict[str, BackendSpec]:
     """Give each backend a label that is no other's."""
-    if isinstance(backends, str):
-        raise ConfigError("`backends` must be a list of specs or a mapping, not one string")
+    if isinstance(backends, str) or not isinstance(backends, Sequence | Mapping):
+        raise ConfigError(
+            "`backends` must be a list of backends or specs, or a mapping from names to them, not "
+            f"one of them, `{type(backends).__name__}`"
+        )
     if isinstance(backends, Mapping):
         labelled = dict(backends)
     else:

@@ -69,6 +69,9 @@ class Workload:
         texts: documents to draw from in place of made-up ones.
         query: the query to use with them; made up if None.
         seed: of the random choices.
+
+    Raises:
+        ConfigError: there is no such mix.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Workload:
         query: str | None = None,
         seed: int = 0,
     ) -> None:
+        if mix not in _DOCUMENTS:
+            raise ConfigError(f"unknown mix {mix!r}; valid: {', '.join(_DOCUMENTS)}")
         self._random = random.Random(seed)  # noqa: S311  # not for secrets
         self._lengths = _DOCUMENTS[mix]
         self._texts = texts

@@ -122,7 +122,9 @@ def test_a_backend_that_was_passed_stays_open_and_unchanged():
     ("backends", "options", "message"),
     [
         ([], {}, "nothing to compare"),
-        ("embedded", {}, "not one string"),
+        ("embedded", {}, "not one of them"),
+        (Table("t", 1), {}, "not one of them"),
+        (None, {}, "not one of them"),
         (["embedded", "embedded"], {}, "'embedded' is given twice"),
         ({FIRST_STAGE: "embedded"}, {}, "no backend may be called"),
         (["embedded"], {"top_n": 0}, "at least 1"),

@@ -62,3 +62,8 @@ def test_shapes_are_read(text, shape):
 def test_other_texts_are_no_shapes(text):
     with pytest.raises(ConfigError, match="shape"):
         Shape.parse(text)
+
+
+def test_an_unknown_mix_is_refused():
+    with pytest.raises(ConfigError, match="unknown mix 'skew'; valid: natural, skewed"):
+        Workload("skew")

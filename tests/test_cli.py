@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from terminal import in_terminal
 from typer.testing import CliRunner
 
@@ -417,6 +418,16 @@ class TestHelp:
 
         assert 0 == done.exit_code
         assert "Usage:" in done.stdout
+
+    def test_brackets_are_shown(self, monkeypatch):
+        """They look like markup, which help pages leave out."""
+        monkeypatch.setenv("COLUMNS", "200")
+        shown = run("serve", "--help").stdout
+
+        assert "a table [server]" in shown
+        for command in typer.main.get_command(app).commands.values():
+            for parameter in command.params:
+                assert not re.search(r"(?<!\\)\[[a-z]+\]", parameter.help or ""), parameter
 
     def test_starts_without_model_libraries(self):
         code = (

@@ -17,7 +17,7 @@ def serve(
     spec: Annotated[
         str | None,
         typer.Argument(
-            help="A .toml file, which may hold a table [server], or a spec. "
+            help=r"A .toml file, which may hold a table \[server], or a spec. "
             "Else $RERANK_BACKEND, else embedded."
         ),
     ] = None,
@@ -31,7 +31,7 @@ def serve(
         bool | None,
         typer.Option(
             "--model-process/--no-model-process",
-            help="Run a local model in a process of its own [yes].",
+            help=r"Run a local model in a process of its own \[yes].",
         ),
     ] = None,
     insecure_no_auth: Annotated[

@@ -42,6 +42,9 @@ def prometheus(tmp_path_factory):
                 body = {"query": "what is a panda?", "documents": ["A bear.", "A city."]}
                 url = f"http://127.0.0.1:{serving}/v1/rerank"
                 deadline = time.monotonic() + 60
+                while not ready(f"http://127.0.0.1:{port}/-/ready"):
+                    assert time.monotonic() < deadline, (folder / "log").read_text()
+                    time.sleep(0.05)
                 while not asked(client, "rerank:requests:rate5m > 0"):
                     assert time.monotonic() < deadline, (folder / "log").read_text()
                     assert process.poll() is None, (folder / "log").read_text()
@@ -53,11 +56,15 @@ def prometheus(tmp_path_factory):
             process.wait(20)
 
 
-def asked(client, expression):
+def ready(url):
     try:
-        reply = client.get("/query", params={"query": expression})
+        return httpx.get(url).status_code == 200
     except httpx.TransportError:  # it does not listen yet
-        return []
+        return False
+
+
+def asked(client, expression):
+    reply = client.get("/query", params={"query": expression})
     assert reply.status_code == 200, f"{expression}: {reply.text}"
     return reply.json()["data"]["result"]
 

@@ -97,18 +97,25 @@ class Proxy:
             """Where it listens."""
         self.url = parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
         """The target's URL with this proxy in its place."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
         self._server: asyncio.Server | None = None
         self._lines: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+        self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

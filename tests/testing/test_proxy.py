@@ -33,6 +33,26 @@ def echo():
         thread.join()
 
 
+def test_a_place_that_was_taken_meanwhile_leaves_nothing_behind(echo):
+    proxy, before = Proxy(echo), threading.active_count()
+    with (
+        socket.create_server(("127.0.0.1", proxy.port)),
+        pytest.raises(OSError, match="address already in use"),
+        proxy,
+    ):
+        pass
+
+    assert before == threading.active_count()
+
+
+def test_it_may_stand_in_several_blocks(echo):
+    proxy = Proxy(echo)
+    for _ in range(2):
+        with proxy, connect(proxy) as line:
+            line.sendall(b"hi")
+            assert b"hi" == read(line, 2)
+
+
 @pytest.fixture
 def proxy(echo):
     with Proxy(echo) as proxy:
@@ -183,7 +203,6 @@ def test_the_url_is_that_of_the_target_elsewhere():
     proxy = Proxy("redis://127.0.0.1:6379/3?timeout=1")
 
     assert f"redis://127.0.0.1:{proxy.port}/3?timeout=1" == proxy.url
-    proxy._loop.close()
 
 
 @pytest.mark.parametrize("target", ["localhost", "http://localhost", "127.0.0.1:80"])

@@ -24,7 +24,7 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: Any
-    """The parsed JSON; None if there was none."""
+    """The parsed JSON; None if it was none."""
     size: int
     """Bytes of the body."""
 
@@ -86,7 +86,8 @@ class Endpoint:
     block. Leaving the block ends all connections.
 
     Args:
-        answer: what to do; may be replaced at any time.
+        answer: what to do; may be replaced at any time. Where it is or returns something else
+            than it may, or raises an error, the client gets status 500 with what is wrong.
         tls: makes it speak https.
     """
 
@@ -149,8 +150,7 @@ class Endpoint:
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         """Read a request and do what `answer` says."""
         size = int(handler.headers.get("Content-Length") or 0)
-        content = handler.rfile.read(size)
-        body = json.loads(content) if content else None
+        body = _parsed(handler.rfile.read(size))
         received = Received(handler.command, handler.path, dict(handler.headers), body, size)
         with self._lock:
             self.requests.append(received)
@@ -158,12 +158,36 @@ class Endpoint:
             self.most_at_work = max(self.most_at_work, self.at_work)
             self._lock.notify_all()
         try:
-            answer = self.answer(received) if callable(self.answer) else self.answer
+            answer = _answer(self.answer, received)
             write = answer.send if isinstance(answer, Answer) else answer
             write(handler)
         finally:
             with self._lock:
                 self.at_work -= 1
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _answer(behaviour: Behaviour, received: Received) -> Answer | Writer:
+    """Do what a test says; tell the client of a mistake in it, not of a lost connection."""
+    found: object = behaviour
+    try:
+        if callable(behaviour):
+            found = behaviour(received)
+    except Exception as error:  # noqa: BLE001  # of the test that wrote it
+        return _mistake(f"raised {type(error).__name__}: {error}")
+    if isinstance(found, Answer) or callable(found):
+        return found
+    return _mistake(f"{'is' if found is behaviour else 'returned'} a `{type(found).__name__}`")
+
+
+def _mistake(what: str) -> Answer:
+    return Answer({"error": f"`answer` {what}"}, 500)
 
 
 class _Server(ThreadingHTTPServer):

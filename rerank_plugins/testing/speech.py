@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from rerank_plugins.testing.doubles import word_overlap
-from rerank_plugins.testing.endpoint import Answer, Behaviour
+from rerank_plugins.testing.endpoint import Answer, Behaviour, Received
 
 __all__ = ["speak"]
 
@@ -18,8 +18,8 @@ _Speaker: TypeAlias = Callable[[Any, _Score], Answer]
 def speak(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
     """Return a server of this dialect, as strict as the strictest of its kind.
 
-    It refuses unknown fields, null, empty texts and too many documents, and gives scores on the
-    scale of the dialect, best first.
+    It refuses other methods than POST, unknown fields, null, empty texts and too many documents,
+    and gives scores on the scale of the dialect, best first.
 
     Args:
         dialect: the kind of a remote backend, such as `"tei"`.
@@ -31,7 +31,13 @@ def speak(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
     """
     if dialect not in _SPEAKERS:
         raise ValueError(f"no dialect {dialect!r}; valid: {', '.join(_SPEAKERS)}")
-    return lambda received: _SPEAKERS[dialect](received.body, score)
+
+    def behave(received: Received) -> Answer:
+        if received.method != "POST":
+            return Answer({"error": f"{received.method} is not allowed"}, 405, {"Allow": "POST"})
+        return _SPEAKERS[dialect](received.body, score)
+
+    return behave
 
 
 def _speaker(

@@ -41,6 +41,38 @@ def test_an_endpoint_tells_what_it_was_asked():
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda received: Answer(received.body["texts"]), "`answer` raised KeyError: 'texts'"),
+        (lambda received: {"results": []}, "`answer` returned a `dict`"),
+        ({"results": []}, "`answer` is a `dict`"),
+    ],
+)
+def test_a_mistake_in_a_behaviour_is_told_to_the_client(answer, told):
+    """Where nothing came back, it would look like a fault of the network."""
+    with Endpoint(answer) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
+        post(endpoint)
+    with caught.value as reply:
+        assert 500 == reply.code
+        assert told in json.load(reply)["error"]
+
+
+def test_a_body_that_is_not_json_is_received_as_none():
+    with Endpoint(Answer({"fine": True})) as endpoint:
+        with urllib.request.urlopen(endpoint.url, b"{", timeout=10) as reply:
+            assert {"fine": True} == json.load(reply)
+        assert (None, 1) == (endpoint.requests[0].body, endpoint.requests[0].size)
+
+
+def test_a_server_that_is_asked_in_another_way_says_so():
+    with Endpoint(speak("cohere")) as endpoint:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(endpoint.url, timeout=10)
+        with caught.value as reply:
+            assert 405 == reply.code
+
+
 def test_behaviours_take_turns_and_the_last_stays():
     with Endpoint(in_turn(Answer(1), lambda _: Answer(2), Answer(3))) as endpoint:
         assert [1, 2, 3, 3] == [post(endpoint) for _ in range(4)]

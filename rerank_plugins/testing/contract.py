@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import SkipTest
 
 from rerank_plugins.backend import Backend, Content
 from rerank_plugins.errors import UnsupportedInputError
@@ -40,6 +41,12 @@ def bad_requests() -> dict[str, tuple[Any, Any]]:
     }
 
 
+def _pointwise_only(backend: Backend) -> None:
+    """Skip a test of what only backends can keep that score each document by itself."""
+    if not backend.cacheable:
+        raise SkipTest("`cacheable` is False")
+
+
 def _is_refused(ask: Callable[[Any, Any], object], query: object, documents: object) -> bool:
     try:
         ask(query, documents)
@@ -49,7 +56,11 @@ def _is_refused(ask: Callable[[Any, Any], object], query: object, documents: obj
 
 
 class BackendContract(ABC):
-    """What each `Backend` keeps, as `test_*` methods; subclass it and build one backend."""
+    """What each `Backend` keeps, as `test_*` methods; subclass it and build one backend.
+
+    What only backends can keep that score each document by itself is skipped for the others,
+    whose `cacheable` is False.
+    """
 
     query = "what is a panda?"
     documents: tuple[str, ...] = (
@@ -99,6 +110,7 @@ class BackendContract(ABC):
     def test_equal_documents_score_alike(self) -> None:
         """A document's score does not depend on its position."""
         with self.make_backend() as backend:
+            _pointwise_only(backend)
             scores = backend.score(self.query, self.documents)
 
             self.assert_close([scores[1]], [scores[7]])
@@ -106,8 +118,7 @@ class BackendContract(ABC):
     def test_scores_follow_the_input_order(self) -> None:
         """Reversed documents give reversed scores; a lone document keeps its score."""
         with self.make_backend() as backend:
-            if not backend.cacheable:
-                return
+            _pointwise_only(backend)
             scores = backend.score(self.query, self.documents)
             backwards = backend.score(self.query, self.documents[::-1])
             alone = backend.score(self.query, [self.documents[3]])
@@ -164,8 +175,7 @@ class BackendContract(ABC):
             return list(await asyncio.gather(*calls))
 
         with self.make_backend() as backend:
-            if not backend.cacheable:
-                return
+            _pointwise_only(backend)
             expected = backend.score(self.query, self.documents)
             for count, scores in enumerate(asyncio.run(gather()), start=1):
                 self.assert_close(expected[:count], scores)
@@ -220,7 +230,7 @@ class BackendContract(ABC):
     def test_survives_pickle(self) -> None:
         """A copy sent to another process scores the same."""
         if not self.picklable:
-            return
+            raise SkipTest("`picklable` is False")
         with self.make_backend() as backend:
             expected = backend.score(self.query, self.documents)
             with pickle.loads(pickle.dumps(backend)) as copy:

@@ -51,7 +51,7 @@ class FakeBackend(Backend):
         if not texts:
             return []
         self.calls.append((query, tuple(texts)))
-        return [self._function(query, text) for text in texts]
+        return [float(self._function(query, text)) for text in texts]
 
     def close(self) -> None:
         self.closed += 1

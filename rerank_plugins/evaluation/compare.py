@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from rerank_plugins._display import excerpt, short_name
-from rerank_plugins.backend import Backend, Document, Scale, check_cut
+from rerank_plugins.backend import Document, Scale, check_cut
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation._bump_chart import as_chart, as_page
 from rerank_plugins.evaluation._side_by_side import as_tables
 from rerank_plugins.evaluation.agreement import kendall_tau, rank_biased_overlap
+from rerank_plugins.evaluation.labels import labelled
 from rerank_plugins.result import RerankResult, rerank
 from rerank_plugins.spec import BackendSpec
 
@@ -131,7 +132,7 @@ class Comparison:
 def compare(
     query: str,
     documents: Sequence[Document],
-    backends: Sequence[BackendSpec] | Mapping[str, BackendSpec],
+    backends: Mapping[str, BackendSpec] | Iterable[BackendSpec],
     *,
     top_n: int = 10,
     ids: Sequence[str] | None = None,
@@ -144,7 +145,7 @@ def compare(
     Args:
         query: what to rank by.
         documents: the candidates, in the order in which the first stage found them.
-        backends: anything `load_backend()` takes, each; as a mapping, by the name to show.
+        backends: anything `load_backend()` takes, each, or one; as a mapping, by the name to show.
         top_n: how many places to show, and to count the overlap in.
         ids: a name per document, to show.
 
@@ -160,7 +161,9 @@ def compare(
         raise ConfigError("`top_n` must be at least 1 to show anything, not 0")
     if ids is not None and len(ids) != len(documents):
         raise ConfigError(f"there are {len(documents)} documents but {len(ids)} ids")
-    specs = _labelled(backends)
+    specs = labelled(backends)
+    if FIRST_STAGE in specs:
+        raise ConfigError(f"no backend may be called {FIRST_STAGE!r}: the given order is")
     results = {label: rerank(query, documents, backend=spec) for label, spec in specs.items()}
     positions = tuple(range(len(documents)))
     first = Ordering(FIRST_STAGE, None, "unknown", None, positions, tuple(n + 1 for n in positions))
@@ -175,42 +178,6 @@ def compare(
         orderings=orderings,
         agreements=tuple(_agreement(a, b, top) for a, b in combinations(orderings, 2)),
     )
-
-
-def _labelled(
-    backends: Sequence[BackendSpec] | Mapping[str, BackendSpec],
-) -> dict[str, BackendSpec]:
-    """Give each backend a label that is no other's."""
-    if isinstance(backends, str) or not isinstance(backends, Sequence | Mapping):
-        raise ConfigError(
-            "`backends` must be a list of backends or specs, or a mapping from names to them, not "
-            f"one of them, `{type(backends).__name__}`"
-        )
-    if isinstance(backends, Mapping):
-        labelled = dict(backends)
-    else:
-        labelled = {}
-        for number, spec in enumerate(backends, start=1):
-            label = _label(spec, number)
-            if label in labelled:
-                raise ConfigError(
-                    f"the backend {label!r} is given twice; leave one out, or name them by a "
-                    "mapping: {'a name': spec}"
-                )
-            labelled[label] = spec
-    if not labelled:
-        raise ConfigError("there is nothing to compare: give one backend or more")
-    if FIRST_STAGE in labelled:
-        raise ConfigError(f"no backend may be called {FIRST_STAGE!r}: the given order is")
-    return labelled
-
-
-def _label(spec: BackendSpec, number: int) -> str:
-    if isinstance(spec, Backend):
-        return spec.name
-    if spec is None:
-        return "default"
-    return f"backend {number}" if isinstance(spec, Mapping) else str(spec)
 
 
 def _shortened(results: Mapping[str, RerankResult], *, given: bool) -> dict[str, str]:

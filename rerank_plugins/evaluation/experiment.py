@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.load import load_dataset
+from rerank_plugins.evaluation.labels import labelled
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
 from rerank_plugins.evaluation.results import Comparison, Cut, Evaluation, Speed, System
 from rerank_plugins.evaluation.scoring import Scored, reranked, score_candidates
@@ -26,7 +26,7 @@ _SWEEP = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 def evaluate(
     dataset: Dataset | str | os.PathLike[str],
-    backends: Mapping[str, BackendSpec] | Sequence[str | Backend],
+    backends: Mapping[str, BackendSpec] | Iterable[BackendSpec],
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     depth: int = DEFAULT_DEPTH,
@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
         dataset: a `Dataset`, or what `load_dataset()` takes.
-        backends: what to evaluate: label → backend or spec, or a list of them.
+        backends: what to evaluate: label → backend or spec, or a list of them, or one.
         metrics: the first one decides what reports call better or worse.
         depth: how many candidates to rerank.
         depths: shallower depths to report as well; None: 5, 10, 20, 50, … below `depth`.
@@ -58,7 +58,9 @@ def evaluate(
         UnsupportedInputError: the dataset can't be read or used.
         BackendError: a backend failed.
     """
-    named = _labelled(backends)
+    named = labelled(backends)
+    if isinstance(metrics, str):
+        raise ConfigError(f"`metrics` must be a list of names, as in [{metrics!r}]")
     names = tuple(dict.fromkeys(metric_name(metric) for metric in metrics))
     if not names:
         raise ConfigError("`metrics` is empty; name one, as in MRR@10")
@@ -85,29 +87,13 @@ def sweep(depth: int, depths: Sequence[int] | None = None) -> tuple[int, ...]:
     Raises:
         ConfigError: one is not an integer of at least 1, or deeper than `depth`.
     """
-    chosen = [below for below in _SWEEP if below < depth] if depths is None else [*depths]
-    for value in (depth, *chosen):
+    for value in (depth, *(depths or ())):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= depth:
             raise ConfigError(
                 f"a depth must be an integer from 1 to the deepest, {depth!r}, not {value!r}"
             )
+    chosen = [below for below in _SWEEP if below < depth] if depths is None else depths
     return tuple(sorted({*chosen, depth}))
-
-
-def _labelled(
-    backends: Mapping[str, BackendSpec] | Sequence[str | Backend],
-) -> dict[str, BackendSpec]:
-    if isinstance(backends, str | Backend):
-        backends = [backends]
-    if isinstance(backends, Mapping):
-        named = dict(backends)
-    else:
-        named = {b.name if isinstance(b, Backend) else str(b): b for b in backends}
-        if len(named) < len(backends):
-            raise ConfigError("a backend is given twice; give each its own label: {label: spec}")
-    if not named:
-        raise ConfigError("no backend to evaluate; name one, as in embedded")
-    return named
 
 
 def _evaluated(

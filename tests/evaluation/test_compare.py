@@ -121,10 +121,8 @@ def test_a_backend_that_was_passed_stays_open_and_unchanged():
 @pytest.mark.parametrize(
     ("backends", "options", "message"),
     [
-        ([], {}, "nothing to compare"),
-        ("embedded", {}, "not one of them"),
-        (Table("t", 1), {}, "not one of them"),
-        (None, {}, "not one of them"),
+        ([], {}, "there is no backend"),
+        (None, {}, "not `NoneType`"),
         (["embedded", "embedded"], {}, "'embedded' is given twice"),
         ({FIRST_STAGE: "embedded"}, {}, "no backend may be called"),
         (["embedded"], {"top_n": 0}, "at least 1"),
@@ -135,6 +133,13 @@ def test_a_backend_that_was_passed_stays_open_and_unchanged():
 def test_mistakes_are_refused(backends, options, message):
     with pytest.raises(ConfigError, match=message):
         compare("q", DOCUMENTS, backends, **options)
+
+
+@pytest.mark.parametrize("backend", ["embedded", Table("embedded", 1, 2, 3, 4)])
+def test_one_backend_needs_no_list(backend):
+    labels = [ordering.label for ordering in compare("q", DOCUMENTS, backend).orderings]
+
+    assert [FIRST_STAGE, "embedded"] == [label.partition(":")[0] for label in labels]
 
 
 def test_a_failing_backend_fails_the_comparison():

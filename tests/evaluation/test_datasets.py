@@ -314,6 +314,15 @@ class TestRetriever:
         with pytest.raises(UnsupportedInputError, match=r"'file' has another text .*`id_of=`"):
             from_retriever(chunks.get, [(query, "file") for query in queries])
 
+    def test_judgements_may_be_a_mapping(self):
+        judged = {"what do pandas eat": ["d1"], "where is paris": {"d2": 2}}
+        found = [(row["_id"], row["text"]) for row in CORPUS]
+
+        assert (
+            from_retriever(lambda query: found, list(judged.items())).qrels
+            == from_retriever(lambda query: found, judged).qrels
+        )
+
     def test_a_function_may_give_pairs(self):
         data = from_retriever(lambda query: [("a", "x"), ("b", "y"), ("a", "x")], [("q", "b")])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
@@ -17,7 +17,7 @@ _ID_KEYS = ("id", "_id", "doc_id", "document_id", "source")
 
 def from_retriever(
     retriever: Any,
-    judged: Sequence[Judged],
+    judged: Iterable[Judged] | Mapping[str, Iterable[str] | Mapping[str, int]],
     *,
     name: str = "retriever",
     depth: int = 100,
@@ -28,7 +28,8 @@ def from_retriever(
     Args:
         retriever: a LangChain retriever (`invoke`), a LlamaIndex retriever (`retrieve`), or a
             function from a query to either's documents or to `(id, text)` pairs, best first.
-        judged: `(query, ids of the relevant documents)`, or `(query, {id: grade})`.
+        judged: `(query, ids of the relevant documents)` or `(query, {id: grade})` for each; or a
+            mapping from queries to either.
         name: what reports call the dataset.
         depth: most candidates per query; set the retriever's own `k` at least as high.
         id_of: from a document to its id; by default its `id` (LangChain), its `node_id`
@@ -46,7 +47,8 @@ def from_retriever(
     qrels: dict[str, dict[str, int]] = {}
     candidates: dict[str, list[str]] = {}
     repeated = 0
-    for number, (query, relevant) in enumerate(judged, start=1):
+    pairs = judged.items() if isinstance(judged, Mapping) else judged
+    for number, (query, relevant) in enumerate(pairs, start=1):
         key = f"q{number}"
         queries[key] = query
         qrels[key] = _grades(relevant)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.evaluation.metrics import metric_name
 from rerank_plugins.evaluation.percentile import percentile
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.evaluation.statistics import Estimate
@@ -63,11 +65,11 @@ class System:
     """What the user called it."""
     name: str
     """The backend's name; of the first stage, its label."""
-    values: Mapping[str, Sequence[float]]
+    values: Mapping[str, Sequence[float]] = field(repr=False)
     """Metric → one value per query, in the order of the dataset's queries."""
     figures: Mapping[str, Estimate]
     """Metric → mean over the queries."""
-    rankings: Mapping[str, Sequence[str]]
+    rankings: Mapping[str, Sequence[str]] = field(repr=False)
     """Query id → document ids, best first."""
     cuts: tuple[Cut, ...] = ()
     """By depth, ascending; the last is the deepest, whose figures are those above."""
@@ -104,7 +106,7 @@ class Comparison:
         return self.adjusted < SIGNIFICANT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
     """Backends beside the first stage on one dataset."""
 
@@ -134,10 +136,19 @@ class Evaluation:
         """Return the comparison of two systems; on the first metric, unless named.
 
         Raises:
-            KeyError: there is none.
+            ConfigError: there is none.
         """
-        wanted = (metric or self.metrics[0], label, against)
+        name = self.metrics[0] if metric is None else metric_name(metric)
         for found in self.comparisons:
-            if wanted == (found.metric, found.label, found.against):
+            if (name, label, against) == (found.metric, found.label, found.against):
                 return found
-        raise KeyError(wanted)
+        pairs = dict.fromkeys(f"{one.label!r} with {one.against!r}" for one in self.comparisons)
+        raise ConfigError(
+            f"{label!r} is not compared with {against!r} on {name}; valid: {', '.join(pairs)}, on "
+            f"{', '.join(self.metrics)}"
+        )
+
+    def __repr__(self) -> str:
+        metric = self.metrics[0]
+        means = ", ".join(f"{one.label} {one.figures[metric].mean:.3f}" for one in self.systems)
+        return f"<Evaluation of {self.dataset.name}: {metric} {means}>"

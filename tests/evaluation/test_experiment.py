@@ -190,13 +190,34 @@ def test_impossible_depths_are_refused(depth, depths):
         sweep(depth, depths)
 
 
+def test_a_comparison_is_found_by_labels_and_metric():
+    found = evaluate(dataset(2), {"a": PERFECT, "b": LAZY})
+
+    assert "MRR@10" == found.compared("a", "first stage").metric
+    assert "nDCG@10" == found.compared("b", "a", "ndcg@10").metric
+    with pytest.raises(ConfigError, match=r"not compared with 'a' on MAP; valid: .*'b' with 'a'"):
+        found.compared("c", "a", "map")
+
+
+def test_what_was_found_is_a_line_in_a_notebook():
+    """Not megabytes of texts."""
+    found = evaluate(dataset(2), [PERFECT])
+
+    assert "<Evaluation of made up: MRR@10 first stage 0.250, perfect 1.000>" == repr(found)
+    assert "<Dataset made up: 2 queries, candidates of first stage>" == repr(found.dataset)
+    assert "d3" not in repr(found.systems)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backends": []}, "no backend to evaluate"),
-        ({"backends": ["embedded", "embedded"]}, "a backend is given twice"),
+        ({"backends": []}, "there is no backend"),
+        ({"backends": None}, "not `NoneType`"),
+        ({"backends": ["embedded", "embedded"]}, "'embedded' is given twice"),
         ({"backends": ["lokal:x"]}, "unknown kind of backend 'lokal'"),
         ({"backends": ["embedded"], "metrics": []}, "`metrics` is empty"),
+        ({"backends": ["embedded"], "metrics": "MAP"}, r"a list of names, as in \['MAP'\]"),
+        ({"backends": ["embedded"], "depth": None}, "a depth must be an integer"),
         ({"backends": ["embedded"], "metrics": ["F1"]}, "unknown metric 'F1'"),
     ],
 )

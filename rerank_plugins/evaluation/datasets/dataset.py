@@ -13,7 +13,7 @@ from rerank_plugins.errors import ConfigError, UnsupportedInputError
 __all__ = ["Dataset", "checked", "counted"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Judged queries, and for each the documents of a first stage, best first.
 
@@ -37,6 +37,11 @@ class Dataset:
     """What was left out or is odd, counted; reports show it."""
     credit: str = ""
     """Origin and licence, where the data asks for attribution."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.name}: {len(self.queries)} queries, candidates of {self.first_stage}>"
+        )
 
     @cached_property
     def digest(self) -> str:

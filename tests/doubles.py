@@ -8,19 +8,25 @@ import signal
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.hooks import Truncated, tell
 
-__all__ = ["Frozen", "Marked", "Unloadable"]
+__all__ = ["Frozen", "Hungry", "Marked", "Unloadable"]
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
 
 
 class Marked(Backend):
     """Scores by length, and does what a document is called.
 
-    `poison` raises, `nan` is no number, `short` lacks a score, `memory` runs out beyond one pair,
-    `no memory` always, `odd memory` with an error that can't be sent, `kill` kills the process,
-    `hang` hangs, `long` is told to have been cut.
+    `poison`, `crash` and `panic` raise, `nan` is no number, `short` lacks a score, `memory` runs
+    out beyond one pair, `no memory` always, `odd memory` with an error that can't be sent, `kill`
+    kills the process, `hang` hangs, `long` is told to have been cut.
     """
 
     scale = "logit"
@@ -49,6 +55,10 @@ class Marked(Backend):
             time.sleep(3600)
         if "poison" in texts:
             raise InvalidResponse("poison")
+        if "panic" in texts:
+            raise Panic("panic")
+        if "crash" in texts:
+            raise ZeroDivisionError("crash")
         if "odd memory" in texts:
             error = MemoryError()
             error.allocator = lambda: None  # type: ignore[attr-defined]  # as libraries do
@@ -75,6 +85,27 @@ class Frozen(Marked):
 
     def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
         return [[float(gc.get_freeze_count())] * len(documents) for _, documents in requests]
+
+
+class Hungry(Backend):
+    """Takes `pair_bytes` of memory for each pair of a batch; scores by length."""
+
+    scale = "logit"
+
+    def __init__(self, *, pair_bytes: int) -> None:
+        self.pair_bytes = pair_bytes
+
+    @property
+    def name(self) -> str:
+        return "hungry"
+
+    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return self.score_many([(query, documents)])[0]
+
+    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+        asked = [check_texts(query, documents) for query, documents in requests]
+        np.empty(self.pair_bytes * sum(map(len, asked)), np.uint8)
+        return [[float(len(text)) for text in found] for found in asked]
 
 
 class Unloadable(Marked):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins import (
+    BackendError,
     BackendOutOfMemory,
     BackendOverloaded,
     BackendUnavailable,
@@ -657,4 +658,19 @@ def test_a_worker_that_can_not_start_leaves_nothing_behind(scorer, monkeypatch):
     assert 0 == scheduler.queued_pairs
     assert [1.0] == ask(scheduler, ["a"]).result(30)
     assert ["a"] == scorer.scored()
+    scheduler.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_would_end_an_event_loop_is_an_error_of_the_backend(error):
+    def leave(requests):
+        raise error
+
+    scheduler = Scheduler(leave)
+
+    async def caller():
+        with pytest.raises(BackendError, match=f"the model failed with {error.__name__}"):
+            await asyncio.wrap_future(ask(scheduler, ["a"]))
+
+    asyncio.run(caller())
     scheduler.close()

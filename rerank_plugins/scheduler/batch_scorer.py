@@ -8,7 +8,12 @@ from time import monotonic
 from typing import TypeAlias
 
 from rerank_plugins.backend import check_scores
-from rerank_plugins.errors import BackendOutOfMemory, BackendUnavailable, InvalidResponse
+from rerank_plugins.errors import (
+    BackendError,
+    BackendOutOfMemory,
+    BackendUnavailable,
+    InvalidResponse,
+)
 from rerank_plugins.hooks import on_behalf_of
 from rerank_plugins.scheduler.observer import Observer
 from rerank_plugins.scheduler.request import Batch
@@ -59,7 +64,7 @@ class BatchScorer:
                 self._score(batch)
         except BaseException as error:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:
-                request.fail(error)
+                request.fail(_harmless(error))
         finally:
             self._began = None
 
@@ -78,7 +83,8 @@ class BatchScorer:
         self._began = began = monotonic()
         try:
             found = self._found(batch)
-        except BaseException as error:  # noqa: BLE001  # reaches the caller through its future
+        except BaseException as raised:  # noqa: BLE001  # reaches the caller through its future
+            error = _harmless(raised)
             self._observer.failed(error, pairs)
             self._recover(batch, error, pairs, cost)
             return
@@ -92,7 +98,7 @@ class BatchScorer:
                 self._observer.failed(error, len(indices))
                 request.fail(error)
 
-    def _recover(self, batch: Batch, error: BaseException, pairs: int, cost: int) -> None:
+    def _recover(self, batch: Batch, error: Exception, pairs: int, cost: int) -> None:
         # Smaller batches don't help a pair that is too large by itself: it is found and fails.
         shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
         if shrinks and pairs > 1:
@@ -123,6 +129,13 @@ class BatchScorer:
         if len(found) != len(asked):
             raise InvalidResponse(f"got {len(found)} lists of scores for {len(asked)} requests")
         return found
+
+
+def _harmless(error: BaseException) -> Exception:
+    """Return an error that ends no event loop, as `SystemExit` and panics of libraries would."""
+    if isinstance(error, Exception):
+        return error
+    return BackendError(f"the model failed with {type(error).__name__}")
 
 
 def _halves(batch: Batch, pairs: int) -> tuple[Batch, Batch]:

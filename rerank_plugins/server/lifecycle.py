@@ -64,6 +64,7 @@ class Lifecycle:
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_pairs.set_function(lambda: self._scoring.queued_pairs if self._scoring else 0)
         metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
+        metrics.batch_limit.set_function(lambda: self._scoring.batch_cost if self._scoring else 0)
         metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
         for process in self._processes:
             process.on_restart = metrics.restarts.inc

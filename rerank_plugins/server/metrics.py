@@ -68,6 +68,11 @@ class ServerMetrics:
             buckets=_TOKENS,
             registry=registry,
         )
+        self.batch_limit = Gauge(
+            "rerank_batch_tokens_limit",
+            "Most estimated tokens of a batch: less than was set, once memory ran out.",
+            registry=registry,
+        )
         self.batch_seconds = Histogram(
             "rerank_batch_duration_seconds",
             "What a batch took to be scored.",

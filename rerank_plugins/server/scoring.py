@@ -32,6 +32,10 @@ class Scoring(Protocol):
     def queued_cost(self) -> int:
         """Estimated tokens that wait."""
 
+    @property
+    def batch_cost(self) -> int:
+        """The most estimated tokens of a batch; 0 where nothing is batched."""
+
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running."""
 
@@ -80,6 +84,10 @@ class SharedScoring:
     def queued_cost(self) -> int:
         return self._scheduler.queued_cost
 
+    @property
+    def batch_cost(self) -> int:
+        return self._scheduler.batch_cost
+
     def stalled_for(self) -> float:
         return self._scheduler.stalled_for()
 
@@ -116,6 +124,7 @@ class SideBySide:
         self._seconds = settings.request_seconds
         self.queued_pairs = 0
         self.queued_cost = 0
+        self.batch_cost = 0
 
     def stalled_for(self) -> float:
         return 0.0

@@ -141,7 +141,7 @@ def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
     try:
         with call((heard.append,), CallStarted("model", "", None, 0, 0)):
             value = function()
-    except Exception as error:  # noqa: BLE001  # raised again in the other process
+    except BaseException as error:  # noqa: BLE001  # raised again in the other process
         failure = _sendable(error)
     events = [event for event in heard if not isinstance(event, CallStarted | CallFinished)]
     pickle.dump((failure, value, events), out, pickle.HIGHEST_PROTOCOL)
@@ -149,11 +149,11 @@ def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
     return failure is None
 
 
-def _sendable(error: Exception) -> Exception:
-    """Return an error that survives the way to the other process."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
-    except Exception:  # noqa: BLE001  # whatever keeps it from being sent
-        kind = MemoryError if isinstance(error, MemoryError) else BackendError
-        return kind(f"the model failed with {type(error).__name__}")
-    return error
+def _sendable(error: BaseException) -> Exception:
+    """Return an error that survives the way to the other process, and ends nothing there."""
+    if isinstance(error, Exception):  # else a panic of a library written in Rust, or `SystemExit`
+        with contextlib.suppress(Exception):  # whatever keeps it from being sent
+            pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
+            return error
+    kind = MemoryError if isinstance(error, MemoryError) else BackendError
+    return kind(f"the model failed with {type(error).__name__}")

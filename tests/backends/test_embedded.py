@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,35 @@ def test_the_fit_finds_the_logistic_curve():
     slope, offset = recipe._logistic(np.array(pairs, float))
 
     assert (slope, offset) == pytest.approx((2 * np.log(3), -np.log(3)))
+
+
+class Full:
+    """A session without memory, in the words of ONNX Runtime's arena."""
+
+    def run(self, *_):
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 123")
+
+
+def test_a_lack_of_memory_is_told_as_such(monkeypatch):
+    """Then batches shrink; as any other failure, it would fail the request."""
+    with EmbeddedBackend(cached_tokens=0) as backend:
+        backend.score(PANDA, PANDAS)
+        monkeypatch.setattr(backend._scorer._encoder, "_session", Full())
+
+        with pytest.raises(MemoryError, match="lower `threads`"):
+            backend.score(PANDA, PANDAS)
+
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_thread_that_can_not_start_is_a_lack_of_memory(monkeypatch):
+    with EmbeddedBackend(cached_tokens=0, threads=2) as backend:
+        expected = backend.score(PANDA, PANDAS)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(MemoryError, match="lower `threads`"):
+                backend.score(PANDA, PANDAS)
+
+        assert expected == backend.score(PANDA, PANDAS)

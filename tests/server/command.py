@@ -9,9 +9,22 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 EMBEDDED = '[backend]\nkind = "embedded"\n'
 PACKAGE = ("-m", "rerank_plugins")
+
+DOUBLES = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from rerank_plugins import spec
+from rerank_plugins.cli import main
+
+for kind in ("Hungry", "Marked"):
+    spec._KINDS[kind] = spec._Kind("doubles", kind)
+main()
+"""
+"""The command, which also knows the kinds `Hungry` and `Marked`."""
 
 
 def ask(url, path="/readyz", body=None):
@@ -51,3 +64,10 @@ def served(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None)
     finally:
         process.kill()
         process.wait()
+
+
+def served_double(folder, kind, **options):
+    """Give the process and the address of a server of a double, in a process of its own."""
+    lines = [f"{name} = {value}\n" for name, value in options.items()]
+    config = f'[backend]\nkind = "{kind}"\n{"".join(lines)}'
+    return served(folder, config=config, program=("-c", DOUBLES))

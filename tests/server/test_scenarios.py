@@ -5,7 +5,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -13,8 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from prometheus_client.parser import text_string_to_metric_families
 from serving import listening
+from watching import get, metric, wait_until
 
 from rerank_plugins.testing import FakeBackend
 
@@ -54,29 +53,6 @@ def ask(url, documents, path="/v1/rerank"):
     found = reply.status, dict(reply.getheaders()), json.loads(reply.read())
     connection.close()
     return found
-
-
-def get(url, path):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    connection.request("GET", path)
-    reply = connection.getresponse()
-    found = reply.status, reply.read().decode()
-    connection.close()
-    return found
-
-
-def metric(url, name, **labels):
-    """Return the sum of the samples of a metric that have these labels."""
-    families = text_string_to_metric_families(get(url, "/metrics")[1])
-    samples = (sample for family in families for sample in family.samples)
-    return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-
-
-def wait_until(reached, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def opened(url, data):

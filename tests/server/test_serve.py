@@ -16,14 +16,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from command import ask, served, wait_for
+from watching import children
 
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
-
-
-def children(process):
-    """Return the ids of the processes that a process started."""
-    files = Path(f"/proc/{process.pid}/task").glob("*/children")  # by thread
-    return [int(pid) for file in files for pid in file.read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -31,7 +26,7 @@ def test_a_killed_model_hangs_nobody_and_comes_back(tmp_path):
     with served(tmp_path) as (process, url):
         assert 200 == ask(url, "/livez")[0]  # while it loads
         wait_for(url, 200)
-        (model,) = children(process)
+        (model,) = children(process.pid)
         with ThreadPoolExecutor(4) as pool:
             replies = [pool.submit(ask, url, "/v1/rerank", BODY) for _ in range(12)]
             os.kill(model, signal.SIGKILL)
@@ -40,7 +35,7 @@ def test_a_killed_model_hangs_nobody_and_comes_back(tmp_path):
         assert {"model_restarting"} >= {b["error"]["type"] for s, b in found if s == 503}
         wait_for(url, 200)
         assert 200 == ask(url, "/v1/rerank", BODY)[0]
-        assert children(process) != [model]
+        assert children(process.pid) != [model]
 
 
 def test_sigterm_loses_nothing_that_was_accepted(tmp_path):

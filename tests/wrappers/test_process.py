@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from doubles import Frozen, Marked, Unloadable
 
-from rerank_plugins import ConfigError, InvalidResponse
+from rerank_plugins import BackendError, ConfigError, InvalidResponse
 from rerank_plugins.hooks import CallStarted, Truncated, call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
@@ -70,6 +70,8 @@ def test_errors_come_back_as_they_are(model):
     before = model.process_id
     with pytest.raises(InvalidResponse, match="poison"):
         model.score("q", ["poison"])
+    with pytest.raises(BackendError, match="the model failed with Panic"):
+        model.score("q", ["panic"])
     for text in ("no memory", "odd memory"):
         with pytest.raises(MemoryError):
             model.score("q", [text])

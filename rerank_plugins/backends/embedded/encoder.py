@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.backends.embedded.late_interaction import TokenVectors, quantized
+from rerank_plugins.backends.engines.onnx.shortage import is_out_of_memory
 from rerank_plugins.backends.engines.token_cache import TokenCache
 from rerank_plugins.errors import BackendError
 
@@ -78,8 +79,13 @@ class Encoder:
         workers = min(self._threads, len(ids))
         if workers < 2:  # noqa: PLR2004 - a pool of one is a detour
             return [self._run(row) for row in ids]
-        with ThreadPoolExecutor(workers, "rerank-embedded") as pool:
-            return list(pool.map(self._run, ids))
+        try:
+            with ThreadPoolExecutor(workers, "rerank-embedded") as pool:
+                return list(pool.map(self._run, ids))
+        except RuntimeError as exc:
+            if is_out_of_memory(exc):
+                raise MemoryError("no memory for one more thread; lower `threads`") from exc
+            raise
 
     def _run(self, ids: NDArray[np.int32]) -> TokenVectors:
         """Encode one text, window by window."""
@@ -93,6 +99,8 @@ class Encoder:
         try:
             (tokens,) = self._session.run(["tokens"], feeds)
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
+            if is_out_of_memory(exc):  # no window is too large by itself: fewer at once may fit
+                raise MemoryError("the embedded model gets no memory; lower `threads`") from exc
             raise BackendError(f"the embedded model failed: {exc}") from exc
         vectors: NDArray[np.float32] = tokens[0, 1:-1]
         return vectors

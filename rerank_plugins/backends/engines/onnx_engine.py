@@ -26,6 +26,7 @@ from rerank_plugins.backends.engines.onnx.families import read_encoder
 from rerank_plugins.backends.engines.onnx.memory import give_back_memory
 from rerank_plugins.backends.engines.onnx.parts import Precision
 from rerank_plugins.backends.engines.onnx.session import Session
+from rerank_plugins.backends.engines.onnx.shortage import is_out_of_memory
 from rerank_plugins.backends.engines.onnx.tensors import Array
 from rerank_plugins.backends.engines.onnx.verify import Sample, measured, verify
 from rerank_plugins.backends.engines.onnx.words import WordTable
@@ -168,10 +169,18 @@ class ONNXEngine:
             if len(line) >= 2 * self._threads:
                 done, future = line.popleft()
                 logits[done] = future.result()
-            line.append((index, self._workers.submit(self._logit, *pairs.row(index))))
+            line.append((index, self._submitted(*pairs.row(index))))
         for done, future in line:
             logits[done] = future.result()
         return logits
+
+    def _submitted(self, ids: Array, types: Array) -> Future[float]:
+        try:
+            return self._workers.submit(self._logit, ids, types)
+        except RuntimeError as exc:
+            if is_out_of_memory(exc):
+                raise MemoryError("no memory for one more thread; lower `threads`") from exc
+            raise
 
     def _logit(self, ids: Array, types: Array) -> float:
         return float(self._session.run("logits", ids, types).item())

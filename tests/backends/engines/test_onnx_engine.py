@@ -190,6 +190,22 @@ def test_a_pair_that_does_not_fit_into_memory_says_so(
             backend.score(QUERY, ["another document"])
 
 
+def test_a_thread_that_can_not_start_is_a_lack_of_memory(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with LocalBackend(checkpoint("bert"), engine="onnx", threads=2) as backend:
+        backend.score(QUERY, DOCUMENTS[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(MemoryError, match="lower `threads`"):
+                backend.score(QUERY, DOCUMENTS)
+
+        assert len(DOCUMENTS) == len(backend.score(QUERY, DOCUMENTS))
+
+
 def test_a_text_of_unknown_words_is_a_backend_error(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

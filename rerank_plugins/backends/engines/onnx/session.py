@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins.backends.engines.base import UnsupportedByEngine
+from rerank_plugins.backends.engines.onnx.shortage import is_out_of_memory
 from rerank_plugins.backends.engines.onnx.tensors import Array
 from rerank_plugins.backends.engines.onnx.words import WordTable
 from rerank_plugins.errors import BackendError, BackendOutOfMemory, ConfigError
@@ -17,9 +18,6 @@ from rerank_plugins.errors import BackendError, BackendOutOfMemory, ConfigError
 __all__ = ["Session"]
 
 _ERRORS_ONLY = 3
-_NO_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
-"""What ONNX Runtime's arena and the C++ library say when memory is short."""
-
 _INPUTS = {"attention_mask", "input_ids", "token_type_ids"}
 _TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
@@ -87,7 +85,7 @@ class Session:
                 feeds["words"] = self._words.rows(ids)[np.newaxis]
             (value,) = self._session.run([output], feeds)
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
-            if isinstance(exc, MemoryError) or any(words in str(exc) for words in _NO_MEMORY):
+            if is_out_of_memory(exc):
                 raise BackendOutOfMemory(
                     f"a pair of {len(ids)} tokens does not fit into memory; lower `max_length`, "
                     "choose a smaller model, or free memory"

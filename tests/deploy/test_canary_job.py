@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -126,6 +127,16 @@ def test_an_update_reads_what_its_job_measured(address, labelled):
     Gates().check(figures, figures)
     assert pod["containers"][0]["resources"]["limits"]["memory"] == "256Mi"
     assert memory < 0.75 * 2**28
+
+
+def test_the_job_the_alert_and_the_update_want_the_same_mrr():
+    (job,) = documents(BASE / "canary.yaml")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (least,) = [each for each in container["args"] if each.startswith("--min=")]
+    alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
+    (alarming,) = re.findall(r"rerank_canary_mrr_at_10 < ([\d.]+)", alerts)
+
+    assert Gates().least_mrr == float(alarming) == float(least.removeprefix("--min="))
 
 
 @pytest.mark.parametrize("job", ["hourly", "of an update"])

@@ -128,7 +128,11 @@ def test_the_limit_is_the_servers_own(front):
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/livez", "/readyz", "/openapi.json", "/v1/../metrics"]
+    "path",
+    [
+        *("/metrics", "/livez", "/readyz", "/openapi.json"),
+        *("/v1/../metrics", "/v1/models/%2e%2e/%2e%2e/metrics", "/v1/models/..%2f..%2fmetrics"),
+    ],
 )
 def test_what_clients_do_not_need_is_not_there(front, path):
     client, _ = front

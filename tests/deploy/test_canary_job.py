@@ -28,27 +28,32 @@ def address(tmp_path_factory):
         yield f"127.0.0.1:{port}"
 
 
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+"""A small process in between: what a process has at its start counts as its child's, too."""
+
+
 def canary(pod, replaced, key=KEY):
-    """Run the only container of a pod here; return what it did, and the most memory it had."""
+    """Run the only container of a pod here; return what it did, and the most KiB that it took."""
     (container,) = pod["containers"]
     arguments = container["args"]
     for there, here in replaced.items():
         assert sum(there in argument for argument in arguments) == 1, there
         arguments = [argument.replace(there, str(here)) for argument in arguments]
     (variable,) = [each["name"] for each in container["env"]]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rerank_plugins", *arguments],
+    command = [sys.executable, "-m", "rerank_plugins", *arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command],
         env={**os.environ, variable: key},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-    said, told = process.stdout.read(), process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    process.stderr.close()
-    return subprocess.CompletedProcess([], process.returncode, said, told), used.ru_maxrss * 1024
+    return done, int(done.stderr.splitlines()[-1])
 
 
 @pytest.fixture
@@ -125,8 +130,8 @@ def test_an_update_reads_what_its_job_measured(address, labelled):
     assert figures.mrr_at_10 == pytest.approx(sum(1 / place for place in places) / 30)
     assert 0 < figures.p95_seconds < 60
     Gates().check(figures, figures)
-    assert pod["containers"][0]["resources"]["limits"]["memory"] == "256Mi"
-    assert memory < 0.75 * 2**28
+    limit = pod["containers"][0]["resources"]["limits"]["memory"]
+    assert memory < 1024 * int(limit.removesuffix("Mi")) / 2
 
 
 def test_the_job_the_alert_and_the_update_want_the_same_mrr():

@@ -1,5 +1,6 @@
 """nginx in front of real servers: limits, failover, and connections that are kept."""
 
+import http.client
 import re
 import select
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -157,8 +157,8 @@ def test_all_that_clients_may_ask_for_is_there(front):
 MALFORMED = {
     "no request line": b"hello\r\n\r\n",
     "no host": b"GET /info HTTP/1.1\r\n\r\n",
-    "a header of 70 kB": b"GET /info HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 70_000 + b"\r\n\r\n",
-    "a path of 70 kB": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+    "a header of 20 kB": b"GET /info HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000 + b"\r\n\r\n",
+    "a path of 20 kB": b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
 }
 
 
@@ -172,10 +172,11 @@ def test_what_is_no_request_is_told_so_in_json(front, certificate, case):
         context.wrap_socket(raw, server_hostname="rerank.example.com") as stream,
     ):
         stream.sendall(MALFORMED[case])
-        reply = b"".join(iter(partial(stream.recv, 65536), b"")).decode()
-    head, _, body = reply.partition("\r\n\r\n")
+        reply = http.client.HTTPResponse(stream)  # nginx may not read, nor end, what it refuses
+        reply.begin()
+        body = reply.read().decode()
 
-    assert head.startswith(("HTTP/1.1 400 ", "HTTP/1.1 414 "))
+    assert reply.status in {400, 414}
     assert problem(body) == "bad_request"
 
 

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import threading
 import time
+import traceback
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -399,6 +400,58 @@ def test_a_backend_that_is_gone_fails_a_batch_at_once():
     assert all(isinstance(future.exception(30), BackendUnavailable) for future in futures)
     assert 2 == len(batches)
     scheduler.close()
+
+
+def test_each_caller_gets_an_error_of_its_own():
+    """Notes and tracebacks that a caller adds are not those of others, who get all the rest."""
+    cause = OSError("unplugged")
+
+    def gone(requests):
+        error = BackendUnavailable("gone", retry_after=7.0)
+        error.add_note("a note")
+        raise error from cause
+
+    scorer = Scorer()
+    scheduler = Scheduler(lambda requests: gone(requests) if held_back else scorer(requests))
+    held_back = []
+    first = held(scheduler, scorer)
+    held_back.append(True)
+    futures = [ask(scheduler, ["a"]) for _ in range(3)]
+    scorer.let_go.set()
+    one, other, third = (future.exception(30) for future in futures)
+    one.add_note("of one")
+    with pytest.raises(BackendUnavailable):
+        raise other
+
+    assert [5.0] == first.result(30)
+    assert ["a note"] == other.__notes__ == third.__notes__
+    assert (BackendUnavailable, "gone", 7.0) == (type(third), str(third), third.retry_after)
+    assert cause is third.__cause__
+    depths = [len(traceback.extract_tb(error.__traceback__)) for error in (one, other)]
+    assert depths[0] == depths[1] - 1
+    scheduler.close()
+
+
+class Wordless(BackendUnavailable):
+    def __init__(self):
+        super().__init__("gone")
+
+
+class Prefixed(BackendUnavailable):
+    def __init__(self, what):
+        super().__init__(f"{what} is gone")
+
+
+@pytest.mark.parametrize(("error", "told"), [(Wordless(), "gone"), (Prefixed("it"), "it is gone")])
+def test_errors_that_are_made_in_their_own_way_reach_callers_as_they_are(error, told):
+    def gone(requests):
+        raise error
+
+    scheduler = Scheduler(gone)
+    raised = ask(scheduler, ["a"]).exception(30)
+    scheduler.close()
+
+    assert (type(error), told) == (type(raised), str(raised))
 
 
 def test_batches_shrink_for_good_when_memory_runs_out():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import TypeAlias
 
+from rerank_plugins.errors import RerankError
 from rerank_plugins.hooks import listeners
 
 __all__ = ["Batch", "Request"]
@@ -75,11 +77,27 @@ class Request:
             self._settle(lambda: self.future.set_result(self.scores))
 
     def fail(self, error: BaseException) -> None:
-        self._settle(lambda: self.future.set_exception(error))
+        """Raise `error` for the caller; one of ours in a copy, as other callers may get it, too."""
+        own = _copy(error) if isinstance(error, RerankError) else error
+        self._settle(lambda: self.future.set_exception(own))
 
     def _settle(self, settle: Callable[[], None]) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled, or another part failed first
             settle()
+
+
+def _copy(error: RerankError) -> RerankError:
+    """Copy an error: raised in several calls, it would mix up their notes and tracebacks."""
+    try:
+        own = copy.copy(error)
+    except Exception:  # noqa: BLE001  # a subclass of the user's that is made in another way
+        return error
+    own.args = error.args
+    if hasattr(error, "__notes__"):
+        own.__notes__ = list(error.__notes__)
+    own.__cause__, own.__context__ = error.__cause__, error.__context__
+    own.__suppress_context__ = error.__suppress_context__
+    return own.with_traceback(error.__traceback__)
 
 
 Batch: TypeAlias = list[tuple[Request, list[int]]]

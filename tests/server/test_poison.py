@@ -1,6 +1,7 @@
 """A request that breaks the model fails alone, and a thousand of them break nothing else."""
 
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from command import ask, served_double, wait_for
 from doubles import Marked
 from serving import listening
 from watching import children, held, metric, wait_until
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
 POISONS = {
@@ -108,7 +111,7 @@ def test_poisons_leave_the_server_and_the_model_as_they_were(tmp_path, poisons):
         for number in range(32):
             assert is_right(rerank(url, texts(number)), texts(number))
     for earlier, later in zip(before, after, strict=True):
+        log.info("%s, then %s", earlier, later)
         assert later.threads <= earlier.threads + 8  # as many as asked
         assert later.files <= earlier.files + 8
         assert later.resident <= earlier.resident + 16 * MIB
-    print(before, after)  # noqa: T201

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _TICK = 0.25  # seconds between looks at the loop's lag and at the batch in progress
 _MOST_OUT_OF_MEMORY = 3
+_TRY_AGAIN = 10.0
+"""Seconds after which a server without memory scores something, which no client may ask it to."""
 _USUAL_LENGTH = 512
 _WORDS = (1, 30, 120, 400)
 """Lengths of the documents that warm a model up."""
@@ -135,6 +137,7 @@ class Lifecycle:
         """Begin to load, and to watch."""
         self._spawn(self._load())
         self._spawn(self._watch_lag())
+        self._spawn(self._watch_memory())
 
     async def stop(self) -> None:
         """End all tasks; free the backend, unless a batch hangs in it."""
@@ -180,7 +183,11 @@ class Lifecycle:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
         self.on_loaded()
         self.facts = facts
-        observer = BatchMetrics(self._metrics, self._note_out_of_memory)
+        observer = BatchMetrics(
+            self._metrics,
+            out_of_memory=self._note_out_of_memory,
+            enough_memory=self._note_enough_memory,
+        )
         self._metrics.info.labels(
             str(facts.get("model", facts["name"])),
             str(facts.get("revision") or ""),
@@ -197,12 +204,23 @@ class Lifecycle:
         )
 
     def _note_out_of_memory(self, pairs: int) -> None:
-        """A single pair that does not fit is the end of a server, after the third time."""
+        """A single pair that does not fit is the end of a server, after three in a row."""
         if pairs > 1:
             return
         self._out_of_memory += 1
         if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
             self.fail(MemoryError("single pairs do not fit into memory"))
+
+    def _note_enough_memory(self) -> None:
+        self._out_of_memory = 0
+
+    async def _watch_memory(self) -> None:
+        """Find out whether there is memory again: a server that is not ready gets no requests."""
+        while True:
+            await asyncio.sleep(_TRY_AGAIN)
+            if self._out_of_memory and self._scoring is not None:
+                with contextlib.suppress(RerankError, MemoryError):
+                    await self._scoring.score("what is a panda?", ["panda"])
 
     async def _watch_lag(self) -> None:
         """Measure how late the event loop is; say so when a batch hangs."""

@@ -139,11 +139,18 @@ class ServerMetrics:
 
 
 class BatchMetrics(Observer):
-    """Puts what the scheduler does into the metrics, and passes on when memory runs out."""
+    """Puts what the scheduler does into the metrics, and passes on whether memory suffices."""
 
-    def __init__(self, metrics: ServerMetrics, out_of_memory: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        metrics: ServerMetrics,
+        *,
+        out_of_memory: Callable[[int], None],
+        enough_memory: Callable[[], None],
+    ) -> None:
         self._metrics = metrics
         self._out_of_memory = out_of_memory
+        self._enough_memory = enough_memory
 
     def waited(self, seconds: float) -> None:
         self._metrics.queue_wait.observe(seconds)
@@ -153,6 +160,7 @@ class BatchMetrics(Observer):
         self._metrics.batch_pairs.observe(pairs)
         self._metrics.batch_tokens.observe(cost)
         self._metrics.batch_seconds.observe(seconds)
+        self._enough_memory()
 
     def failed(self, error: BaseException, pairs: int) -> None:
         self._metrics.failures.labels(type(error).__name__).inc()

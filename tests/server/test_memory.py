@@ -63,12 +63,25 @@ def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_pa
         assert [model] == children(process.pid)
 
         limit(model, PAIR // 2)
-        assert (503, "out_of_memory") == rerank(url, 20)
-        assert (503, "out_of_memory") == (ask(url)[0], ask(url)[1]["status"])
-        assert 200 == ask(url, "/livez")[0]
-        for _ in range(2):
+        for _ in range(3):
             assert (503, "out_of_memory") == rerank(url, 1)
         assert 70 == process.wait(60)
+
+
+def test_a_server_without_memory_asks_itself_whether_there_is_some_again(tmp_path):
+    """It is not ready meanwhile, so nobody else would; and nobody has to restart it."""
+    with served_double(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url):
+        wait_for(url, 200)
+        (model,) = children(process.pid)
+        limit(model, PAIR // 2)
+        assert (503, "out_of_memory") == rerank(url, 4)
+        assert "out_of_memory" == ask(url)[1]["status"]
+        assert 200 == ask(url, "/livez")[0]
+
+        limit(model, 100 * PAIR)
+        wait_for(url, 200)
+        assert (200, 4) == rerank(url, 4)
+        assert [model] == children(process.pid)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,12 +73,12 @@ def open_hook(spec: str | Hook) -> Hook:
             keywords of the hook's constructor, as in `"logging?slow=0.5"`.
 
     Raises:
-        ConfigError: the spec is malformed, or names an unknown hook or option.
+        ConfigError: the spec is malformed, or names an unknown hook or option; or the hook can't
+            be called with an event, or would have to be awaited.
         MissingDependencyError: the hook needs an extra that is not installed.
     """
     if not isinstance(spec, str):
-        if not callable(spec):
-            raise ConfigError(f"a hook is called with events; `{type(spec).__name__}` can't be")
+        _check(spec)
         return spec
     name, _, options = spec.strip().partition("?")
     if name not in _KINDS:
@@ -86,3 +87,12 @@ def open_hook(spec: str | Hook) -> Hook:
     given = with_options({}, options)
     hook: Hook = constructor(**checked_options(constructor, given, what=f"hook {name!r}"))
     return hook
+
+
+def _check(hook: object) -> None:
+    if isinstance(hook, type):
+        raise ConfigError(f"a hook is no class; make one: `{hook.__name__}()`")
+    if not callable(hook):
+        raise ConfigError(f"a hook is called with events; `{type(hook).__name__}` can't be")
+    if any(map(inspect.iscoroutinefunction, (hook, type(hook).__call__))):
+        raise ConfigError("a hook is called, not awaited; make it a `def`, not an `async def`")

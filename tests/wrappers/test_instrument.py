@@ -348,7 +348,18 @@ def test_calls_side_by_side_are_kept_apart(endpoint):
     assert [4] * 8 == [len(ears.of(AttemptFinished)) for ears in many]
 
 
-@pytest.mark.parametrize("hooks", ["prometheus", [], [3], None, ["statsd"]])
+async def later(event):
+    """A hook that nobody would wait for."""
+
+
+class Later:
+    async def __call__(self, event):
+        """Another one."""
+
+
+@pytest.mark.parametrize(
+    "hooks", ["prometheus", [], [3], None, ["statsd"], [Ears], [later], [Later()]]
+)
 def test_wrong_hooks_are_refused(hooks):
     with pytest.raises(ConfigError, match="hook"):
         InstrumentedBackend(FakeBackend(), hooks=hooks)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Scorer", "deadline", "scored_by", "scorer", "told_to", "until"]
+__all__ = ["Scorer", "deadline", "restore", "scored_by", "scorer", "told_to", "until"]
+
+_Value = TypeVar("_Value")
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
@@ -27,6 +29,12 @@ class Scorer:
 _scorer: ContextVar[Scorer | None] = ContextVar("scorer", default=None)
 
 
+def restore(variable: ContextVar[_Value], token: Token[_Value]) -> None:
+    """Give a variable the value it had before `token` came of it."""
+    with suppress(ValueError):  # a task that is thrown away with its loop ends in another context
+        variable.reset(token)
+
+
 @contextmanager
 def until(end: float) -> Iterator[None]:
     """Give the calls in this block until `end`, in seconds of `time.monotonic()`, at most."""
@@ -34,7 +42,7 @@ def until(end: float) -> Iterator[None]:
     try:
         yield
     finally:
-        _deadline.reset(token)
+        restore(_deadline, token)
 
 
 def deadline() -> float:
@@ -50,7 +58,7 @@ def scorer() -> Iterator[Scorer]:
     try:
         yield listener
     finally:
-        _scorer.reset(token)
+        restore(_scorer, token)
 
 
 def scored_by(name: str) -> None:

@@ -81,7 +81,7 @@ def on_behalf_of(calls: Iterable[Listeners | None]) -> Iterator[None]:
     try:
         yield
     finally:
-        _listeners.reset(token)
+        _context.restore(_listeners, token)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
         error = raised
         raise
     finally:
-        _listeners.reset(token)
+        _context.restore(_listeners, token)
         if scorer.name is not None:
             _context.scored_by(scorer.name)
         own(CallFinished(started, outcome_of(error), perf_counter() - start, scorer.name))

@@ -2,7 +2,9 @@
 
 import asyncio
 import copy
+import gc
 import logging
+import math
 import pickle
 import threading
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from rerank_plugins import (
     ConfigError,
     InvalidResponse,
     UnsupportedInputError,
+    _context,
     load_backend,
 )
 from rerank_plugins._outcome import outcome_of as outcome_block
@@ -151,6 +154,28 @@ def test_a_cancelled_call_is_told():
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel())
+    assert ["cancelled"] == [event.outcome for event in ears.of(CallFinished)]
+
+
+def test_a_call_that_is_thrown_away_with_its_event_loop_is_told():
+    """Nobody cancels it; Python ends it some day, in another context."""
+    ears = Ears()
+
+    class Hanging(FakeBackend):
+        async def ascore(self, query, documents):
+            with _context.until(math.inf):
+                await asyncio.Event().wait()
+
+    async def leave():
+        task = asyncio.create_task(instrumented(Hanging(), ears).ascore("q", ["a"]))
+        task._log_destroy_pending = False  # we know
+        await asyncio.sleep(0.01)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    gc.collect()
+
     assert ["cancelled"] == [event.outcome for event in ears.of(CallFinished)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -67,6 +68,14 @@ def test_json_holds_every_value(found):
     assert 6 * 5 == len(document["comparisons"])
     assert "7 things are odd" in document["warnings"]
     assert "大熊猫" not in as_json(found)
+
+
+def test_names_of_data_cannot_break_out_of_the_markdown():
+    data = replace(dataset(2), name=NASTY, first_stage=NASTY)
+    text = as_markdown(evaluate(data, [FakeBackend()], depth=4))
+
+    assert "<script>" not in text
+    assert text.startswith("# Reranking &lt;script>alert")
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(found):

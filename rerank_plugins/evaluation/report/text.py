@@ -82,10 +82,11 @@ def as_markdown(found: Evaluation) -> str:
 
 def _lines(found: Evaluation) -> Iterator[str]:
     data = found.dataset
-    yield f"# Reranking {data.name}\n"
-    yield f"{len(data.queries)} queries, {found.depth} candidates of {data.first_stage} each.\n"
+    yield f"# Reranking {_cell(data.name)}\n"
+    queries, stage = len(data.queries), _cell(data.first_stage)
+    yield f"{queries} queries, {found.depth} candidates of {stage} each.\n"
     for system in found.backends:
-        yield f"- **{_cell(system.label)}**: {verdict(found, system).sentence}"
+        yield f"- **{_cell(system.label)}**: {_cell(verdict(found, system).sentence)}"
     yield "\n## Quality\n"
     yield from _table(
         ["", *found.metrics],

@@ -55,7 +55,9 @@ def checked_options(
         for name, parameter in inspect.signature(constructor).parameters.items()
         if name not in fixed
     }
-    writable = sorted(set(parameters) - _SECRETS)
+    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
+    objects = {name for name in parameters if hints[name] is Any}  # of another library's classes
+    writable = sorted(set(parameters) - _SECRETS - objects)
     variable = next((name for name in writable if name.endswith("_env")), "api_key_env")
     for name in given:
         if name in _SECRETS:
@@ -75,7 +77,6 @@ def checked_options(
             raise ConfigError(
                 f"{what} needs the option `{name}`; valid options: {_listed(writable)}"
             )
-    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
     return {name: _converted(name, value, hints[name]) for name, value in given.items()}
 
 

@@ -383,7 +383,11 @@ class Later:
 
 
 @pytest.mark.parametrize(
-    "hooks", ["prometheus", [], [3], None, ["statsd"], [Ears], [later], [Later()]]
+    "hooks",
+    [
+        *("prometheus", [], [3], None, ["statsd"], ["prometheus?registry=mine"]),
+        *([Ears], [later], [Later()]),
+    ],
 )
 def test_wrong_hooks_are_refused(hooks):
     with pytest.raises(ConfigError, match="hook"):

@@ -52,9 +52,9 @@ class CircuitBreakingBackend(WrapperBackend):
 
     def flow(self, requests: Requests) -> Flow:
         period = self._circuit.enter()
-        self._tell_state()
         works: bool | None = None
         try:
+            self._tell_state()
             scores: list[list[float]] = yield Call(self.wrapped, requests)
             works = True
         except (BackendUnavailable, InvalidResponse):

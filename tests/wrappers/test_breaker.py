@@ -17,6 +17,7 @@ from rerank_plugins import (
     InvalidResponse,
     UnsupportedInputError,
 )
+from rerank_plugins.hooks import BreakerChanged, CallStarted, call
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers import breaker
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
@@ -199,6 +200,27 @@ def test_a_cancelled_probe_makes_room_for_another(clock):
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel())
+    assert [1.0, 0.0] == score(backend)
+
+
+def test_an_interrupted_hook_makes_room_for_another_probe(clock):
+    """Ctrl-C while a hook hears that the circuit is half-open."""
+
+    def interrupt(event):
+        if isinstance(event, BreakerChanged) and event.state == "half_open":
+            raise KeyboardInterrupt
+
+    wrapped = Moody(DOWN)
+    backend = CircuitBreakingBackend(wrapped, failures=1, cooldown=10.0)
+    fail(backend)
+    clock[0] += 10.0
+    wrapped.error = None
+    with (
+        call((interrupt,), CallStarted("library", "", None, 1, 1)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        score(backend)
+
     assert [1.0, 0.0] == score(backend)
 
 

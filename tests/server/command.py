@@ -66,8 +66,12 @@ def served(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None)
         process.wait()
 
 
+PATIENT = "queue_seconds = 100.0\nrequest_seconds = 100.0\n"
+"""Settings of a server that a slow machine makes refuse nothing."""
+
+
 def served_double(folder, kind, **options):
-    """Give the process and the address of a server of a double, in a process of its own."""
+    """Give the process and the address of a patient server of a double of some kind."""
     lines = [f"{name} = {value}\n" for name, value in options.items()]
     config = f'[backend]\nkind = "{kind}"\n{"".join(lines)}'
-    return served(folder, config=config, program=("-c", DOUBLES))
+    return served(folder, table=PATIENT, config=config, program=("-c", DOUBLES))

@@ -78,7 +78,9 @@ def test_killed_models_hang_nobody_come_back_and_leave_nothing(
                 (model,) = children(process.pid)
                 killed.append(time.monotonic())
                 os.kill(model, signal.SIGKILL)
-                wait_until(lambda old=model: ask(url)[0] == 200 and children(process.pid) != [old])
+                wait_until(
+                    lambda old=model: ask(url)[0] == 200 and children(process.pid) != [old], 90
+                )
                 back.append(time.monotonic())
         finally:
             ended.set()

@@ -27,7 +27,8 @@ def limit(process, more):
     """Let a process have so many bytes beside those that it has."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + more
-    resource.prlimit(process, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    _, hard = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (most, hard))
 
 
 def rerank(url, count):

@@ -14,6 +14,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from ports import free_port
 from remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
 
 from rerank_plugins import (
@@ -76,8 +77,7 @@ def test_endless_headers_end(endpoint, ask):
 
 
 def test_nobody_listening_is_unavailable(ask):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
 
     url = f"http://127.0.0.1:{port}"
     reason = rf"tei at {url}/rerank: no connection.* running\? .*rerank-plugins doctor {url}$"

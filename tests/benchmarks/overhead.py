@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
+from ports import free_port
 
 from benchmarks.loopback import serving
 from rerank_plugins.backend import Backend, Document, check_texts
@@ -101,8 +101,7 @@ def _redis() -> Iterator[Any]:
     from redis.backoff import ConstantBackoff  # noqa: PLC0415 - an extra
     from redis.retry import Retry  # noqa: PLC0415 - an extra
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from memory import resident
-from servers.launch import Server, free_port, serving
+from ports import free_port
+from servers.launch import Server, serving
 
 from benchmarks.flatness import slope
 from benchmarks.generator import Load, Reply, generate

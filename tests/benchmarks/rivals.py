@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers.launch import Server, free_port, serving
+from ports import free_port
+from servers.launch import Server, serving
 from servers.programs import infinity, xinference
 
 __all__ = ["RIVALS", "Rival", "started"]

@@ -1,7 +1,6 @@
 """Real servers, as processes of their own."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,14 +9,6 @@ from contextlib import contextmanager
 import httpx
 
 KEY = "a-key-of-the-tests-0123"
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def wait(url, process, log):

@@ -9,7 +9,8 @@ import time
 
 import manifests
 import pytest
-from processes import KEY, free_ports, server
+from ports import free_ports
+from processes import KEY, server
 from pushgateway import pushgateway
 from recipes import DEPLOY, documents
 from update import Figures, Gates

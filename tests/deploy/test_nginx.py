@@ -15,7 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import KEY, free_ports, server
+from ports import free_ports
+from processes import KEY, server
 from recipes import DEPLOY, run, tool
 
 from rerank_plugins import load_backend

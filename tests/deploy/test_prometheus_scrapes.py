@@ -9,7 +9,8 @@ import httpx
 import pytest
 import yaml
 from metrics_asked import EXPRESSIONS
-from processes import KEY, free_ports, server
+from ports import free_ports
+from processes import KEY, server
 from recipes import DEPLOY, tool
 
 CONFIG = yaml.safe_load((DEPLOY / "compose" / "prometheus.yaml").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from ports import free_port
 
 from rerank_plugins import BackendRejected, BackendTimeout, BackendUnavailable, load_backend
 from rerank_plugins.testing import Delay, Endpoint, Proxy, silence, speak, word_overlap
@@ -103,8 +104,7 @@ def gateway(request, lines, tmp_path):
     if binary is None:
         missing = pytest.fail if os.environ.get(REQUIRED, "0") not in ("", "0") else pytest.skip
         missing(f"needs {request.param}, as in: apt-get install {package}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     first, second = (line.port for line in lines)
     with Endpoint(silence) as slow:
         ports = {"port": port, "first": first, "second": second, "slow": slow.url.split(":")[-1]}

@@ -1,10 +1,10 @@
 """What happens inside a chain of backends is in the server's metrics."""
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
@@ -41,8 +41,7 @@ def test_a_caches_look_ups_are_counted_by_pairs(tmp_path):
 
 
 def test_a_fallback_and_the_attempts_before_it_are_counted():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     spec = {
         "backend": {"kind": "infinity", "base_url": f"http://127.0.0.1:{port}"},
         "breaker": {},
@@ -87,8 +86,7 @@ def test_what_a_local_model_did_is_counted(checkpoint, wrap):
     ids=["here", "process"],
 )  # fmt: skip
 def test_what_the_models_of_a_chain_did_is_counted_by_model(checkpoint, place):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     chain = load_backend(
         {
             "backend": {"kind": "infinity", "base_url": f"http://127.0.0.1:{port}"},

@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from ports import free_port
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
@@ -131,8 +131,7 @@ def test_the_clock_jumps_while_requests_are_scored(tmp_path, clock):
 
 
 def test_an_open_breaker_waits_for_real_seconds(tmp_path, clock):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     config = f"""
 [backend]
 kind = "infinity"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from servers import programs
-from servers.launch import FOLDER, Server, environment, free_port, serving
+from servers.launch import FOLDER, Server, environment, serving
 
 pytest.register_assert_rewrite("agreement")
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FOLDER", "Server", "ask", "descendants", "environment", "free_port", "serving"]
+__all__ = ["FOLDER", "Server", "ask", "descendants", "environment", "serving"]
 
 FOLDER = "RERANK_TEST_SERVERS"
 REQUIRED = "RERANK_TEST_SERVERS_REQUIRED"
@@ -78,14 +77,6 @@ def environment(name: str) -> Path:
     if os.environ.get(REQUIRED, "0") not in ("", "0"):
         pytest.fail(f"{reason}, and {REQUIRED} is set")
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

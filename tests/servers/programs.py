@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers.launch import Server, ask, free_port, serving
+from ports import free_port
+from servers.launch import Server, ask, serving
 
 __all__ = ["Xinference", "infinity", "xinference"]
 

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 
 import pytest
 from agreement import DOCUMENTS, QUERY
-from servers.launch import ask, environment, free_port, serving
+from ports import free_port
+from servers.launch import ask, environment, serving
 
 from rerank_plugins import BackendUnavailable, load_backend
 

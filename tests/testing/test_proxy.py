@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from ports import free_port
 
 from rerank_plugins.testing import BlackHole, Cut, Delay, Drip, HalfClose, Proxy, Reset
 
@@ -188,8 +189,7 @@ def test_a_stopped_proxy_resets_and_refuses_and_comes_back(proxy, line):
 
 
 def test_a_server_that_is_gone_is_a_reset():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        target = f"http://127.0.0.1:{free.getsockname()[1]}"
+    target = f"http://127.0.0.1:{free_port()}"
 
     def ask():
         with connect(proxy) as line:

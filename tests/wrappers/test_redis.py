@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from ports import free_port
 
 from rerank_plugins import ConfigError
 from rerank_plugins.testing import (
@@ -43,8 +44,7 @@ class Server:
         binary = shutil.which("redis-server")
         if binary is None:
             pytest.skip("needs redis-server on PATH, as in: apt-get install redis-server")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self.command += ["--daemonize", "no", "--dir", "/", *options]
         self.start()
@@ -479,8 +479,7 @@ def test_a_liar_changes_no_score_and_raises_nothing(liar, lie):
 
 
 def test_a_port_where_nobody_listens_is_an_empty_store():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"redis://127.0.0.1:{free.getsockname()[1]}/0"
+    url = f"redis://127.0.0.1:{free_port()}/0"
     with CachedBackend(FakeBackend(), store=url) as backend:
         score(backend)
         score(backend)

@@ -107,9 +107,10 @@ class Endpoints:
         self, tried: Collection[Endpoint], documents: int
     ) -> Iterator[tuple[Endpoint, Attempt]]:
         """Choose a server for this block, tell the hooks, and note how it does."""
-        endpoint = self._taken(tried)
+        endpoint, before = self._taken(tried)
         start, error, told = monotonic(), None, Attempt()
         try:
+            _tell_change(endpoint, before)
             with attempt(endpoint.label, documents, told):
                 yield endpoint, told
         except BaseException as raised:
@@ -118,9 +119,10 @@ class Endpoints:
         finally:
             self._give_back(endpoint, error, told, monotonic() - start)
 
-    def _taken(self, tried: Collection[Endpoint]) -> Endpoint:
+    def _taken(self, tried: Collection[Endpoint]) -> tuple[Endpoint, _State]:
+        """Return a server that now has one request more, and its state before that."""
         if len(self.all) == 1:
-            return self.all[0]
+            return self.all[0], self.all[0].state
         with self._lock:
             if self._pid != os.getpid():  # a fork: the requests in flight are the parent's
                 self._pid = os.getpid()
@@ -135,8 +137,7 @@ class Endpoints:
             before = chosen.state
             if chosen.back_at is not None and chosen.back_at <= now:
                 chosen.probing = True
-        _tell_change(chosen, before)
-        return chosen
+        return chosen, before
 
     def _give_back(
         self, endpoint: Endpoint, error: BaseException | None, told: Attempt, seconds: float

@@ -31,7 +31,7 @@ from rerank_plugins.backends import _endpoints
 from rerank_plugins.backends._endpoints import Endpoint as Server
 from rerank_plugins.backends._endpoints import Endpoints
 from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.hooks import BreakerChanged
+from rerank_plugins.hooks import BreakerChanged, CallStarted, call
 from rerank_plugins.testing import (
     Answer,
     BackendContract,
@@ -270,6 +270,27 @@ def test_changes_are_told_to_hooks(world):
 
     assert ["open", "half_open", "closed"] == [event.state for event in changes]
     assert {"h0:80"} == {event.endpoint for event in changes}
+
+
+def test_an_interrupted_hook_leaves_no_request_in_flight(world):
+    """Ctrl-C while a hook hears that the server is tried out."""
+
+    def interrupt(event):
+        if isinstance(event, BreakerChanged):
+            raise KeyboardInterrupt
+
+    dead, alive = world.servers
+    world.fail(dead, REFUSED)
+    world.now += 1.0
+    with (
+        call((interrupt,), CallStarted("library", "", None, 1, 1)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        world.ask(tried=[alive])
+
+    assert ("open", 0) == (dead.state, dead.in_flight)
+    world.fail(dead, None)
+    assert "closed" == dead.state
 
 
 def test_a_single_server_is_always_asked(monkeypatch):

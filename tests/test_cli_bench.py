@@ -3,12 +3,15 @@
 import json
 import os
 import sys
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from terminal import in_terminal
 from typer.testing import CliRunner
 
 from rerank_plugins.cli import app
+from rerank_plugins.evaluation import tune
 
 COMMAND = [sys.executable, "-m", "rerank_plugins"]
 QUICK = ["--shape", "1x2", "--calls", "3"]
@@ -85,8 +88,10 @@ def test_tuning_prints_what_was_tried_and_what_to_paste(checkpoint):
     assert '[backend]\nkind = "local"' in advice
 
 
-def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint):
+def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint, monkeypatch):
+    """However fast this machine is."""
     model = checkpoint("bert")
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=count(step=10).__next__))
     done = bench("--tune", model, *QUICK, "--budget", "1", "--json")
     found = json.loads(done.stdout)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from itertools import count
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from typer.testing import CliRunner
 from rerank_plugins.cli import app
 from rerank_plugins.evaluation import tune
 
-COMMAND = [sys.executable, "-m", "rerank_plugins"]
 QUICK = ["--shape", "1x2", "--calls", "3"]
 
 

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from asking import ascore, score
 
 from rerank_plugins.testing import Endpoint, speak
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no bug
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(params=[score, ascore])

@@ -69,7 +69,7 @@ def held(scheduler, scorer):
     return future
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.lists(st.integers(1, 120), min_size=1, max_size=30), min_size=1, max_size=8),
     st.integers(1, 200),

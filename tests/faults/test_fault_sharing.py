@@ -25,7 +25,13 @@ def server():
 
 @pytest.fixture
 def backend(server):
-    spec = {"kind": "cohere", "base_url": server, "model": "m", "timeout": 60.0}
+    spec = {
+        "kind": "cohere",
+        "base_url": server,
+        "model": "m",
+        "timeout": 60.0,
+        "connect_timeout": 60.0,
+    }
     with chain(spec, retry={"deadline": 60.0}, breaker={}) as backend:
         yield backend
 

@@ -168,9 +168,7 @@ def test_a_whole_number_may_have_a_point(client):
     assert 1 == len(reply.json()["results"])
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=200),
     st.integers(0, 60),

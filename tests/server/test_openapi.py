@@ -81,7 +81,6 @@ def check(case, url, headers=None):
 
 few = settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],  # what fails is short enough

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import (
@@ -155,7 +155,6 @@ TEXTS = st.text("ab", max_size=2)
 REQUESTS = st.lists(st.tuples(TEXTS.map("q".__add__), st.lists(TEXTS, max_size=5)), max_size=4)
 
 
-@settings(deadline=None)  # a loaded machine is no bug
 @given(st.lists(st.tuples(REQUESTS, st.booleans()), max_size=4), st.integers(1, 6))
 def test_cached_scores_are_the_scores(calls, entries):
     plain = FakeBackend(len_score, scale="logit")

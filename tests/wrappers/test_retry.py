@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asking import score
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import (
@@ -277,7 +277,6 @@ def test_the_budget_comes_back_with_calls(world):
     assert [[1.0, 0.0]] == world.run(backend)
 
 
-@settings(deadline=None)  # a loaded machine is no bug
 @given(
     calls=st.integers(0, 200),
     per_call=st.floats(0.01, 1.0),
@@ -319,7 +318,6 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(deadline=None)  # a loaded machine is no bug
 @given(script=st.lists(FAULTS, max_size=8), attempts=st.integers(1, 5), work=st.floats(0, 5))
 def test_whatever_happens_is_all_scores_or_one_error(script, attempts, work):
     """And never more attempts, nor more time, than allowed."""

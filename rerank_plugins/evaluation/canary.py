@@ -15,7 +15,7 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.experiment import sweep
 from rerank_plugins.evaluation.metrics import measure
-from rerank_plugins.evaluation.results import Speed
+from rerank_plugins.evaluation.results import Latency
 from rerank_plugins.evaluation.scoring import reranked, score_candidates
 
 __all__ = ["CANARY_METRICS", "Canary", "CanaryRun", "baseline_of", "check"]
@@ -64,7 +64,7 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     before = measure(dataset.qrels, dataset.candidates, CANARY_METRICS)
     scored = score_candidates(backend, dataset, depths)
     after = measure(dataset.qrels, reranked(dataset, scored, depth), CANARY_METRICS)
-    speed = Speed.of([found.timing for found in scored.values() if found.timing is not None])
+    speed = Latency.of([found.timing for found in scored.values() if found.timing is not None])
     return CanaryRun(
         _means(after),
         _means(before),

@@ -13,7 +13,7 @@ from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.load import load_dataset
 from rerank_plugins.evaluation.labels import labelled
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
-from rerank_plugins.evaluation.results import Comparison, Cut, Evaluation, Speed, System
+from rerank_plugins.evaluation.results import Cut, Evaluation, Latency, PairedTest, System
 from rerank_plugins.evaluation.scoring import Scored, reranked, score_candidates
 from rerank_plugins.evaluation.statistics import Estimate, estimates, holm, paired_p_values
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -125,7 +125,7 @@ def _evaluated(
             Cut(
                 depth,
                 table.figures_of(label, depth),
-                Speed.of(
+                Latency.of(
                     [s.timing for s in found.values() if s.timing and s.timing.depth == depth]
                 ),
             )
@@ -172,7 +172,7 @@ class _Table:
 
 def _comparisons(
     systems: Sequence[System], metrics: Sequence[str], seed: int
-) -> Iterator[Comparison]:
+) -> Iterator[PairedTest]:
     pairs = [(system, systems[0]) for system in systems[1:]]
     pairs += [(second, first) for first, second in combinations(systems[1:], 2)]
     for metric in metrics:
@@ -185,7 +185,7 @@ def _comparisons(
         for (one, other), column, mean, p_value, adjusted in zip(
             pairs, differences, means, p_values, holm(p_values), strict=True
         ):
-            yield Comparison(
+            yield PairedTest(
                 metric,
                 one.label,
                 other.label,

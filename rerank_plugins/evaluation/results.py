@@ -12,14 +12,14 @@ from rerank_plugins.evaluation.percentile import percentile
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.evaluation.statistics import Estimate
 
-__all__ = ["SIGNIFICANT", "Comparison", "Cut", "Evaluation", "Speed", "System"]
+__all__ = ["SIGNIFICANT", "Cut", "Evaluation", "Latency", "PairedTest", "System"]
 
 SIGNIFICANT = 0.05
 """Adjusted p-values below this are called significant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class Latency:
     """How long calls took, one query at a time."""
 
     seconds: tuple[float, ...]
@@ -28,7 +28,7 @@ class Speed:
     """Pairs scored in these calls."""
 
     @classmethod
-    def of(cls, timings: Sequence[Timing]) -> Speed | None:
+    def of(cls, timings: Sequence[Timing]) -> Latency | None:
         """Sum up timings; None without any."""
         if not timings:
             return None
@@ -53,7 +53,7 @@ class Cut:
     """How many candidates are reranked; the others keep their order behind them."""
     figures: Mapping[str, Estimate]
     """Metric → mean over the queries."""
-    speed: Speed | None
+    speed: Latency | None
     """Calls of that many documents; None if none was timed."""
 
 
@@ -75,13 +75,13 @@ class System:
     """By depth, ascending; the last is the deepest, whose figures are those above."""
 
     @property
-    def speed(self) -> Speed | None:
+    def speed(self) -> Latency | None:
         """Calls of full depth; None for a first stage."""
         return self.cuts[-1].speed if self.cuts else None
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedTest:
     """Two systems on the same queries."""
 
     metric: str
@@ -117,7 +117,7 @@ class Evaluation:
     """How many candidates were reranked."""
     systems: tuple[System, ...]
     """The first stage, then the backends as they were given."""
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PairedTest, ...]
     """Each backend with the first stage, then the backends with each other; per metric."""
     seed: int
     """Of the intervals and tests."""
@@ -132,7 +132,7 @@ class Evaluation:
         """All systems but the first stage."""
         return self.systems[1:]
 
-    def compared(self, label: str, against: str, metric: str | None = None) -> Comparison:
+    def compared(self, label: str, against: str, metric: str | None = None) -> PairedTest:
         """Return the comparison of two systems; on the first metric, unless named.
 
         Raises:

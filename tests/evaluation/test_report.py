@@ -13,7 +13,7 @@ from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.report import as_html, as_json, as_markdown
 from rerank_plugins.evaluation.report.drawing import nice_ticks
 from rerank_plugins.evaluation.report.wording import milliseconds, remarks, signed, verdict
-from rerank_plugins.evaluation.results import Speed
+from rerank_plugins.evaluation.results import Latency
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.testing import FakeBackend
 
@@ -174,11 +174,11 @@ def test_what_no_reranker_can_reach_is_said():
 
 
 def test_speed_counts_calls_by_nearest_rank():
-    speed = Speed.of([Timing(5, 5, seconds / 100) for seconds in range(100, 0, -1)])
+    speed = Latency.of([Timing(5, 5, seconds / 100) for seconds in range(100, 0, -1)])
 
     assert (0.5, 0.95, 0.99) == tuple(speed.percentile(p) for p in (50, 95, 99))
     assert pytest.approx(500 / 50.5) == speed.pairs_per_second
-    assert Speed.of([]) is None
+    assert Latency.of([]) is None
 
 
 def test_numbers_are_written_alike_everywhere():

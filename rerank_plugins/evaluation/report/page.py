@@ -20,7 +20,7 @@ from rerank_plugins.evaluation.report.wording import (
     signed,
     verdict,
 )
-from rerank_plugins.evaluation.results import Comparison, Evaluation, System
+from rerank_plugins.evaluation.results import Evaluation, PairedTest, System
 
 __all__ = ["as_html"]
 
@@ -153,7 +153,7 @@ def _quality(found: Evaluation) -> str:
     return _table(["", *map(escape, found.metrics)], rows) + note
 
 
-def _arrow(result: Comparison) -> str:
+def _arrow(result: PairedTest) -> str:
     if not result.significant:
         return ""
     return " " + (_UP if result.difference.mean > 0 else _DOWN)

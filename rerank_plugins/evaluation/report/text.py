@@ -17,7 +17,7 @@ from rerank_plugins.evaluation.report.wording import (
     signed,
     verdict,
 )
-from rerank_plugins.evaluation.results import Cut, Evaluation, Speed
+from rerank_plugins.evaluation.results import Cut, Evaluation, Latency
 
 __all__ = ["as_json", "as_markdown"]
 
@@ -63,7 +63,7 @@ def _cut(cut: Cut) -> dict[str, Any]:
     return {"depth": cut.depth, "figures": figures, "speed": _speed(cut.speed)}
 
 
-def _speed(speed: Speed | None) -> dict[str, Any] | None:
+def _speed(speed: Latency | None) -> dict[str, Any] | None:
     if speed is None:
         return None
     percentiles = {f"p{percent}": speed.percentile(percent) for percent in (50, 95, 99)}
@@ -135,7 +135,7 @@ def _lines(found: Evaluation) -> Iterator[str]:
             yield f"- {_cell(remark)}"
 
 
-def speed_cells(speed: Speed | None) -> list[str]:
+def speed_cells(speed: Latency | None) -> list[str]:
     """Return the percentiles in milliseconds, the pairs per second and the number of calls."""
     if speed is None:
         return ["–"] * 5

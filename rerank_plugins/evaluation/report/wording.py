@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rerank_plugins.evaluation.results import SIGNIFICANT, Comparison, Evaluation, System
+from rerank_plugins.evaluation.results import SIGNIFICANT, Evaluation, PairedTest, System
 from rerank_plugins.evaluation.statistics import RESAMPLES, Estimate
 
 __all__ = [
@@ -69,7 +69,7 @@ def interval(estimate: Estimate, *, signed_ends: bool = False) -> str:
     return f"{write(estimate.low)} to {write(estimate.high)}"
 
 
-def p_value(comparison: Comparison) -> str:
+def p_value(comparison: PairedTest) -> str:
     """Write an adjusted p-value, to stand behind the letter p."""
     value = comparison.adjusted
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"  # noqa: PLR2004

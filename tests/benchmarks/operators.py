@@ -12,8 +12,10 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.models import MODELS
-from rerank_plugins.backends.engines.onnx.build import build_encoder
+from rerank_plugins.backends.engines.onnx.build import build_graph
+from rerank_plugins.backends.engines.onnx.families import read_encoder
 from rerank_plugins.backends.engines.onnx.parts import Precision
+from rerank_plugins.backends.engines.onnx.verify import Sample, measured
 
 __all__ = ["measure_operators"]
 
@@ -32,7 +34,10 @@ def measure_operators(model: str, models: Path, *, runs: int) -> dict[str, Any]:
 
 
 def _profiled(model: Path, dtype: Precision, runs: int) -> dict[str, float]:
-    graph = build_encoder(model, dtype=dtype, max_length=512)
+    encoder = read_encoder(model)
+    if encoder.head is not None:  # as the engine does
+        encoder = measured(encoder, Sample.draw(encoder, encoder.head, longest=512))
+    graph = build_graph(encoder, dtype=dtype, words=dtype, max_length=512).to_bytes()
     ids = np.random.default_rng(0).integers(1000, 30000, (1, _TOKENS)).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()

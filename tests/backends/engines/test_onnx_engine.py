@@ -292,19 +292,37 @@ def test_a_wrong_graph_never_scores(
                 backend.score(QUERY, DOCUMENTS)
 
 
-def test_int8_is_refused_where_it_loses_too_much(
-    checkpoint: Callable[[str], str], tmp_path: Path
-) -> None:
-    """A huge activation that nothing reads leaves no bits for the others."""
+def huge_units(folder: str, target: Path, count: int) -> str:
+    """Make some activations a million times larger than others, where nothing reads them."""
 
     def spoil(weights: dict[str, np.ndarray]) -> None:
         for name, weight in weights.items():
             if name.endswith("intermediate.dense.bias"):
-                weight[0] = 1e6
+                weight[:count] = 1e6
             if name.endswith("output.dense.weight") and "attention" not in name:
-                weight[:, 0] = 0
+                weight[:, :count] = 0
 
-    folder = altered(checkpoint("bert"), tmp_path / "spoiled", spoil)
+    return altered(folder, target, spoil)
+
+
+def test_a_few_huge_activations_leave_int8_as_exact_as_it_was(
+    checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    errors = []
+    for count in (0, 16):
+        folder = huge_units(checkpoint("bert"), tmp_path / str(count), count)
+        with LocalBackend(folder, engine="onnx", dtype="int8") as backend:
+            backend.score(QUERY, DOCUMENTS)
+            errors.append(backend.describe()["error_at_load"])
+
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_int8_is_refused_where_it_loses_too_much(
+    checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    """More huge activations than are computed exactly leave no bits for the others."""
+    folder = huge_units(checkpoint("bert"), tmp_path / "spoiled", 17)
     with (
         LocalBackend(folder, engine="onnx", dtype="int8") as backend,
         pytest.raises(UnsupportedByEngine, match="float32"),

@@ -88,6 +88,8 @@ class Layer:
     """The largest size seen of each input of `attention_in`; None: not measured."""
     feed_peaks: Array | None = None
     """The same of `feed_in`."""
+    unit_peaks: Array | None = None
+    """The same of `feed_out`, whose inputs are called units."""
 
 
 @dataclass(frozen=True, slots=True)

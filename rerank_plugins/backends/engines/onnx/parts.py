@@ -17,7 +17,7 @@ from rerank_plugins.backends.engines.onnx.encoder import (
 )
 from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
 from rerank_plugins.backends.engines.onnx.protobuf import number_of
-from rerank_plugins.backends.engines.onnx.quantise import quantised, smoothed
+from rerank_plugins.backends.engines.onnx.quantise import parted, quantised, smoothed
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
 __all__ = ["Parts", "Precision", "Words"]
@@ -31,7 +31,19 @@ _POSITIONS = 8192
 """Rows of a table of rotations where no length is given."""
 
 _TINY = 1e-30
-"""Divides a row of zeros."""
+"""The scale of a row of zeros."""
+
+_MIDDLE, _LOW = 128, 16
+"""What stands for 0 in unsigned 8 bits: of numbers of both signs, and of mostly positive ones."""
+
+_LOWEST: dict[Activation, float] = {
+    "gelu": -0.17,
+    "gelu_tanh": -0.171,
+    "relu": 0.0,
+    "silu": -0.279,
+    "tanh": -1.0,
+}
+"""The least that an activation gives."""
 
 _FAR = -1e30
 """Added to the attention score of a token outside the window; `exp` makes it 0."""
@@ -108,13 +120,31 @@ class Parts:
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
         )
-        mixed = self.linear(self._by_row(mixed), layer.attention_out)
+        mixed = self._linear_by_row(self._by_row(mixed), layer.attention_out)
         x = self._add(x, mixed, layer.attention_norm)
-        y = self.linear(self._before(x, layer.feed_norm), layer.feed_in, layer.feed_peaks)
-        y = self._activate_feed(y)
-        measured = layer.feed_peaks is not None
-        y = (self._linear_by_row if measured else self.linear)(y, layer.feed_out)
-        return self._add(x, y, layer.feed_norm)
+        before = self._before(x, layer.feed_norm)
+        if self._dtype == "float32" or layer.unit_peaks is None:
+            y = self._activate_feed(self.linear(before, layer.feed_in))
+            return self._add(x, self._feed_out(y, layer.feed_out), layer.feed_norm)
+        few, others = parted(layer.feed_out, layer.unit_peaks)
+        y = self._activate_feed(self.exact(before, self._feed_in(layer, few)))
+        x = self.graph.op(
+            "Gemm", y, self.graph.constant(layer.feed_out.weight[:, few]), x, transB=1
+        )
+        y = self.linear(before, self._feed_in(layer, others), layer.feed_peaks)
+        out = Linear(layer.feed_out.weight[:, others], layer.feed_out.bias)
+        return self._add(x, self._feed_out(self._activate_feed(y), out), layer.feed_norm)
+
+    def _feed_out(self, units: str, linear: Linear) -> str:
+        lowest = None if self._encoder.gated else _LOWEST[self._encoder.activation]
+        return self._linear_by_row(units, linear, lowest)
+
+    def _feed_in(self, layer: Layer, units: Array) -> Linear:
+        """Return what gives some of the units."""
+        gate = len(layer.feed_in.weight) // 2
+        return _part(
+            layer.feed_in, np.concatenate([units, units + gate]) if self._encoder.gated else units
+        )
 
     def first_rows(self, x: str, layer: Layer) -> str:
         """Return the output of a layer for the first row of each sequence alone.
@@ -256,18 +286,36 @@ class Parts:
         names = map(self.graph.constant, constants)
         return self.graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
 
-    def _linear_by_row(self, x: str, linear: Linear) -> str:
+    def _linear_by_row(self, x: str, linear: Linear, lowest: float | None = None) -> str:
         """Apply a linear map to rows of very different sizes: in 8 bits, each has its own scale.
 
-        Special tokens have inputs of `feed_out` that are ten times those of the others.
+        Special tokens have numbers that are ten times those of the others. `lowest` is the least
+        that the numbers can be; None: they go as far below 0 as above.
         """
         if self._dtype == "float32":
             return self.exact(x, linear)
         graph = self.graph
-        size = graph.op("ReduceMax", graph.op("Abs", x), graph.integers(1), keepdims=1)
-        size = graph.op("Max", size, graph.number(_TINY))
-        y = self.linear(graph.op("Div", x, size), Linear(linear.weight, None))
-        y = graph.op("Mul", y, size)
+        zero = _MIDDLE if lowest is None else _LOW
+        sizes = graph.op("Abs", x) if lowest is None else x
+        scale = graph.op("ReduceMax", sizes, graph.integers(1), keepdims=1)
+        scale = graph.op("Mul", scale, graph.number(1 / (255 - zero)))
+        scale = graph.op("Max", scale, graph.number(max(-(lowest or 0.0) / zero, _TINY)))
+        scales = graph.op("Reshape", scale, graph.integers(-1))
+        zeros = graph.constant(np.array([zero], np.uint8), f"zero_{zero}")
+        zeros = graph.op("Expand", zeros, graph.op("Shape", scales))
+        rows = graph.op("QuantizeLinear", x, scales, zeros, axis=0)
+        values, factors = quantised(linear.weight, pairs=True)
+        y = graph.op(
+            "MatMulIntegerToFloat",
+            rows,
+            graph.constant(values.T),
+            graph.number(1.0),
+            graph.constant(factors.ravel()),
+            graph.constant(np.array(zero, np.uint8), f"zero_point_{zero}"),
+            graph.constant(np.zeros(len(factors), np.int8)),
+            domain=CONTRIB,
+        )
+        y = graph.op("Mul", y, scale)
         return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
 
     def exact(self, x: str, linear: Linear) -> str:
@@ -286,6 +334,6 @@ class Parts:
         return self.graph.op("Concat", shape, self.graph.integers(width), axis=0)
 
 
-def _part(linear: Linear, outputs: slice) -> Linear:
+def _part(linear: Linear, outputs: slice | Array) -> Linear:
     bias = None if linear.bias is None else linear.bias[outputs]
     return Linear(linear.weight[outputs], bias)

@@ -19,7 +19,7 @@ __all__ = ["Attribute", "model", "node", "number_of", "outside_tensor", "tensor"
 
 Attribute: TypeAlias = int | float | str | Sequence[int]
 
-_NUMBERS = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
+_NUMBERS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
 _EXTERNAL = 1
 
 

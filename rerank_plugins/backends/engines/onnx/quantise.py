@@ -7,10 +7,13 @@ import numpy as np
 from rerank_plugins.backends.engines.onnx.encoder import Linear
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
-__all__ = ["quantised", "smoothed"]
+__all__ = ["parted", "quantised", "smoothed"]
 
 _SHARE = 0.65
 """How much of the differences between inputs moves into the matrix (SmoothQuant's alpha)."""
+
+_FEW = 16
+"""Inputs that are worth more than 8 bits: most layers have about ten that stand out."""
 
 _SMALLEST = 1e-5
 
@@ -46,3 +49,21 @@ def smoothed(linear: Linear, peaks: Array) -> tuple[Linear, Array]:
     factors = np.maximum(peaks, _SMALLEST) ** _SHARE / columns ** (1 - _SHARE)
     factors = (factors / np.median(factors)).astype(np.float32)
     return Linear(linear.weight * factors, linear.bias), 1 / factors
+
+
+def parted(linear: Linear, peaks: Array) -> tuple[Array, Array]:
+    """Tell the few inputs that stand out, in size or by their column, from the others.
+
+    They would leave few steps for all others (LLM.int8, https://arxiv.org/abs/2208.07339).
+
+    Args:
+        linear: the map.
+        peaks: the largest size seen of each input.
+
+    Returns:
+        The places of the few and of the others, each in order.
+    """
+    columns = np.abs(linear.weight).max(axis=0)
+    standing = [sizes / max(np.median(sizes), _SMALLEST) for sizes in (peaks, columns)]
+    order = np.argsort(-np.maximum(*standing), kind="stable")
+    return np.sort(order[:_FEW]), np.sort(order[_FEW:])

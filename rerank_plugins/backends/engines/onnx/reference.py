@@ -26,10 +26,11 @@ Its threads spin while they wait, which takes seconds where other work runs too.
 
 def tokens_of(
     encoder: Encoder, ids: Array, types: Array
-) -> tuple[Array, list[tuple[Array, Array]]]:
+) -> tuple[Array, list[tuple[Array, Array, Array]]]:
     """Return the last layer's vectors of one sequence, and the inputs of each layer's matrices.
 
-    The vectors are tokens x width; so are each layer's inputs of `attention_in` and `feed_in`.
+    The vectors are tokens x width; so are each layer's inputs of `attention_in` and `feed_in`,
+    and those of `feed_out` are tokens x units.
     """
     x = _embedded(encoder, ids, types)
     inputs = []
@@ -39,10 +40,11 @@ def tokens_of(
         if not encoder.norm_first:
             x = _normed(encoder, layer.attention_norm, x)
         between = _normed(encoder, layer.feed_norm, x) if encoder.norm_first else x
-        x = x + _fed(encoder, layer, between)
+        units = _units(encoder, layer, between)
+        x = x + _mapped(layer.feed_out, units)
         if not encoder.norm_first:
             x = _normed(encoder, layer.feed_norm, x)
-        inputs.append((before, between))
+        inputs.append((before, between, units))
     return _normed(encoder, encoder.last_norm, x), inputs
 
 
@@ -97,12 +99,13 @@ def _rotated(rotary: Rotary | None, x: Array) -> Array:
     return np.concatenate([left * cosines - right * sines, right * cosines + left * sines], -1)
 
 
-def _fed(encoder: Encoder, layer: Layer, x: Array) -> Array:
+def _units(encoder: Encoder, layer: Layer, x: Array) -> Array:
     y = _mapped(layer.feed_in, x)
     if encoder.gated:
         y, gate = np.split(y, 2, axis=-1)
-        return _mapped(layer.feed_out, _activated(encoder.activation, y) * gate)
-    return _mapped(layer.feed_out, _activated(encoder.activation, y))
+        gated: Array = _activated(encoder.activation, y) * gate
+        return gated
+    return _activated(encoder.activation, y)
 
 
 def _mapped(linear: Linear, x: Array) -> Array:

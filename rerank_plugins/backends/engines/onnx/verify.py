@@ -32,8 +32,8 @@ class Sample:
     types: Array
     pooled: Array
     """The vector the head reads."""
-    inputs: list[tuple[Array, Array]]
-    """Of each layer: what its `attention_in` and its `feed_in` read."""
+    inputs: list[tuple[Array, Array, Array]]
+    """Of each layer: what its `attention_in`, its `feed_in` and its `feed_out` read."""
 
     @classmethod
     def draw(cls, encoder: Encoder, head: Head, *, longest: int) -> list[Self]:
@@ -57,11 +57,11 @@ def measured(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
     """Return the encoder with the peaks of each layer's inputs."""
     layers = []
     for i, layer in enumerate(encoder.layers):
-        attention, feed = (
+        attention, feed, units = (
             np.abs(np.concatenate([sample.inputs[i][which] for sample in samples])).max(axis=0)
-            for which in (0, 1)
+            for which in (0, 1, 2)
         )
-        layers.append(replace(layer, attention_peaks=attention, feed_peaks=feed))
+        layers.append(replace(layer, attention_peaks=attention, feed_peaks=feed, unit_peaks=units))
     return replace(encoder, layers=tuple(layers))
 
 

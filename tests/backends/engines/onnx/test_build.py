@@ -16,8 +16,9 @@ import torch
 import transformers
 
 from rerank_plugins.backends.engines.base import UnsupportedByEngine
-from rerank_plugins.backends.engines.onnx.build import build_encoder
-from rerank_plugins.backends.engines.onnx.families import MODEL_TYPES
+from rerank_plugins.backends.engines.onnx.build import build_encoder, build_graph
+from rerank_plugins.backends.engines.onnx.families import MODEL_TYPES, read_encoder
+from rerank_plugins.backends.engines.onnx.verify import Sample, measured
 from rerank_plugins.errors import ConfigError
 
 SMALL = {
@@ -125,19 +126,22 @@ def test_logits_and_tokens_equal_transformers(case):
 def test_int8_stays_close_and_is_smaller(case):
     model, folder = case
     small, large = build_encoder(folder, dtype="int8"), build_encoder(folder)
-    session = open_session(small)
-    for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
-        pooled = run(session, "pooled", ids, types)
-        _, vectors = expected_of(model, ids, types)
-        if getattr(model.config, "classifier_pooling", "cls") == "mean":
-            expected = vectors.mean(axis=1)
-        else:
-            expected = vectors[:, 0]
+    encoder = read_encoder(folder)
+    encoder = measured(encoder, Sample.draw(encoder, encoder.head, longest=512))
+    shared_out = build_graph(encoder, dtype="int8", words="int8").to_bytes()
+    for session in map(open_session, (small, shared_out)):
+        for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
+            pooled = run(session, "pooled", ids, types)
+            _, vectors = expected_of(model, ids, types)
+            if getattr(model.config, "classifier_pooling", "cls") == "mean":
+                expected = vectors.mean(axis=1)
+            else:
+                expected = vectors[:, 0]
 
-        error = np.linalg.norm(pooled - expected) / np.linalg.norm(expected)
+            error = np.linalg.norm(pooled - expected) / np.linalg.norm(expected)
 
-        assert 0 < error < 0.15
-    assert len(small) < len(large)
+            assert 0 < error < 0.15
+    assert len(small) < len(shared_out) < len(large)
 
 
 def test_half_precision_checkpoints_score_in_float32(tmp_path: Path):

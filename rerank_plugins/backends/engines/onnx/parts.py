@@ -120,12 +120,13 @@ class Parts:
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
         )
-        mixed = self._linear_by_row(self._by_row(mixed), layer.attention_out)
-        x = self._add(x, mixed, layer.attention_norm)
+        measured = layer.unit_peaks is not None
+        linear = self._linear_by_row if measured else self.linear
+        x = self._add(x, linear(self._by_row(mixed), layer.attention_out), layer.attention_norm)
         before = self._before(x, layer.feed_norm)
         if self._dtype == "float32" or layer.unit_peaks is None:
             y = self._activate_feed(self.linear(before, layer.feed_in))
-            return self._add(x, self._feed_out(y, layer.feed_out), layer.feed_norm)
+            return self._add(x, self.linear(y, layer.feed_out), layer.feed_norm)
         few, others = parted(layer.feed_out, layer.unit_peaks)
         y = self._activate_feed(self.exact(before, self._feed_in(layer, few)))
         x = self.graph.op(
@@ -133,11 +134,9 @@ class Parts:
         )
         y = self.linear(before, self._feed_in(layer, others), layer.feed_peaks)
         out = Linear(layer.feed_out.weight[:, others], layer.feed_out.bias)
-        return self._add(x, self._feed_out(self._activate_feed(y), out), layer.feed_norm)
-
-    def _feed_out(self, units: str, linear: Linear) -> str:
         lowest = None if self._encoder.gated else _LOWEST[self._encoder.activation]
-        return self._linear_by_row(units, linear, lowest)
+        y = self._linear_by_row(self._activate_feed(y), out, lowest)
+        return self._add(x, y, layer.feed_norm)
 
     def _feed_in(self, layer: Layer, units: Array) -> Linear:
         """Return what gives some of the units."""

@@ -9,11 +9,12 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 from rerank_plugins.backend import Backend
@@ -24,6 +25,9 @@ __all__ = ["Answer", "Child", "ModelRestarting", "Prepare"]
 
 _FAREWELL = 2.0
 """Seconds that a process has to end by itself."""
+
+_TICK = 1.0
+"""Seconds between two looks at whether the other process lives."""
 
 _CODE = """\
 import pickle, sys
@@ -114,6 +118,7 @@ def _work() -> None:
     """Load a backend and answer requests until the input ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the other process decides when this one ends
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     source, out = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not be read
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -132,6 +137,13 @@ def _work() -> None:
         while True:
             requests = pickle.load(source)  # noqa: S301  # of our own code
             _told(out, partial(backend.score_many, requests))
+
+
+def _die_with(parent: int) -> None:
+    """End this process, even one that hangs in a model, once the other one was killed."""
+    while os.getppid() == parent:
+        sleep(_TICK)
+    os._exit(1)
 
 
 def _told(out: BinaryIO, function: Callable[[], object]) -> bool:

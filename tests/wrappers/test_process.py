@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 from doubles import Frozen, Marked, Unloadable
@@ -59,6 +62,44 @@ def test_what_is_known_needs_no_end_of_a_batch(model):
     back(model)
 
     assert ("marked", "marked") == (told["name"], model.name)
+
+
+OWNER = """
+from doubles import Marked
+from rerank_plugins.wrappers.process import ModelProcess
+
+model = ModelProcess(Marked())
+model.score("q", ["a"])
+print(model.process_id, flush=True)
+model.score("q", ["hang"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_model_that_hangs_does_not_outlive_the_process_that_asked_it():
+    tests = Path(__file__).parents[1]
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], cwd=tests, stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout is not None
+        model = int(owner.stdout.readline())
+        time.sleep(0.5)  # for the call that hangs
+        owner.kill()
+
+    deadline = time.monotonic() + 30
+    while lives(model):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def lives(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process}/stat")  # where there is no init, nobody takes a zombie away
+    return not stat.exists() or ") Z " not in stat.read_text()
 
 
 def test_garbage_collections_leave_out_the_model():

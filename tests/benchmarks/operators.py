@@ -14,7 +14,7 @@ import onnxruntime
 from benchmarks.models import MODELS
 from rerank_plugins.backends.engines.onnx.build import build_graph
 from rerank_plugins.backends.engines.onnx.families import read_encoder
-from rerank_plugins.backends.engines.onnx.parts import Precision
+from rerank_plugins.backends.engines.onnx.linear_maps import Precision
 from rerank_plugins.backends.engines.onnx.verify import Sample, measured
 
 __all__ = ["measure_operators"]

@@ -23,8 +23,8 @@ from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.backends.engines.memory import resident_memory
 from rerank_plugins.backends.engines.onnx.build import build_graph
 from rerank_plugins.backends.engines.onnx.families import read_encoder
+from rerank_plugins.backends.engines.onnx.linear_maps import Precision
 from rerank_plugins.backends.engines.onnx.memory import give_back_memory
-from rerank_plugins.backends.engines.onnx.parts import Precision
 from rerank_plugins.backends.engines.onnx.session import Session
 from rerank_plugins.backends.engines.onnx.shortage import is_out_of_memory
 from rerank_plugins.backends.engines.onnx.tensors import Array

@@ -9,7 +9,8 @@ from rerank_plugins.backends.engines.base import UnsupportedByEngine
 from rerank_plugins.backends.engines.onnx.encoder import Encoder
 from rerank_plugins.backends.engines.onnx.families import read_encoder
 from rerank_plugins.backends.engines.onnx.graph import Graph
-from rerank_plugins.backends.engines.onnx.parts import Parts, Precision, Words
+from rerank_plugins.backends.engines.onnx.linear_maps import Precision
+from rerank_plugins.backends.engines.onnx.parts import Parts, Words
 
 __all__ = ["Output", "build_encoder", "build_graph"]
 
@@ -77,7 +78,7 @@ def build_graph(
         rows = parts.by_sequence(rows)
         pooled = graph.op("ReduceMean", rows, graph.integers(1), keepdims=0)
     graph.output(pooled, "pooled", ["sequences", encoder.width])
-    y = parts.activate(parts.exact(pooled, head.dense), head.activation)
-    y = parts.exact(parts.norm(y, head.norm), head.classifier)
+    y = parts.activate(parts.maps.exact(pooled, head.dense), head.activation)
+    y = parts.maps.exact(parts.norm(y, head.norm), head.classifier)
     graph.output(y, "logits", ["sequences", len(head.classifier.weight)])
     return graph

@@ -16,25 +16,18 @@ from rerank_plugins.backends.engines.onnx.encoder import (
     Rotary,
 )
 from rerank_plugins.backends.engines.onnx.graph import CONTRIB, Graph
+from rerank_plugins.backends.engines.onnx.linear_maps import LinearMaps, Precision
 from rerank_plugins.backends.engines.onnx.protobuf import number_of
-from rerank_plugins.backends.engines.onnx.quantise import parted, quantised, smoothed
+from rerank_plugins.backends.engines.onnx.quantise import parted, quantised
 from rerank_plugins.backends.engines.onnx.tensors import Array
 
-__all__ = ["Parts", "Precision", "Words"]
+__all__ = ["Parts", "Words"]
 
-Precision: TypeAlias = Literal["float32", "int8"]
 Words: TypeAlias = Literal["input", "float32", "int8"]
 """Where the word table is: its rows come with each run, or it is in the graph."""
 
-
 _POSITIONS = 8192
 """Rows of a table of rotations where no length is given."""
-
-_TINY = 1e-30
-"""The scale of a row of zeros."""
-
-_MIDDLE, _LOW = 128, 16
-"""What stands for 0 in unsigned 8 bits: of numbers of both signs, and of mostly positive ones."""
 
 _LOWEST: dict[Activation, float] = {
     "gelu": -0.17,
@@ -60,6 +53,8 @@ class Parts:
         self, encoder: Encoder, *, dtype: Precision, words: Words, max_length: int | None
     ) -> None:
         self.graph = Graph()
+        self.maps = LinearMaps(self.graph, dtype)
+        """Adds the matrices of the encoder."""
         self._encoder = encoder
         self._dtype = dtype
         self._words = words
@@ -80,7 +75,7 @@ class Parts:
             x = graph.op("Add", x, self._embed_positions(embeddings, embeddings.positions))
         x = graph.op("Reshape", x, graph.integers(-1, embeddings.words.shape[1]))
         x = self.norm(x, embeddings.norm)
-        return x if embeddings.projection is None else self.exact(x, embeddings.projection)
+        return x if embeddings.projection is None else self.maps.exact(x, embeddings.projection)
 
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
@@ -115,27 +110,27 @@ class Parts:
     def layer(self, x: str, layer: Layer) -> str:
         """Return the output of a layer."""
         rows = self._before(x, layer.attention_norm)
-        qkv = self.by_sequence(self.linear(rows, layer.attention_in, layer.attention_peaks))
+        qkv = self.by_sequence(self.maps.linear(rows, layer.attention_in, layer.attention_peaks))
         q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
         )
         measured = layer.unit_peaks is not None
-        linear = self._linear_by_row if measured else self.linear
+        linear = self.maps.linear_by_row if measured else self.maps.linear
         x = self._add(x, linear(self._by_row(mixed), layer.attention_out), layer.attention_norm)
         before = self._before(x, layer.feed_norm)
         if self._dtype == "float32" or layer.unit_peaks is None:
-            y = self._activate_feed(self.linear(before, layer.feed_in))
-            return self._add(x, self.linear(y, layer.feed_out), layer.feed_norm)
+            y = self._activate_feed(self.maps.linear(before, layer.feed_in))
+            return self._add(x, self.maps.linear(y, layer.feed_out), layer.feed_norm)
         few, others = parted(layer.feed_out, layer.unit_peaks)
-        y = self._activate_feed(self.exact(before, self._feed_in(layer, few)))
+        y = self._activate_feed(self.maps.exact(before, self._feed_in(layer, few)))
         x = self.graph.op(
             "Gemm", y, self.graph.constant(layer.feed_out.weight[:, few]), x, transB=1
         )
-        y = self.linear(before, self._feed_in(layer, others), layer.feed_peaks)
+        y = self.maps.linear(before, self._feed_in(layer, others), layer.feed_peaks)
         out = Linear(layer.feed_out.weight[:, others], layer.feed_out.bias)
         lowest = None if self._encoder.gated else _LOWEST[self._encoder.activation]
-        y = self._linear_by_row(self._activate_feed(y), out, lowest)
+        y = self.maps.linear_by_row(self._activate_feed(y), out, lowest)
         return self._add(x, y, layer.feed_norm)
 
     def _feed_in(self, layer: Layer, units: Array) -> Linear:
@@ -156,13 +151,13 @@ class Parts:
             seen = graph.integers(layer.window + 1)
             rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
         first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
-        q = self.exact(first, _part(layer.attention_in, slice(width)))
+        q = self.maps.exact(first, _part(layer.attention_in, slice(width)))
         mixed = self._look(q, rows, layer) if layer.rotary is None else self._see(q, rows, layer)
-        mixed = self.exact(mixed, layer.attention_out)
+        mixed = self.maps.exact(mixed, layer.attention_out)
         x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
         x = self._add(x, mixed, layer.attention_norm)
-        y = self._activate_feed(self.exact(self._before(x, layer.feed_norm), layer.feed_in))
-        return self._add(x, self.exact(y, layer.feed_out), layer.feed_norm)
+        y = self._activate_feed(self.maps.exact(self._before(x, layer.feed_norm), layer.feed_in))
+        return self._add(x, self.maps.exact(y, layer.feed_out), layer.feed_norm)
 
     def _look(self, q: str, rows: str, layer: Layer) -> str:
         """Return what one query a sequence takes from its rows, without their keys and values.
@@ -197,7 +192,7 @@ class Parts:
         graph, width = self.graph, self._encoder.width
         q = graph.op("Unsqueeze", q, graph.integers(1))
         part = _part(layer.attention_in, slice(width, None))
-        kv = self.linear(self._by_row(rows), part, layer.attention_peaks)
+        kv = self.maps.linear(self._by_row(rows), part, layer.attention_peaks)
         kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
         k, v = graph.split("Split", kv, outs=2, axis=-1, num_outputs=2)
         return self._by_row(self._attend(q, self._rotate(k, layer.rotary), v, window=None))
@@ -267,60 +262,6 @@ class Parts:
                 return self.graph.op("Relu", x)
             case "tanh":
                 return self.graph.op("Tanh", x)
-
-    def linear(self, x: str, linear: Linear, peaks: Array | None = None) -> str:
-        """Apply a linear map to rows, in 8 bits where that was asked for.
-
-        `peaks`, the largest sizes of the inputs, lets the 8 bits be shared out evenly.
-        """
-        if self._dtype == "float32":
-            return self.exact(x, linear)
-        if peaks is not None:
-            linear, factors = smoothed(linear, peaks)
-            x = self.graph.op("Mul", x, self.graph.constant(factors))
-        values, scales = quantised(linear.weight, pairs=True)
-        constants = [values.T, scales.ravel(), np.zeros(len(scales), np.int8)]
-        if linear.bias is not None:
-            constants.append(linear.bias)
-        names = map(self.graph.constant, constants)
-        return self.graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
-
-    def _linear_by_row(self, x: str, linear: Linear, lowest: float | None = None) -> str:
-        """Apply a linear map to rows of very different sizes: in 8 bits, each has its own scale.
-
-        Special tokens have numbers that are ten times those of the others. `lowest` is the least
-        that the numbers can be; None: they go as far below 0 as above.
-        """
-        if self._dtype == "float32":
-            return self.exact(x, linear)
-        graph = self.graph
-        zero = _MIDDLE if lowest is None else _LOW
-        sizes = graph.op("Abs", x) if lowest is None else x
-        scale = graph.op("ReduceMax", sizes, graph.integers(1), keepdims=1)
-        scale = graph.op("Mul", scale, graph.number(1 / (255 - zero)))
-        scale = graph.op("Max", scale, graph.number(max(-(lowest or 0.0) / zero, _TINY)))
-        scales = graph.op("Reshape", scale, graph.integers(-1))
-        zeros = graph.constant(np.array([zero], np.uint8), f"zero_{zero}")
-        zeros = graph.op("Expand", zeros, graph.op("Shape", scales))
-        rows = graph.op("QuantizeLinear", x, scales, zeros, axis=0)
-        values, factors = quantised(linear.weight, pairs=True)
-        y = graph.op(
-            "MatMulIntegerToFloat",
-            rows,
-            graph.constant(values.T),
-            graph.number(1.0),
-            graph.constant(factors.ravel()),
-            graph.constant(np.array(zero, np.uint8), f"zero_point_{zero}"),
-            graph.constant(np.zeros(len(factors), np.int8)),
-            domain=CONTRIB,
-        )
-        y = graph.op("Mul", y, scale)
-        return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
-
-    def exact(self, x: str, linear: Linear) -> str:
-        """Apply a linear map to rows in float32."""
-        bias = () if linear.bias is None else (self.graph.constant(linear.bias),)
-        return self.graph.op("Gemm", x, self.graph.constant(linear.weight), *bias, transB=1)
 
     def by_sequence(self, x: str, width: int = -1) -> str:
         """Turn rows into sequences x length x width."""

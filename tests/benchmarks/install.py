@@ -19,7 +19,8 @@ ENVIRONMENTS = {
     "infinity": ["--no-deps", "--requirement", str(PINS / "infinity.txt")],
     "onnx": ["FlashRank==0.2.10", "fastembed==0.9.1"],
     "optimum": [TORCH, "sentence-transformers[onnx,openvino]==5.7.0", "openvino==2026.4.1"],
-    "torch": [TORCH, "FlagEmbedding==1.4.2", "rerankers==0.10.0"],
+    # FlagEmbedding imports what transformers 5.24 has no more.
+    "torch": [TORCH, "FlagEmbedding==1.4.2", "rerankers==0.10.0", "transformers<5.24"],
 }
 
 

@@ -87,25 +87,16 @@ class Frozen(Marked):
         return [[float(gc.get_freeze_count())] * len(documents) for _, documents in requests]
 
 
-class Hungry(Backend):
+class Hungry(Marked):
     """Takes `pair_bytes` of memory for each pair of a batch; scores by length."""
 
-    scale = "logit"
-
     def __init__(self, *, pair_bytes: int) -> None:
+        super().__init__()
         self.pair_bytes = pair_bytes
 
-    @property
-    def name(self) -> str:
-        return "hungry"
-
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
-        return self.score_many([(query, documents)])[0]
-
     def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        asked = [check_texts(query, documents) for query, documents in requests]
-        np.empty(self.pair_bytes * sum(map(len, asked)), np.uint8)
-        return [[float(len(text)) for text in found] for found in asked]
+        np.empty(self.pair_bytes * sum(len(documents) for _, documents in requests), np.uint8)
+        return super().score_many(requests)
 
 
 class Unloadable(Marked):

@@ -135,10 +135,9 @@ class Parts:
 
     def _feed_in(self, layer: Layer, units: Array) -> Linear:
         """Return what gives some of the units."""
-        gate = len(layer.feed_in.weight) // 2
-        return _part(
-            layer.feed_in, np.concatenate([units, units + gate]) if self._encoder.gated else units
-        )
+        if self._encoder.gated:  # the second half of the rows gives their gates
+            units = np.concatenate([units, units + len(layer.feed_in.weight) // 2])
+        return _part(layer.feed_in, units)
 
     def first_rows(self, x: str, layer: Layer) -> str:
         """Return the output of a layer for the first row of each sequence alone.

@@ -79,6 +79,7 @@ class GraphedPath:
         if path.pooling == "mean":
             raise UnsupportedByEngine("`cuda_graphs` needs a model that reads one row per pair")
         self.model = path.model
+        self.dtype = path.dtype
         self.shares = path.shares
         self._path = path
         self._longest = rounded_up(longest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from rerank_plugins.backends.engines.checkpoint import Checkpoint
 from rerank_plugins.backends.engines.tokenize import Pooling
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["keep_answers", "marked", "pooling_of", "scores", "widen_head"]
+__all__ = ["dtype_of", "keep_answers", "marked", "pooling_of", "scores", "widen_head"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -26,6 +27,17 @@ def pooling_of(model: Any, checkpoint: Checkpoint) -> Pooling:
     if checkpoint.answer is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """Return the dtype that most weights have.
+
+    `model.dtype` is that of whichever weight comes first, in some models the widened head's.
+    """
+    weights: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        weights[weight.dtype] += weight.numel() if weight.is_floating_point() else 0
+    return weights.most_common(1)[0][0]
 
 
 def marked(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -77,7 +89,7 @@ def widen_head(model: Any) -> None:
     It runs on one row per pair, so it costs next to nothing, and ties become rare.
     """
     backbone = getattr(model, model.base_model_prefix, None)
-    if model.dtype not in _HALF or backbone is None:
+    if dtype_of(model) not in _HALF or backbone is None:
         return
     parts = [part for part in model.children() if part is not backbone]
     pooler = getattr(backbone, "pooler", None)

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
-from rerank_plugins.backends.engines.heads import marked, pooling_of, scores
+from rerank_plugins.backends.engines.heads import dtype_of, marked, pooling_of, scores
 from rerank_plugins.backends.engines.last_layer import LastLayer
 from rerank_plugins.backends.engines.packing import Pack, pack, pack_shared
 from rerank_plugins.backends.engines.padded import PaddedPath
@@ -50,6 +50,7 @@ class PackedPath:
 
     def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
         self.model = model
+        self.dtype = dtype_of(model)
         if not getattr(type(model), "_supports_attention_backend", False):
             raise CannotPack(f"{type(model).__name__} does not use the attention interface")
         self._backbone = getattr(model, model.base_model_prefix)
@@ -168,7 +169,7 @@ class PackedPath:
     def differs(self, pairs: Pairs, expected: torch.Tensor) -> str | None:
         """Say how the scores of pairs differ from what they should be; None: they don't."""
         try:
-            return differs(self(pairs), expected, self.model.dtype)
+            return differs(self(pairs), expected, self.dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
             return f"{type(exc).__name__}: {exc}"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.engines.checkpoint import Checkpoint
-from rerank_plugins.backends.engines.heads import marked, pooling_of, scores
+from rerank_plugins.backends.engines.heads import dtype_of, marked, pooling_of, scores
 from rerank_plugins.backends.engines.last_layer import LastLayer
 from rerank_plugins.backends.engines.probe import differs, probe
 from rerank_plugins.backends.engines.tokenize import Pairs
@@ -32,6 +32,7 @@ class PaddedPath:
 
     def __init__(self, model: Any, checkpoint: Checkpoint, *, save: bool = False) -> None:
         self.model = model
+        self.dtype = dtype_of(model)
         self._pad = model.config.get_text_config().pad_token_id
         self._takes_types = (
             checkpoint.uses_types
@@ -92,7 +93,7 @@ class PaddedPath:
             with torch.inference_mode():
                 expected = self(pairs)
                 self._last = LastLayer(getattr(self.model, self.model.base_model_prefix))
-                reason = differs(self(pairs), expected, self.model.dtype)
+                reason = differs(self(pairs), expected, self.dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
             reason = str(exc)
         if reason is not None and self._last is not None:

@@ -68,7 +68,7 @@ def _compile(path: PackedPath, checkpoint: Checkpoint) -> None:
         with torch.inference_mode():
             expected = path(pairs)
             path.backbone = torch.compile(plain, dynamic=True, backend=_COMPILER)
-            reason = differs(path(pairs), expected, path.model.dtype)
+            reason = differs(path(pairs), expected, path.dtype)
     except Exception as exc:  # noqa: BLE001 - compilers fail in any way
         reason = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
     if reason is not None:
@@ -82,7 +82,7 @@ def _graphed(path: PackedPath, checkpoint: Checkpoint) -> PackedPath | GraphedPa
     try:
         graphed = GraphedPath(path, longest=checkpoint.max_length)
         with torch.inference_mode(), torch.cuda.device(path.model.device):
-            reason = differs(graphed(pairs), path(pairs), path.model.dtype)
+            reason = differs(graphed(pairs), path(pairs), path.dtype)
     except RuntimeError as exc:
         reason = f"{type(exc).__name__}: {exc}"
     if reason is None:

@@ -74,8 +74,8 @@ class Replica:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the weights, as `"float16"`."""
-        return str(self.path.model.dtype).removeprefix("torch.")
+        """The dtype of the layers, as `"float16"`."""
+        return str(self.path.dtype).removeprefix("torch.")
 
     def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """Return the logits of encoded pairs; one copy to the device per batch, one back.
@@ -85,7 +85,7 @@ class Replica:
         """
         with self._lock, torch.inference_mode(), self._own_settings():
             logits = self._run(self.path, pairs)
-            if self.path.model.dtype == torch.float16:
+            if self.path.dtype == torch.float16:
                 overflowed = np.flatnonzero(~np.isfinite(logits))
                 if len(overflowed):
                     self._overflows += len(overflowed)

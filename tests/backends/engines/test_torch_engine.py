@@ -270,14 +270,17 @@ def test_the_head_computes_in_float32(attention: str, checkpoint: Callable[[str]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_stays_near(dtype: str, checkpoint: Callable[[str], str]) -> None:
-    """And says what it is, in the name too."""
-    exact = engine_of(checkpoint("bert")).logits(REQUESTS)
-    engine = engine_of(checkpoint("bert"), dtype=dtype)
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_stays_near(kind: str, dtype: str, checkpoint: Callable[[str], str]) -> None:
+    """And is packed, and says what it is, also where the first weights are the wide head's."""
+    exact = engine_of(checkpoint(kind)).logits(REQUESTS)
+    engine = engine_of(checkpoint(kind), dtype=dtype)
+    facts = engine.describe()
 
     assert flat(exact) == pytest.approx(flat(engine.logits(REQUESTS)), abs=0.5)
     assert f"torch-{dtype}" == engine.name
-    assert dtype == engine.describe()["dtype"]
+    assert dtype == facts["dtype"]
+    assert "packed" == facts["attention"], facts["attention_reason"]
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,21 @@ class Contender:
     """It takes minutes where the processor has none of these; empty: it needs none."""
 
 
-def _ours(name: str, options: str, *, exact: bool = True) -> Contender:
+def _ours(
+    name: str, options: str, *, exact: bool = True, instructions: tuple[str, ...] = ()
+) -> Contender:
     spec = {"spec": f"{_OURS}&{options}"}
-    return Contender(f"rerank-plugins, {name}", "backend", spec, ours=True, exact=exact)
+    return Contender(
+        f"rerank-plugins, {name}",
+        "backend",
+        spec,
+        ours=True,
+        exact=exact,
+        instructions=instructions,
+    )
+
+
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 CONTENDERS = {
@@ -53,7 +65,7 @@ CONTENDERS = {
             "sentence_transformers",
             {"model_kwargs": {"dtype": "bfloat16"}},
             exact=False,
-            instructions=("avx512_bf16", "amx_bf16"),
+            instructions=_BFLOAT16,
         ),
         Contender(
             "sentence-transformers, onnx",
@@ -72,6 +84,7 @@ CONTENDERS = {
         _ours("onnx", "engine=onnx"),
         _ours("onnx int8", "engine=onnx&dtype=int8", exact=False),
         _ours("torch packed", "engine=torch&attention=packed"),
+        _ours("torch bfloat16", "engine=torch&dtype=bfloat16", exact=False, instructions=_BFLOAT16),
         _ours("torch padded", "engine=torch&attention=padded"),
         Contender(
             "FlashRank", "flashrank", environment="onnx", exported="ms-marco-TinyBERT-L-2-v2"
@@ -96,6 +109,7 @@ FEW = (
     "sentence-transformers, openvino",
     "rerank-plugins, onnx",
     "rerank-plugins, onnx int8",
+    "rerank-plugins, torch bfloat16",
 )
 """Who meets the larger models."""
 

@@ -14,7 +14,7 @@ from rerank_plugins.backends.engines.torch_model import is_out_of_memory
 
 __all__ = ["find_budget"]
 
-_BUSY = {"cpu": 2048, "cuda": 65_536}
+_BUSY = {"cpu": 4096, "cuda": 65_536}
 """Where a batch is large enough for the device to be busy; more only costs memory."""
 _OTHERWISE_BUSY = 8192
 

@@ -15,6 +15,7 @@ from benchmarks.peer import Peer
 
 __all__ = ["CONTENDERS", "FEW", "REFERENCE", "Contender", "open_peer", "python_of"]
 
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 _OURS = "local:{model}?local_files_only=true&scale=logit"
 REFERENCE = "sentence-transformers"
 """What all ratios are to: torch, float32, all defaults."""
@@ -51,9 +52,6 @@ def _ours(
         exact=exact,
         instructions=instructions,
     )
-
-
-_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 CONTENDERS = {

@@ -19,7 +19,6 @@ from rerank_plugins.backends.engines.base import EngineSettings, UnsupportedByEn
 from rerank_plugins.backends.engines.checkpoint import resolve
 from rerank_plugins.backends.engines.graphs import GraphedPath, Recording
 from rerank_plugins.backends.engines.packed import PackedPath
-from rerank_plugins.backends.engines.packing import pack
 from rerank_plugins.backends.engines.tokenize import Pairs
 from rerank_plugins.backends.engines.torch_engine import load
 from rerank_plugins.backends.engines.torch_model import load_model
@@ -126,23 +125,6 @@ def test_prompts_that_share_a_beginning_go_without_a_graph(
 def test_a_mean_of_rows_has_no_graph(checkpoint: Callable[[str], str]) -> None:
     with pytest.raises(UnsupportedByEngine, match="reads one row per pair"):
         paths(checkpoint("modernbert"), Recorder())
-
-
-def test_a_forward_pass_waits_for_nothing(
-    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It runs where there are shapes and no values, so it can be recorded."""
-    found = resolve(checkpoint("bert"))
-    model = load_model(found, torch.device("cpu"), torch.float32, EngineSettings())
-    path = PackedPath(model, found)
-    monkeypatch.setattr(
-        "rerank_plugins.backends.engines.packed.varlen_attention", lambda q, *_, **__: q
-    )
-    packed = pack(pairs_of([5, 9]), pooling="first", first_position=None, pad=None)
-    arrays = [torch.from_numpy(part.astype(np.int32)).to("meta") for part in packed.arrays]
-    model.to("meta")
-
-    assert (2,) == path.forward(arrays, packed.longest).shape
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ class PackedPath:
     def __call__(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], on the model's device; waits for nothing."""
         packed = self.pack(pairs)
+        if self.model.device.type != "cuda":
+            packed = packed.filled()
         return self.forward(self._on_device(packed), packed.longest, packed.longest_key)
 
     def pack(self, pairs: Pairs) -> Pack:
@@ -145,11 +147,13 @@ class PackedPath:
         """Return one row per pair, [n, width]: its first, its last, or their mean."""
         if self.pooling != "mean":
             return states.index_select(0, rows)
-        lengths = offsets.diff()
-        owner = torch.repeat_interleave(lengths, output_size=len(states))
         wide = states if states.dtype == torch.float64 else states.float()
-        sums = wide.new_zeros(len(lengths), states.shape[1]).index_add_(0, owner, wide)
-        return (sums / lengths[:, None]).to(states.dtype)
+        # Tokens behind the last sequence add up in a row of their own.
+        owner = torch.bucketize(
+            torch.arange(len(states), device=states.device), offsets[1:], right=True
+        )
+        sums = wide.new_zeros(len(offsets), states.shape[1]).index_add_(0, owner, wide)[:-1]
+        return (sums / offsets.diff()[:, None]).to(states.dtype)
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Compare with padded scores, on pairs of unlike lengths, before any real use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rerank_plugins.backends.engines.tokenize import Pairs, Pooling
 __all__ = ["Pack", "pack", "pack_shared", "rounded_up"]
 
 _LENGTH_STEP = 64  # lengths are rounded up, so that compiled code sees few of them
+_SIZES = 64  # of batches, from one power of 2 to the next
 _LEAST_SHARED = 16  # below, gathering costs more than it saves
 
 
@@ -46,6 +47,21 @@ class Pack:
     def longest_key(self) -> int:
         """At least the number of tokens that a sequence reads."""
         return rounded_up(int(np.diff(self.key_offsets).max())) if len(self.key_rows) else 0
+
+    def filled(self) -> Pack:
+        """Return the same with at most 1/64 more tokens, which belong to no sequence.
+
+        What batches of the same size need is kept and used again: on a processor, oneDNN keeps a
+        kernel for each of the last 1,024 sizes, and memory between them is lost.
+        """
+        step = max(1, (1 << len(self.ids).bit_length()) // (2 * _SIZES))
+        more = (0, -len(self.ids) % step)
+        return replace(
+            self,
+            ids=np.pad(self.ids, more),
+            positions=np.pad(self.positions, more),
+            types=np.pad(self.types, more),
+        )
 
 
 def rounded_up(length: int) -> int:

@@ -77,6 +77,7 @@ def _one_by_one(
 ) -> torch.Tensor:
     key, value = _repeated(query, key, value)
     mixed = torch.empty_like(query)
+    mixed[sides[0][-1] :] = 0  # of no sequence; other numbers might be slow, as subnormal ones are
     bounds, key_bounds = (itertools.pairwise(side.tolist()) for side in sides)
     for (start, end), (key_start, key_end) in zip(bounds, key_bounds, strict=True):
         if start == end:

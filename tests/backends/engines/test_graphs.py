@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 import torch
 
 from rerank_plugins import ConfigError
-from rerank_plugins.backends.engines import graphs, varlen
+from rerank_plugins.backends.engines import graphs
 from rerank_plugins.backends.engines.base import EngineSettings, UnsupportedByEngine
 from rerank_plugins.backends.engines.checkpoint import resolve
 from rerank_plugins.backends.engines.graphs import GraphedPath, Recording
@@ -55,22 +55,12 @@ def paths(folder: str, recorder: Recorder) -> tuple[PackedPath, GraphedPath]:
     return path, GraphedPath(path, longest=found.max_length, record=recorder)
 
 
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let rows of attention that belong to no sequence hold no numbers."""
-    nothing = float("nan")
-    monkeypatch.setattr(
-        varlen.torch, "empty_like", lambda x: torch.full(x.shape, nothing, dtype=x.dtype)
-    )
-
-
+@pytest.mark.usefixtures("_poisoned_filling")
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "qwen3"])
-def test_what_fills_a_bucket_reaches_no_score(
-    kind: str, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fills_a_bucket_reaches_no_score(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Graph after graph, each used again for other pairs."""
     recorder = Recorder()
     path, graphed = paths(checkpoint(kind), recorder)
-    poison(monkeypatch)
     with torch.inference_mode():
         for lengths in ([5, 33, 120, 2], [400, 111], [7], [300] * 3, [64] * 7, [9, 9]):
             pairs = pairs_of(lengths, seed=len(lengths))

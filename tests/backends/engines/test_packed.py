@@ -9,14 +9,18 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra `local`")
 
+import numpy as np
 import torch
 import transformers
 from checkpoints import KINDS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rerank_plugins.backends.engines import packed as module
 from rerank_plugins.backends.engines.base import EngineSettings
 from rerank_plugins.backends.engines.checkpoint import Checkpoint, resolve
 from rerank_plugins.backends.engines.packed import CannotPack, PackedPath
+from rerank_plugins.backends.engines.packing import pack
 from rerank_plugins.backends.engines.padded import PaddedPath
 from rerank_plugins.backends.engines.tokenize import PairEncoder, Pairs
 from rerank_plugins.backends.engines.torch_model import load_model
@@ -47,6 +51,38 @@ def test_packed_scores_equal_padded_ones(
 
     assert expected.std() > 0.05, "scores that hardly differ prove nothing"
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("_poisoned_filling")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fills_up_a_batch_reaches_no_score(
+    kind: str, checkpoint: Callable[[str], str]
+) -> None:
+    model, found = loaded(checkpoint(kind), torch.float64)
+    path = PackedPath(model, found)
+    some = (pairs_of(found, [*DOCUMENTS, "a " * more]) for more in range(9))
+    pairs = next(p for p in some if len(path.pack(p).filled().ids) > len(path.pack(p).ids))
+    with torch.inference_mode():
+        expected = PaddedPath(*loaded(checkpoint(kind), torch.float64))(pairs)
+        torch.testing.assert_close(path(pairs), expected, rtol=1e-10, atol=1e-10)
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=60))
+def test_batches_have_few_sizes(lengths: list[int]) -> None:
+    """64 from one power of 2 to the next, and what was there is there."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(1, offsets[-1] + 1, dtype=np.int32)
+    plain = pack(Pairs(ids, ids, offsets), pooling="first", first_position=None, pad=None)
+    filled = plain.filled()
+    size = len(filled.ids)
+    step = max(1, 2 ** (len(ids).bit_length() - 7))
+
+    assert 0 == size % step
+    assert 0 <= size - len(ids) < step
+    for name in ("ids", "positions", "types"):
+        np.testing.assert_array_equal(getattr(filled, name)[: len(ids)], getattr(plain, name))
+        assert not getattr(filled, name)[len(ids) :].any()
+    np.testing.assert_array_equal(filled.offsets, plain.offsets)
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "xlm-roberta"])

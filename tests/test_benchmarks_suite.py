@@ -27,7 +27,7 @@ PAGES = sorted((ROOT / "docs").glob("benchmarks*.md"))
 def test_one_command_measures_and_writes_the_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- results: speed-tiny -->\nold\n<!-- end -->\n![](page/speed-tiny.svg)\n")
-    stages = ["peak", "speed-tiny", "import", "http", "load", "cache", "flatness-onnx"]
+    stages = ["peak", "speed-tiny", "footprint", "import", "http", "load", "cache", "flatness-onnx"]
     subprocess.run(
         [
             sys.executable,

@@ -44,6 +44,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
         "operators": _operators,
         "agreement": _agreement,
         "start": _start,
+        "footprint": _footprint,
         "import": _import,
         "http": _http,
         "load": _load,
@@ -191,6 +192,23 @@ def _memory(found: Mapping[str, Any]) -> str:
         for name, row in found.items()
     ]
     columns = ("", "after two pairs", "at the end", "most", "at the end, no file's")
+    return as_table(columns, rows)
+
+
+def _footprint(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            model,
+            in_bold(name),
+            str(row["weights"]),
+            str(process["loaded"]),
+            str(process["peak"]),
+            f"{process['peak'] - row['weights']:+}",
+        )
+        for model, row in found["models"].items()
+        for name, process in row["processes"].items()
+    ]
+    columns = ("model", "", "weights' file", "loaded", "most", "most over the weights")
     return as_table(columns, rows)
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 from benchmarks.agreement import measure_agreement
 from benchmarks.contenders import FEW, REFERENCE
 from benchmarks.flatness import measure_flatness
+from benchmarks.footprint import measure_footprint
 from benchmarks.load import measure_load
 from benchmarks.machine import describe_machine, measure_peak
 from benchmarks.operators import measure_operators
@@ -38,6 +39,8 @@ class Size:
     groups: tuple[Group, ...]
     model: str
     """For the stages that take one model."""
+    footprints: tuple[str, ...]
+    """The models whose processes' memory is measured."""
     queries: int
     starts: int
     imports: int
@@ -95,6 +98,7 @@ _FULL = Size(
         ),
     ),
     model="minilm",
+    footprints=("minilm", "bge-base"),
     queries=60,
     starts=3,
     imports=15,
@@ -112,6 +116,7 @@ _QUICK = Size(
         ),
     ),
     model="minilm",
+    footprints=("minilm",),
     queries=12,
     starts=2,
     imports=5,
@@ -123,6 +128,7 @@ _QUICK = Size(
 _TINY = Size(
     groups=(Group("tiny", "tiny", (Round("natural", Shape(1, 3), calls=1),), contenders=FEW),),
     model="tiny",
+    footprints=("tiny",),
     queries=2,
     starts=1,
     imports=1,
@@ -173,6 +179,9 @@ def _stages(
         "operators": lambda: measure_operators(size.model, models, runs=max(1, size.calls // 10)),
         "agreement": agreement,
         "start": lambda: measure_first_score(size.model, models, peers, log, times=size.starts),
+        "footprint": lambda: measure_footprint(
+            size.footprints, models, peers, log, queries=max(1, size.queries // 20)
+        ),
         "import": lambda: measure_import(times=size.imports),
         "http": lambda: measure_http(calls=size.calls),
         "load": lambda: measure_load(callers=size.callers, calls=3 * size.callers),

@@ -1,0 +1,50 @@
+"""Stage: how much memory a process takes beyond the weights of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.contenders import CONTENDERS, REFERENCE, open_peer
+from benchmarks.models import MODELS
+from rerank_plugins.errors import RerankError
+from rerank_plugins.evaluation.workload import Shape, Workload
+
+__all__ = ["measure_footprint"]
+
+_MEASURED = (
+    REFERENCE,
+    "rerank-plugins, onnx",
+    "rerank-plugins, onnx int8",
+    "rerank-plugins, torch packed",
+)
+_LONGEST = "word " * 600
+"""Cut to 512 tokens, the most of any pair."""
+
+
+def measure_footprint(
+    names: Sequence[str], models: Path, peers: Path | None, log: IO[str], *, queries: int
+) -> dict[str, Any]:
+    """Return MiB by model: of its weights, and of each process once loaded and at its peak.
+
+    Each scores 50 documents a query and, in one call, 20 of the greatest length.
+    """
+    requests = Workload("natural", seed=2).requests(Shape(queries, 50))
+    rows: dict[str, Any] = {}
+    for name in names:
+        folder = MODELS[name].build(models)
+        weights = (folder / "model.safetensors").stat().st_size
+        rows[name] = {"weights": weights // 2**20, "processes": {}}
+        for contender in _MEASURED:
+            try:
+                with open_peer(CONTENDERS[contender], folder, peers, log) as peer:
+                    peer.score("what is a panda?", ["The giant panda is a bear.", "hi"])
+                    loaded = peer.memory["now"]
+                    peer.score_many(requests)
+                    peer.score("what is a panda?", [_LONGEST] * 20)
+            except (RuntimeError, RerankError):
+                continue  # the stage of speed says why
+            found = {"loaded": loaded, "peak": peer.memory["peak"]}
+            rows[name]["processes"][contender] = found
+    return {"documents": queries * 50, "models": rows}

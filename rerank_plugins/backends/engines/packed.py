@@ -149,9 +149,8 @@ class PackedPath:
             return states.index_select(0, rows)
         wide = states if states.dtype == torch.float64 else states.float()
         # Tokens behind the last sequence add up in a row of their own.
-        owner = torch.bucketize(
-            torch.arange(len(states), device=states.device), offsets[1:], right=True
-        )
+        places = torch.arange(len(states), dtype=offsets.dtype, device=states.device)
+        owner = torch.bucketize(places, offsets[1:], right=True)
         sums = wide.new_zeros(len(offsets), states.shape[1]).index_add_(0, owner, wide)[:-1]
         return (sums / offsets.diff()[:, None]).to(states.dtype)
 

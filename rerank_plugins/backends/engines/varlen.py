@@ -76,10 +76,11 @@ def _one_by_one(
     window: Window,
 ) -> torch.Tensor:
     key, value = _repeated(query, key, value)
+    offsets, key_offsets = (side.tolist() for side in sides)
     mixed = torch.empty_like(query)
-    mixed[sides[0][-1] :] = 0  # of no sequence; other numbers might be slow, as subnormal ones are
-    bounds, key_bounds = (itertools.pairwise(side.tolist()) for side in sides)
-    for (start, end), (key_start, key_end) in zip(bounds, key_bounds, strict=True):
+    mixed[offsets[-1] :] = 0  # of no sequence; other numbers might be slow, as subnormal ones are
+    bounds = zip(itertools.pairwise(offsets), itertools.pairwise(key_offsets), strict=True)
+    for (start, end), (key_start, key_end) in bounds:
         if start == end:
             continue
         mask = None

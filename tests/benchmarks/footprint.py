@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE, open_peer
+from benchmarks.contenders import CONTENDERS, REFERENCE
 from benchmarks.models import MODELS
-from rerank_plugins.errors import RerankError
+from benchmarks.speed import opened
 from rerank_plugins.evaluation.workload import Shape, Workload
 
 __all__ = ["measure_footprint"]
@@ -31,20 +32,18 @@ def measure_footprint(
     Each scores 50 documents a query and, in one call, 20 of the greatest length.
     """
     requests = Workload("natural", seed=2).requests(Shape(queries, 50))
+    asked = [CONTENDERS[contender] for contender in _MEASURED]
     rows: dict[str, Any] = {}
     for name in names:
         folder = MODELS[name].build(models)
         weights = (folder / "model.safetensors").stat().st_size
         rows[name] = {"weights": weights // 2**20, "processes": {}}
-        for contender in _MEASURED:
-            try:
-                with open_peer(CONTENDERS[contender], folder, peers, log) as peer:
-                    peer.score("what is a panda?", ["The giant panda is a bear.", "hi"])
-                    loaded = peer.memory["now"]
-                    peer.score_many(requests)
-                    peer.score("what is a panda?", [_LONGEST] * 20)
-            except (RuntimeError, RerankError):
-                continue  # the stage of speed says why
-            found = {"loaded": loaded, "peak": peer.memory["peak"]}
-            rows[name]["processes"][contender] = found
+        with ExitStack() as stack:
+            found, _ = opened(asked, folder, peers, log, stack)
+            for contender, peer in found.items():
+                loaded = peer.memory["now"]
+                peer.score_many(requests)
+                peer.score("what is a panda?", [_LONGEST] * 20)
+                figures = {"loaded": loaded, "peak": peer.memory["peak"]}
+                rows[name]["processes"][contender] = figures
     return {"documents": queries * 50, "models": rows}

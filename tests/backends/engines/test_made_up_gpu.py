@@ -40,6 +40,10 @@ CUDA, META = 1, 14
 """Numbers of devices, as c10/core/DeviceType.h counts them."""
 
 
+class Recorded(Exception):
+    """A graph would be replayed now, which only a GPU can."""
+
+
 @contextmanager
 def gpu(model: Any) -> Iterator[None]:
     """Put a model onto a GPU that is not there.
@@ -127,10 +131,10 @@ def test_what_a_graph_holds(kind: str, checkpoint: Callable[[str], str]) -> None
 
     def record(work: Callable[[], torch.Tensor]) -> Any:
         held.append(work())
-        raise StopIteration
+        raise Recorded
 
     path = GraphedPath(PackedPath(model, found), longest=found.max_length, record=record)
-    with gpu(model), pytest.raises(StopIteration):
+    with gpu(model), pytest.raises(Recorded):
         path(pairs)
     check(held[0], 64)
 

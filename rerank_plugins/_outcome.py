@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from rerank_plugins import _context
-from rerank_plugins._options import unknown
-from rerank_plugins._throttle import Throttle
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.options import unknown
+from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import check_scores, rank
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError
 from rerank_plugins.hooks import FellBack

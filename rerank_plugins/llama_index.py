@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Never, Self
 
-from rerank_plugins._optional import require
+from rerank_plugins._adapter import (
+    DEFAULT_TOP_N,
+    RETRIEVER_RANK,
+    RETRIEVER_SCORE,
+    check_settings,
+    label,
+    refuse_unknown,
+)
+from rerank_plugins._internal.optional import require
 from rerank_plugins._outcome import (
     RERANK_STATUS,
     OnError,
@@ -15,14 +23,6 @@ from rerank_plugins._outcome import (
     check_on_error,
     mark,
     outcome_of,
-)
-from rerank_plugins._settings import (
-    DEFAULT_TOP_N,
-    RETRIEVER_RANK,
-    RETRIEVER_SCORE,
-    check_settings,
-    label,
-    refuse_unknown,
 )
 from rerank_plugins.backend import Backend, Content, Document
 from rerank_plugins.errors import ConfigError, UnsupportedInputError

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, overload
 
-from rerank_plugins import _context
-from rerank_plugins._display import as_html, as_table
-from rerank_plugins._settings import check_settings, label, refuse_unknown
+from rerank_plugins._adapter import check_settings, label, refuse_unknown
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.display import as_html, as_table
 from rerank_plugins.backend import Backend, Document, Ranked, Scale, check_scores, rank
 from rerank_plugins.spec import BackendSpec, load_backend
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from rerank_plugins._options import checked_options, unknown, with_options
+from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import hypothesis
 import pytest
-from asking import ascore, score
 
 from rerank_plugins.testing import Endpoint, speak
+from tests.support.asking import ascore, score
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no bug
 hypothesis.settings.load_profile("untimed")
@@ -33,7 +33,7 @@ def endpoint() -> Iterator[Endpoint]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Give the folder of a tiny reranker of some kind (see `checkpoints.KINDS`), built once."""
     pytest.importorskip("transformers", reason="needs the extra `local`")
-    from checkpoints import build  # noqa: PLC0415 - it needs torch, which may be missing
+    from tests.support.checkpoints import build  # noqa: PLC0415 - it needs torch, which may be missing
 
     built: dict[str, Path] = {}
 

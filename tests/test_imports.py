@@ -8,68 +8,37 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "rerank_plugins"
+from tests.support.places import ROOT
+
+PACKAGE = ROOT / "rerank_plugins"
 if not PACKAGE.exists():  # the tests run against an installed wheel
     import rerank_plugins
 
     PACKAGE = Path(rerank_plugins.__file__).parent
 
 # Each layer may import the layers named for it; nothing imports sideways.
+ADAPTER = {"errors", "_internal", "backend", "spec", "hooks"}
 LAYERS = {
     "errors": set(),
-    "_context": set(),
-    "_throttle": set(),
-    "_lock": set(),
-    "_parallel": set(),
-    "_optional": {"errors"},
-    "_options": {"errors"},
-    "hooks": {"errors", "_context", "_optional", "_options", "_throttle"},
+    "_internal": {"errors", "backend"},
+    "hooks": {"errors", "_internal"},
     "backend": {"errors"},
-    "scheduler": {"errors", "hooks", "backend"},
-    "backends": {
-        "errors",
-        "hooks",
-        "_context",
-        "_lock",
-        "_optional",
-        "_options",
-        "_parallel",
-        "backend",
-        "scheduler",
-    },
-    "wrappers": {
-        "errors",
-        "hooks",
-        "_context",
-        "_lock",
-        "_optional",
-        "_options",
-        "_parallel",
-        "_throttle",
-        "backend",
-        "scheduler",
-    },
+    "scheduler": {"errors", "_internal", "hooks", "backend"},
+    "backends": {"errors", "_internal", "hooks", "backend", "scheduler"},
+    "wrappers": {"errors", "_internal", "hooks", "backend", "scheduler"},
     "testing": {"errors", "backend"},
-    "spec": {"errors", "_options", "backend"},
+    "spec": {"errors", "_internal", "backend"},
+    "_adapter": {"errors", "_internal", "backend"},
+    "_outcome": {"errors", "_internal", "hooks", "backend"},
+    "result": {"errors", "_internal", "backend", "spec", "_adapter"},
+    "langchain": ADAPTER | {"_adapter", "_outcome"},
+    "llama_index": ADAPTER | {"_adapter", "_outcome"},
+    "evaluation": {"errors", "_internal", "backend", "spec", "result"},
+    "bench": {"errors", "_internal", "backend", "spec", "result"},
+    "server": ADAPTER | {"", "backends", "scheduler", "wrappers"},
     "": {"errors", "backend", "spec", "result"},
 }
-INNER = {"errors", "_optional", "backend", "spec"}
-LAYERS["_display"] = {"errors", "backend"}
-LAYERS["_settings"] = INNER | {"_options"}
-LAYERS["_outcome"] = {"errors", "hooks", "_context", "_options", "_throttle", "backend"}
-LAYERS["result"] = INNER | {"_context", "_display", "_settings"}
-LAYERS["langchain"] = LAYERS["llama_index"] = INNER | {"_outcome", "_settings"}
-LAYERS["evaluation"] = INNER | {"_display", "result"}
-LAYERS["server"] = INNER | {
-    "",
-    "_context",
-    "_options",
-    "backends",
-    "hooks",
-    "scheduler",
-    "wrappers",
-}
-LAYERS["cli"] = set(LAYERS) | {"backends"}
+LAYERS["cli"] = set(LAYERS)
 LAYERS["__main__"] = {"cli"}
 
 HEAVY = {

@@ -29,7 +29,7 @@ from rerank_plugins import (
     UnsupportedInputError,
     _outcome,
 )
-from rerank_plugins._throttle import Throttle
+from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.langchain import RerankCompressor, RerankRetriever
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import FailingBackend, FakeBackend
@@ -230,7 +230,7 @@ def test_an_outage_is_one_line_in_the_log(adapter, caplog, monkeypatch):
 
 def test_the_log_speaks_again_after_a_while(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("rerank_plugins._throttle.monotonic", lambda: now[0])
+    monkeypatch.setattr("rerank_plugins._internal.throttle.monotonic", lambda: now[0])
     may = Throttle(60.0)
     first = [may(), may()]
     now[0] += 60.0

@@ -8,7 +8,6 @@ import math
 import pickle
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -27,6 +26,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
+from tests.support.places import ROOT
 
 QUERY = "what is a panda?"
 DOCUMENTS = ["hi", "the panda is a bear", "what is a panda"]
@@ -386,7 +386,7 @@ def test_it_names_the_backend_of_a_chain_that_scored():
 
 def test_the_example_notebook_runs(monkeypatch):
     """Its code cells run in order, and the tables that it ends with are full."""
-    example = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
+    example = ROOT / "examples" / "notebook.ipynb"
     monkeypatch.chdir(example.parent)
     notebook = json.loads(example.read_text(encoding="utf-8"))
     namespace = {}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import ConfigError, load_backend
-from rerank_plugins._settings import label
+from rerank_plugins._adapter import label
 from rerank_plugins.backends.embedded import EmbeddedBackend
-from rerank_plugins.backends.http import HTTPBackend
-from rerank_plugins.backends.local import LocalBackend
+from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend

@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from test_imports import PACKAGE
+from tests.test_imports import PACKAGE
 
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
 WALL |= {f"datetime.{name}" for name in WALL if name.startswith("datetime")}

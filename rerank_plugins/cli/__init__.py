@@ -15,7 +15,7 @@ import rerank_plugins
 from rerank_plugins.cli.bench import bench
 from rerank_plugins.cli.canary import canary
 from rerank_plugins.cli.compare import compare
-from rerank_plugins.cli.doctor import doctor
+from rerank_plugins.cli.doctor.command import doctor
 from rerank_plugins.cli.eval import evaluate_datasets
 from rerank_plugins.cli.lock import lock
 from rerank_plugins.cli.output import OutputError

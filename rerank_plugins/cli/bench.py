@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.backend import Backend
+from rerank_plugins.bench.reference import ReferenceBackend
+from rerank_plugins.bench.speed import WARM_UP, Speed, compare_speed
+from rerank_plugins.bench.workload import Mix, Shape, Workload
 from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
 from rerank_plugins.cli.tune import run_tuning
 from rerank_plugins.errors import MissingDependencyError, UnsupportedInputError
-from rerank_plugins.evaluation.reference import ReferenceBackend
-from rerank_plugins.evaluation.speed import WARM_UP, Speed, compare_speed
-from rerank_plugins.evaluation.workload import Mix, Shape, Workload
 from rerank_plugins.spec import load_backend
 
 if TYPE_CHECKING:

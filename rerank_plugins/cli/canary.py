@@ -19,7 +19,7 @@ from rerank_plugins.errors import BackendError
 from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
 from rerank_plugins.evaluation.conformance import check_conformance
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
-from rerank_plugins.evaluation.experiment import DEFAULT_DEPTH
+from rerank_plugins.evaluation.evaluate import DEFAULT_DEPTH
 from rerank_plugins.spec import load_backend
 
 __all__ = ["canary", "seconds_of"]

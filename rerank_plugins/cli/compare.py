@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins._display import excerpt
+from rerank_plugins._internal.display import excerpt
 from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.cli.rank import TEXT_KEY_HELP, standard_input

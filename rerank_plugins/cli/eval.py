@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank_plugins._display import short_name
+from rerank_plugins._internal.display import short_name
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
-from rerank_plugins.evaluation.experiment import DEFAULT_DEPTH, evaluate
+from rerank_plugins.evaluation.evaluate import DEFAULT_DEPTH, evaluate
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS
+from rerank_plugins.evaluation.report.format import figure, interval, remarks, verdict
 from rerank_plugins.evaluation.report.text import as_json, as_markdown, speed_cells
-from rerank_plugins.evaluation.report.wording import figure, interval, remarks, verdict
 from rerank_plugins.evaluation.results import Evaluation, System
 from rerank_plugins.spec import load_backend
 

@@ -25,7 +25,7 @@ def lock(
     ] = None,
 ) -> None:
     """Lock local models: `model_lock` of [server] then refuses others, and changed files."""
-    from rerank_plugins.backends.model_lock import lock_of  # noqa: PLC0415  # a little heavy
+    from rerank_plugins.backends.local.lockfile import lock_of  # noqa: PLC0415  # a little heavy
     from rerank_plugins.spec import load_backend  # noqa: PLC0415
 
     text = json.dumps(lock_of([load_backend(spec) for spec in specs]), indent=2) + "\n"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins._display import as_table, excerpt
+from rerank_plugins._internal.display import as_table, excerpt
 from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
 from rerank_plugins.result import RerankResult, rerank

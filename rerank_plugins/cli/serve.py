@@ -42,7 +42,7 @@ def serve(
 ) -> None:
     """Serve a backend to the clients of Cohere, Jina, Xinference and TEI."""
     from rerank_plugins.server import create_app  # noqa: PLC0415  # needs the extra `server`
-    from rerank_plugins.server.chain import isolate  # noqa: PLC0415
+    from rerank_plugins.server.isolation import isolate  # noqa: PLC0415
     from rerank_plugins.server.logs import configure_logs  # noqa: PLC0415
     from rerank_plugins.server.run import serve as run  # noqa: PLC0415
     from rerank_plugins.server.settings import read_settings  # noqa: PLC0415

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rerank_plugins.bench.tune import Trial, Tuning, tune
+from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.cli.output import printing
-from rerank_plugins.evaluation.tune import Trial, Tuning, tune
-from rerank_plugins.evaluation.workload import Shape, Workload
 
 if TYPE_CHECKING:
     from rich.table import Table

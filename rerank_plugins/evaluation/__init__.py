@@ -1,7 +1,7 @@
 """What a backend costs, and what it brings."""
 
 from rerank_plugins.evaluation.datasets import Dataset, from_retriever, load_dataset
-from rerank_plugins.evaluation.experiment import evaluate
+from rerank_plugins.evaluation.evaluate import evaluate
 from rerank_plugins.evaluation.results import Evaluation
 
 __all__ = ["Dataset", "Evaluation", "evaluate", "from_retriever", "load_dataset"]

@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from rerank_plugins._display import COLOURS, FONT, excerpt, moved
+from rerank_plugins._internal.display import COLOURS, FONT, excerpt, moved
 
 if TYPE_CHECKING:
     from rerank_plugins.evaluation.compare import Comparison, Ordering

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rerank_plugins._display import excerpt, moved
+from rerank_plugins._internal.display import excerpt, moved
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
-from rerank_plugins.evaluation.experiment import sweep
+from rerank_plugins.evaluation.evaluate import sweep
 from rerank_plugins.evaluation.metrics import measure
 from rerank_plugins.evaluation.results import Latency
 from rerank_plugins.evaluation.scoring import reranked, score_candidates

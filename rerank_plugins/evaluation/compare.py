@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from rerank_plugins._display import excerpt, short_name
+from rerank_plugins._internal.display import excerpt, short_name
 from rerank_plugins.backend import Document, Scale, check_cut
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation._bump_chart import as_chart, as_page

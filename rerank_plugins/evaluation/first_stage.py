@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["BM25_NAME", "bm25", "tokenize"]

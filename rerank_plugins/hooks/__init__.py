@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rerank_plugins._options import checked_options, unknown, with_options
+from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.hooks._dispatch import Attempt, attempt, call, listeners, on_behalf_of, tell
 from rerank_plugins.hooks.events import (
     AttemptFinished,
     AttemptStarted,
@@ -25,7 +26,6 @@ from rerank_plugins.hooks.events import (
     Truncated,
     outcome_of,
 )
-from rerank_plugins.hooks.telling import Attempt, attempt, call, listeners, on_behalf_of, tell
 
 __all__ = [
     "Attempt",
@@ -59,7 +59,7 @@ class _Kind:
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "logging": _Kind("rerank_plugins.hooks.logs", "LoggingHook"),
+    "logging": _Kind("rerank_plugins.hooks.logging", "LoggingHook"),
     "opentelemetry": _Kind("rerank_plugins.hooks.opentelemetry", "OpenTelemetryHook"),
     "prometheus": _Kind("rerank_plugins.hooks.prometheus", "PrometheusHook"),
 }

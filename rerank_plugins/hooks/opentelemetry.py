@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, NamedTuple
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks.events import (
     AttemptFinished,

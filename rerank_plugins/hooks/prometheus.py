@@ -7,7 +7,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks.events import (
     AttemptFinished,

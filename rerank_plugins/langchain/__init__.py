@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 
 require("langchain_core", extra="langchain")
 

@@ -10,8 +10,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
+from rerank_plugins._adapter import DEFAULT_TOP_N, check_settings, refuse_unknown
 from rerank_plugins._outcome import OnError, Outcome, outcome_of
-from rerank_plugins._settings import DEFAULT_TOP_N, check_settings, refuse_unknown
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.langchain.documents import best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
+from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE
 from rerank_plugins._outcome import Outcome, mark
-from rerank_plugins._settings import RETRIEVER_RANK, RETRIEVER_SCORE
 from rerank_plugins.errors import UnsupportedInputError
 
 __all__ = ["RELEVANCE_SCORE", "best", "check_documents"]

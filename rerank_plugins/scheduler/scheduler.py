@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rerank_plugins.errors import BackendOverloaded
-from rerank_plugins.scheduler.batch_scorer import BatchScorer, Run
-from rerank_plugins.scheduler.fair_queue import FairQueue
+from rerank_plugins.scheduler.batch import BatchScorer, Run
 from rerank_plugins.scheduler.observer import Observer, SafeObserver
+from rerank_plugins.scheduler.queue import FairQueue
 from rerank_plugins.scheduler.request import Batch, Request
 
 __all__ = ["Scheduler"]

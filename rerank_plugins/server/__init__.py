@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 
 for _module in ("fastapi", "jwt", "limits", "prometheus_client", "uvicorn"):
     require(_module, extra="server")

@@ -18,11 +18,11 @@ import rerank_plugins
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.auth import Authenticator
-from rerank_plugins.server.edge import Edge
+from rerank_plugins.server.errors import Problem, reply
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.middleware import Edge
 from rerank_plugins.server.openapi import describe
-from rerank_plugins.server.problems import Problem, reply
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.ui import ui_routes

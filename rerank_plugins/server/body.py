@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from rerank_plugins.server.problems import Problem
+from rerank_plugins.server.errors import Problem
 
 __all__ = ["parse", "read"]
 

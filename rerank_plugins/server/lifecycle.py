@@ -13,9 +13,9 @@ from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, RerankError
-from rerank_plugins.server.chain import is_remote, model_processes, prepare_here
+from rerank_plugins.server.errors import Problem
+from rerank_plugins.server.isolation import is_remote, model_processes, prepare_here
 from rerank_plugins.server.metrics import BatchMetrics, ServerMetrics
-from rerank_plugins.server.problems import Problem
 from rerank_plugins.server.scoring import Scoring, scoring_for
 from rerank_plugins.server.settings import ServerSettings
 

@@ -16,8 +16,8 @@ from prometheus_client import (
 )
 
 from rerank_plugins.hooks import CallFinished, CallStarted, Event
+from rerank_plugins.hooks._dispatch import call
 from rerank_plugins.hooks.prometheus import DURATION_BUCKETS, PrometheusHook
-from rerank_plugins.hooks.telling import call
 from rerank_plugins.scheduler import Observer
 
 __all__ = ["BatchMetrics", "ServerMetrics"]

@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from rerank_plugins.server.edge import PROBES, PUBLIC
 from rerank_plugins.server.lifecycle import Lifecycle
+from rerank_plugins.server.middleware import PROBES, PUBLIC
 from rerank_plugins.server.schemas import AnyRerankRequest, ProblemReply, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 

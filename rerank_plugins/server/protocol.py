@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rerank_plugins.server.edge import CROWDED
-from rerank_plugins.server.problems import Problem, reply
+from rerank_plugins.server.errors import Problem, reply
+from rerank_plugins.server.middleware import CROWDED
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["BoundedProtocol", "bounded_protocol"]

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from rerank_plugins.backend import Ranked, rank
 from rerank_plugins.errors import RerankError
 from rerank_plugins.server import body
+from rerank_plugins.server.errors import Problem, problem_of
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.problems import Problem, problem_of
-from rerank_plugins.server.replies import as_cohere, as_plain, as_tei
+from rerank_plugins.server.responses import as_cohere, as_plain, as_tei
 from rerank_plugins.server.schemas import AnyRerankRequest, DocumentObject, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 

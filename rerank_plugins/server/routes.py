@@ -13,8 +13,8 @@ from starlette.responses import Response
 import rerank_plugins
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.replies import as_json
 from rerank_plugins.server.rerank import Reranker
+from rerank_plugins.server.responses import as_json
 from rerank_plugins.server.schemas import (
     AnyRerankRequest,
     AuthReply,

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Protocol, TypeAlias
 
-from rerank_plugins._context import until
+from rerank_plugins._internal.context import until
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.scheduler import Observer, SafeObserver, Scheduler, estimated_tokens

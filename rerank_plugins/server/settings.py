@@ -10,8 +10,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank_plugins._options import check_variable, checked_options, unknown
-from rerank_plugins.backends.local import LocalBackend
+from rerank_plugins._internal.options import check_variable, checked_options, unknown
+from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["JWTSettings", "ServerSettings", "read_settings"]

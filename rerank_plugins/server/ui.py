@@ -13,8 +13,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.replies import as_json
 from rerank_plugins.server.rerank import Reranker
+from rerank_plugins.server.responses import as_json
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["ui_routes"]

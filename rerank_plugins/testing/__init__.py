@@ -12,7 +12,7 @@ All of it is the standard library, on the loopback interface.
 
 from rerank_plugins.testing.contract import BackendContract, bad_requests
 from rerank_plugins.testing.doubles import FailingBackend, FakeBackend, word_overlap
-from rerank_plugins.testing.endpoint import Answer, Behaviour, Endpoint, Received, in_turn
+from rerank_plugins.testing.fake_server import Answer, Behaviour, Endpoint, Received, in_turn
 from rerank_plugins.testing.faults import (
     cut_short,
     drip,
@@ -22,6 +22,7 @@ from rerank_plugins.testing.faults import (
     silence,
     spoil,
 )
+from rerank_plugins.testing.protocols import speak
 from rerank_plugins.testing.proxy import (
     BlackHole,
     Cut,
@@ -32,7 +33,6 @@ from rerank_plugins.testing.proxy import (
     Proxy,
     Reset,
 )
-from rerank_plugins.testing.speech import speak
 
 __all__ = [
     "Answer",

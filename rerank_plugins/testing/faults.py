@@ -13,8 +13,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any, TypeAlias
 
-from rerank_plugins.testing.endpoint import Answer, Behaviour, Received, Writer
-from rerank_plugins.testing.speech import speak
+from rerank_plugins.testing.fake_server import Answer, Behaviour, Received, Writer
+from rerank_plugins.testing.protocols import speak
 
 __all__ = ["cut_short", "drip", "faults", "hang_up", "reset", "silence", "spoil"]
 

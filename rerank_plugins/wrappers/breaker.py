@@ -6,7 +6,7 @@ import math
 from time import monotonic
 from typing import Literal, TypeAlias
 
-from rerank_plugins._lock import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
 from rerank_plugins.hooks import BreakerChanged, listeners

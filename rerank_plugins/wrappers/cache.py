@@ -10,14 +10,14 @@ from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Literal, TypeAlias, get_args
 
-from rerank_plugins import _context
-from rerank_plugins._lock import ForkSafeLock
-from rerank_plugins._options import check_variable
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.options import check_variable
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks import CacheLookedUp, listeners
 from rerank_plugins.wrappers.base import Call, Do, Flow, Requests, Step, Wait, WrapperBackend
-from rerank_plugins.wrappers.pairs import PairHasher, seal, store_key, unseal
+from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
 
 __all__ = ["CachedBackend"]

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 
-from rerank_plugins import _context
-from rerank_plugins._throttle import Throttle
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import Backend, Scale
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, RerankError
 from rerank_plugins.hooks import FellBack, outcome_of, tell

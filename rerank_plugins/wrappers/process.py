@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.wrappers._child import Child, ModelRestarting, Prepare
+from rerank_plugins.wrappers.worker import Child, ModelRestarting, Prepare
 
 __all__ = ["ModelProcess", "ModelRestarting"]
 

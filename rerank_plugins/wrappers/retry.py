@@ -8,9 +8,9 @@ from random import uniform
 from time import monotonic
 from typing import Any
 
-from rerank_plugins import _context
-from rerank_plugins._lock import ForkSafeLock
-from rerank_plugins._parallel import side_by_side
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.parallel import side_by_side
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of, tell

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from remote import DOCUMENTS, GOOD, QUERY
 
 from rerank_plugins.testing import Answer, Endpoint
+from tests.backends.http.remote import DOCUMENTS, GOOD, QUERY
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -36,8 +36,8 @@ def endpoint():
 @pytest.fixture
 def _poisoned_filling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let attention give no numbers for tokens that belong to no sequence, as kernels may."""
-    from rerank_plugins.backends.engines import packed  # noqa: PLC0415 - it needs torch
-    from rerank_plugins.backends.engines.varlen import varlen_attention  # noqa: PLC0415 - as above
+    from rerank_plugins.backends.local.torch import packed  # noqa: PLC0415 - it needs torch
+    from rerank_plugins.backends.local.torch.attention import varlen_attention  # noqa: PLC0415 - as above
 
     def poisoned(query: Any, key: Any, value: Any, offsets: Any, *rest: Any, **options: Any) -> Any:
         mixed = varlen_attention(query, key, value, offsets, *rest, **options)

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE
-from benchmarks.models import MODELS
-from benchmarks.speed import opened
+from tests.benchmarks.contenders import CONTENDERS, REFERENCE
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.speed import opened
+from tests.support.places import DATA
 
 __all__ = ["kendall_tau", "measure_agreement", "real_requests"]
 
-_DATA = Path(__file__).parents[1] / "data"
 _SETS = ("covidqa", "cosqa")
 _SHARE = 6
 """Others answer one question in so many: enough to see that they do the same work."""
@@ -54,10 +54,10 @@ def real_requests(queries: int, documents: int) -> list[tuple[str, list[str]]]:
     drawn = random.Random(0)
     requests = []
     for name in _SETS:
-        corpus = _texts(_DATA / name / "corpus.jsonl")
-        questions = _texts(_DATA / name / "queries.jsonl")
+        corpus = _texts(DATA / name / "corpus.jsonl")
+        questions = _texts(DATA / name / "queries.jsonl")
         candidates: dict[str, list[str]] = {}
-        for line in (_DATA / name / "candidates.tsv").read_text("utf-8").splitlines()[1:]:
+        for line in (DATA / name / "candidates.tsv").read_text("utf-8").splitlines()[1:]:
             query, document, *_ = line.split("\t")
             candidates.setdefault(query, []).append(document)
         for query in sorted(candidates)[: queries // len(_SETS)]:

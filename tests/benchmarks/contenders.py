@@ -9,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
-from benchmarks.machine import instructions
-from benchmarks.models import export
-from benchmarks.peer import Peer
+from tests.benchmarks.machine import instructions
+from tests.benchmarks.models import export
+from tests.benchmarks.peer import Peer
 
 __all__ = ["CONTENDERS", "FEW", "REFERENCE", "Contender", "open_peer", "python_of"]
 

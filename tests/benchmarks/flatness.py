@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, open_peer
-from benchmarks.models import MODELS
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.bench.workload import Shape, Workload
+from tests.benchmarks.contenders import CONTENDERS, open_peer
+from tests.benchmarks.models import MODELS
 
 __all__ = ["measure_flatness", "slope"]
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE
-from benchmarks.models import MODELS
-from benchmarks.speed import opened
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.bench.workload import Shape, Workload
+from tests.benchmarks.contenders import CONTENDERS, REFERENCE
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.speed import opened
 
 __all__ = ["measure_footprint"]
 

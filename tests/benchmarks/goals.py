@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE
+from tests.benchmarks.contenders import CONTENDERS, REFERENCE
 
 __all__ = ["goals", "ratio"]
 

@@ -29,10 +29,10 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder
 
-from benchmarks.agreement import kendall_tau
-from benchmarks.models import MODELS, _write_tokenizer
-from rerank_plugins.backends.local import LocalBackend
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.backends.local.backend import LocalBackend
+from rerank_plugins.bench.workload import Shape, Workload
+from tests.benchmarks.agreement import kendall_tau
+from tests.benchmarks.models import MODELS, _write_tokenizer
 
 Requests = list[tuple[str, list[str]]]
 

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 import transformers
 
-sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
-from benchmarks.models import MODELS  # noqa: E402 - only found by the line above
 from rerank_plugins import load_backend, rank  # noqa: E402 - as the line above
+from tests.benchmarks.models import MODELS  # noqa: E402 - only found by the line above
 
 _NEGATIVES = 2
 _GROUPS = 8

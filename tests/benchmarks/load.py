@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from benchmarks.loopback import serving
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.spec import load_backend
+from tests.benchmarks.loopback import serving
 
 __all__ = ["measure_load"]
 

@@ -11,11 +11,11 @@ from typing import Any, get_args
 import numpy as np
 import onnxruntime
 
-from benchmarks.models import MODELS
-from rerank_plugins.backends.engines.onnx.build import build_graph
-from rerank_plugins.backends.engines.onnx.families import read_encoder
-from rerank_plugins.backends.engines.onnx.linear_maps import Precision
-from rerank_plugins.backends.engines.onnx.verify import Sample, measured
+from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
+from rerank_plugins.backends.local.onnx.build.build import build_graph
+from rerank_plugins.backends.local.onnx.build.linear import Precision
+from rerank_plugins.backends.local.onnx.build.verify import Sample, measured
+from tests.benchmarks.models import MODELS
 
 __all__ = ["measure_operators"]
 

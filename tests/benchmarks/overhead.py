@@ -12,15 +12,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
-from ports import free_port
 
-from benchmarks.loopback import serving
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.evaluation.speed import Speed, compare_speed
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.bench.speed import Speed, compare_speed
+from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.spec import load_backend
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
+from tests.benchmarks.loopback import serving
+from tests.support.ports import free_port
 
 __all__ = ["measure_cache", "measure_http"]
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE
-from benchmarks.goals import goals, ratio
-from benchmarks.models import MODELS
-from benchmarks.plot import bars, line
+from tests.benchmarks.contenders import CONTENDERS, REFERENCE
+from tests.benchmarks.goals import goals, ratio
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.plot import bars, line
 
 __all__ = ["as_table", "fill", "fill_marked", "in_bold", "plots", "tables"]
 

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from memory import resident
-from ports import free_port
-from servers.launch import Server, serving
-
-from benchmarks.flatness import slope
-from benchmarks.generator import Load, Reply, generate
-from benchmarks.stub import Batch, batches
 from rerank_plugins.evaluation.percentile import percentile
+from tests.benchmarks.flatness import slope
+from tests.benchmarks.generator import Load, Reply, generate
+from tests.benchmarks.stub import Batch, batches
+from tests.integration.servers.launch import Server, serving
+from tests.support.memory import resident
+from tests.support.ports import free_port
 
 __all__ = ["measure_flood", "measure_soak", "measure_steady", "percentiles"]
 

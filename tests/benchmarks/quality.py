@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
-from benchmarks.page import fill_marked  # noqa: E402 - only found by the line above
-from benchmarks.plot import intervals  # noqa: E402 - as the line above
 from rerank_plugins.evaluation import Dataset, Evaluation, evaluate, load_dataset  # noqa: E402
+from tests.benchmarks.page import fill_marked  # noqa: E402 - only found by the line above
+from tests.benchmarks.plot import intervals  # noqa: E402 - as the line above
 
 DRAWN, SEED = 300, 13
 METRICS = ("nDCG@10", "MRR@10")

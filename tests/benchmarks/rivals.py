@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ports import free_port
-from servers.launch import Server, serving
-from servers.programs import infinity, xinference
+from tests.integration.servers.launch import Server, serving
+from tests.integration.servers.programs import infinity, xinference
+from tests.support.ports import free_port
 
 __all__ = ["RIVALS", "Rival", "started"]
 

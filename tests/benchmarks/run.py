@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
-from benchmarks.suite import main  # noqa: E402 - only found by the line above
+from tests.benchmarks.suite import main  # noqa: E402 - only found by the line above
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+    sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
-from benchmarks.generator import Load, generate
-from benchmarks.machine import describe_machine
-from benchmarks.models import MODELS
-from benchmarks.page import as_table, fill_marked, in_bold
-from benchmarks.plot import bars
-from benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentiles
-from benchmarks.rivals import RIVALS, started
-from rerank_plugins.evaluation.workload import Shape, Workload
+from rerank_plugins.bench.workload import Shape, Workload
+from tests.benchmarks.generator import Load, generate
+from tests.benchmarks.machine import describe_machine
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.page import as_table, fill_marked, in_bold
+from tests.benchmarks.plot import bars
+from tests.benchmarks.pressure import measure_flood, measure_soak, measure_steady, percentiles
+from tests.benchmarks.rivals import RIVALS, started
 
 __all__ = ["main", "measure_throughput", "tables"]
 
@@ -157,7 +157,7 @@ def _drawn(servers: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write results and page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--servers", type=Path, help="folder of tests/servers/install.py")
+    parser.add_argument("--servers", type=Path, help="what servers/install.py made")
     parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--requests", type=int, default=2, help="of each client in a turn")
     parser.add_argument("--rounds", type=int, default=2)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, Contender, open_peer
-from benchmarks.models import MODELS
-from benchmarks.peer import Peer
+from rerank_plugins.bench.speed import compare_speed
+from rerank_plugins.bench.workload import Mix, Shape, Workload
 from rerank_plugins.errors import RerankError
-from rerank_plugins.evaluation.speed import compare_speed
-from rerank_plugins.evaluation.workload import Mix, Shape, Workload
+from tests.benchmarks.contenders import CONTENDERS, Contender, open_peer
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.peer import Peer
 
 __all__ = ["Group", "Round", "measure_speed", "opened"]
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contenders import CONTENDERS, REFERENCE, Contender, open_peer
-from benchmarks.models import MODELS
 from rerank_plugins.errors import RerankError
+from tests.benchmarks.contenders import CONTENDERS, REFERENCE, Contender, open_peer
+from tests.benchmarks.models import MODELS
 
 __all__ = ["measure_first_score", "measure_import"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # the modules are `benchmarks.…`, as in the tests
+    sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
 from rerank_plugins.backend import Backend, Document
 
@@ -67,10 +67,10 @@ def batches(log: Path) -> list[Batch]:
 
 def _main(port: int, seconds: float, log: Path) -> None:
     """Serve as `rerank-plugins serve` does; `/tasks` tells how many tasks the loop has."""
-    from benchmarks.stub import Stub as Importable  # noqa: PLC0415 - by the model's own process
     from rerank_plugins.server import ServerSettings, create_app  # noqa: PLC0415
-    from rerank_plugins.server.chain import isolate  # noqa: PLC0415
+    from rerank_plugins.server.isolation import isolate  # noqa: PLC0415
     from rerank_plugins.server.run import serve  # noqa: PLC0415
+    from tests.benchmarks.stub import Stub as Importable  # noqa: PLC0415 - by the model's own process
 
     settings = ServerSettings(port=port)
     app = create_app(isolate(Importable(seconds, log), settings), settings=settings)

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.agreement import measure_agreement
-from benchmarks.contenders import FEW, REFERENCE
-from benchmarks.flatness import measure_flatness
-from benchmarks.footprint import measure_footprint
-from benchmarks.load import measure_load
-from benchmarks.machine import describe_machine, measure_peak
-from benchmarks.operators import measure_operators
-from benchmarks.overhead import measure_cache, measure_http
-from benchmarks.page import fill
-from benchmarks.speed import Group, Round, measure_speed
-from benchmarks.start import measure_first_score, measure_import
-from rerank_plugins.evaluation.workload import Shape
+from rerank_plugins.bench.workload import Shape
+from tests.benchmarks.agreement import measure_agreement
+from tests.benchmarks.contenders import FEW, REFERENCE
+from tests.benchmarks.flatness import measure_flatness
+from tests.benchmarks.footprint import measure_footprint
+from tests.benchmarks.load import measure_load
+from tests.benchmarks.machine import describe_machine, measure_peak
+from tests.benchmarks.operators import measure_operators
+from tests.benchmarks.overhead import measure_cache, measure_http
+from tests.benchmarks.page import fill
+from tests.benchmarks.speed import Group, Round, measure_speed
+from tests.benchmarks.start import measure_first_score, measure_import
 
 __all__ = ["main"]
 

@@ -4,13 +4,13 @@ import json
 import time
 
 import pytest
-from pushgateway import pushgateway
 
 from rerank_plugins import ConfigError
 from rerank_plugins.evaluation import evaluate, load_dataset
 from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
 from rerank_plugins.evaluation.report import as_json
 from rerank_plugins.testing import FakeBackend
+from tests.support.pushgateway import pushgateway
 
 parser = pytest.importorskip("prometheus_client.parser", reason="needs the extra `prometheus`")
 

@@ -11,8 +11,8 @@ import pytest
 from rerank_plugins.evaluation import evaluate
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.report import as_html, as_json, as_markdown
-from rerank_plugins.evaluation.report.drawing import nice_ticks
-from rerank_plugins.evaluation.report.wording import milliseconds, remarks, signed, verdict
+from rerank_plugins.evaluation.report.format import milliseconds, remarks, signed, verdict
+from rerank_plugins.evaluation.report.svg import nice_ticks
 from rerank_plugins.evaluation.results import Latency
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.testing import FakeBackend

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from rerank_plugins import BackendOverloaded, BackendUnavailable, ConfigError
-from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import open_hook
 from rerank_plugins.testing import Answer, FailingBackend, FakeBackend, speak
 from rerank_plugins.wrappers.cache import CachedBackend

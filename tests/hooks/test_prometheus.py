@@ -4,12 +4,11 @@ import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from rerank_plugins import BackendUnavailable, ConfigError, MissingDependencyError
-from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import AttemptFinished, AttemptStarted, open_hook
 from rerank_plugins.testing import Answer, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
@@ -17,6 +16,7 @@ from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend
 from rerank_plugins.wrappers.retry import RetryingBackend
+from tests.support.places import ROOT
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="needs the extra `prometheus`")
 
@@ -129,7 +129,7 @@ def test_a_registry_of_its_own_cant_be_pickled(registry):
 
 def test_the_page_lists_exactly_the_metrics_there_are(registry):
     PrometheusHook(registry=registry)
-    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
     own, _, _ = page.partition("### Of the server")
     listed = set(re.findall(r"^\| `(rerank_\w+)` \| (\w+) ", own, re.MULTILINE))
     metrics = {

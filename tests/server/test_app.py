@@ -7,10 +7,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from serving import serving
-
 from rerank_plugins import BackendOverloaded, BackendRejected, BackendTimeout, BackendUnavailable
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from tests.support.serving import serving
 
 QUERY = "what is a panda"
 DOCUMENTS = ["hi", "a panda is", "what is a panda"]

@@ -10,12 +10,12 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import serving
 
 from rerank_plugins.server.body import parse
-from rerank_plugins.server.problems import Problem
+from rerank_plugins.server.errors import Problem
 from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.testing import FakeBackend
+from tests.support.serving import serving
 
 SECRET = "do-not-repeat-me"
 JSON = {"content-type": "application/json"}

@@ -4,17 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-from ports import free_port
+
+from tests.support.places import ROOT
+from tests.support.ports import free_port
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from prometheus_client.parser import text_string_to_metric_families
-from serving import serving
 
 from rerank_plugins import load_backend
-from rerank_plugins.server.chain import isolate
+from rerank_plugins.server.isolation import isolate
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.process import ModelProcess
+from tests.support.serving import serving
 
 BODY = {"query": "what is a panda?", "documents": ["A bear.", "A city."]}
 
@@ -104,7 +106,7 @@ def test_what_the_models_of_a_chain_did_is_counted_by_model(checkpoint, place):
 
 
 def test_the_page_lists_exactly_the_metrics_of_a_server():
-    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `(rerank_\w+)` \| (\w+) ", page, re.MULTILINE))
     with serving(load_backend("embedded"), warm_up=False) as client:
         metrics = {

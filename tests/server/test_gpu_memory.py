@@ -9,7 +9,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 pytest.importorskip("torch", reason="needs the extra `local`")
 
 from rerank_plugins import load_backend
-from rerank_plugins.server.chain import isolate, model_processes
+from rerank_plugins.server.isolation import isolate, model_processes
 from rerank_plugins.server.settings import ServerSettings
 
 
@@ -20,7 +20,7 @@ def with_a_gpu(told, backend):
     """
     import torch  # noqa: PLC0415  # only in the process of the model
 
-    from rerank_plugins.backends.engines import torch_engine  # noqa: PLC0415
+    from rerank_plugins.backends.local.torch import engine as torch_engine  # noqa: PLC0415
 
     load_model = torch_engine.load_model
 

@@ -13,11 +13,11 @@ pytest.importorskip("schemathesis", reason="a tool of development")
 import httpx
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from serving import listening, serving
 
 from rerank_plugins import BackendOverloaded, BackendRejected, BackendTimeout, load_backend
 from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from tests.support.serving import listening, serving
 
 KEY = "a-key-for-tests-0123456789"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}

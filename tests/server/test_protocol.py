@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from serving import listening
-
 from rerank_plugins.testing import FakeBackend
+from tests.support.serving import listening
 
 BODY = json.dumps({"query": "q", "documents": ["a"]})
 JSON = {"content-type": "application/json"}

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from command import ask, served, wait_for
-from watching import children
+from tests.support.command import ask, served, wait_for
+from tests.support.watching import children
 
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
 

@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from serving import serving
 from starlette.testclient import TestClient
 
 from rerank_plugins import load_backend
-from rerank_plugins.backends.model_lock import lock_of
+from rerank_plugins.backends.local.lockfile import lock_of
 from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.server import ui as module
+from tests.support.serving import serving
 
 HTML = Path(module.__file__).with_name("ui.html").read_text(encoding="utf-8")
 KEY = "a-key-of-the-tests-0123"

@@ -8,11 +8,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from serving import serving
-
 from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
+from tests.support.serving import serving
 
 REQUESTS = [("panda", ["a panda", "hi"]), ("paris", ["Paris is in France."])]
 

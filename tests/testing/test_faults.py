@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from rerank_plugins.backends.dialects import DIALECTS
+from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.testing import Answer, Endpoint, faults, in_turn, speak, spoil
 from rerank_plugins.testing.faults import cut_short, drip, hang_up, reset, silence
 

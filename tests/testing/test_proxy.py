@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from ports import free_port
 
 from rerank_plugins.testing import BlackHole, Cut, Delay, Drip, HalfClose, Proxy, Reset
+from tests.support.ports import free_port
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import threading
 from concurrent.futures import Future
 
 import pytest
-from asking import ascore
 
 from rerank_plugins import BackendUnavailable, UnsupportedInputError
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.base import Call, Do, Sleep, Wait, WrapperBackend
+from tests.support.asking import ascore
 
 
 class Passing(WrapperBackend):

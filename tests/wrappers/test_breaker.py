@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from asking import score
 
 from rerank_plugins import (
     AuthenticationError,
@@ -21,6 +20,7 @@ from rerank_plugins.hooks import BreakerChanged, CallStarted, call
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers import breaker
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
+from tests.support.asking import score
 
 DOWN = BackendUnavailable("down")
 

@@ -5,7 +5,6 @@ import logging
 import pickle
 
 import pytest
-from asking import score
 
 from rerank_plugins import (
     AuthenticationError,
@@ -18,12 +17,13 @@ from rerank_plugins import (
     InvalidResponse,
     MissingDependencyError,
     UnsupportedInputError,
-    _context,
 )
-from rerank_plugins._throttle import Throttle
+from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers import fallback
 from rerank_plugins.wrappers.fallback import FallbackBackend
+from tests.support.asking import score
 
 DOWN = BackendUnavailable("down")
 

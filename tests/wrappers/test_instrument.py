@@ -21,11 +21,11 @@ from rerank_plugins import (
     ConfigError,
     InvalidResponse,
     UnsupportedInputError,
-    _context,
     load_backend,
 )
+from rerank_plugins._internal import context as _context
 from rerank_plugins._outcome import outcome_of as outcome_block
-from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import (
     AttemptFinished,
     AttemptStarted,
@@ -38,8 +38,8 @@ from rerank_plugins.hooks import (
     Split,
     Truncated,
     outcome_of,
-    telling,
 )
+from rerank_plugins.hooks import _dispatch as telling
 from rerank_plugins.testing import (
     Answer,
     BackendContract,

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from doubles import Frozen, Marked, Unloadable
 
 from rerank_plugins import BackendError, ConfigError, InvalidResponse
 from rerank_plugins.hooks import CallStarted, Truncated, call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
+from tests.support.doubles import Frozen, Marked, Unloadable
+from tests.support.places import ROOT
 
 
 class TestContract(BackendContract):
@@ -65,7 +66,7 @@ def test_what_is_known_needs_no_end_of_a_batch(model):
 
 
 OWNER = """
-from doubles import Marked
+from tests.support.doubles import Marked
 from rerank_plugins.wrappers.process import ModelProcess
 
 model = ModelProcess(Marked())
@@ -77,9 +78,8 @@ model.score("q", ["hang"])
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_model_that_hangs_does_not_outlive_the_process_that_asked_it():
-    tests = Path(__file__).parents[1]
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER], cwd=tests, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     with owner:
         assert owner.stdout is not None

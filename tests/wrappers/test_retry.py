@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from asking import score
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,13 +21,14 @@ from rerank_plugins import (
     ConfigError,
     InvalidResponse,
     UnsupportedInputError,
-    _context,
 )
-from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins._internal import context as _context
+from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.testing import Answer, BackendContract, Endpoint, FakeBackend, silence
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
 from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend
+from tests.support.asking import score
 
 REQUESTS = [("q", ["q", "r"])]
 DOWN = BackendUnavailable("down")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rerank_plugins._options import changed_options
+from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.errors import ConfigError
 

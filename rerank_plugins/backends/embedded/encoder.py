@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.backends.embedded.late_interaction import TokenVectors, quantized
-from rerank_plugins.backends.engines.onnx.shortage import is_out_of_memory
-from rerank_plugins.backends.engines.token_cache import TokenCache
+from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
+from rerank_plugins.backends.local.token_cache import TokenCache
 from rerank_plugins.errors import BackendError
 
 __all__ = ["WINDOW", "Encoder"]

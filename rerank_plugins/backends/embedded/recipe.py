@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from rerank_plugins.backends.embedded.encoder import WINDOW, Encoder
 from rerank_plugins.backends.embedded.scorer import Scorer
-from rerank_plugins.backends.engines.onnx.build import build_encoder
+from rerank_plugins.backends.local.onnx.build.build import build_encoder
 
 __all__ = ["build", "fit"]
 

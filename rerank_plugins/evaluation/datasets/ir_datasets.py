@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rerank_plugins._optional import require
+from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
 from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 
-from rerank_plugins._display import excerpt
-from rerank_plugins.evaluation.report.plots import colour, depth_plot, gain_plot, latency_plot
-from rerank_plugins.evaluation.report.text import speed_cells
-from rerank_plugins.evaluation.report.wording import (
+from rerank_plugins._internal.display import excerpt
+from rerank_plugins.evaluation.report.format import (
     Verdict,
     figure,
     how_measured,
@@ -20,6 +18,8 @@ from rerank_plugins.evaluation.report.wording import (
     signed,
     verdict,
 )
+from rerank_plugins.evaluation.report.plots import colour, depth_plot, gain_plot, latency_plot
+from rerank_plugins.evaluation.report.text import speed_cells
 from rerank_plugins.evaluation.results import Evaluation, PairedTest, System
 
 __all__ = ["as_html"]

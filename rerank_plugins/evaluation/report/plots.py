@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from rerank_plugins._display import excerpt
-from rerank_plugins.evaluation.report.drawing import Frame, nice_ticks
-from rerank_plugins.evaluation.report.wording import figure, milliseconds, signed
+from rerank_plugins._internal.display import excerpt
+from rerank_plugins.evaluation.report.format import figure, milliseconds, signed
+from rerank_plugins.evaluation.report.svg import Frame, nice_ticks
 from rerank_plugins.evaluation.results import Evaluation, System
 
 __all__ = ["depth_plot", "gain_plot", "latency_plot"]

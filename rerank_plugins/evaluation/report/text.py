@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rerank_plugins.evaluation.report.wording import (
+from rerank_plugins.evaluation.report.format import (
     figure,
     how_measured,
     interval,

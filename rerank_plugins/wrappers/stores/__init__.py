@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote
 
-from rerank_plugins._options import checked_options, unknown, with_options
+from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Store", "open_store"]

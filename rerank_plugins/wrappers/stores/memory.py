@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from rerank_plugins._lock import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["MemoryStore"]

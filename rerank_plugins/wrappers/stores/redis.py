@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from rerank_plugins._optional import require
-from rerank_plugins._options import check_variable
+from rerank_plugins._internal.optional import require
+from rerank_plugins._internal.options import check_variable
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.wrappers.stores.guard import Guard
 

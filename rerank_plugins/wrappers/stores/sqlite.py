@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from rerank_plugins._lock import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.wrappers.stores.guard import Guard
 

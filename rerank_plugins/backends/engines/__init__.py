@@ -1,1 +1,0 @@
-"""What turns pairs of texts into logits on this machine; one module per engine."""

@@ -1,1 +1,0 @@
-"""Our own ONNX graphs of encoders, built from safetensors weights without torch."""

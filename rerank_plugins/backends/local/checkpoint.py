@@ -1,0 +1,300 @@
+"""A reranker's files on this machine: found or fetched, identified, and read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank_plugins.backends.local.digest import digest
+from rerank_plugins.backends.local.hub import fetch
+from rerank_plugins.backends.local.prompts import Answer, Prompt, Reading, Wishes, read_prompt
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["Checkpoint", "resolve"]
+
+_DEFAULT_MAX_LENGTH = 1024
+"""Tokens per pair unless asked otherwise; models that can read 8,192 would take seconds a pair."""
+
+_NO_LIMIT = 10**6
+"""Tokenizers write 10**30 for "no limit"; nothing real is above this."""
+
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+     "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)  # fmt: skip
+"""Model types whose positions start behind the padding index, as fairseq counted them."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model",
+                    "spm.model", "spiece.model", "tokenizer.model")  # fmt: skip
+_HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_WISHES = Wishes()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One reranker on disk: a sequence classifier, or a language model that answers yes or no."""
+
+    model: str
+    """The hub id, or the name of the folder."""
+    folder: Path
+    """Where the files are."""
+    revision: str
+    """The hub commit, or a digest of a plain folder (see `resolve`)."""
+    config: Mapping[str, Any]
+    """`config.json`."""
+    tokenizer_config: Mapping[str, Any]
+    """`tokenizer_config.json`; empty if there is none."""
+    max_length: int
+    """Most tokens in a pair, special tokens included; longer ones are cut."""
+    longest: int | None
+    """The most the model could read; None if its files do not say."""
+    prompt: Prompt | None = None
+    """What is put around a pair; None: the tokenizer joins the two texts."""
+    answer: Answer | None = None
+    """The words whose logits make the score; None: a classifier gives it."""
+    query_prefix: str = ""
+    """What is put before every query where there is no prompt."""
+
+    @property
+    def name(self) -> str:
+        """The model and its revision, short: equal names mean equal weights."""
+        return f"{self.model}@{self.revision[:12]}"
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's family, as `"bert"` or `"xlm-roberta"`."""
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The classes the weights were saved from."""
+        return tuple(self.config.get("architectures") or ())
+
+    @property
+    def asks(self) -> str:
+        """A digest of what is asked and read off beside the weights; empty if there is nothing."""
+        if self.prompt is None and self.answer is None and not self.query_prefix:
+            return ""
+        said = json.dumps([repr(self.prompt), repr(self.answer), self.query_prefix])
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+    def describe(self) -> dict[str, object]:
+        """Say how pairs are asked about, as JSON-ready facts; empty for a plain classifier."""
+        facts: dict[str, object] = {}
+        if self.prompt is not None:
+            facts["template"] = self.prompt.text or "the model's chat template"
+            facts["instruction"] = self.prompt.instruction
+        if self.answer is not None:
+            facts["true_token"] = self.answer.true
+            facts["false_token"] = self.answer.false
+        return facts
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether this is a language model in form, be its head a classifier or not."""
+        return self.answer is not None or "num_key_value_heads" in self.config
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits the head gives per pair."""
+        return _num_labels(self.config)
+
+    @property
+    def uses_types(self) -> bool:
+        """Whether the model is told which tokens are the query's and which the document's."""
+        names = self.tokenizer_config.get("model_input_names") or ("token_type_ids",)
+        return "token_type_ids" in names and int(self.config.get("type_vocab_size", 2)) > 1
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The weight files: safetensors, or pickles where there are none."""
+        return _weights(self.folder)
+
+
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    max_length: int | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    wishes: Wishes = _NO_WISHES,
+) -> Checkpoint:
+    """Find a reranker's files, fetching them from the hub if need be.
+
+    A plain folder's revision is a digest of its small files and of samples of every tensor: it
+    changes when a model is trained on, converted or given another tokenizer, costs some
+    milliseconds whatever the size, and does not depend on the path. It is no integrity check.
+
+    Args:
+        model: a folder, or the id of a model on the Hugging Face hub.
+        revision: a branch, tag or commit on the hub.
+        cache_folder: where hub models are kept; None: the hub client's own folder.
+        local_files_only: take hub models from that folder only.
+        max_length: most tokens in a pair; None: what the model can read, up to 1,024.
+        allow_pickle: accept weights that can only be unpickled, which can run any code.
+        trust_remote_code: also fetch the Python files of the model.
+        wishes: what the user says about the prompt and its answer.
+
+    Raises:
+        ConfigError: there is no such model, it is not a reranker this package can run, or
+            the options contradict it.
+        AuthenticationError: the hub refuses access to the model.
+        BackendUnavailable: the hub can't be reached.
+        MissingDependencyError: the hub client is not installed.
+    """
+    folder = Path(model).expanduser()
+    read: dict[str, Any] = {"max_length": max_length, "pickle": allow_pickle, "wishes": wishes}
+    if folder.is_dir():
+        if revision is not None:
+            raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
+        return _read(folder.resolve().name, folder, None, **read)
+    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+        raise ConfigError(
+            f"there is no folder {model!r}, and it is no id of a model on the hub (owner/name)"
+        )
+    if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+        raise ConfigError(
+            "`trust_remote_code` runs what the model's owner wrote, so `revision` must be the "
+            f"commit you have read (40 hexadecimal digits), not {revision!r}"
+        )
+    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
+    wanted = functools.partial(
+        fetch,
+        model,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+    )
+    folder = wanted(patterns=patterns)
+    if allow_pickle and not _weights(folder):
+        folder = wanted(patterns=[*patterns, "pytorch_model*.bin"])
+    if "LogitScore" in _text(folder / "modules.json"):
+        folder = wanted(patterns=["*_LogitScore/config.json"])
+    return _read(model, folder, folder.name, **read)
+
+
+def _read(
+    model: str,
+    folder: Path,
+    commit: str | None,
+    *,
+    max_length: int | None,
+    pickle: bool,
+    wishes: Wishes,
+) -> Checkpoint:
+    config = _json(folder / "config.json")
+    if config is None:
+        raise ConfigError(f"{str(folder)!r} holds no model: there is no config.json")
+    weights = _weights(folder)
+    if not weights or (weights[0].suffix != ".safetensors" and not pickle):
+        raise ConfigError(
+            f"{model!r} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
+            "you trust its files: unpickling can run any code"
+        )
+    if not any((folder / file).exists() for file in _TOKENIZER_FILES):
+        raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
+    tokenizer_config = _json(folder / "tokenizer_config.json") or {}
+    _check_kind(model, config)
+    reading = read_prompt(
+        model,
+        config,
+        lambda name: _json(folder / name, kind=list if name == "modules.json" else dict),
+        has_chat_template=_has_chat_template(folder, tokenizer_config),
+        wishes=wishes,
+    )
+    longest = _longest(config, tokenizer_config, reading)
+    return Checkpoint(
+        model=model,
+        folder=folder,
+        revision=commit or digest(folder, weights, reading.files),
+        config=config,
+        tokenizer_config=tokenizer_config,
+        max_length=_chosen(max_length, longest),
+        longest=longest,
+        prompt=reading.prompt,
+        answer=reading.answer,
+        query_prefix=reading.query_prefix,
+    )
+
+
+def _check_kind(model: str, config: Mapping[str, Any]) -> None:
+    """Refuse what would load and give meaningless scores."""
+    architectures = [str(name) for name in config.get("architectures") or ()]
+    if any(name.endswith("ForCausalLM") for name in architectures):
+        return
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise ConfigError(
+            f"{model!r} is not a sequence classifier and no language model (architectures: "
+            f"{architectures}), so its scores would be meaningless; choose a reranker "
+            "(cross-encoder)"
+        )
+    labels = _num_labels(config)
+    if labels != 1:
+        raise ConfigError(f"{model!r} gives {labels} labels per pair; a reranker gives 1")
+
+
+def _num_labels(config: Mapping[str, Any]) -> int:
+    labels = config.get("num_labels") or config.get("id2label")
+    return labels if isinstance(labels, int) else len(labels or (0, 1))
+
+
+def _has_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> bool:
+    return bool(tokenizer_config.get("chat_template")) or any(
+        (folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")
+    )
+
+
+def _longest(
+    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], reading: Reading
+) -> int | None:
+    """The most tokens the model has positions for and its files were made for."""
+    limits = [tokenizer_config.get("model_max_length"), reading.max_length]
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    limits.append(positions)
+    known = [int(x) for x in limits if isinstance(x, int | float) and 0 < x < _NO_LIMIT]
+    return min(known, default=None)
+
+
+def _chosen(max_length: int | None, longest: int | None) -> int:
+    if max_length is None:
+        return min(longest or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
+    if longest is not None and max_length > longest:
+        raise ConfigError(
+            f"`max_length` is {max_length}, but the model can read at most {longest} tokens"
+        )
+    return max_length
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    safe = sorted(folder.glob("model*.safetensors"))
+    return tuple(safe or sorted(folder.glob("pytorch_model*.bin")))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _json(path: Path, *, kind: type = dict) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"can't read {str(path)!r}: {exc}") from exc
+    if not isinstance(content, kind):
+        wanted = "object" if kind is dict else "array"
+        raise ConfigError(f"{str(path)!r} holds no JSON {wanted}")
+    return content

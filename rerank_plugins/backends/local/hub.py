@@ -1,0 +1,77 @@
+"""The Hugging Face hub: fetching a model's files, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rerank_plugins._internal.optional import require
+from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
+
+__all__ = ["fetch"]
+
+
+def fetch(
+    model: str,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+    patterns: Sequence[str],
+) -> Path:
+    """Return the folder of a model's files, named by their commit; download what is missing.
+
+    Args:
+        model: the id on the hub.
+        revision: branch, tag or commit; None: the default branch.
+        cache_folder: where models are kept; None: the hub client's own folder.
+        local_files_only: take them from that folder only.
+        patterns: which files of the top folder are wanted, or with a `/` which files below it.
+
+    Raises:
+        ConfigError: there is no such model or revision, or it is not in the folder.
+        AuthenticationError: the hub refuses access to the model.
+        BackendUnavailable: the hub can't be reached.
+        MissingDependencyError: the hub client is not installed.
+    """
+    hub = require("huggingface_hub", extra="local")
+    errors = require("huggingface_hub.errors", extra="local")
+    http = require("httpx", extra="local")
+    try:
+        folder = hub.snapshot_download(
+            model,
+            revision=revision,
+            cache_dir=cache_folder,
+            local_files_only=local_files_only,
+            allow_patterns=list(patterns),
+            ignore_patterns=None if any("/" in pattern for pattern in patterns) else ["*/*"],
+        )
+    except errors.GatedRepoError as exc:
+        raise AuthenticationError(
+            f"the model {model!r} is gated: accept its terms on its page at the hub, then set "
+            "HF_TOKEN or run `hf auth login`"
+        ) from exc
+    except errors.RevisionNotFoundError as exc:
+        raise ConfigError(f"the model {model!r} has no revision {revision!r}") from exc
+    except errors.RepositoryNotFoundError as exc:
+        raise ConfigError(
+            f"there is no folder {model!r}, and no such model on the hub; if it is private, set "
+            "HF_TOKEN or run `hf auth login`"
+        ) from exc
+    except errors.HFValidationError as exc:
+        raise ConfigError(f"{model!r} is neither a folder nor an id of a model: {exc}") from exc
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as exc:
+        if local_files_only:
+            raise ConfigError(
+                f"the model {model!r} is not in the local cache; download it once with: "
+                f"hf download {model}, or drop `local_files_only`"
+            ) from exc
+        raise BackendUnavailable(
+            f"the model {model!r} is not in the local cache and the hub can't be reached; check "
+            "the network, or give the path of a folder"
+        ) from exc
+    except (OSError, http.HTTPError) as exc:
+        raise BackendUnavailable(
+            f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
+        ) from exc
+    return Path(folder)

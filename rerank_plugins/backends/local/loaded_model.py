@@ -1,0 +1,41 @@
+"""A model in use, and what hooks hear of its work."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.engine import Engine, Readings
+from rerank_plugins.hooks import Computed, Truncated, listeners, tell
+
+__all__ = ["Loaded"]
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in use."""
+
+    checkpoint: Checkpoint
+    engine: Engine
+    reason: str
+    """Why this engine."""
+    users: int = 0
+    """Calls in progress; changed under the backend's lock."""
+    _told: Readings = field(default_factory=Readings)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self) -> None:
+        """Tell those who listen what was done since the last time.
+
+        What calls side by side have done is told by the first that ends.
+        """
+        with self._lock:
+            before, now = self._told, self.engine.readings()
+            self._told = now
+        if listeners() is None:
+            return
+        if now.truncated_pairs > before.truncated_pairs:
+            tell(Truncated(now.truncated_pairs - before.truncated_pairs))
+        tokens, padding = now.tokens - before.tokens, now.padding - before.padding
+        tell(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))

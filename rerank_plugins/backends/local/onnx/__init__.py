@@ -1,0 +1,1 @@
+"""The ONNX engine, which needs no torch."""

@@ -1,0 +1,282 @@
+"""Reads a checkpoint of a known architecture into an `Encoder`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.onnx.build.encoder import Activation, Embeddings, Encoder, Head, Layer, Linear, Norm, Rotary
+from rerank_plugins.backends.local.onnx.build.weights import Array, Tensors
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["MODEL_TYPES", "read_encoder"]
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+"""Names in a config, and ours."""
+
+
+def read_encoder(folder: Path) -> Encoder:
+    """Read `config.json` and the safetensors weights of a checkpoint; weights stay on disk.
+
+    Raises:
+        UnsupportedByEngine: the architecture, or one of its settings, is not one we know.
+        ConfigError: the files are missing or broken.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"can't read {str(folder / 'config.json')!r}: {exc}") from exc
+    model_type = config.get("model_type")
+    if model_type not in _FAMILIES:
+        raise UnsupportedByEngine(
+            f"the ONNX engine can't build model_type {model_type!r}; it knows: "
+            f'{", ".join(MODEL_TYPES)}. Use engine="torch"'
+        )
+    weights = _Weights(Tensors(folder), folder)
+    return _FAMILIES[model_type](_Config(config), weights)
+
+
+class _Config:
+    """`config.json`; every setting that is looked up and missing is an error."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise UnsupportedByEngine(f"config.json does not set {name!r}") from None
+
+    def get(self, name: str, default: Any) -> Any:
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def require(self, name: str, value: object) -> None:
+        """Refuse any other value than this default."""
+        if self.get(name, value) != value:
+            raise UnsupportedByEngine(
+                f"the ONNX engine needs {name}={value!r} and this checkpoint has "
+                f'{self[name]!r}; use engine="torch"'
+            )
+
+    def activation(self, name: str, default: str) -> Activation:
+        value = self.get(name, default)
+        if value not in _ACTIVATIONS:
+            raise UnsupportedByEngine(
+                f"the ONNX engine does not know {name}={value!r}, only: "
+                f'{", ".join(_ACTIVATIONS)}; use engine="torch"'
+            )
+        return _ACTIVATIONS[value]
+
+
+class _Weights:
+    """Tensors by the names that transformers gives them, below an optional prefix."""
+
+    def __init__(self, tensors: Tensors, folder: Path, prefix: str = "") -> None:
+        self._tensors, self._folder, self._prefix = tensors, folder, prefix
+
+    def below(self, prefix: str) -> _Weights:
+        return _Weights(self._tensors, self._folder, f"{self._prefix}{prefix}.")
+
+    def has(self, prefix: str) -> bool:
+        return any(name.startswith(f"{self._prefix}{prefix}.") for name in self._tensors)
+
+    def table(self, name: str) -> Array:
+        """Return an embedding table, in the dtype it is stored in."""
+        return self._tensor(f"{name}.weight")
+
+    def linear(self, *names: str) -> Linear:
+        """Return a linear map, or several that read the same input as one."""
+        weights = [_float32(self._tensor(f"{name}.weight")) for name in names]
+        biases = [self._optional(f"{name}.bias") for name in names]
+        given = [bias for bias in biases if bias is not None]
+        return Linear(_stacked(weights), _stacked(given) if given else None)
+
+    def norm(self, *names: str) -> Norm:
+        """Return the norm of the first of these names that there is (old files say gamma)."""
+        weight = self._optional(f"{names[0]}.weight")
+        if weight is None:
+            return Norm(
+                _float32(self._tensor(f"{names[0]}.gamma")), self._optional(f"{names[0]}.beta")
+            )
+        return Norm(weight, self._optional(f"{names[0]}.bias"))
+
+    def _optional(self, name: str) -> Array | None:
+        return _float32(self._tensor(name)) if self._prefix + name in self._tensors else None
+
+    def _tensor(self, name: str) -> Array:
+        try:
+            return self._tensors[self._prefix + name]
+        except KeyError:
+            raise UnsupportedByEngine(
+                f"the weights in {str(self._folder)!r} lack {self._prefix + name!r}, which the "
+                'ONNX engine expects after config.json; use engine="torch"'
+            ) from None
+
+
+def _bert(config: _Config, weights: _Weights) -> Encoder:
+    config.require("position_embedding_type", "absolute")
+    body = weights.below("bert") if weights.has("bert") else weights
+    head = (
+        Head(body.linear("pooler.dense"), "tanh", None, weights.linear("classifier"))
+        if weights.has("classifier")
+        else None
+    )
+    return _post_norm(config, body, head)
+
+
+def _electra(config: _Config, weights: _Weights) -> Encoder:
+    config.require("position_embedding_type", "absolute")
+    body = weights.below("electra") if weights.has("electra") else weights
+    return _post_norm(config, body, _dense_head(weights, "gelu"))
+
+
+def _roberta(config: _Config, weights: _Weights) -> Encoder:
+    config.require("position_embedding_type", "absolute")
+    body = weights.below("roberta") if weights.has("roberta") else weights
+    return _post_norm(config, body, _dense_head(weights, "tanh"), padding_id=config["pad_token_id"])
+
+
+def _dense_head(weights: _Weights, activation: Activation) -> Head | None:
+    if not weights.has("classifier"):
+        return None
+    dense, classifier = weights.linear("classifier.dense"), weights.linear("classifier.out_proj")
+    return Head(dense, activation, None, classifier)
+
+
+def _post_norm(
+    config: _Config, body: _Weights, head: Head | None, padding_id: int | None = None
+) -> Encoder:
+    """Read the layers that BERT, RoBERTa and ELECTRA share, names included."""
+    tables = body.below("embeddings")
+    positions = tables.table("position_embeddings")
+    embeddings = Embeddings(
+        words=tables.table("word_embeddings"),
+        positions=_float32(positions if padding_id is None else positions[padding_id:]),
+        types=_float32(tables.table("token_type_embeddings")),
+        norm=tables.norm("LayerNorm"),
+        projection=body.linear("embeddings_project") if body.has("embeddings_project") else None,
+        padding_id=padding_id,
+    )
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        layer = body.below(f"encoder.layer.{i}")
+        attention = layer.below("attention")
+        layers.append(
+            Layer(
+                attention_in=attention.linear("self.query", "self.key", "self.value"),
+                attention_out=attention.linear("output.dense"),
+                attention_norm=attention.norm("output.LayerNorm"),
+                feed_in=layer.linear("intermediate.dense"),
+                feed_out=layer.linear("output.dense"),
+                feed_norm=layer.norm("output.LayerNorm"),
+            )
+        )
+    return Encoder(
+        embeddings=embeddings,
+        layers=tuple(layers),
+        heads=config["num_attention_heads"],
+        activation=config.activation("hidden_act", "gelu"),
+        epsilon=config["layer_norm_eps"],
+        head=head,
+    )
+
+
+def _modernbert(config: _Config, weights: _Weights) -> Encoder:
+    body = weights.below("model") if weights.has("model") else weights
+    every = config.get("global_attn_every_n_layers", 3)
+    count = config["num_hidden_layers"]
+    kinds = config.get(
+        "layer_types",
+        ["sliding_attention" if i % every else "full_attention" for i in range(count)],
+    )
+    rotary = {
+        "full_attention": _rotary(config, "full_attention", "global_rope_theta", 160_000.0),
+        "sliding_attention": _rotary(config, "sliding_attention", "local_rope_theta", 10_000.0),
+    }
+    layers = []
+    for i, kind in enumerate(kinds):
+        layer = body.below(f"layers.{i}")
+        layers.append(
+            Layer(
+                attention_norm=layer.norm("attn_norm") if i else None,
+                attention_in=layer.linear("attn.Wqkv"),
+                attention_out=layer.linear("attn.Wo"),
+                feed_norm=layer.norm("mlp_norm"),
+                feed_in=layer.linear("mlp.Wi"),
+                feed_out=layer.linear("mlp.Wo"),
+                rotary=rotary[kind],
+                window=config["local_attention"] // 2 if kind == "sliding_attention" else None,
+            )
+        )
+    head = None
+    if weights.has("classifier"):
+        head = Head(
+            dense=weights.linear("head.dense"),
+            activation=config.activation("classifier_activation", "gelu"),
+            norm=weights.norm("head.norm"),
+            classifier=weights.linear("classifier"),
+            pooling=config["classifier_pooling"],
+        )
+    return Encoder(
+        embeddings=Embeddings(
+            words=body.table("embeddings.tok_embeddings"),
+            positions=None,
+            types=None,
+            norm=body.norm("embeddings.norm"),
+        ),
+        layers=tuple(layers),
+        heads=config["num_attention_heads"],
+        activation=config.activation("hidden_activation", "gelu"),
+        epsilon=config["norm_eps"],
+        gated=True,
+        norm_first=True,
+        last_norm=body.norm("final_norm"),
+        head=head,
+    )
+
+
+def _rotary(config: _Config, kind: str, old_name: str, default: float) -> Rotary:
+    """Read one kind of layer's base frequency, as transformers 5 writes it or 4 did."""
+    config.require("rope_scaling", None)
+    settings = config.get("rope_parameters", {}).get(kind) or {}
+    if settings.get("rope_type", "default") != "default":
+        raise UnsupportedByEngine(
+            f'the ONNX engine does not know rope_type={settings["rope_type"]!r}; use engine="torch"'
+        )
+    return Rotary(float(settings.get("rope_theta", config.get(old_name, default))))
+
+
+def _float32(array: Array) -> Array:
+    return array.astype(np.float32, copy=False)
+
+
+def _stacked(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+_FAMILIES: Mapping[str, Callable[[_Config, _Weights], Encoder]] = {
+    "bert": _bert,
+    "camembert": _roberta,
+    "electra": _electra,
+    "modernbert": _modernbert,
+    "roberta": _roberta,
+    "xlm-roberta": _roberta,
+}
+
+MODEL_TYPES = tuple(_FAMILIES)
+"""Values of `model_type` that `read_encoder` knows."""

@@ -1,0 +1,84 @@
+"""From an encoder to the graph that runs fastest on a processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.onnx.build.encoder import Encoder
+from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
+from rerank_plugins.backends.local.onnx.build.graph import Graph
+from rerank_plugins.backends.local.onnx.build.linear import Precision
+from rerank_plugins.backends.local.onnx.build.layers import Parts, Words
+
+__all__ = ["Output", "build_encoder", "build_graph"]
+
+Output: TypeAlias = Literal["logits", "tokens"]
+
+
+def build_encoder(
+    folder: Path,
+    *,
+    output: Output = "logits",
+    dtype: Precision = "float32",
+    max_length: int | None = None,
+) -> bytes:
+    """Build one self-contained ONNX file, up to 2 GB, from a checkpoint's folder.
+
+    Its inputs are int32: `input_ids` (sequences x length) and, for models that have token
+    types, `token_type_ids`. There is no mask: all sequences of one run are of equal length.
+
+    Args:
+        folder: holds `config.json` and `model.safetensors` (or its shards).
+        output: `"logits"` gives `logits` (sequences x labels) and `pooled` (sequences x width),
+            the vector the head reads; `"tokens"` gives `tokens` (sequences x length x width),
+            the last layer's vectors.
+        dtype: `"int8"` holds matrices and the word table in 8 bits, a scale per output or row,
+            and quantises activations as they come; the head and norms stay float32.
+        max_length: most tokens in a sequence; None: as many as there are positions.
+
+    Raises:
+        UnsupportedByEngine: the architecture is not one we know, or it has no head to give
+            logits.
+        ConfigError: the files are missing or broken.
+    """
+    encoder = read_encoder(Path(folder))
+    graph = build_graph(encoder, output=output, dtype=dtype, words=dtype, max_length=max_length)
+    return graph.to_bytes()
+
+
+def build_graph(
+    encoder: Encoder,
+    *,
+    output: Output = "logits",
+    dtype: Precision = "float32",
+    words: Words = "float32",
+    max_length: int | None = None,
+) -> Graph:
+    """Build the graph; as `build_encoder`, where `words` says where the word table is."""
+    parts = Parts(encoder, dtype=dtype, words=words, max_length=max_length)
+    graph = parts.graph
+    x = parts.embed()
+    if output == "tokens":
+        for layer in encoder.layers:
+            x = parts.layer(x, layer)
+        tokens = parts.by_sequence(parts.norm(x, encoder.last_norm))
+        graph.output(tokens, "tokens", ["sequences", "length", encoder.width])
+        return graph
+    head = encoder.head
+    if head is None:
+        raise UnsupportedByEngine("the checkpoint has no classification head to give logits")
+    for layer in encoder.layers[:-1]:
+        x = parts.layer(x, layer)
+    if head.pooling == "cls":
+        pooled = parts.norm(parts.first_rows(x, encoder.layers[-1]), encoder.last_norm)
+    else:
+        rows = parts.norm(parts.layer(x, encoder.layers[-1]), encoder.last_norm)
+        rows = parts.by_sequence(rows)
+        pooled = graph.op("ReduceMean", rows, graph.integers(1), keepdims=0)
+    graph.output(pooled, "pooled", ["sequences", encoder.width])
+    y = parts.activate(parts.maps.exact(pooled, head.dense), head.activation)
+    y = parts.maps.exact(parts.norm(y, head.norm), head.classifier)
+    graph.output(y, "logits", ["sequences", len(head.classifier.weight)])
+    return graph

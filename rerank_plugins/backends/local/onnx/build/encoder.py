@@ -1,0 +1,128 @@
+"""An encoder as data: its weights and the few choices that tell one architecture from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from rerank_plugins.backends.local.onnx.build.weights import Array
+
+__all__ = [
+    "Activation",
+    "Embeddings",
+    "Encoder",
+    "Head",
+    "Layer",
+    "Linear",
+    "Norm",
+    "Rotary",
+]
+
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`x @ weight.T + bias`."""
+
+    weight: Array
+    """Outputs x inputs, as torch stores it."""
+    bias: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer normalisation over the last axis."""
+
+    weight: Array
+    bias: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """From token ids to the first layer's input: the sum of the tables, normalised."""
+
+    words: Array
+    positions: Array | None
+    """One row per position from 0; None where layers rotate instead."""
+    types: Array | None
+    """One row per token type."""
+    norm: Norm
+    projection: Linear | None = None
+    """Applied after the norm, where the tables are narrower than the layers."""
+    padding_id: int | None = None
+    """A token of this id takes row 0 of `positions` and is not counted (RoBERTa)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions, rotating the two halves of each head."""
+
+    theta: float
+
+    def angles(self, positions: int, size: int) -> Array:
+        """Return the angle of each position and pair of numbers in a head of `size` numbers."""
+        exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+        frequencies = 1 / np.float32(self.theta) ** exponents
+        return np.outer(np.arange(positions, dtype=np.float32), frequencies)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: self-attention, then two linear maps with an activation between."""
+
+    attention_norm: Norm | None
+    attention_in: Linear
+    """Queries, keys and values, one below the other."""
+    attention_out: Linear
+    feed_norm: Norm | None
+    feed_in: Linear
+    """Where the encoder is gated: the activated half above the gate."""
+    feed_out: Linear
+    rotary: Rotary | None = None
+    window: int | None = None
+    """How many tokens to each side a token sees; None: all."""
+    attention_peaks: Array | None = None
+    """The largest size seen of each input of `attention_in`; None: not measured."""
+    feed_peaks: Array | None = None
+    """The same of `feed_in`."""
+    unit_peaks: Array | None = None
+    """The same of `feed_out`, whose inputs are called units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """From the pooled vector to the logit: a linear map, an activation, a norm, a linear map."""
+
+    dense: Linear
+    activation: Activation
+    norm: Norm | None
+    classifier: Linear
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A bidirectional transformer."""
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    heads: int
+    """Attention heads."""
+    activation: Activation
+    epsilon: float
+    """Of every norm."""
+    gated: bool = False
+    """Whether the activated half of `feed_in` is multiplied by the other."""
+    norm_first: bool = False
+    """Whether norms stand before attention and feed-forward (else behind their residual sum)."""
+    last_norm: Norm | None = None
+    head: Head | None = None
+    """None: the checkpoint only gives token vectors."""
+
+    @property
+    def width(self) -> int:
+        """Size of a token's vector between layers."""
+        return int(self.layers[0].attention_in.weight.shape[1])

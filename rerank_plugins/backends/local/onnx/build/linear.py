@@ -1,0 +1,89 @@
+"""Matrices in a graph: in float32, or in 8 bits with one scale for all rows or for each."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from rerank_plugins.backends.local.onnx.build.encoder import Linear
+from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
+from rerank_plugins.backends.local.onnx.build.quantise import quantised, smoothed
+from rerank_plugins.backends.local.onnx.build.weights import Array
+
+__all__ = ["LinearMaps", "Precision"]
+
+Precision: TypeAlias = Literal["float32", "int8"]
+
+_TINY = 1e-30
+"""The scale of a row of zeros."""
+
+_MIDDLE, _LOW = 128, 16
+"""What stands for 0 in unsigned 8 bits: of numbers of both signs, and of mostly positive ones."""
+
+
+class LinearMaps:
+    """Adds linear maps to a graph; each method takes and returns the names of values.
+
+    Args:
+        graph: to which they are added.
+        dtype: of all but the `exact` ones.
+    """
+
+    def __init__(self, graph: Graph, dtype: Precision) -> None:
+        self._graph = graph
+        self._dtype = dtype
+
+    def linear(self, x: str, linear: Linear, peaks: Array | None = None) -> str:
+        """Apply a linear map to rows, in 8 bits where that was asked for.
+
+        `peaks`, the largest sizes of the inputs, lets the 8 bits be shared out evenly.
+        """
+        if self._dtype == "float32":
+            return self.exact(x, linear)
+        if peaks is not None:
+            linear, factors = smoothed(linear, peaks)
+            x = self._graph.op("Mul", x, self._graph.constant(factors))
+        values, scales = quantised(linear.weight, pairs=True)
+        constants = [values.T, scales.ravel(), np.zeros(len(scales), np.int8)]
+        if linear.bias is not None:
+            constants.append(linear.bias)
+        names = map(self._graph.constant, constants)
+        return self._graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
+
+    def linear_by_row(self, x: str, linear: Linear, lowest: float | None = None) -> str:
+        """Apply a linear map to rows of very different sizes: in 8 bits, each has its own scale.
+
+        Special tokens have numbers that are ten times those of the others. `lowest` is the least
+        that the numbers can be; None: they go as far below 0 as above.
+        """
+        if self._dtype == "float32":
+            return self.exact(x, linear)
+        graph = self._graph
+        zero = _MIDDLE if lowest is None else _LOW
+        sizes = graph.op("Abs", x) if lowest is None else x
+        scale = graph.op("ReduceMax", sizes, graph.integers(1), keepdims=1)
+        scale = graph.op("Mul", scale, graph.number(1 / (255 - zero)))
+        scale = graph.op("Max", scale, graph.number(max(-(lowest or 0.0) / zero, _TINY)))
+        scales = graph.op("Reshape", scale, graph.integers(-1))
+        zeros = graph.constant(np.array([zero], np.uint8), f"zero_{zero}")
+        zeros = graph.op("Expand", zeros, graph.op("Shape", scales))
+        rows = graph.op("QuantizeLinear", x, scales, zeros, axis=0)
+        values, factors = quantised(linear.weight, pairs=True)
+        y = graph.op(
+            "MatMulIntegerToFloat",
+            rows,
+            graph.constant(values.T),
+            graph.number(1.0),
+            graph.constant(factors.ravel()),
+            graph.constant(np.array(zero, np.uint8), f"zero_point_{zero}"),
+            graph.constant(np.zeros(len(factors), np.int8)),
+            domain=CONTRIB,
+        )
+        y = graph.op("Mul", y, scale)
+        return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
+
+    def exact(self, x: str, linear: Linear) -> str:
+        """Apply a linear map to rows in float32."""
+        bias = () if linear.bias is None else (self._graph.constant(linear.bias),)
+        return self._graph.op("Gemm", x, self._graph.constant(linear.weight), *bias, transB=1)

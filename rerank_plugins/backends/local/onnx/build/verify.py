@@ -1,0 +1,99 @@
+"""Runs random sequences through plain NumPy: to check graphs, and to see how large numbers get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.onnx.build.encoder import Encoder, Head
+from rerank_plugins.backends.local.onnx.build.reference import logits_of, pooled_of, tokens_of
+from rerank_plugins.backends.local.onnx.session import Session
+from rerank_plugins.backends.local.onnx.build.weights import Array
+
+__all__ = ["Sample", "measured", "verify"]
+
+_LENGTHS = (2, 7, 40)
+_BEYOND = 9  # tokens that see nothing of the first, where attention is local
+_SMALLEST = 1e-2
+"""Length from which an error is relative: near 0, rounding would look large."""
+_TOLERANCE = 1e-3
+"""Of numbers that differ by rounding only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A random sequence and what the reference makes of it."""
+
+    ids: Array
+    types: Array
+    pooled: Array
+    """The vector the head reads."""
+    inputs: list[tuple[Array, Array, Array]]
+    """Of each layer: what its `attention_in`, its `feed_in` and its `feed_out` read."""
+
+    @classmethod
+    def draw(cls, encoder: Encoder, head: Head, *, longest: int) -> list[Self]:
+        """Run some sequences, the last one wider than any window; the same ones every time."""
+        random = np.random.default_rng(0)
+        windows = [layer.window for layer in encoder.layers if layer.window is not None]
+        lengths = (*_LENGTHS, *(window + _BEYOND for window in set(windows)))
+        return [cls._of(encoder, head, random, min(length, longest)) for length in lengths]
+
+    @classmethod
+    def _of(cls, encoder: Encoder, head: Head, random: np.random.Generator, length: int) -> Self:
+        ids = random.integers(len(encoder.embeddings.words), size=length).astype(np.int32)
+        types = (np.arange(length) > length // 2).astype(np.int32)
+        types %= 1 if encoder.embeddings.types is None else len(encoder.embeddings.types)
+        with np.errstate(all="ignore"):  # broken weights are found by their scores
+            tokens, inputs = tokens_of(encoder, ids, types)
+            return cls(ids, types, pooled_of(head, tokens), inputs)
+
+
+def measured(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
+    """Return the encoder with the peaks of each layer's inputs."""
+    layers = []
+    for i, layer in enumerate(encoder.layers):
+        attention, feed, units = (
+            np.abs(np.concatenate([sample.inputs[i][which] for sample in samples])).max(axis=0)
+            for which in (0, 1, 2)
+        )
+        layers.append(replace(layer, attention_peaks=attention, feed_peaks=feed, unit_peaks=units))
+    return replace(encoder, layers=tuple(layers))
+
+
+def verify(
+    session: Session, encoder: Encoder, head: Head, samples: Sequence[Sample], *, tolerance: float
+) -> float:
+    """Compare a session with the reference and return the largest error of `pooled`.
+
+    An error is the length of the difference over the length of the expected vector.
+
+    Raises:
+        UnsupportedByEngine: an error is above `tolerance`, or the logits don't follow from
+            `pooled`.
+    """
+    worst = 0.0
+    for sample in samples:
+        pooled = session.run("pooled", sample.ids, sample.types)[0]
+        logits = session.run("logits", sample.ids, sample.types)[0]
+        with np.errstate(all="ignore"):
+            worst = max(worst, _error(pooled, sample.pooled))
+            of_head = _error(logits, logits_of(encoder, head, pooled))
+        if worst > tolerance or of_head > _TOLERANCE:
+            raise UnsupportedByEngine(
+                f"the ONNX graph differs from the reference by {max(worst, of_head):.2g} "
+                f'(allowed: {tolerance:.2g}); use dtype="float32" or engine="torch"'
+            )
+    return worst
+
+
+def _error(actual: Array, expected: Array) -> float:
+    size = float(np.linalg.norm(expected))
+    if not np.isfinite(size):
+        return 0.0  # the weights are broken, not the graph
+    error = float(np.linalg.norm(actual - expected)) / max(size, _SMALLEST)
+    return error if np.isfinite(error) else np.inf

@@ -1,0 +1,197 @@
+"""The ONNX engine: encoders on a processor, one pair a run and one thread a core, without torch."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]  # it ships no types
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.engine import (
+    EngineSettings,
+    Readings,
+    Request,
+    UnsupportedByEngine,
+)
+from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
+from rerank_plugins.backends.local.onnx.build.build import build_graph
+from rerank_plugins.backends.local.onnx.build.embedding_table import WordTable
+from rerank_plugins.backends.local.onnx.build.linear import Precision
+from rerank_plugins.backends.local.onnx.build.verify import Sample, measured, verify
+from rerank_plugins.backends.local.onnx.build.weights import Array
+from rerank_plugins.backends.local.onnx.memory import give_back_memory
+from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
+from rerank_plugins.backends.local.onnx.session import Session
+from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
+from rerank_plugins.backends.local.torch.memory import resident_memory
+
+__all__ = ["ONNXEngine", "load"]
+
+_TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
+"""Largest error of the vector the head reads: 8 bits cost 0.02 to 0.2, a wrong graph about 1."""
+
+_EXPORTED = ("model.onnx", "onnx/model.onnx")
+
+
+def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
+    """Build the graph of a checkpoint, or take the one that was exported beside its weights.
+
+    Raises:
+        UnsupportedByEngine: the device, the dtype or the architecture is not one we can run.
+        ConfigError: the files are broken.
+    """
+    if settings.device not in {"auto", "cpu"}:
+        raise UnsupportedByEngine(
+            f"the ONNX engine runs on the processor, not on device {settings.device!r}; "
+            'use device="cpu" or engine="torch"'
+        )
+    if settings.dtype not in {"auto", *_TOLERANCES}:
+        raise UnsupportedByEngine(
+            f"the ONNX engine has no dtype {settings.dtype!r}, only: auto, "
+            f'{", ".join(_TOLERANCES)}; use engine="torch"'
+        )
+    if settings.attention != "auto":
+        raise UnsupportedByEngine(
+            f"the ONNX engine runs one pair at a time, so attention={settings.attention!r} means "
+            'nothing to it; use engine="torch"'
+        )
+    dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
+    pairs = PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens)
+    try:
+        session, facts = _built(checkpoint, dtype)
+        name = f"onnx-{dtype}"
+    except UnsupportedByEngine as exc:
+        session, facts = _exported(checkpoint, dtype, exc)
+        name = "onnx-exported"
+    give_back_memory()
+    return ONNXEngine(session, pairs, name, settings.threads or _usable_cores(), facts)
+
+
+def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
+    """Return a session over our own graph, checked against the reference."""
+    encoder = read_encoder(checkpoint.folder)
+    head = encoder.head
+    if head is None:
+        raise UnsupportedByEngine(f"{checkpoint.model!r} has no classification head")
+    samples = Sample.draw(encoder, head, longest=checkpoint.max_length)
+    if dtype == "int8":
+        encoder = measured(encoder, samples)
+    graph = build_graph(encoder, dtype=dtype, words="input", max_length=checkpoint.max_length)
+    words = WordTable(encoder.embeddings.words)
+    encoder = replace(encoder, layers=())  # so that there need not be two of all weights
+    session = Session(*graph.to_parts(), words=words)
+    error = verify(session, encoder, head, samples, tolerance=_TOLERANCES[dtype])
+    return session, {"dtype": dtype, "graph": "built", "error_at_load": float(f"{error:.2g}")}
+
+
+def _exported(
+    checkpoint: Checkpoint, dtype: Precision, why_not_built: UnsupportedByEngine
+) -> tuple[Session, dict[str, object]]:
+    """Return a session over the graph that someone exported beside the weights."""
+    path = next((p for name in _EXPORTED if (p := checkpoint.folder / name).exists()), None)
+    if path is None or dtype != "float32":
+        raise why_not_built
+    facts: dict[str, object] = {
+        "dtype": "as exported",
+        "graph": path.name,
+        "why_not_built": str(why_not_built),
+    }
+    return Session(path), facts
+
+
+class ONNXEngine:
+    """Scores each pair by itself: nothing is padded, and its activations stay in the cache.
+
+    Each worker thread runs one pair at a time, longest first; ONNX Runtime starts no threads of
+    its own. Calls share the workers: each has few pairs in line, so a small request does not
+    wait for a large one.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        encoder: PairEncoder,
+        name: str,
+        threads: int,
+        facts: dict[str, object],
+    ) -> None:
+        self._session = session
+        self._encoder = encoder
+        self._name = name
+        self._threads = threads
+        self._facts = facts
+        self._workers = ThreadPoolExecutor(threads, "rerank-onnx")
+        self._lock = threading.Lock()
+        self._tokens = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def logits(self, requests: Sequence[Request]) -> list[list[float]]:
+        pairs = self._encoder.encode(requests)
+        with self._lock:
+            self._tokens += int(pairs.offsets[-1])
+        flat = iter(self._score(pairs))
+        return [[next(flat) for _ in documents] for _, documents in requests]
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "engine": "onnx",
+            "device": "cpu",
+            **self._facts,
+            "threads": self._threads,
+            **self._encoder.describe(),
+            "onnxruntime": onnxruntime.__version__,
+        }
+
+    def readings(self) -> Readings:
+        return Readings(self._encoder.truncated_pairs, self._tokens)
+
+    def memory(self) -> dict[str, int]:
+        return resident_memory()
+
+    def close(self) -> None:
+        self._workers.shutdown()
+        del self._session
+
+    def _score(self, pairs: Pairs) -> list[float]:
+        logits = [0.0] * len(pairs)
+        line: deque[tuple[int, Future[float]]] = deque()
+        for index in np.argsort(-pairs.lengths, kind="stable").tolist():
+            if len(line) >= 2 * self._threads:
+                done, future = line.popleft()
+                logits[done] = future.result()
+            line.append((index, self._submitted(*pairs.row(index))))
+        for done, future in line:
+            logits[done] = future.result()
+        return logits
+
+    def _submitted(self, ids: Array, types: Array) -> Future[float]:
+        try:
+            return self._workers.submit(self._logit, ids, types)
+        except RuntimeError as exc:
+            if is_out_of_memory(exc):
+                raise MemoryError("no memory for one more thread; lower `threads`") from exc
+            raise
+
+    def _logit(self, ids: Array, types: Array) -> float:
+        return float(self._session.run("logits", ids, types).item())
+
+
+def _usable_cores() -> int:
+    """Count the processors this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit = int(quota) // int(period)
+    except (OSError, ValueError):  # no such file, or the quota is "max"
+        return cores or 1
+    return max(1, min(cores or 1, limit))

@@ -1,0 +1,303 @@
+"""From texts to the token ids of pairs, without the overhead of a transformers tokenizer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank_plugins._internal.optional import require
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine
+from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["PairEncoder", "Pairs", "Pooling", "cut_pair"]
+
+_log = logging.getLogger(__name__)
+
+_CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
+
+
+Pooling: TypeAlias = Literal["first", "last", "mean"]
+"""Which of a pair's tokens a model reads the score from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Token ids of pairs, one after another in one flat array."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32]
+    """Token type ids, of the same length as `ids`."""
+    offsets: NDArray[np.int64]
+    """Pair i is `ids[offsets[i]:offsets[i + 1]]`; one more than there are pairs."""
+    groups: NDArray[np.int64] | None = None
+    """Pairs of equal number begin with the same tokens; None: nothing is known of that."""
+    shared: NDArray[np.int64] | None = None
+    """How many tokens each pair has in common with its group, always less than its own."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each pair."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids and types of one pair."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return self.ids[part], self.types[part]
+
+    def take(self, indices: Sequence[int]) -> Pairs:
+        """Return these pairs, in this order."""
+        rows = [self.row(index) for index in indices]
+        return Pairs(
+            _concatenated([ids for ids, _ in rows]),
+            _concatenated([types for _, types in rows]),
+            np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows], dtype=np.int64)]),
+            None if self.groups is None else self.groups[indices],
+            None if self.shared is None else self.shared[indices],
+        )
+
+
+class PairEncoder:
+    """Encodes pairs as the model's own tokenizer would: same ids, same types, same cuts.
+
+    Pairs above `max_length` are cut as transformers' `longest_first` does, which cuts documents
+    and spares the query while it fits into half of the room. A query that had to be cut is
+    logged once and counted. Safe to share between threads.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`; copied, so that no one else's settings matter.
+        max_length: most tokens in a pair, special tokens included.
+        cut_left: cut the start of a text instead of its end.
+        uses_types: whether the model is told token types; else they are all 0.
+        cached_tokens: document tokens kept for the next request; 0 keeps none.
+        query_prefix: put before every query.
+
+    Raises:
+        UnsupportedByEngine: the tokenizer treats pairs in a way that can't be reproduced.
+        ConfigError: `max_length` leaves no room for text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        cut_left: bool = False,
+        uses_types: bool = True,
+        cached_tokens: int = 1 << 20,
+        query_prefix: str = "",
+    ) -> None:
+        self._query_prefix = query_prefix
+        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        template = _Template.of(self._tokenizer)
+        self._template = template if uses_types else template.without_types()
+        self._room = max_length - self._template.special_tokens
+        if self._room < 2:  # noqa: PLR2004 - one token of the query and one of the document
+            raise ConfigError(
+                f"`max_length` is {max_length}, which leaves no room for text beside "
+                f"{self._template.special_tokens} special tokens"
+            )
+        self._cut_left = cut_left
+        self._documents: TokenCache[Tokens] = TokenCache(cached_tokens)
+        self._lock = threading.Lock()
+        self.truncated_pairs = 0
+        """Pairs that were cut to `max_length` so far."""
+        self.truncated_queries = 0
+        """Of these, pairs whose query was cut as well."""
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, *, cached_tokens: int) -> Self:
+        """Build the encoder of a checkpoint from its `tokenizer.json`.
+
+        Raises:
+            UnsupportedByEngine: there is no such file, only one of an older kind.
+            MissingDependencyError: `tokenizers` is not installed.
+        """
+        path = checkpoint.folder / "tokenizer.json"
+        if not path.exists():
+            raise UnsupportedByEngine(f"{checkpoint.model!r} has no tokenizer.json")
+        return cls(
+            _from_file(path),
+            max_length=checkpoint.max_length,
+            cut_left=checkpoint.tokenizer_config.get("truncation_side") == "left",
+            uses_types=checkpoint.uses_types,
+            cached_tokens=cached_tokens,
+            query_prefix=checkpoint.query_prefix,
+        )
+
+    def encode(self, requests: Sequence[Request]) -> Pairs:
+        """Return the pairs of all requests, request after request, in input order."""
+        queries = list(dict.fromkeys(query for query, _ in requests))
+        prefixed = [self._query_prefix + query for query in queries]
+        query_tokens = dict(zip(queries, self._encode(prefixed), strict=True))
+        document_tokens = self._documents.fill(
+            (document for _, documents in requests for document in documents), self._encode
+        )
+        assembled = _Assembly(self._template)
+        for query, documents in requests:
+            query_ids, query_count = query_tokens[query]
+            for document in documents:
+                ids, count = document_tokens[document]
+                keep = cut_pair(query_count, count, self._room)
+                assembled.add(self._cut(query_ids, keep[0]), self._cut(ids, keep[1]))
+                if keep != (query_count, count):
+                    self._count_cut(query_count, keep[0])
+        return assembled.pairs()
+
+    def describe(self) -> dict[str, object]:
+        """Say how many pairs were cut so far, as JSON-ready facts."""
+        return {
+            "truncated_pairs": self.truncated_pairs,
+            "truncated_queries": self.truncated_queries,
+        }
+
+    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
+        tokens: list[Tokens] = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                tokens.append((self._cut(ids, self._room).copy(), len(ids)))
+        return tokens
+
+    def _cut(self, ids: NDArray[np.int32], keep: int) -> NDArray[np.int32]:
+        return ids[len(ids) - keep :] if self._cut_left and keep < len(ids) else ids[:keep]
+
+    def _count_cut(self, query_count: int, query_keep: int) -> None:
+        with self._lock:
+            self.truncated_pairs += 1
+            self.truncated_queries += query_keep < query_count
+            first = query_keep < query_count and self.truncated_queries == 1
+        if first:
+            _log.warning(
+                "a query of %d tokens was cut to %d, as the reference does; shorten queries or "
+                "raise `max_length` (said once; `describe()` counts)",
+                query_count,
+                query_keep,
+            )
+
+
+def cut_pair(query: int, document: int, room: int) -> tuple[int, int]:
+    """Return how many tokens of each to keep, as `longest_first` of `tokenizers` decides.
+
+    The longer one is cut until both are of half the room, then both share it.
+    """
+    if query + document <= room:
+        return query, document
+    short = min(query, document)
+    long = room - short
+    if short > long:
+        short, long = room // 2, room - room // 2
+    return (long, short) if query > document else (short, long)
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """What stands before, between and behind the two texts of a pair, and their type ids."""
+
+    ids: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+    types: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+    query_type: int
+    document_type: int
+
+    @property
+    def special_tokens(self) -> int:
+        return sum(len(part) for part in self.ids)
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> _Template:
+        """Read the template off one processed pair, and check it on another."""
+        ids, types, sources = _processed(tokenizer, "a", "b")
+        of_query = [i for i, source in enumerate(sources) if source == 0]
+        of_document = [i for i, source in enumerate(sources) if source == 1]
+        if not of_query or not of_document or of_query[-1] > of_document[0]:
+            raise UnsupportedByEngine("the tokenizer makes no pairs of a query and a document")
+        bounds = [
+            slice(0, of_query[0]),
+            slice(of_query[-1] + 1, of_document[0]),
+            slice(of_document[-1] + 1, len(ids)),
+        ]
+        template = cls(
+            ids=(ids[bounds[0]], ids[bounds[1]], ids[bounds[2]]),
+            types=(types[bounds[0]], types[bounds[1]], types[bounds[2]]),
+            query_type=int(types[of_query[0]]),
+            document_type=int(types[of_document[0]]),
+        )
+        template._check(tokenizer, "one two, three", "four five six seven.")
+        return template
+
+    def without_types(self) -> _Template:
+        """Return the same with all types 0: what a model sees that is not told any."""
+        head, middle, tail = (np.zeros_like(types) for types in self.types)
+        return replace(self, types=(head, middle, tail), query_type=0, document_type=0)
+
+    def _check(self, tokenizer: Any, query: str, document: str) -> None:
+        ids, types, _ = _processed(tokenizer, query, document)
+        assembly = _Assembly(self)
+        assembly.add(
+            *(
+                np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+                for text in (query, document)
+            )
+        )
+        pairs = assembly.pairs()
+        if not np.array_equal(ids, pairs.ids) or not np.array_equal(types, pairs.types):
+            raise UnsupportedByEngine("the tokenizer joins pairs in a way that can't be reproduced")
+
+
+class _Assembly:
+    """Collects cut texts and joins them to pairs in one go."""
+
+    def __init__(self, template: _Template) -> None:
+        self._template = template
+        self._parts: list[NDArray[np.int32]] = []
+        self._counts: list[int] = []
+
+    def add(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> None:
+        head, middle, tail = self._template.ids
+        self._parts += (head, query, middle, document, tail)
+        self._counts += (len(head), len(query), len(middle), len(document), len(tail))
+
+    def pairs(self) -> Pairs:
+        counts = np.array(self._counts, dtype=np.int64).reshape(-1, 5)
+        offsets = np.concatenate([[0], np.cumsum(counts.sum(axis=1))])
+        head, middle, tail = self._template.types
+        repeats = np.ones((len(counts), self._template.special_tokens + 2), dtype=np.int64)
+        repeats[:, len(head)] = counts[:, 1]
+        repeats[:, len(head) + 1 + len(middle)] = counts[:, 3]
+        row = [*head, self._template.query_type, *middle, self._template.document_type, *tail]
+        types = np.repeat(np.tile(np.array(row, np.int32), len(counts)), repeats.ravel())
+        return Pairs(_concatenated(self._parts), types, offsets)
+
+
+def _processed(
+    tokenizer: Any, query: str, document: str
+) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int | None]]:
+    """Return ids, types and the source of each token: 0, 1, or None for special tokens."""
+    pair = tokenizer.encode(query, document)
+    return np.array(pair.ids, np.int32), np.array(pair.type_ids, np.int32), pair.sequence_ids
+
+
+def _concatenated(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def _from_file(path: Path) -> Any:
+    tokenizers = require("tokenizers", extra="local")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as exc:  # tokenizers raises a bare Exception for a bad file
+        raise ConfigError(f"can't read the tokenizer {str(path)!r}: {exc}") from exc

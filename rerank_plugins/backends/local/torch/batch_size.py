@@ -1,0 +1,119 @@
+"""How many tokens a batch may hold on a device: measured once, when the model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.torch.model import is_out_of_memory
+
+__all__ = ["find_budget"]
+
+_BUSY = {"cpu": 4096, "cuda": 65_536}
+"""Where a batch is large enough for the device to be busy; more only costs memory."""
+_OTHERWISE_BUSY = 8192
+
+_TRIED = 8192  # tokens of the batch whose memory is measured
+_LEAST = 512
+_SHARE_OF_FREE = 0.8  # the rest is for fragments and for other users of the device
+
+
+class Memory(Protocol):
+    """The memory of a device, in bytes."""
+
+    def free(self) -> int:
+        """Return what this process may still take."""
+
+    def used(self) -> int:
+        """Return what tensors take now."""
+
+    def peak(self) -> int:
+        """Return the most that tensors took since the last `restart`."""
+
+    def restart(self) -> None:
+        """Begin to watch the peak anew."""
+
+
+class _CUDAMemory:
+    def __init__(self, device: torch.device, fraction: float) -> None:
+        self._device = device
+        self._fraction = fraction
+
+    def free(self) -> int:
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(self._device)
+        allowed = int(total * self._fraction) - torch.cuda.memory_reserved(self._device)
+        return max(min(free, allowed), 0)
+
+    def used(self) -> int:
+        return torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int:
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def restart(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+
+def find_budget(path: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
+    """Return the most tokens of a batch on the device of a path, and how that was found.
+
+    On CUDA a batch is run and its memory per token is measured; elsewhere memory is no concern.
+
+    Args:
+        path: calls the model.
+        checkpoint: says how long a pair may be.
+        fraction: how much of a GPU's memory this process may use.
+    """
+    device = path.model.device
+    busy = _BUSY.get(device.type, _OTHERWISE_BUSY)
+    if device.type != "cuda":
+        return busy, "keeps the device busy"
+    vocabulary = path.model.config.get_text_config().vocab_size
+
+    def run(tokens: int) -> None:
+        with torch.inference_mode():
+            path(_batch(tokens, min(checkpoint.max_length, tokens), vocabulary))
+
+    return measured_budget(run, _CUDAMemory(device, fraction), busy)
+
+
+def measured_budget(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:
+    """Return the most tokens of a batch, and how that was found.
+
+    Args:
+        run: scores a batch of so many tokens.
+        memory: of the device that `run` uses.
+        busy: where more tokens bring nothing.
+    """
+    tokens = min(_TRIED, busy)
+    while tokens > _LEAST:
+        try:
+            run(_LEAST)  # what kernels take once is no part of the measure
+            memory.restart()
+            before = memory.used()
+            run(tokens)
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            tokens //= 2
+            continue
+        per_token = max((memory.peak() - before) / tokens, 1.0)
+        fits = int(memory.free() * _SHARE_OF_FREE / per_token)
+        if fits >= busy:
+            return busy, "keeps the device busy"
+        return max(fits, _LEAST), f"fits into free memory at {per_token:,.0f} bytes per token"
+    return _LEAST, "hardly any memory is free"
+
+
+def _batch(tokens: int, length: int, vocabulary: int) -> Pairs:
+    """Return pairs of one length that have about so many tokens together."""
+    count = max(tokens // length, 1)
+    ids = np.random.default_rng(0).integers(0, vocabulary, count * length).astype(np.int32)
+    return Pairs(ids, np.zeros_like(ids), np.arange(count + 1) * length)

@@ -1,0 +1,146 @@
+"""Small batches by recorded CUDA graphs, which launch in one step what takes hundreds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.packing import Pack, rounded_up
+
+__all__ = ["GraphedPath", "record"]
+
+_log = logging.getLogger(__name__)
+
+_BUCKETS = (512, 1024, 2048, 3072, 4096, 6144, 8192)
+"""Numbers of tokens that graphs are recorded for; larger batches keep the GPU busy anyway."""
+
+_MOST_PAIRS = 64
+
+Recording: TypeAlias = tuple[Callable[[], None], torch.Tensor]
+"""What runs the recorded work again, and where its result appears."""
+
+Record: TypeAlias = Callable[[Callable[[], torch.Tensor]], Recording]
+
+
+def record(work: Callable[[], torch.Tensor]) -> Recording:
+    """Record what `work` does on the GPU; it must not wait for results, nor move its inputs."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # not ours
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # libraries set themselves up in their first calls
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph.replay, result
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """The memory that one recorded graph reads and writes, and the graph."""
+
+    on_host: torch.Tensor
+    on_device: torch.Tensor
+    replay: Callable[[], None]
+    result: torch.Tensor
+
+
+class GraphedPath:
+    """Calls a packed model through graphs where a batch is small, and as it is otherwise.
+
+    There is a graph per bucket of tokens, recorded when a batch first needs it. A batch is filled
+    up to its bucket: with tokens that belong to no pair and sequences of no tokens, whose results
+    are arbitrary and never read.
+
+    Args:
+        path: the packed model.
+        longest: tokens of the longest pair.
+        record: records a graph.
+
+    Raises:
+        UnsupportedByEngine: the score is read from more rows than one, so that no graph can hold
+            any number of pairs.
+    """
+
+    name = "packed"
+    padded = False
+    most = None
+
+    def __init__(self, path: PackedPath, *, longest: int, record: Record = record) -> None:
+        if path.pooling == "mean":
+            raise UnsupportedByEngine("`cuda_graphs` needs a model that reads one row per pair")
+        self.model = path.model
+        self.dtype = path.dtype
+        self.shares = path.shares
+        self._path = path
+        self._longest = rounded_up(longest)
+        self._record = record
+        self._buckets: dict[int, _Bucket] = {}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Which savings are made, and what was recorded so far."""
+        return {**self._path.facts, "cuda_graphs": sorted(self._buckets)}
+
+    def __call__(self, pairs: Pairs) -> torch.Tensor:
+        """Return the logits of the pairs, [n], on the model's device."""
+        if len(pairs) <= _MOST_PAIRS and len(pairs.ids) < _BUCKETS[-1]:
+            packed = self._path.pack(pairs)
+            if not packed.longest_key:  # what shares a beginning has no layout of fixed size
+                return self._replayed(packed)
+        return self._path(pairs)
+
+    def _replayed(self, packed: Pack) -> torch.Tensor:
+        # One token is left over at least: it is what empty sequences point at.
+        size = next(bucket for bucket in _BUCKETS if bucket > len(packed.ids))
+        bucket = self._buckets.get(size)
+        if bucket is None:
+            bucket = self._buckets[size] = self._recorded(size, packed)
+        bucket.on_host.copy_(_filled(packed, size))
+        bucket.on_device.copy_(bucket.on_host, non_blocking=True)
+        bucket.replay()
+        # A copy, for the next batch overwrites the result; it also ends before the host memory
+        # is written again.
+        scores = bucket.result[: len(packed.rows)].clone()
+        if scores.is_cuda:
+            torch.cuda.current_stream(scores.device).synchronize()
+        return scores
+
+    def _recorded(self, size: int, packed: Pack) -> _Bucket:
+        on_host = _filled(packed, size)
+        device = self.model.device
+        if device.type == "cuda":
+            on_host = on_host.pin_memory()
+        on_device = on_host.to(device, copy=True)
+        parts = torch.split(on_device, _sizes(size))
+        longest = min(self._longest, rounded_up(size))
+        replay, result = self._record(lambda: self._path.forward(parts, longest))
+        _log.info("recorded a CUDA graph for %d tokens", size)
+        return _Bucket(on_host, on_device, replay, result)
+
+
+def _sizes(size: int) -> list[int]:
+    return [size, size, size, _MOST_PAIRS + 1, _MOST_PAIRS, 0, 0]
+
+
+def _filled(packed: Pack, size: int) -> torch.Tensor:
+    """Return the arrays of a pack, each filled up to its place in a bucket."""
+    used = len(packed.ids)
+    parts: Sequence[np.ndarray[tuple[int], np.dtype[np.integer]]] = packed.arrays
+    filled = np.zeros(sum(_sizes(size)), dtype=np.int32)
+    start = 0
+    for part, room in zip(parts, _sizes(size), strict=True):
+        filled[start : start + len(part)] = part
+        if part is packed.offsets:
+            filled[start + len(part) : start + room] = used
+        start += room
+    return torch.from_numpy(filled)

@@ -1,0 +1,91 @@
+"""The way a model is called: padded or packed, compiled or recorded; chosen when it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.engine import EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.torch.cuda_graphs import GraphedPath
+from rerank_plugins.backends.local.torch.packed import CannotPack, PackedPath
+from rerank_plugins.backends.local.torch.padded import PaddedPath
+from rerank_plugins.backends.local.torch.self_check import differs, probe
+
+__all__ = ["Path", "choose_path", "overflows"]
+
+Path: TypeAlias = PaddedPath | PackedPath | GraphedPath
+"""How a model is called."""
+
+_COMPILER = "inductor"
+
+
+def choose_path(model: Any, checkpoint: Checkpoint, settings: EngineSettings) -> tuple[Path, str]:
+    """Return the way the model is called, and why.
+
+    What is asked for to be faster is dropped where it fails or changes scores; the facts of the
+    path then say so.
+
+    Raises:
+        UnsupportedByEngine: what is asked for is impossible for this model or device.
+    """
+    if settings.cuda_graphs and model.device.type != "cuda":
+        raise UnsupportedByEngine(
+            f"`cuda_graphs` needs a CUDA GPU, and the model runs on {str(model.device)!r}"
+        )
+    faster = settings.compile or settings.cuda_graphs
+    if settings.attention == "padded":
+        if faster:
+            raise UnsupportedByEngine('`compile` and `cuda_graphs` need attention="packed"')
+        return PaddedPath(model, checkpoint, save=True), "asked for"
+    try:
+        path = PackedPath(model, checkpoint)
+    except CannotPack as exc:
+        if settings.attention == "packed" or faster:
+            raise UnsupportedByEngine(
+                f"{checkpoint.model!r} can't be scored without padding: {exc}"
+            ) from exc
+        return PaddedPath(model, checkpoint, save=True), str(exc)
+    if settings.compile:
+        _compile(path, checkpoint)
+    why = "equal to padded scores when it was loaded"
+    return (_graphed(path, checkpoint) if settings.cuda_graphs else path), why
+
+
+def overflows(model: Any, checkpoint: Checkpoint) -> bool:
+    """Tell whether numbers get too large for the dtype of a model."""
+    with torch.inference_mode():
+        logits = PaddedPath(model, checkpoint)(probe(model.config, checkpoint))
+    return not bool(torch.isfinite(logits).all())
+
+
+def _compile(path: PackedPath, checkpoint: Checkpoint) -> None:
+    """Let torch compile the backbone, if the scores stay."""
+    pairs, plain = probe(path.model.config, checkpoint), path.backbone
+    try:
+        with torch.inference_mode():
+            expected = path(pairs)
+            path.backbone = torch.compile(plain, dynamic=True, backend=_COMPILER)
+            reason = differs(path(pairs), expected, path.dtype)
+    except Exception as exc:  # noqa: BLE001 - compilers fail in any way
+        reason = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
+    if reason is not None:
+        path.backbone = plain
+    path.facts["compile"] = reason or f"by {_COMPILER}"
+
+
+def _graphed(path: PackedPath, checkpoint: Checkpoint) -> PackedPath | GraphedPath:
+    """Return the path with CUDA graphs for small batches, if the scores stay."""
+    pairs = replace(probe(path.model.config, checkpoint), groups=None, shared=None)
+    try:
+        graphed = GraphedPath(path, longest=checkpoint.max_length)
+        with torch.inference_mode(), torch.cuda.device(path.model.device):
+            reason = differs(graphed(pairs), path(pairs), path.dtype)
+    except RuntimeError as exc:
+        reason = f"{type(exc).__name__}: {exc}"
+    if reason is None:
+        return graphed
+    path.facts["cuda_graphs"] = reason
+    return path

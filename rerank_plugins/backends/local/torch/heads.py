@@ -1,0 +1,107 @@
+"""The last step of a model: from the state of one token to the numbers that make the score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.tokenizer import Pooling
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["dtype_of", "keep_answers", "marked", "pooling_of", "scores", "widen_head"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def scores(logits: torch.Tensor) -> torch.Tensor:
+    """Return one score per row: its only logit, or the first minus the second; [n, 1 or 2]."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
+
+
+def pooling_of(model: Any, checkpoint: Checkpoint) -> Pooling:
+    """Tell which rows the model's head reads; a wrong guess shows when scores are compared."""
+    if checkpoint.answer is not None or hasattr(model, "score"):
+        return "last"
+    return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """Return the dtype that most weights have.
+
+    `model.dtype` is that of whichever weight comes first, in some models the widened head's.
+    """
+    weights: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        weights[weight.dtype] += weight.numel() if weight.is_floating_point() else 0
+    return weights.most_common(1)[0][0]
+
+
+def marked(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the scores, NaN where a state that they were read from is no finite number.
+
+    A head may turn infinity into a number that looks like a score, as `tanh` does.
+
+    Args:
+        found: the scores, [n].
+        states: what left the backbone, [n, tokens, width].
+        real: which tokens count, [n, tokens].
+    """
+    wrong = ~torch.isfinite(states).all(2) & real
+    return found.masked_fill(wrong.any(1), torch.nan)
+
+
+def keep_answers(model: Any, ids: Sequence[int]) -> None:
+    """Leave only some rows of a language model's head: those of the words that are its answer.
+
+    The model's own code runs on, so what it does to logits afterwards stays as it is.
+
+    Raises:
+        ConfigError: the model has no such head, or no such words.
+    """
+    full = model.get_output_embeddings()
+    if not isinstance(full, torch.nn.Linear):
+        raise ConfigError(f"{type(model).__name__} has no linear language model head")
+    if max(ids) >= full.out_features or min(ids) < 0:
+        raise ConfigError(f"the model has {full.out_features} tokens, so none is number {max(ids)}")
+    weight = full.weight
+    head = torch.nn.Linear(
+        full.in_features,
+        len(ids),
+        bias=full.bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    rows = torch.tensor(ids, device=weight.device)
+    with torch.no_grad():
+        head.weight.copy_(weight.index_select(0, rows))
+        if full.bias is not None:
+            head.bias.copy_(full.bias.index_select(0, rows))
+    model.set_output_embeddings(head.requires_grad_(requires_grad=False))
+
+
+def widen_head(model: Any) -> None:
+    """Let everything behind the backbone compute in float32, where the model is in half precision.
+
+    It runs on one row per pair, so it costs next to nothing, and ties become rare.
+    """
+    backbone = getattr(model, model.base_model_prefix, None)
+    if dtype_of(model) not in _HALF or backbone is None:
+        return
+    parts = [part for part in model.children() if part is not backbone]
+    pooler = getattr(backbone, "pooler", None)
+    for part in [*parts, *([] if pooler is None else [pooler])]:
+        part.float().register_forward_pre_hook(_widen, with_kwargs=True)
+
+
+def _widen(
+    _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(_widened, args)), {name: _widened(value) for name, value in kwargs.items()}
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype in _HALF else value

@@ -1,0 +1,164 @@
+"""A checkpoint as a torch model: its device, its dtype, and loading it with transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.torch.heads import keep_answers, widen_head
+from rerank_plugins.errors import BackendError, ConfigError
+
+__all__ = ["choose_devices", "choose_dtype", "is_out_of_memory", "limit_memory", "load_model"]
+
+
+def choose_devices(device: str) -> list[torch.device]:
+    """Return the devices that are asked for, each once, in that order.
+
+    Args:
+        device: one or several with commas between, as torch calls them; `"auto"` for CUDA, then
+            Apple's GPU, then the CPU; or `"cuda:all"`.
+
+    Raises:
+        ConfigError: torch knows no such device, it is not there, or it is named twice.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    numbered = [f"cuda:{i}" for i in range(count)]
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if count:
+        available[:0] = ["cuda", *numbered]
+    names = [available[0] if name == "auto" else name for name in device.split(",")]
+    if device == "cuda:all" and count:
+        names = numbered
+    for name in names:
+        if name not in available and name.partition(":")[0] in {"cpu", "cuda", "mps"}:
+            raise ConfigError(f"device {name!r} is not available here; available: {available}")
+    try:
+        devices = [torch.device(name) for name in names]
+    except RuntimeError as exc:
+        raise ConfigError(f"torch knows no device {device!r}; available: {available}") from exc
+    if len({(found.type, found.index or 0) for found in devices}) < len(devices):
+        raise ConfigError(f"device {device!r} names one device twice")
+    return devices
+
+
+def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    """Return the dtype of weights and activations on this device.
+
+    `"auto"` is float32 off CUDA. On CUDA it is float16, which at the same speed keeps eight times
+    the precision of bfloat16, except for language models and what was saved in bfloat16: their
+    values may be too large.
+
+    Raises:
+        UnsupportedByEngine: torch can't do it, or this device can't.
+    """
+    if dtype == "int8" or (dtype == "tf32" and device.type != "cuda"):
+        raise UnsupportedByEngine(f"the torch engine has no dtype {dtype!r} on {device.type!r}")
+    if dtype == "auto" and device.type == "cuda":
+        saved = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+        if saved != "bfloat16" and not checkpoint.is_decoder:
+            return torch.float16
+        return torch.bfloat16 if _has_bfloat16() else torch.float32
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, torch.float32)
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def limit_memory(device: torch.device, fraction: float) -> None:
+    """Let this process take no more than a fraction of a GPU's memory.
+
+    Raises:
+        UnsupportedByEngine: the device is no CUDA GPU.
+    """
+    if device.type != "cuda":
+        raise UnsupportedByEngine(
+            f"`gpu_memory_fraction` is for CUDA GPUs, and the model runs on {str(device)!r}"
+        )
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(fraction, number)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    settings: EngineSettings,
+    answers: Sequence[int] = (),
+) -> Any:
+    """Load the model in evaluation mode onto the device, its head in float32.
+
+    Args:
+        checkpoint: where from.
+        device: where to.
+        dtype: of its weights and activations.
+        settings: what may be loaded.
+        answers: for a language model, the tokens whose logits are wanted: one or two.
+
+    Raises:
+        ConfigError: transformers can't load it, or weights are missing from its files.
+        BackendError: it does not fit onto the device.
+    """
+    kind: Any = transformers.AutoModelForSequenceClassification
+    if answers:
+        kind = transformers.AutoModelForCausalLM
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
+    try:
+        model, report = kind.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
+        )
+    except (
+        ImportError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        safetensors.SafetensorError,
+    ) as exc:
+        raise ConfigError(
+            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {exc}"
+        ) from exc
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
+    if report["missing_keys"]:
+        raise ConfigError(
+            f"{checkpoint.model!r} lacks the weights {sorted(report['missing_keys'])}, which would "
+            "be random and give meaningless scores; choose a trained reranker"
+        )
+    model.config.get_text_config().use_cache = False
+    if answers:
+        keep_answers(model, answers)
+    widen_head(model)
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, MemoryError) as exc:
+        if is_out_of_memory(exc):
+            raise BackendError(
+                f"the model {checkpoint.model!r} does not fit onto {device}; choose a smaller one, "
+                'dtype="float16", or device="cpu"'
+            ) from exc
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,0 +1,277 @@
+"""Scoring without padding: all pairs of a batch in one row, on unchanged transformers models."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.tokenizer import Pairs, Pooling
+from rerank_plugins.backends.local.torch.attention import varlen_attention
+from rerank_plugins.backends.local.torch.heads import dtype_of, marked, pooling_of, scores
+from rerank_plugins.backends.local.torch.last_layer import LastLayer
+from rerank_plugins.backends.local.torch.packing import Pack, pack, pack_shared
+from rerank_plugins.backends.local.torch.padded import PaddedPath
+from rerank_plugins.backends.local.torch.self_check import differs, probe
+
+__all__ = ["CannotPack", "PackedPath"]
+
+_ATTENTION = "rerank_packed"  # without "flash": transformers treats such names in its own way
+
+
+class CannotPack(Exception):
+    """This model can't be scored without padding."""
+
+
+class PackedPath:
+    """Calls the backbone on one row of tokens, and the model's own head on the pooled rows.
+
+    Each pair attends to itself alone, through an attention function that knows where pairs
+    start. The head runs in a copy of the model whose backbone is replaced by the pooled states,
+    so that every model keeps its own. Two savings are made where they were seen to change no
+    score: the last layer computes pooled rows only, and what the prompts of a query begin with
+    is computed once.
+
+    Raises:
+        CannotPack: the model does not use transformers' attention interface, or scores made
+            this way differ from padded ones.
+    """
+
+    name = "packed"
+    padded = False
+    most = None
+
+    def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
+        self.model = model
+        self.dtype = dtype_of(model)
+        if not getattr(type(model), "_supports_attention_backend", False):
+            raise CannotPack(f"{type(model).__name__} does not use the attention interface")
+        self._backbone = getattr(model, model.base_model_prefix)
+        self._takes_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
+        self.pooling: Pooling = pooling_of(model, checkpoint)
+        self._first_position = _first_position(model)
+        self._pad = model.config.get_text_config().pad_token_id
+        self._pooled = _Pooled(getattr(self._backbone, "pooler", None))
+        self._head = copy.copy(model)
+        self._head._modules = {**model._modules, model.base_model_prefix: self._pooled}  # noqa: SLF001 - torch's own way to share all but one part
+        self._last: LastLayer | None = None
+        self.shares = False
+        """Whether what a group of pairs begins with is computed once."""
+        self.facts: dict[str, object] = {}
+        """Which savings are made, or why not."""
+        self._check(checkpoint)
+
+    def __call__(self, pairs: Pairs) -> torch.Tensor:
+        """Return the logits of the pairs, [n], on the model's device; waits for nothing."""
+        packed = self.pack(pairs)
+        if self.model.device.type != "cuda":
+            packed = packed.filled()
+        return self.forward(self._on_device(packed), packed.longest, packed.longest_key)
+
+    def pack(self, pairs: Pairs) -> Pack:
+        """Lay out pairs as `forward` wants them."""
+        shared = pack_shared(pairs) if self.shares else None
+        return shared or pack(
+            pairs, pooling=self.pooling, first_position=self._first_position, pad=self._pad
+        )
+
+    def forward(
+        self, arrays: Sequence[torch.Tensor], longest: int, longest_key: int = 0
+    ) -> torch.Tensor:
+        """Return one logit per row of the pack, [rows]; works on meta tensors and in graphs.
+
+        Args:
+            arrays: those of a `Pack` on the model's device, int32.
+            longest: at least the length of the longest sequence.
+            longest_key: at least the most tokens a sequence reads, where that is more.
+        """
+        ids, positions, types, offsets, rows, key_offsets, key_rows = arrays
+        extra: dict[str, Any] = {"token_type_ids": types[None]} if self._takes_types else {}
+        if longest_key:
+            extra["packed_key_rows"] = key_rows
+        if self._last is not None:
+            self._last.select = lambda states: states.index_select(1, rows)
+        try:
+            states = self.backbone(
+                input_ids=ids[None],
+                position_ids=positions[None],
+                attention_mask=None,
+                cu_seq_lens_q=offsets,
+                cu_seq_lens_k=key_offsets if longest_key else offsets,
+                max_length_q=longest,
+                max_length_k=longest_key or longest,
+                **extra,
+            )[0][0]
+        finally:
+            if self._last is not None:
+                self._last.select = None
+        if self._last is None:
+            states = self._pool(states, offsets, rows)
+        self._pooled.states = states[:, None]
+        no_ids = torch.full((len(states), 1), -1, device=states.device)
+        logits: torch.Tensor = self._head(input_ids=no_ids, attention_mask=None).logits
+        self._pooled.states = None
+        found = scores(logits.reshape(len(states), -1))
+        if states.dtype != torch.float16:
+            return found
+        return marked(found, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
+
+    @property
+    def backbone(self) -> Any:
+        """The model without its head; may be replaced by what computes the same."""
+        return self._backbone
+
+    @backbone.setter
+    def backbone(self, backbone: Any) -> None:
+        self._backbone = backbone
+
+    def _on_device(self, packed: Pack) -> tuple[torch.Tensor, ...]:
+        """Copy all arrays in one go."""
+        parts = packed.arrays
+        on_host = torch.from_numpy(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+        if self.model.device.type == "cuda":
+            on_host = on_host.pin_memory()
+        moved = on_host.to(self.model.device, non_blocking=True)
+        return torch.split(moved, [len(part) for part in parts])
+
+    def _pool(
+        self, states: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return one row per pair, [n, width]: its first, its last, or their mean."""
+        if self.pooling != "mean":
+            return states.index_select(0, rows)
+        wide = states if states.dtype == torch.float64 else states.float()
+        # Tokens behind the last sequence add up in a row of their own.
+        places = torch.arange(len(states), dtype=offsets.dtype, device=states.device)
+        owner = torch.bucketize(places, offsets[1:], right=True)
+        sums = wide.new_zeros(len(offsets), states.shape[1]).index_add_(0, owner, wide)[:-1]
+        return (sums / offsets.diff()[:, None]).to(states.dtype)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Compare with padded scores, on pairs of unlike lengths, before any real use."""
+        pairs = probe(self.model.config, checkpoint)
+        before = self.model.config._attn_implementation  # noqa: SLF001 - it has no public reader
+        with torch.inference_mode():
+            expected = PaddedPath(self.model, checkpoint)(pairs)
+            AttentionInterface.register(_ATTENTION, _attention)
+            self.model.set_attn_implementation(_ATTENTION)
+            reason = self.differs(pairs, expected)
+            if reason is not None:
+                self.model.set_attn_implementation(before)
+                raise CannotPack(reason)
+            self._save_last_layer(pairs, expected)
+            self._save_shared(pairs, expected)
+
+    def differs(self, pairs: Pairs, expected: torch.Tensor) -> str | None:
+        """Say how the scores of pairs differ from what they should be; None: they don't."""
+        try:
+            return differs(self(pairs), expected, self.dtype)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
+            return f"{type(exc).__name__}: {exc}"
+
+    def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:
+        reason: str | None = "the score is read from all rows"
+        if self.pooling != "mean":
+            try:
+                self._last = LastLayer(self._backbone)
+            except ValueError as exc:
+                reason = str(exc)
+            else:
+                reason = self.differs(pairs, expected)
+        if reason is not None and self._last is not None:
+            self._last.remove()
+            self._last = None
+        self.facts["last_layer"] = reason or "pooled rows only"
+
+    def _save_shared(self, pairs: Pairs, expected: torch.Tensor) -> None:
+        if self.pooling != "last":
+            return
+        self.shares = True
+        reason = self.differs(pairs, expected)
+        self.shares = reason is None
+        self.facts["shared_prefix"] = reason or "computed once per query"
+
+
+class _Pooled(torch.nn.Module):
+    """Stands where the backbone was, and returns the states that it was given."""
+
+    def __init__(self, pooler: torch.nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+        self.states: torch.Tensor | None = None
+
+    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        pooled = None if self.pooler is None else self.pooler(self.states)
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=self.states, pooler_output=pooled
+        )
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int = 0,
+    packed_key_rows: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within pairs; called by transformers with [1, heads, tokens, width].
+
+    Raises:
+        RuntimeError: the model did not pass on where pairs start, or wants what is not done
+            here. Attending across pairs would give wrong scores without a word.
+    """
+    wanted = [
+        name for name in ("position_bias", "s_aux", "softcap") if others.get(name) is not None
+    ]
+    if cu_seq_lens_q is None or max_length_q is None:
+        raise RuntimeError("the boundaries of the pairs did not reach the attention")
+    if attention_mask is not None or len(query) != 1 or dropout or wanted:
+        raise RuntimeError(f"packed attention does no mask, batch, dropout or {wanted}")
+    window = (-1, -1)
+    if sliding_window is not None:  # transformers counts the token itself
+        window = (sliding_window - 1, sliding_window - 1)
+    if getattr(module, "is_causal", False) if is_causal is None else is_causal:
+        window = (window[0], 0)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    if packed_key_rows is not None:
+        k, v = k.index_select(0, packed_key_rows), v.index_select(0, packed_key_rows)
+    mixed = varlen_attention(
+        q,
+        k,
+        v,
+        cu_seq_lens_q,
+        max_length_q,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=window,
+        key_offsets=None if packed_key_rows is None else cu_seq_lens_k,
+        longest_key=max_length_k,
+    )
+    return mixed[None], None
+
+
+def _first_position(model: Any) -> int | None:
+    """Return where positions start, for models that place them behind the padding index."""
+    for module in model.modules():
+        padding = getattr(module, "padding_idx", None)
+        positions = getattr(module, "position_embeddings", None)
+        if isinstance(padding, int) and isinstance(positions, torch.nn.Embedding):
+            return padding + 1
+    return None

@@ -1,0 +1,107 @@
+"""Scoring batches the way every transformers model understands: rows padded to one length."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.torch.heads import dtype_of, marked, pooling_of, scores
+from rerank_plugins.backends.local.torch.last_layer import LastLayer
+from rerank_plugins.backends.local.torch.self_check import differs, probe
+
+__all__ = ["PaddedPath"]
+
+
+class PaddedPath:
+    """Calls the model on a rectangle of tokens and a mask.
+
+    Args:
+        model: the transformers model.
+        checkpoint: what it was loaded from.
+        save: try to compute only the wanted rows of the last layer, and check that.
+    """
+
+    name = "padded"
+    padded = True
+    shares = False
+
+    def __init__(self, model: Any, checkpoint: Checkpoint, *, save: bool = False) -> None:
+        self.model = model
+        self.dtype = dtype_of(model)
+        self._pad = model.config.get_text_config().pad_token_id
+        self._takes_types = (
+            checkpoint.uses_types
+            and "token_type_ids" in inspect.signature(model.forward).parameters
+        )
+        self._pooling = pooling_of(model, checkpoint)
+        self._answers = checkpoint.answer is not None
+        self.most = 1 if self._pad is None and not self._answers else None
+        """Most pairs in a batch; a model without a padding token reads one at a time."""
+        self._last: LastLayer | None = None
+        self.facts: dict[str, object] = {}
+        """Which savings are made, or why not."""
+        if save:
+            self._save_last_layer(checkpoint)
+
+    def __call__(self, pairs: Pairs) -> torch.Tensor:
+        """Return the logits of the pairs, [n], on the model's device; waits for nothing."""
+        lengths = pairs.lengths
+        filled = np.arange(lengths.max()) < lengths[:, None]
+        rows = np.zeros((3, *filled.shape), dtype=np.int64)
+        rows[0] = self._pad or 0
+        rows[0][filled] = pairs.ids
+        rows[1] = filled
+        rows[2][filled] = pairs.types
+        on_host = torch.from_numpy(rows)
+        if self.model.device.type == "cuda":
+            on_host = on_host.pin_memory()
+        ids, mask, types = on_host.to(self.model.device, non_blocking=True)
+        extra = {"token_type_ids": types} if self._takes_types else {}
+        last = self._pooling == "last"
+        wanted = mask.sum(1) - 1 if last else torch.zeros_like(mask[:, 0])
+        if self._last is not None:
+            self._last.select = lambda states: _rows(states, wanted)
+        kept: list[torch.Tensor] = []
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        watch = backbone.register_forward_hook(lambda *call: kept.append(call[2][0]))
+        try:
+            logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **extra).logits
+        finally:
+            watch.remove()
+            if self._last is not None:
+                self._last.select = None
+        if self._answers:
+            logits = (logits if self._last is not None else _rows(logits, wanted))[:, 0]
+        found = scores(logits)
+        if kept[0].dtype != torch.float16:
+            return found
+        states = kept[0] if self._pooling == "mean" or self._last else _rows(kept[0], wanted)
+        real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
+        return marked(found, states, real.bool())
+
+    def _save_last_layer(self, checkpoint: Checkpoint) -> None:
+        if self._pooling == "mean":
+            self.facts["last_layer"] = "the score is read from all rows"
+            return
+        pairs = probe(self.model.config, checkpoint)
+        try:
+            with torch.inference_mode():
+                expected = self(pairs)
+                self._last = LastLayer(getattr(self.model, self.model.base_model_prefix))
+                reason = differs(self(pairs), expected, self.dtype)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
+            reason = str(exc)
+        if reason is not None and self._last is not None:
+            self._last.remove()
+            self._last = None
+        self.facts["last_layer"] = reason or "pooled rows only"
+
+
+def _rows(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return one row of each sequence, [n, 1, width]."""
+    return states.take_along_dim(wanted[:, None, None], dim=1)

@@ -1,0 +1,61 @@
+"""Made-up pairs that show whether a model works as it should before it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.tokenizer import Pairs
+
+__all__ = ["differs", "probe"]
+
+_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
+_HALF_TOLERANCE = 5e-2
+
+_LENGTHS = (5, 17, 48)
+_SHARED = 20
+_NO_SPECIAL_TOKEN = 10  # ids below are mostly special tokens
+
+
+def probe(config: Any, checkpoint: Checkpoint) -> Pairs:
+    """Return three pairs of random tokens; the longest is longer than any attention window.
+
+    They begin with the same tokens, as the prompts of one query do, where the model asks.
+
+    Args:
+        config: the configuration of the transformers model.
+        checkpoint: says how long a pair may be, and whether types are used.
+    """
+    window = getattr(config, "sliding_window", None) or 0
+    wanted = (*_LENGTHS[:-1], max(_LENGTHS[-1], window + 24))
+    shared = min(_SHARED, checkpoint.max_length - 1) if checkpoint.is_decoder else 0
+    lengths = [min(shared + length, checkpoint.max_length) for length in wanted]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    vocabulary = config.get_text_config().vocab_size
+    ids = np.random.default_rng(0).integers(_NO_SPECIAL_TOKEN, vocabulary, offsets[-1])
+    types = np.concatenate([np.arange(length) >= length // 3 for length in lengths])
+    for start in offsets[1:-1]:
+        ids[start : start + shared] = ids[:shared]
+    return Pairs(
+        ids.astype(np.int32),
+        (types & checkpoint.uses_types).astype(np.int32),
+        offsets,
+        np.zeros(len(lengths), dtype=np.int64),
+        np.full(len(lengths), shared),
+    )
+
+
+def differs(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
+    """Say how far scores of a model are from what they should be; None: near enough.
+
+    Args:
+        actual: the scores, [n].
+        expected: what they should be.
+        dtype: that of the model, which decides how near is enough.
+    """
+    error = (actual.double() - expected.double()).abs().max().item()
+    allowed = _TOLERANCES.get(dtype, _HALF_TOLERANCE) * max(1.0, expected.abs().max().item())
+    return None if error <= allowed else f"scores would differ by {error:.1e}"

@@ -1,0 +1,1 @@
+"""Speed of backends: texts, the clock, the reference, the search for settings."""

@@ -1,0 +1,100 @@
+"""How fast backends are, side by side in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.bench.workload import Shape, Workload
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.evaluation.percentile import percentile
+
+__all__ = ["WARM_UP", "Speed", "compare_speed"]
+
+WARM_UP = 2
+"""Calls per backend that are not measured, unless told otherwise."""
+
+_THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The calls of one backend at one shape."""
+
+    shape: Shape
+    seconds: tuple[float, ...]
+    """Wall time of each call, in the order of the calls."""
+    cpu_seconds: tuple[float, ...]
+    """Processor time of each call, all threads of the process together."""
+
+    def percentile(self, percent: float) -> float:
+        """Wall seconds within which this share of the calls ended (nearest rank)."""
+        return percentile(self.seconds, percent)
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs scored per second of wall time, at the median call."""
+        return self.shape.pairs / self.percentile(50)
+
+    @property
+    def cpu_per_pair(self) -> float:
+        """Processor seconds per pair, at the median call; 0 for a remote backend's waiting."""
+        return percentile(self.cpu_seconds, 50) / self.shape.pairs
+
+
+def compare_speed(
+    backends: Mapping[str, Backend],
+    shape: Shape,
+    workload: Workload,
+    *,
+    calls: int = 20,
+    warm_up: int = WARM_UP,
+    processor_clocks: Mapping[str, Callable[[], float]] = _THIS_PROCESS,
+    on_call: Callable[[], object] = lambda: None,
+) -> dict[str, Speed]:
+    """Time each backend on the same requests, in turns, so that noise meets all alike.
+
+    Every call brings new requests, so no cache of texts or scores helps, and the order of the
+    backends changes with every round. Read ratios; digits belong to the machine and the moment.
+
+    Args:
+        backends: what to measure, by the name to show.
+        shape: how many pairs a call has.
+        workload: where the texts come from.
+        calls: measured calls per backend.
+        warm_up: unmeasured calls before them; the first loads the model.
+        processor_clocks: for those that score in another process, by name, what tells the
+            processor seconds which that process has used.
+        on_call: called after each call, measured or not, to show progress.
+
+    Raises:
+        ConfigError: there is nothing to measure.
+        RerankError: a backend failed.
+    """
+    if not backends or calls < 1:
+        raise ConfigError(f"nothing to measure: {len(backends)} backends, {calls} calls")
+    names = list(backends)
+    walls: dict[str, list[float]] = {name: [] for name in names}
+    processors: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(warm_up + calls):
+        requests = workload.requests(shape)
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            clock = processor_clocks.get(name, time.process_time)
+            wall, processor = _timed(backends[name], requests, clock)
+            on_call()
+            if turn >= warm_up:
+                walls[name].append(wall)
+                processors[name].append(processor)
+    return {name: Speed(shape, tuple(walls[name]), tuple(processors[name])) for name in names}
+
+
+def _timed(
+    backend: Backend, requests: Sequence[tuple[str, Sequence[str]]], clock: Callable[[], float]
+) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), clock()
+    backend.score_many(requests)
+    return time.perf_counter() - wall, clock() - processor

@@ -1,0 +1,287 @@
+"""Which settings of a local model are fastest on this machine, and whether scores stay the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from operator import truediv
+from typing import TypeAlias
+from urllib.parse import quote, urlencode
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.bench.speed import compare_speed
+from rerank_plugins.bench.workload import Shape, Workload
+from rerank_plugins.errors import BackendError, ConfigError, MissingDependencyError, RerankError
+from rerank_plugins.evaluation.agreement import kendall_tau
+from rerank_plugins.spec import load_backend
+
+__all__ = ["SAME", "Trial", "Tuning", "tune"]
+
+SAME = 1e-3
+"""Logits that differ by less are called the same: rounding in float32 stays far below."""
+
+_GAIN = 1.03
+"""What is not faster by so much is noise, and no reason for another setting."""
+_CHECKED = 2
+"""Queries whose scores are held against the reference's."""
+_CHECKED_DOCUMENTS = 20
+"""Their documents, at most."""
+_FLOAT32: Sequence[Mapping[str, object]] = (
+    {"engine": "onnx", "dtype": "float32"},
+    {"engine": "torch", "dtype": "float32", "attention": "packed"},
+    {"engine": "torch", "dtype": "float32", "attention": "padded"},
+)
+_COARSE_CPU: Sequence[Mapping[str, object]] = (
+    {"engine": "onnx", "dtype": "int8"},
+    {"engine": "torch", "dtype": "bfloat16"},
+)
+_COARSE_GPU: Sequence[Mapping[str, object]] = (
+    {"engine": "torch", "dtype": "tf32"},
+    {"engine": "torch", "dtype": "float16"},
+    {"engine": "torch", "dtype": "bfloat16"},
+)
+_REFERENCES: Sequence[Mapping[str, object]] = (
+    {"engine": "torch", "dtype": "float32", "attention": "padded"},
+    {"engine": "onnx", "dtype": "float32"},
+)
+_SUBJECT = ("kind", "model")
+_TUNED = ("engine", "dtype", "attention", "threads", "batch_tokens")
+_BATCH_TOKENS = (2_048, 8_192, 32_768)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One way to run the model, and what it gave."""
+
+    options: Mapping[str, object]
+    """The options of the `local` backend, with the model."""
+    ratio: float = 0.0
+    """How many times as fast as the settings that were given, at the median call; 0: it failed."""
+    seconds: float = 0.0
+    """The median call, in seconds."""
+    tau: float | None = None
+    """Kendall's τ-b to the exact scores, the mean over the queries checked."""
+    difference: float = math.inf
+    """The largest difference of a logit from the exact one."""
+    error: str = ""
+    """Why it can't run here."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the scores are those of float32, up to rounding."""
+        return self.difference < SAME
+
+    @property
+    def spec(self) -> str:
+        """The spec string that says the same."""
+        options = {key: value for key, value in self.options.items() if key not in _SUBJECT}
+        model = quote(str(self.options["model"]), safe="/:.@\\~ ")
+        return f"local:{model}" + (f"?{urlencode(options)}" if options else "")
+
+    @property
+    def toml(self) -> str:
+        """The table of a configuration file that says the same."""
+        lines = (f"{key} = {_literal(value)}" for key, value in self.options.items())
+        return "\n".join(("[backend]", *lines)) + "\n"
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are TOML's, too
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """All that was tried for a model, in order; the first is what was given."""
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    """The fastest one whose scores may be used: exact, unless others were allowed."""
+    reference: str
+    """The spec of the exact scores."""
+    untried: int
+    """Settings for which there was no time."""
+
+
+class _Search:
+    """The trials so far, and the fastest of them, which stays loaded."""
+
+    def __init__(
+        self, options: Mapping[str, object], workload: Workload, shape: Shape, calls: int
+    ) -> None:
+        self._workload, self._shape, self._calls = workload, shape, calls
+        self._checks = workload.requests(Shape(_CHECKED, min(shape.documents, _CHECKED_DOCUMENTS)))
+        self._exact, self.reference = self._scored_exactly(options)
+        with ExitStack() as opened:
+            self._leader = opened.enter_context(_loaded(options))
+            self.facts = self._leader.describe()
+            self.best = self._tried(options, self._leader, self._times(given=self._leader)["given"])
+            self._opened = opened.pop_all()
+        self.trials = [self.best]
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def attempt(self, options: Mapping[str, object], *, coarse: bool) -> None:
+        """Try these settings beside the fastest so far; keep them loaded if they are faster."""
+        with ExitStack() as opened:
+            try:
+                challenger = opened.enter_context(_loaded(options))
+                walls = self._times(leader=self._leader, challenger=challenger)
+                speedups = map(truediv, walls["leader"], walls["challenger"])
+                ratio = self.best.ratio * statistics.median(speedups)
+                trial = self._tried(options, challenger, walls["challenger"], ratio)
+            except (ConfigError, MissingDependencyError, BackendError) as error:
+                self.trials.append(Trial(options, error=str(error)))
+                return
+            self.trials.append(trial)
+            usable = coarse or trial.exact
+            # Where what was given is not exact itself, anything exact comes before it.
+            unfit = not (coarse or self.best.exact)
+            if usable and (unfit or trial.ratio > _GAIN * self.best.ratio):
+                self._opened.close()
+                self.best, self._leader, self._opened = trial, challenger, opened.pop_all()
+
+    def _times(self, **backends: Backend) -> dict[str, tuple[float, ...]]:
+        found = compare_speed(backends, self._shape, self._workload, calls=self._calls, warm_up=1)
+        return {name: speed.seconds for name, speed in found.items()}
+
+    def _tried(
+        self,
+        options: Mapping[str, object],
+        backend: Backend,
+        wall: Sequence[float],
+        ratio: float = 1.0,
+    ) -> Trial:
+        found = backend.score_many(self._checks)
+        queries = list(zip(found, self._exact, strict=True))
+        taus = [tau for ours, exact in queries if (tau := kendall_tau(ours, exact)) is not None]
+        difference = max(
+            abs(a - b) for ours, exact in queries for a, b in zip(ours, exact, strict=True)
+        )
+        tau = statistics.mean(taus) if taus else None
+        return Trial(options, ratio, statistics.median(wall), tau, difference)
+
+    def _scored_exactly(self, options: Mapping[str, object]) -> tuple[list[list[float]], str]:
+        """Score with plain float32: torch's padded batches, or onnx where there is no torch."""
+        kept = {key: value for key, value in options.items() if key not in _TUNED}
+        failure: RerankError | None = None
+        for way in _REFERENCES:
+            exact = Trial({**kept, **way})
+            try:
+                with _loaded(exact.options) as backend:
+                    return backend.score_many(self._checks), exact.spec
+            except (ConfigError, MissingDependencyError) as error:
+                failure = failure or error
+        raise ConfigError(f"no engine here gives exact scores of this model: {failure}")
+
+
+_Stage: TypeAlias = Callable[[Mapping[str, object], Mapping[str, object]], list[dict[str, object]]]
+"""From the fastest settings so far, and what the model says of itself, to what to try next."""
+
+
+def _loaded(options: Mapping[str, object]) -> Backend:
+    return load_backend({**options, "scale": "logit"})
+
+
+def _engines(
+    given: Mapping[str, object],
+    facts: Mapping[str, object],
+    *,
+    coarse: bool,
+) -> list[dict[str, object]]:
+    """Return other engines, dtypes and attentions that what was given leaves open."""
+    on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
+    ways = [*_FLOAT32]
+    if coarse:
+        ways += _COARSE_GPU if on_gpu else _COARSE_CPU
+    return [
+        {**given, **way}
+        for way in ways
+        if all(given.get(key, value) == value for key, value in way.items())
+        and any(facts.get(key, value) != value for key, value in way.items())
+        and not (on_gpu and way["engine"] == "onnx")
+    ]
+
+
+def _threads(best: Mapping[str, object], facts: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return other thread counts, unless one was given or a GPU does the work."""
+    if "threads" in best or not str(facts.get("device", "cpu")).startswith("cpu"):
+        return []
+    cores = os.cpu_count() or 1
+    counts = {max(1, cores // 4), max(1, cores // 2), cores}
+    return [{**best, "threads": count} for count in sorted(counts, reverse=True)]
+
+
+def _batches(best: Mapping[str, object], facts: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return other batch sizes for torch; the onnx engine runs pair by pair."""
+    engine = best.get("engine", facts.get("engine"))
+    if "batch_tokens" in best or engine != "torch":
+        return []
+    return [{**best, "batch_tokens": size} for size in _BATCH_TOKENS]
+
+
+def tune(
+    spec: str | Mapping[str, object],
+    workload: Workload,
+    *,
+    shape: Shape = Shape(1, 20),  # noqa: B008  # frozen
+    seconds: float = 120.0,
+    calls: int = 3,
+    allow_inexact: bool = False,
+    on_trial: Callable[[int, int], object] = lambda _done, _total: None,
+) -> Tuning:
+    """Try the engines, dtypes, batches and thread counts of a local model on this machine.
+
+    Options that the spec names stay as they are. Each setting is timed in turns with the fastest
+    one so far, on new texts; its scores are held against plain float32. The best engine is found
+    first, then its threads, then its batches, since trying all combinations would take hours.
+
+    Args:
+        spec: a `local:` model, as a string or mapping.
+        workload: the texts to measure with.
+        shape: queries and documents per call.
+        seconds: no trial begins that would probably end later; the given settings are always
+            measured.
+        calls: measured calls per setting.
+        allow_inexact: also try int8 and half precision, whose scores differ, and let them win.
+        on_trial: called with the trials done and known so far, to show progress.
+
+    Raises:
+        ConfigError: the spec is wrong or names no local model, or no engine gives exact scores.
+        MissingDependencyError: what the spec names is not installed.
+        BackendError: the model does not work as given.
+    """
+    began = time.monotonic()
+    options = load_backend(spec).to_spec()
+    if options.get("kind") != "local":
+        raise ConfigError(
+            f"only local models have engines to choose from, not kind {options.get('kind')!r}; "
+            "write: local:MODEL"
+        )
+    options.pop("scale", None)
+    coarse = allow_inexact or "dtype" in options
+    search = _Search(options, workload, shape, calls)
+    longest = (time.monotonic() - began) / 2  # of the reference and the given settings
+    untried = 0
+    try:
+        stages: Sequence[_Stage] = (partial(_engines, coarse=coarse), _threads, _batches)
+        for stage in stages:
+            ways = stage(search.best.options, search.facts)
+            for number, way in enumerate(ways):
+                on_trial(len(search.trials), len(search.trials) + len(ways) - number)
+                start = time.monotonic()
+                if start - began + longest > seconds:
+                    untried += len(ways) - number
+                    break
+                search.attempt(way, coarse=coarse)
+                longest = max(longest, time.monotonic() - start)
+    finally:
+        search.close()
+    return Tuning(tuple(search.trials), search.best, search.reference, untried)

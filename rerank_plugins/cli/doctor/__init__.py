@@ -1,0 +1,1 @@
+"""`rerank-plugins doctor`: what would score, and whether it works."""

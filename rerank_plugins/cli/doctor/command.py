@@ -1,0 +1,52 @@
+"""`rerank-plugins doctor`: what is installed, and whether a backend works."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rerank_plugins.cli.doctor.environment import describe_environment
+from rerank_plugins.cli.doctor.report import as_json, as_lines
+from rerank_plugins.cli.output import printing
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            help="A spec, a .toml file, or the plain URL of a server. "
+            "Else $RERANK_BACKEND, else embedded."
+        ),
+    ] = None,
+    *,
+    score: Annotated[
+        bool,
+        typer.Option(help="Load the model and score a pair, which hosted services bill."),
+    ] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what is installed, what would score on which device, and whether it works.
+
+    Exit code 1 says that something does not work.
+    """
+    from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
+    from rich.text import Text  # noqa: PLC0415
+
+    from rerank_plugins.cli.doctor.examine import examine  # noqa: PLC0415  # it loads httpx
+
+    environment = describe_environment()
+    report = examine(spec, score=score)
+    console = Console()
+    with printing():
+        if json_output:
+            sys.stdout.write(as_json(environment, report))
+        elif console.is_terminal:
+            for style, line in as_lines(environment, report):
+                console.print(Text(line, style=style), soft_wrap=True)
+        else:
+            sys.stdout.writelines(f"{line}\n" for _, line in as_lines(environment, report))
+    raise typer.Exit(0 if report.ok else 1)

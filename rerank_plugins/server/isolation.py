@@ -1,0 +1,71 @@
+"""What a backend is made of: which parts ask another server, and which run a model here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.backends.local.lockfile import check_lock
+from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.wrappers.base import WrapperBackend
+from rerank_plugins.wrappers.batching import BatchingBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.process import ModelProcess
+
+__all__ = ["is_remote", "isolate", "model_processes", "prepare_here"]
+
+
+def is_remote(backend: Backend) -> bool:
+    """Return whether a backend, or one inside it, asks another server."""
+    return any(isinstance(part, HTTPBackend) for part in _innermost(backend))
+
+
+def model_processes(backend: Backend) -> list[ModelProcess]:
+    """Return the parts that run in a process of their own."""
+    return [part for part in _innermost(backend) if isinstance(part, ModelProcess)]
+
+
+def isolate(backend: Backend, settings: ServerSettings) -> Backend:
+    """Give each model inside a fresh chain a process of its own; return the chain."""
+    if isinstance(backend, FallbackBackend):
+        # Asked side by side; the concurrent requests to a model share batches here.
+        backend.backends = tuple(
+            part if is_remote(part) else BatchingBackend(isolate(part, settings))
+            for part in backend.backends
+        )
+        backend.wrapped = backend.backends[0]
+        return backend
+    if isinstance(backend, WrapperBackend):
+        backend.wrapped = isolate(backend.wrapped, settings)
+        return backend
+    if isinstance(backend, HTTPBackend):
+        return backend
+    lock = settings.model_lock
+    return ModelProcess(
+        backend,
+        batch_seconds=settings.watchdog_seconds,
+        prepare=None if lock is None else partial(check_lock, lock),
+    )
+
+
+def prepare_here(backend: Backend, settings: ServerSettings) -> None:
+    """Do what must be done before the models that run in this process are loaded.
+
+    Raises:
+        ConfigError: a file of a model is not as it was locked.
+    """
+    for part in _innermost(backend):
+        if settings.model_lock is not None and not isinstance(part, HTTPBackend | ModelProcess):
+            check_lock(settings.model_lock, part)
+
+
+def _innermost(backend: Backend) -> Iterator[Backend]:
+    if isinstance(backend, FallbackBackend):
+        for part in backend.backends:
+            yield from _innermost(part)
+    elif isinstance(backend, WrapperBackend | BatchingBackend):
+        yield from _innermost(backend.wrapped)
+    else:
+        yield backend

@@ -1,0 +1,226 @@
+"""Requests as each server wants them, and replies as each server sends them."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import ConfigError, InvalidResponse
+from rerank_plugins.backends.http.dialects import DIALECTS, decode
+from tests.support.places import DATA
+
+RECORDED = sorted((DATA / "wire").glob("*.json"))
+
+FLAT = {"query": "q", "documents": ["a", "b"]}
+BODIES = {
+    "cohere": {"model": "m", **FLAT},
+    "dashscope": {"model": "m", "input": FLAT},
+    "infinity": {"model": "m", **FLAT},
+    "jina": {"model": "m", **FLAT},
+    "llamacpp": {"model": "m", **FLAT},
+    "nim": {
+        "model": "m",
+        "query": {"text": "q"},
+        "passages": [{"text": "a"}, {"text": "b"}],
+        "truncate": "END",
+    },
+    "siliconflow": {"model": "m", **FLAT},
+    "tei": {"model": "m", "query": "q", "texts": ["a", "b"], "truncate": True},
+    "vllm": {"model": "m", **FLAT, "truncate_prompt_tokens": -1},
+    "voyage": {"model": "m", **FLAT, "truncation": True},
+    "xinference": {"model": "m", **FLAT},
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_requests_hold_these_fields_and_no_others(name):
+    assert BODIES[name] == DIALECTS[name].encode("q", ["a", "b"], model="m")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_no_model_sends_no_field(name):
+    """Null is refused by vLLM."""
+    assert "model" not in DIALECTS[name].encode("q", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("dashscope", {"parameters": {"instruct": "Säge"}}),
+        ("siliconflow", {"instruction": "Säge"}),
+        ("vllm", {"instruction": "Säge"}),
+        ("xinference", {"kwargs": '{"instruction": "Säge"}'}),
+    ],
+)
+def test_an_instruction_goes_where_the_server_reads_it(name, added):
+    sent = DIALECTS[name].encode("q", ["a", "b"], model="m", instruction="Säge")
+
+    assert BODIES[name] | added == sent
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("infinity", {"raw_scores": True}),
+        ("tei", {"raw_scores": True}),
+        ("vllm", {"use_activation": False}),
+    ],
+)
+def test_raw_scores_are_asked_for(name, added):
+    assert BODIES[name] | added == DIALECTS[name].encode("q", ["a", "b"], model="m", raw=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "expected"),
+    [
+        ("cohere", "https://api.cohere.com", "https://api.cohere.com/v2/rerank"),
+        ("cohere", "https://api.cohere.com/v2", "https://api.cohere.com/v2/rerank"),
+        ("cohere", "http://litellm:4000/v1/", "http://litellm:4000/v1/rerank"),
+        ("cohere", "https://x/providers/cohere/v2/rerank", "https://x/providers/cohere/v2/rerank"),
+        (
+            "cohere",
+            "https://dashscope.aliyuncs.com/compatible-api/v1/reranks",
+            "https://dashscope.aliyuncs.com/compatible-api/v1/reranks",
+        ),
+        (
+            "dashscope",
+            "https://dashscope-intl.aliyuncs.com/api/v1",
+            "https://dashscope-intl.aliyuncs.com/api/v1/services/rerank/text-rerank/text-rerank",
+        ),
+        ("infinity", "http://gpu:7997", "http://gpu:7997/rerank"),
+        ("infinity", "http://gpu:7997/v1", "http://gpu:7997/v1/rerank"),
+        ("nim", "http://gpu:8000/v1/ranking", "http://gpu:8000/v1/ranking"),
+        ("nim", "https://x/v1/retrieval/m/reranking", "https://x/v1/retrieval/m/reranking"),
+        ("tei", "http://[::1]:8080//", "http://[::1]:8080/rerank"),
+        ("tei", "https://gateway/team/tei/", "https://gateway/team/tei/rerank"),
+        ("xinference", "http://gpu:9997", "http://gpu:9997/v1/rerank"),
+        ("xinference", "http://gpu:9997/v1/", "http://gpu:9997/v1/rerank"),
+        ("xinference", "http://gpu:9997/v1/rerank/", "http://gpu:9997/v1/rerank"),
+        ("xinference", "https://gateway/x/v1", "https://gateway/x/v1/rerank"),
+        ("xinference", "https://gateway/x", "https://gateway/x/v1/rerank"),
+    ],
+)
+def test_a_base_url_becomes_the_endpoint(name, base_url, expected):
+    assert expected == DIALECTS[name].endpoint(base_url)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        "gpu:9997",
+        "localhost",
+        "ftp://gpu",
+        "http://",
+        "http://gpu:99999",
+        "http://gpu:port",
+        "http://[::1",
+        "http://user:secret@gpu",
+        "http://gpu?key=secret",
+        "http://gpu#secret",
+    ],
+)
+def test_other_base_urls_are_refused_without_their_secrets(base_url):
+    with pytest.raises(ConfigError, match="base_url") as caught:
+        DIALECTS["xinference"].endpoint(base_url)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_recorded_replies_are_read(path):
+    """Or refused, where they leave documents out. Each file says where its body comes from."""
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+
+    assert recorded["origin"]
+    if reason := recorded.get("refused"):
+        with pytest.raises(InvalidResponse, match=reason):
+            decode(recorded["body"], recorded["count"])
+    else:
+        assert recorded["scores"] == decode(recorded["body"], len(recorded["scores"]))
+
+
+def test_every_family_has_a_recorded_reply():
+    assert set(DIALECTS) <= {path.stem.partition("-")[0] for path in RECORDED}
+
+
+GOOD = [{"index": 0, "score": 0.5}, {"index": 1, "score": 0.25}]
+BROKEN = {
+    "a boolean index": ([*GOOD[:1], {"index": True, "score": 1.0}], "index of result 1"),
+    "a boolean score": ([*GOOD[:1], {"index": 1, "score": True}], "document 1 is a boolean"),
+    "a fraction as index": ([*GOOD[:1], {"index": 1.0, "score": 1.0}], "index of result 1"),
+    "a list as body": ([], "0 scores for 2"),
+    "a negative index": ([*GOOD[:1], {"index": -1, "score": 1.0}], "not within 0 to 1"),
+    "a null score": ([*GOOD[:1], {"index": 1, "relevance_score": None}], "null"),
+    "a number as body": (3, "no list"),
+    "a score that is text": ([*GOOD[:1], {"index": 1, "score": "0.5"}], "document 1 is a string"),
+    "a string as body": ("results", "no list"),
+    "a string as index": (
+        [*GOOD[:1], {"index": "1", "score": 0.5}],
+        "index of result 1 is a string",
+    ),
+    "an index out of range": ([*GOOD[:1], {"index": 2, "score": 1.0}], "not within 0 to 1"),
+    "an infinite score": ([*GOOD[:1], {"index": 1, "score": math.inf}], "not finite"),
+    "a huge score": ([*GOOD[:1], {"index": 1, "score": 10**400}], "not finite"),
+    "a huge index": ([*GOOD[:1], {"index": 10**400, "score": 1}], "not within 0 to 1"),
+    "no index": ([*GOOD[:1], {"score": 1.0}], "index of result 1 is null or missing"),
+    "no score": ([*GOOD[:1], {"index": 1}], "no score for document 1"),
+    "not a list": ({"results": {"0": 0.5, "1": 0.25}}, "no list"),
+    "null as body": (None, "no list"),
+    "null as results": ({"results": None}, "no list"),
+    "numbers instead of objects": ({"results": [0.5, 0.25]}, "result 0"),
+    "one score too few": ({"results": GOOD[:1]}, "1 scores for 2"),
+    "one score too many": ({"results": [*GOOD, GOOD[0]]}, "3 scores for 2"),
+    "the same index twice": ({"results": [GOOD[0], GOOD[0]]}, "two scores for document 0"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_replies_are_refused_with_a_reason(case):
+    body, reason = BROKEN[case]
+
+    with pytest.raises(InvalidResponse, match=reason):
+        decode(body, 2)
+
+
+LAYOUTS = {
+    "bare": lambda items: items,
+    "data": lambda items: {"object": "list", "data": items},
+    "output": lambda items: {"output": {"results": items}, "request_id": "1"},
+    "rankings": lambda items: {"rankings": items, "usage": {}},
+    "results": lambda items: {"id": "1", "results": items, "meta": None},
+}
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["results", "data", "index", "score", "output"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(scores=st.lists(FINITE, max_size=20), data=st.data())
+def test_scores_come_back_in_the_order_of_the_documents(scores, data):
+    key = data.draw(st.sampled_from(["relevance_score", "score", "logit"]))
+    items = [{"index": i, key: score, "document": "x"} for i, score in enumerate(scores)]
+    layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
+
+    assert scores == decode(layout(data.draw(st.permutations(items))), len(scores))
+
+
+@given(body=JSON, count=st.integers(0, 3))
+def test_whatever_comes_is_scores_or_refused(body, count):
+    """Never another exception, never a partial list."""
+    try:
+        scores = decode(body, count)
+    except InvalidResponse:
+        return
+
+    assert count == len(scores)
+    assert all(type(score) is float and math.isfinite(score) for score in scores)

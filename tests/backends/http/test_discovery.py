@@ -1,0 +1,224 @@
+"""Which server answers at a URL, told by what real ones answer to GETs."""
+
+import pytest
+
+from rerank_plugins import (
+    AuthenticationError,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+)
+from rerank_plugins.backends.http.discovery import ServerInfo, probe
+from rerank_plugins.testing import Answer, Endpoint, silence
+
+NOT_FOUND = Answer({"detail": "Not Found"}, 404)
+REFUSED = Answer({"detail": "Unauthorized"}, 401)
+EMPTY = Answer(b"", content_type=None)
+
+INFINITY = {
+    "data": [
+        {"id": "bge", "owned_by": "infinity", "capabilities": ["rerank"], "stats": {}},
+        {"id": "e5", "owned_by": "infinity", "capabilities": ["embed"], "stats": {}},
+    ]
+}
+TEI = {
+    "model_id": "BAAI/bge-reranker-base",
+    "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+    "max_client_batch_size": 64,
+    "max_input_length": 512,
+    "auto_truncate": True,
+    "version": "1.9.3",
+}
+VLLM = {"object": "list", "data": [{"id": "bge", "owned_by": "vllm", "max_model_len": 8192}]}
+XINFERENCE = {
+    "data": [
+        {"id": "chat", "owned_by": "xinference", "model_type": "LLM"},
+        {"id": "bge", "owned_by": "xinference", "model_type": "rerank"},
+    ]
+}
+
+OPEN = {
+    "infinity": ({"/models": INFINITY}, {"models": ("bge",), "max_documents": 2048}),
+    "llamacpp": (
+        {"/v1/models": {"data": [{"id": "m.gguf", "owned_by": "llamacpp"}]}},
+        {"models": ("m.gguf",)},
+    ),
+    "nim": (
+        {
+            "/v1/health/ready": {"object": "health.response", "status": "ready"},
+            "/v1/models": {"data": [{"id": "nvidia/rerank", "owned_by": "system"}]},
+        },
+        {"models": ("nvidia/rerank",), "max_documents": 512},
+    ),
+    "tei": (
+        {"/info": TEI, "/health": EMPTY},
+        {
+            "models": ("BAAI/bge-reranker-base",),
+            "version": "1.9.3",
+            "max_documents": 64,
+            "max_length": 512,
+        },
+    ),
+    "vllm": (
+        {"/v1/models": VLLM, "/version": {"version": "0.32.0"}, "/health": EMPTY},
+        {"models": ("bge",), "version": "0.32.0", "max_length": 8192},
+    ),
+    "xinference": (
+        {"/v1/models": XINFERENCE, "/v1/cluster/version": {"version": "4.1.0"}},
+        {"models": ("bge",), "version": "4.1.0"},
+    ),
+}
+GUARDED = {
+    "infinity": {"/models": REFUSED, "/health": {"unix": 1790000000.0}},
+    "llamacpp": {"/v1/models": REFUSED, "/health": {"status": "ok"}},
+    "tei": {"/info": REFUSED, "/health": EMPTY},
+    "vllm": {"/v1/models": REFUSED, "/health": EMPTY, "/version": {"version": "0.32.0"}},
+    "xinference": {"/v1/models": REFUSED, "/v1/cluster/auth": {"auth": True}},
+}
+
+
+def serving(pages):
+    """A server of these pages, that knows no others."""
+
+    def answer(received):
+        assert received.method == "GET"
+        page = pages.get(received.path, NOT_FOUND)
+        return page if isinstance(page, Answer) else Answer(page)
+
+    return Endpoint(answer)
+
+
+@pytest.mark.parametrize("dialect", OPEN)
+def test_open_servers_tell_their_models_and_limits(dialect):
+    pages, facts = OPEN[dialect]
+    with serving(pages) as endpoint:
+        expected = ServerInfo(dialect=dialect, base_url=endpoint.url, **facts)
+
+        assert expected == probe(endpoint.url)
+
+
+@pytest.mark.parametrize("dialect", GUARDED)
+def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
+    with serving(GUARDED[dialect]) as endpoint:
+        info = probe(endpoint.url)
+
+    assert dialect == info.dialect
+    assert () == info.models
+    assert not info.authorized
+
+
+def test_a_key_that_may_score_need_not_read_the_version():
+    """Xinference 4.1 tells its version to administrators alone."""
+    with serving({"/v1/models": XINFERENCE, "/v1/cluster/version": REFUSED}) as endpoint:
+        info = probe(endpoint.url)
+
+    assert (("bge",), None, True) == (info.models, info.version, info.authorized)
+
+
+def test_llama_cpp_is_known_by_its_header():
+    listing = Answer({"data": []}, headers={"Server": "llama.cpp"})
+    with serving({"/v1/models": listing}) as endpoint:
+        assert "llamacpp" == probe(endpoint.url).dialect
+
+
+def test_a_server_without_models_is_known():
+    with serving({"/v1/models": {"data": []}, "/v1/cluster/auth": {"auth": False}}) as endpoint:
+        info = probe(endpoint.url)
+
+    assert ("xinference", (), True) == (info.dialect, info.models, info.authorized)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/rerank", "/rerank/"])
+def test_any_usual_url_of_a_server_will_do(path):
+    with serving(OPEN["xinference"][0]) as endpoint:
+        info = probe(endpoint.url + path)
+
+        assert f"xinference+{endpoint.url}?model=bge" == info.spec
+
+
+def test_a_prefix_of_infinity_stays_in_the_url():
+    with serving({"/v1/models": INFINITY}) as endpoint:
+        assert f"infinity+{endpoint.url}/v1?model=bge" == probe(endpoint.url).spec
+
+
+def test_a_gateways_prefix_stays_in_the_url():
+    with serving({"/team/info": TEI}) as endpoint:
+        assert f"{endpoint.url}/team" == probe(f"{endpoint.url}/team").base_url
+
+
+def test_the_key_is_sent():
+    with serving(OPEN["tei"][0]) as endpoint:
+        probe(endpoint.url, api_key="sk-key")
+
+        assert "Bearer sk-key" == endpoint.requests[0].headers["Authorization"]
+
+
+@pytest.mark.parametrize("name", ["cohere", "dashscope", "jina", "siliconflow", "voyage"])
+def test_vendors_are_known_by_their_host(name):
+    hosts = {
+        "cohere": "https://api.cohere.com/v2",
+        "dashscope": "https://dashscope.aliyuncs.com",
+        "jina": "https://api.jina.ai/v1/rerank",
+        "siliconflow": "https://api.siliconflow.cn/v1",
+        "voyage": "https://api.voyageai.com",
+    }
+
+    assert name == probe(hosts[name]).dialect
+
+
+def test_an_embedding_server_is_rejected_by_its_kind():
+    with (
+        serving({"/info": TEI | {"model_type": {"embedding": {"pooling": "cls"}}}}) as endpoint,
+        pytest.raises(BackendRejected, match="serves embedding, not a reranker"),
+    ):
+        probe(endpoint.url)
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        {},
+        {"/health": {"up": True}},
+        {"/health": EMPTY},
+        {"/info": {"model_type": "bert"}, "/v1/models": {"data": [{"owned_by": "openai"}]}},
+        {"/info": [], "/v1/models": ["xinference"], "/models": {"data": {"a": 1}}},
+        {"/v1/models": {"data": [None, 1, {"id": 1}]}},
+        dict.fromkeys(
+            ["/info", "/health", "/v1/models"], Answer(b"<html>", content_type="text/html")
+        ),
+    ],
+)
+def test_other_servers_are_rejected_with_advice(pages):
+    with (
+        serving(pages) as endpoint,
+        pytest.raises(BackendRejected, match=r"no rerank server we know.*Kinds: cohere"),
+    ):
+        probe(endpoint.url)
+
+
+def test_a_ban_is_an_authentication_error():
+    banned = Answer({"detail": "Too many failed attempts. IP temporarily banned."}, 429)
+    with (
+        serving({"/info": banned}) as endpoint,
+        pytest.raises(AuthenticationError, match="banned"),
+    ):
+        probe(endpoint.url)
+
+
+def test_nobody_there_is_unavailable():
+    with serving({}) as endpoint:
+        url = endpoint.url
+
+    with pytest.raises(BackendUnavailable):
+        probe(url)
+
+
+def test_a_silent_server_times_out():
+    with Endpoint(silence) as endpoint, pytest.raises(BackendTimeout):
+        probe(endpoint.url, timeout=0.2)
+
+
+def test_a_wrong_url_is_a_config_error():
+    with pytest.raises(ConfigError, match="base_url"):
+        probe("gpu:9997")

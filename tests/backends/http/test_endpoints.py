@@ -1,0 +1,533 @@
+"""Several servers of one model: who is asked, who is left alone, and that nothing is lost."""
+
+import asyncio
+import contextlib
+import copy
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rerank_plugins import (
+    BackendError,
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+    load_backend,
+)
+from rerank_plugins.backends.http import endpoints as _endpoints
+from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.backends.http.endpoints import Endpoint as Server
+from rerank_plugins.backends.http.endpoints import Endpoints
+from rerank_plugins.hooks import BreakerChanged, CallStarted, call
+from rerank_plugins.testing import (
+    Answer,
+    BackendContract,
+    Endpoint,
+    FakeBackend,
+    silence,
+    speak,
+    word_overlap,
+)
+from rerank_plugins.wrappers.instrument import InstrumentedBackend
+from tests.backends.http.remote import DOCUMENTS, EXPECTED, QUERY
+
+DEAD = "http://127.0.0.1:9"  # nobody listens on the port "discard"
+
+
+@pytest.fixture
+def three():
+    """Three servers that work."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Endpoint(speak("tei"))) for _ in range(3)]
+
+
+def backend_of(endpoints, **options):
+    urls = [getattr(endpoint, "url", endpoint) for endpoint in endpoints]
+    return HTTPBackend(dialect="tei", endpoints=urls, **options)
+
+
+def states(backend):
+    return [server["state"] for server in backend.describe()["endpoints"]]
+
+
+class TestSeveral(BackendContract):
+    @pytest.fixture(autouse=True)
+    def _serve(self, three):
+        self.three = three
+
+    def make_backend(self):
+        return backend_of(self.three)
+
+
+# Whom to ask.
+
+
+class World:
+    """Servers without a network, on a clock that moves by hand."""
+
+    def __init__(self, monkeypatch, count=2):
+        self.now = 1000.0
+        monkeypatch.setattr(_endpoints, "monotonic", lambda: self.now)
+        self.servers = [
+            Server(f"http://h{number}/rerank", dialect="tei") for number in range(count)
+        ]
+        self.group = Endpoints(self.servers)
+
+    def ask(self, error=None, *, seconds=0.0, status=None, tried=()):
+        """Use a server, and return it; `error` is what comes of it."""
+        with contextlib.suppress(BackendError), self.group.asked(tried, 1) as (server, told):
+            self.now += seconds
+            told.status_code = status
+            if callable(error):
+                error = error(server)
+            if error is not None:
+                raise error
+        return server
+
+    def fail(self, server, error, **facts):
+        """Let one server fail."""
+        others = [other for other in self.servers if other is not server]
+        assert server is self.ask(error, tried=others, **facts)
+
+    def asked(self, count=200):
+        return {self.ask() for _ in range(count)}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_all_servers_get_their_share(monkeypatch):
+    world = World(monkeypatch, 3)
+    counts = Counter(world.ask().label for _ in range(900))
+
+    assert 3 == len(counts)
+    assert min(counts.values()) > 200
+
+
+def test_the_one_of_two_with_less_to_do_is_asked(world):
+    busy, idle = world.servers
+    busy.in_flight = 3
+
+    assert {idle} == world.asked()
+
+
+def test_requests_in_flight_spread_evenly(monkeypatch):
+    """Power of two choices: no server is far behind the others."""
+    random.seed(0)
+    world = World(monkeypatch, 10)
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            stack.enter_context(world.group.asked((), 1))
+        in_flight = [server.in_flight for server in world.servers]
+
+        assert max(in_flight) - min(in_flight) <= 6
+    assert [0] * 10 == [server.in_flight for server in world.servers]
+
+
+REFUSED = BackendUnavailable("refused")
+AT_ONCE = {
+    "it can't be reached": (REFUSED, {}),
+    "it hangs": (BackendTimeout("silent"), {"seconds": 5.0}),
+}
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_a_dead_server_is_left_alone_at_once(world, case):
+    dead, alive = world.servers
+    error, facts = AT_ONCE[case]
+    world.fail(dead, error, **facts)
+
+    assert ("open", "closed") == (dead.state, alive.state)
+    assert {alive} == world.asked()
+
+
+IN_A_ROW = {
+    "500": (BackendUnavailable("500"), {"status": 500}),
+    "504": (BackendTimeout("504"), {"status": 504}),
+    "a caller in a hurry": (BackendTimeout("late"), {"seconds": 0.01}),
+    "nonsense": (InvalidResponse("no JSON"), {"status": 200}),
+}
+
+
+@pytest.mark.parametrize("case", IN_A_ROW)
+def test_a_server_that_replies_is_left_alone_after_three_failures_in_a_row(world, case):
+    broken, alive = world.servers
+    error, facts = IN_A_ROW[case]
+    for _ in range(2):
+        world.fail(broken, error, **facts)
+        assert "closed" == broken.state
+    world.fail(broken, None)
+    for _ in range(3):
+        assert "closed" == broken.state
+        world.fail(broken, error, **facts)
+
+    assert "open" == broken.state
+    assert {alive} == world.asked()
+
+
+NEUTRAL = [
+    *(BackendRejected("400"), BackendError("424"), BackendOverloaded("429")),
+    asyncio.CancelledError(),
+]
+
+
+@pytest.mark.parametrize("error", NEUTRAL, ids=repr)
+def test_what_says_nothing_about_a_server_leaves_it_in(world, error):
+    server, _ = world.servers
+    for _ in range(5):
+        with contextlib.suppress(asyncio.CancelledError):
+            world.fail(server, error, status=400)
+
+    assert "closed" == server.state
+    assert 0 == server.in_flight
+
+
+@pytest.mark.parametrize(("wish", "rest"), [(5.0, 5.0), (31_536_000.0, 30.0)])
+def test_a_server_that_asks_for_it_is_left_alone(world, wish, rest):
+    busy, idle = world.servers
+    world.fail(busy, BackendOverloaded("429", retry_after=wish), status=429)
+    assert {idle} == world.asked()
+    world.now += rest
+
+    assert busy in world.asked()
+
+
+def test_one_request_tries_a_server_out_and_brings_it_back(world):
+    dead, alive = world.servers
+    world.fail(dead, REFUSED)
+    world.now += 1.0
+
+    def look(server):
+        if server is dead:
+            assert "half_open" == dead.state
+            assert {alive} == world.asked(50)
+
+    while world.ask(look) is not dead:
+        pass
+    assert "closed" == dead.state
+
+
+def test_a_server_that_stays_dead_is_tried_less_and_less_often(world):
+    dead, _ = world.servers
+    rests = []
+    for _ in range(7):
+        world.fail(dead, REFUSED)
+        rests.append(dead.back_at - world.now)
+        world.now = dead.back_at
+
+    assert [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0] == rests
+
+
+def test_requests_that_fail_together_count_as_one_failure(world):
+    dead, alive = world.servers
+    with contextlib.suppress(BackendError), contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(world.group.asked([alive], 1))
+        assert 8 == dead.in_flight
+        raise REFUSED
+
+    assert 0 == dead.in_flight
+    assert 1 == dead.rests
+    assert world.now + 1.0 == dead.back_at
+
+
+def test_if_all_are_left_alone_all_are_asked(world):
+    for server in world.servers:
+        world.fail(server, REFUSED)
+    with contextlib.ExitStack() as stack:
+        asked = [stack.enter_context(world.group.asked((), 1))[0] for _ in range(20)]
+
+        assert set(world.servers) == set(asked)
+
+
+def test_changes_are_told_to_hooks(world):
+    dead, _ = world.servers
+    told = []
+
+    class Asking(FakeBackend):
+        def score(self, query, documents):
+            world.fail(dead, REFUSED)
+            world.now += 1.0
+            world.fail(dead, None)
+            return super().score(query, documents)
+
+    InstrumentedBackend(Asking(), hooks=[told.append]).score("q", ["a"])
+    changes = [event for event in told if isinstance(event, BreakerChanged)]
+
+    assert ["open", "half_open", "closed"] == [event.state for event in changes]
+    assert {"h0:80"} == {event.endpoint for event in changes}
+
+
+def test_an_interrupted_hook_leaves_no_request_in_flight(world):
+    """Ctrl-C while a hook hears that the server is tried out."""
+
+    def interrupt(event):
+        if isinstance(event, BreakerChanged):
+            raise KeyboardInterrupt
+
+    dead, alive = world.servers
+    world.fail(dead, REFUSED)
+    world.now += 1.0
+    with (
+        call((interrupt,), CallStarted("library", "", None, 1, 1)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        world.ask(tried=[alive])
+
+    assert ("open", 0) == (dead.state, dead.in_flight)
+    world.fail(dead, None)
+    assert "closed" == dead.state
+
+
+def test_a_single_server_is_always_asked(monkeypatch):
+    world = World(monkeypatch, 1)
+    for _ in range(10):
+        world.fail(world.servers[0], REFUSED)
+
+    assert "closed" == world.servers[0].state
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_count_the_parents_requests(world):
+    with world.group.asked((), 1) as (server, _):
+        pid = os.fork()
+        if pid == 0:
+            world.ask()
+            os._exit(server.in_flight)
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# Nothing is lost.
+
+
+def test_a_dead_server_costs_one_try(three, ask):
+    backend = backend_of([DEAD, three[0]])
+    for _ in range(5):
+        assert EXPECTED == ask(backend)
+
+    assert 5 == len(three[0].requests)
+
+
+@pytest.mark.parametrize("status", [424, 429, 500, 502, 503])
+def test_another_server_is_asked_when_one_fails(three, ask, status):
+    three[0].answer = Answer({"error": "no"}, status)
+    backend = backend_of(three[:2])
+
+    assert [EXPECTED] * 8 == [ask(backend) for _ in range(8)]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_refusal_is_raised_at_once(three, ask, status):
+    for endpoint in three:
+        endpoint.answer = Answer({"error": "no"}, status)
+
+    with pytest.raises(BackendRejected):
+        ask(backend_of(three))
+
+    assert 1 == sum(len(endpoint.requests) for endpoint in three)
+
+
+def test_a_silent_server_gets_half_of_the_time(three, ask):
+    three[0].answer = silence
+    backend = backend_of(three[:2], timeout=2.5)
+    for _ in range(4):
+        assert EXPECTED == ask(backend)
+
+    assert len(three[0].requests) <= 2  # it is left alone then, and tried out at most once
+
+
+def test_each_part_finds_a_server_of_its_own(three, ask):
+    three[0].answer = Answer({"error": "no"}, 500)
+    documents = [f"panda {number}" if number % 3 else "hi" for number in range(320)]
+
+    assert [word_overlap(QUERY, text) for text in documents] == ask(backend_of(three), documents)
+
+
+def test_all_dead_is_one_error_that_names_the_tries(ask):
+    with pytest.raises(BackendUnavailable, match="no connection") as caught:
+        ask(backend_of([DEAD, "http://127.0.0.1:10", "http://localhost:9"]))
+
+    assert 2 == len([note for note in caught.value.__notes__ if note.startswith("before that")])
+
+
+def test_a_request_goes_to_three_servers_at_most(ask):
+    """One that kills servers must not kill them all."""
+    with contextlib.ExitStack() as stack:
+        five = [stack.enter_context(Endpoint(Answer(b"", 500))) for _ in range(5)]
+        with pytest.raises(BackendUnavailable):
+            ask(backend_of(five))
+
+        assert 3 == sum(len(endpoint.requests) for endpoint in five)
+
+
+def test_many_threads_share_the_servers(three):
+    with backend_of(three) as backend, ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: backend.score(QUERY, DOCUMENTS), range(300)))
+        in_flight = [server["in_flight"] for server in backend.describe()["endpoints"]]
+
+    assert [EXPECTED] * 300 == found
+    assert [0, 0, 0] == in_flight
+    assert min(len(endpoint.requests) for endpoint in three) > 50
+
+
+def test_cancelled_calls_are_not_in_flight_any_more(three):
+    for endpoint in three:
+        endpoint.answer = silence
+
+    async def cancel():
+        async with backend_of(three) as backend:
+            tasks = [asyncio.create_task(backend.ascore(QUERY, DOCUMENTS)) for _ in range(30)]
+            await asyncio.sleep(0.2)
+            for task in tasks:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            return done, backend.describe()["endpoints"]
+
+    done, servers = asyncio.run(cancel())
+
+    assert {asyncio.CancelledError} == {type(result) for result in done}
+    assert [(0, "closed")] * 3 == [(server["in_flight"], server["state"]) for server in servers]
+
+
+# Real processes, killed for real.
+
+SERVER = """
+import sys, time
+from rerank_plugins.testing import Endpoint, speak
+answer = speak("tei")
+with Endpoint(lambda received: (time.sleep(0.002), answer(received))[1]) as endpoint:
+    print(endpoint.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def processes():
+    """Three servers in processes of their own."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for process in started:
+        process.url = process.stdout.readline().strip()
+    yield started
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("way", ["threads", "tasks"])
+def test_nothing_is_lost_when_a_server_dies_under_load(processes, how, way):
+    number = getattr(signal, how)
+    attempts = []
+    remote = backend_of(processes, timeout=8)
+    backend = InstrumentedBackend(remote, hooks=[attempts.append])
+    documents = [f"panda {number}" if number % 3 else "hi" for number in range(20)]
+    expected = [word_overlap(QUERY, text) for text in documents]
+    calls = 150
+
+    def in_threads():
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda _: backend.score(QUERY, documents), range(calls)))
+
+    async def in_tasks():
+        gate = asyncio.Semaphore(8)
+
+        async def one():
+            async with gate:
+                return await backend.ascore(QUERY, documents)
+
+        async with backend:
+            return await asyncio.gather(*(one() for _ in range(calls)))
+
+    killer = threading.Timer(0.1, processes[0].send_signal, [number])
+    killer.start()
+    found = in_threads() if way == "threads" else asyncio.run(in_tasks())
+    killer.join()
+    backend.close()
+
+    assert calls == len(found)
+    assert all(scores == expected for scores in found)
+    opened = [e for e in attempts if isinstance(e, BreakerChanged) and e.state == "open"]
+    assert {processes[0].url.removeprefix("http://")} == {event.endpoint for event in opened}
+    assert "open" == states(backend)[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_server_comes_back_by_itself(processes):
+    with backend_of(processes[:2], timeout=4) as backend:
+        processes[0].send_signal(signal.SIGSTOP)
+        for _ in range(20):
+            backend.score(QUERY, DOCUMENTS)
+        assert "open" == states(backend)[0]
+        processes[0].send_signal(signal.SIGCONT)
+        give_up = time.monotonic() + 30
+        while "closed" != states(backend)[0] and time.monotonic() < give_up:
+            backend.score(QUERY, DOCUMENTS)
+            time.sleep(0.01)
+
+        assert ["closed", "closed"] == states(backend)
+
+
+# How it is written.
+
+
+def test_the_name_does_not_tell_which_server_answers(three):
+    urls = [endpoint.url for endpoint in three]
+    one, other = backend_of(urls), backend_of(urls[::-1])
+
+    assert one.name == other.name
+    assert all(url in one.name for url in urls)
+
+
+def test_strings_mappings_and_copies_say_the_same(three):
+    urls = [endpoint.url for endpoint in three]
+    spec = {"kind": "tei", "endpoints": urls, "timeout": 5.0}
+    backend = load_backend(spec)
+
+    assert spec == backend.to_spec()
+    assert spec == load_backend(f"tei+{','.join(urls)}?timeout=5").to_spec()
+    assert spec == pickle.loads(pickle.dumps(backend)).to_spec()
+    assert spec == copy.deepcopy(backend).to_spec()
+
+
+def test_a_file_lists_them(three, tmp_path, ask):
+    urls = [endpoint.url for endpoint in three]
+    file = tmp_path / "rerank.toml"
+    file.write_text(f'[backend]\nkind = "tei"\nendpoints = {urls}\n')
+
+    assert EXPECTED == ask(load_backend(file))
+
+
+WRONG = {
+    "both": {"base_url": "http://a", "endpoints": ["http://b"]},
+    "no list": {"endpoints": "http://b"},
+    "none": {"endpoints": []},
+    "no URL": {"endpoints": ["http://a", "b:80"]},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_lists_are_refused(case):
+    with pytest.raises(ConfigError, match=r"base_url|endpoints"):
+        HTTPBackend(dialect="tei", **WRONG[case])

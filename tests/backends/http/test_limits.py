@@ -1,0 +1,180 @@
+"""Limits that servers tell by refusing: requests are split, limits remembered, then forgotten."""
+
+import pytest
+
+from rerank_plugins import BackendRejected
+from rerank_plugins.backends.http import limits as _limits
+from rerank_plugins.backends.http.limits import Limits, Refused, too_large
+from rerank_plugins.backends.http.responses import Reply
+from rerank_plugins.testing import Answer, Endpoint, speak, word_overlap
+from tests.backends.http.remote import QUERY, make
+
+NGINX = Answer(
+    b"<html><head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>",
+    413,
+    content_type="text/html",
+)
+INFINITY = {
+    "detail": [
+        {
+            "type": "too_long",
+            "loc": ["body", "documents"],
+            "msg": "List should have at most 8 items after validation, not 20",
+            "input": ["hi"] * 20,
+        }
+    ]
+}
+TEI = {"error": "batch size 20 > maximum allowed batch size 8", "error_type": "Validation"}
+REFUSALS = {
+    "Cohere": (400, {"message": "too many documents: the limit is 8, got 20"}),
+    "Infinity": (422, INFINITY),
+    "our server": (413, {"error": {"message": "a request holds at most 8 documents, not 20"}}),
+    "TEI before 2026": (413, TEI),
+    "TEI": (422, TEI),
+    "Voyage": (400, {"detail": "The batch size limit is 8. Your batch size is 20."}),
+}
+
+
+def limited(most, refusal):
+    """Return a TEI that takes `most` documents."""
+    good = speak("tei")
+
+    def answer(received):
+        status, body = refusal
+        return Answer(body, status) if len(received.body["texts"]) > most else good(received)
+
+    return answer
+
+
+def sizes(endpoint):
+    return [len(received.body["texts"]) for received in endpoint.requests]
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_limit_that_is_named_is_kept_to(endpoint, ask, case):
+    endpoint.answer = limited(8, REFUSALS[case])
+    documents = [f"panda {number}" if number % 3 else "hi" for number in range(20)]
+    backend = make(endpoint, "tei")
+
+    assert [word_overlap(QUERY, text) for text in documents] == ask(backend, documents)
+    assert [20, 8, 8, 4] == sizes(endpoint)
+    ask(backend, documents)
+    assert [4, 8, 8] == sorted(sizes(endpoint)[4:])
+    assert 8 == backend.describe()["endpoints"][0]["max_documents"]
+
+
+def test_bytes_are_halved_until_they_fit(endpoint, ask):
+    """A proxy's 413 says nothing about the limit."""
+    good = speak("vllm")
+    endpoint.answer = lambda received: NGINX if received.size > 100_000 else good(received)
+    documents = ["panda " * 2_000] * 40
+    backend = make(endpoint, "vllm")
+
+    assert [word_overlap(QUERY, text) for text in documents] == ask(backend, documents)
+    assert 480_000 < endpoint.requests[0].size
+    before = len(endpoint.requests)
+    ask(backend, documents)
+    assert all(received.size <= 100_000 for received in endpoint.requests[before:])
+
+
+def test_tokens_of_a_batch_are_split_like_bytes(endpoint, ask):
+    good = speak("voyage")
+    body = {"detail": "The max allowed tokens per submitted batch is 600. Your batch has 900."}
+    endpoint.answer = lambda received: (
+        Answer(body, 400) if len(received.body["documents"]) > 5 else good(received)
+    )
+
+    assert 20 == len(ask(make(endpoint, "voyage"), ["panda panda"] * 20))
+
+
+def test_a_single_document_that_is_too_large_is_one_error(endpoint, ask):
+    good = speak("vllm")
+    endpoint.answer = lambda received: NGINX if received.size > 10_000 else good(received)
+
+    with pytest.raises(BackendRejected, match="it got document 3 alone, 60016 bytes") as caught:
+        ask(make(endpoint, "vllm", max_parallel=1), ["hi", "hi", "hi", "a" * 60_000, "hi"])
+
+    assert 413 == caught.value.status_code
+    assert BackendRejected is type(caught.value)
+
+
+def test_a_refusal_about_something_else_is_raised_at_once(endpoint, ask):
+    endpoint.answer = Answer({"detail": "unknown model: 5 documents were not looked at"}, 422)
+
+    with pytest.raises(BackendRejected, match="unknown model"):
+        ask(make(endpoint), ["hi"] * 20)
+
+    assert 1 == len(endpoint.requests)
+
+
+def test_listwise_requests_are_never_split(endpoint, ask):
+    endpoint.answer = Answer(TEI, 413)
+
+    with pytest.raises(BackendRejected, match="maximum allowed batch size 8"):
+        ask(make(endpoint, "tei", listwise=True), ["hi"] * 20)
+
+    assert 1 == len(endpoint.requests)
+
+
+def test_parts_under_way_learn_from_each_other(endpoint, ask):
+    """What was planned before the limit was known is split without asking, where it can be."""
+    endpoint.answer = limited(8, REFUSALS["TEI"])
+    backend = make(endpoint, "tei", max_parallel=1)
+
+    assert 96 == len(ask(backend, ["hi"] * 96))
+    assert [32] == [size for size in sizes(endpoint) if size > 8]
+
+
+def test_a_limit_is_doubled_after_a_while(endpoint, ask, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(_limits, "monotonic", lambda: now)
+    endpoint.answer = limited(8, REFUSALS["TEI"])
+    backend = make(endpoint, "tei")
+    ask(backend, ["hi"] * 20)
+    endpoint.answer = speak("tei")
+    now += 601
+    ask(backend, ["hi"] * 20)
+    assert [4, 16] == sorted(sizes(endpoint)[4:])
+    now += 601
+    ask(backend, ["hi"] * 20)
+
+    assert [20] == sizes(endpoint)[6:]
+
+
+def test_each_server_has_its_own_limit(ask):
+    """Requests fit into the smallest, since any server may get them."""
+    with Endpoint(limited(8, REFUSALS["TEI"])) as small, Endpoint(speak("tei")) as large:
+        backend = make(small, "tei", endpoints=[small.url, large.url])
+        for _ in range(20):
+            assert 20 == len(ask(backend, ["hi"] * 20))
+        limits = [server["max_documents"] for server in backend.describe()["endpoints"]]
+
+    assert [8, None] == limits
+
+
+READ = {
+    "a number without a limit": (400, "documents 3 and 5 are equal", None),
+    "a page of nginx": (413, NGINX.body.decode(), Refused("bytes", 500)),
+    "an impossible limit": (422, "batch size 20 > maximum allowed batch size 40", None),
+    "limit of zero": (400, "at most 0 documents", None),
+    "no limit of a request": (422, "query: at most 4 characters", None),
+    "not a refusal": (500, "at most 8 documents", None),
+    "plain text of axum": (413, "length limit exceeded", Refused("bytes", 500)),
+    "too many tokens": (400, "Total tokens 90 exceed 60", Refused("bytes", 500)),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_refusals_are_read(case):
+    status, text, expected = READ[case]
+
+    assert expected == too_large(Reply(status, {}, text.encode()), documents=20, size=1000)
+
+
+def test_a_known_limit_only_gets_lower():
+    limits = Limits()
+    limits.learn(Refused("documents", 8))
+    limits.learn(Refused("documents", 16))
+
+    assert 8 == limits.most("documents")
+    assert limits.most("bytes") is None

@@ -1,0 +1,199 @@
+"""The settings of HTTPBackend, and the keys that must never be told."""
+
+import math
+import pickle
+
+import pytest
+
+from rerank_plugins import (
+    AuthenticationError,
+    BackendError,
+    ConfigError,
+    load_backend,
+)
+from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.backends.http.dialects import DIALECTS
+from rerank_plugins.testing import Answer
+from tests.backends.http.remote import DOCUMENTS, QUERY, make
+
+WRONG = {
+    "a model is missing": ({"dialect": "xinference", "model": None}, "needs `model`"),
+    "a URL is missing": ({"base_url": None}, "needs `base_url`"),
+    "both keys": ({"api_key": "a", "api_key_env": "B"}, "either `api_key` or `api_key_env`"),
+    "no instruction here": ({"instruction": "x"}, "these can: dashscope, siliconflow, vllm"),
+    "no logits from here": ({"dialect": "cohere", "scale": "logit"}, "infinity, tei, vllm"),
+    "no parallel requests": (
+        {"max_parallel": 0},
+        "`max_parallel` must be an integer of at least 1",
+    ),
+    "no such dialect": ({"dialect": "xinfrence"}, "did you mean 'xinference'"),
+    "no such scale": ({"scale": "logits"}, "did you mean 'logit'"),
+    "no such scale of a server": ({"server_scale": "raw"}, "valid: probability, logit, unknown"),
+    "no time": ({"timeout": 0}, "`timeout` must be"),
+    "no time to connect": ({"connect_timeout": math.nan}, "`connect_timeout` must be"),
+    "no URL": ({"base_url": "", "dialect": "cohere"}, "`base_url` must be like"),
+    "not a number": ({"timeout": "10"}, "`timeout` must be"),
+    "not a URL": ({"base_url": "gpu:9997"}, "`base_url` must be like"),
+    "zero documents": ({"max_documents": 0}, "`max_documents` must be an integer of at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_settings_are_refused_when_the_backend_is_built(case):
+    options, reason = WRONG[case]
+    usual = {"base_url": "http://gpu", "dialect": "tei", "model": "m"}
+
+    with pytest.raises(ConfigError, match=reason):
+        HTTPBackend(**usual | options)
+
+
+@pytest.mark.parametrize("name", [name for name in DIALECTS if DIALECTS[name].base_url])
+def test_vendors_need_no_url(name):
+    backend = load_backend(f"{name}:some-model")
+
+    assert DIALECTS[name].base_url in backend.name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"api_key_env": "TEAM_KEY", "timeout": 3.0, "connect_timeout": 1.0, "max_documents": 7},
+        {"instruction": "find answers", "listwise": True, "max_parallel": 2, "verify": False},
+        {"scale": "logit", "server_scale": "logit"},
+    ],
+)
+def test_a_backend_survives_its_spec_and_pickle(endpoint, options):
+    backend = make(endpoint, **options)
+    spec = backend.to_spec()
+
+    assert {"kind": "xinference", "base_url": endpoint.url, "model": "m", **options} == spec
+    for copy in (load_backend(spec), pickle.loads(pickle.dumps(backend))):
+        assert spec == copy.to_spec()
+        assert backend.describe() == copy.describe()
+
+
+def test_the_name_tells_what_makes_the_scores(endpoint):
+    names = {
+        make(endpoint, **options).name
+        for options in (
+            {},
+            {"model": "other"},
+            {"instruction": "x"},
+            {"server_scale": "logit"},
+            {"server_scale": "logit", "scale": "logit"},
+        )
+    }
+
+    assert 5 == len(names)
+    assert make(endpoint, timeout=3).name == make(endpoint, max_parallel=1).name
+
+
+def test_describe_sends_nothing(endpoint):
+    assert "m" == make(endpoint).describe()["model"]
+    assert [] == endpoint.requests
+
+
+SECRET = "sk-very-secret-key"  # made up
+
+
+@pytest.fixture
+def _no_keys(monkeypatch):
+    for dialect in DIALECTS.values():
+        for variable in dialect.key_variables:
+            monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("_no_keys")
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_the_usual_variable_holds_the_key(endpoint, monkeypatch, dialect):
+    """It is read at each request."""
+    with make(endpoint, dialect) as backend:
+        for key in ("one", "two"):
+            monkeypatch.setenv(DIALECTS[dialect].key_variables[0], f" {key}\n")
+            backend.score(QUERY, DOCUMENTS)
+
+    sent = [received.headers["Authorization"] for received in endpoint.requests]
+    assert ["Bearer one", "Bearer two"] == sent
+
+
+@pytest.mark.usefixtures("_no_keys")
+def test_a_named_variable_wins(endpoint, ask, monkeypatch):
+    monkeypatch.setenv("XINFERENCE_API_KEY", "usual")
+    monkeypatch.setenv("TEAM_KEY", SECRET)
+    ask(make(endpoint, api_key_env="TEAM_KEY"))
+
+    assert f"Bearer {SECRET}" == endpoint.requests[0].headers["Authorization"]
+
+
+@pytest.mark.usefixtures("_no_keys")
+@pytest.mark.parametrize("base_url", [None, "https://api.cohere.com/v2"])
+def test_a_vendor_is_not_asked_without_a_key(ask, base_url):
+    backend = HTTPBackend(base_url, dialect="cohere", model="m", timeout=0.001)
+
+    with pytest.raises(AuthenticationError, match=r"^cohere at .*: no key was sent: set COHERE"):
+        ask(backend)
+
+
+@pytest.mark.usefixtures("_no_keys")
+def test_a_gateway_is_asked_without_a_key(endpoint, ask):
+    ask(make(endpoint, "cohere"))
+
+    assert "Authorization" not in endpoint.requests[0].headers
+
+
+def test_a_named_variable_must_be_set(endpoint, ask, monkeypatch):
+    monkeypatch.delenv("TEAM_KEY", raising=False)
+
+    with pytest.raises(ConfigError, match="'TEAM_KEY'"):
+        ask(make(endpoint, api_key_env="TEAM_KEY"))
+
+    assert [] == endpoint.requests
+
+
+@pytest.mark.parametrize("pasted", ["sk-hunter2", "hunter2", "Hunter2==", ""])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_told(pasted):
+    with pytest.raises(ConfigError, match="such as TEI_API_KEY, and never the key") as caught:
+        HTTPBackend("http://gpu", dialect="tei", api_key_env=pasted)
+
+    assert not pasted or pasted not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\r\nX-Evil: 1", f"{SECRET}ü", f"{SECRET}\x00"])
+def test_keys_that_no_header_can_hold_are_refused(endpoint, ask, key):
+    with pytest.raises(ConfigError) as caught:
+        ask(make(endpoint, api_key=key))
+
+    assert SECRET not in str(caught.value)
+    assert [] == endpoint.requests
+
+
+def test_a_literal_key_is_sent_and_never_told(endpoint, ask):
+    backend = make(endpoint, api_key=SECRET)
+    ask(backend)
+
+    assert f"Bearer {SECRET}" == endpoint.requests[0].headers["Authorization"]
+    for told in (repr(backend), backend.name, backend.describe()):
+        assert SECRET not in str(told)
+    for write in (backend.to_spec, lambda: pickle.dumps(backend)):
+        with pytest.raises(ConfigError, match="api_key_env") as caught:
+            write()
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401])
+def test_a_key_that_the_server_repeats_is_not_told(endpoint, ask, status):
+    endpoint.answer = Answer({"error": {"message": f"the key {SECRET} is wrong"}}, status)
+
+    with pytest.raises(BackendError, match=r"the key \[key\] is wrong") as caught:
+        ask(make(endpoint, api_key=SECRET))
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_refused_key_is_told_by_its_variable(endpoint, ask, monkeypatch):
+    monkeypatch.setenv("TEAM_KEY", SECRET)
+    endpoint.answer = Answer({"detail": "API key has expired"}, 401)
+
+    with pytest.raises(AuthenticationError, match=r"expired.*environment variable TEAM_KEY"):
+        ask(make(endpoint, api_key_env="TEAM_KEY"))

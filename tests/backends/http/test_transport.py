@@ -1,0 +1,459 @@
+"""Connections: broken, encrypted, shared, forked, cancelled, closed."""
+
+import asyncio
+import gc
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rerank_plugins import (
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+)
+from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.testing import (
+    Answer,
+    Endpoint,
+    cut_short,
+    drip,
+    faults,
+    hang_up,
+    reset,
+    silence,
+)
+from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
+from tests.support.ports import free_port
+
+FAULTS = {
+    "a dripping body": (
+        drip(),
+        BackendTimeout,
+        "stage: total",
+    ),
+    "a dripping head": (drip(head=True), BackendTimeout, "stage: read"),
+    "a reset": (reset, BackendUnavailable, "no connection"),
+    "a reply cut short": (cut_short, BackendUnavailable, "no connection"),
+    "a server that hangs up": (hang_up, BackendUnavailable, "disconnected"),
+    "another protocol": (faults()["not HTTP"], InvalidResponse, "not HTTP"),
+    "silence": (
+        silence,
+        BackendTimeout,
+        r"^xinference at http://.*no whole reply in 0\.\d+ s \(stage: read\); .*`timeout`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_broken_connections_are_one_error(endpoint, ask, case):
+    endpoint.answer, kind, reason = FAULTS[case]
+
+    with pytest.raises(BackendError, match=reason) as caught:
+        ask(make(endpoint, timeout=0.3))
+
+    assert kind is type(caught.value)
+    assert endpoint.wait_until_idle()
+
+
+def test_endless_headers_end(endpoint, ask):
+    def write(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X-More: 1\r\n" * 100_000)
+
+    endpoint.answer = lambda received: write
+
+    with pytest.raises(BackendError, match="headers of the reply are too long"):
+        ask(make(endpoint, timeout=60))
+
+
+def test_nobody_listening_is_unavailable(ask):
+    port = free_port()
+
+    url = f"http://127.0.0.1:{port}"
+    reason = rf"tei at {url}/rerank: no connection.* running\? .*rerank-plugins doctor {url}$"
+    with pytest.raises(BackendUnavailable, match=reason) as caught:
+        ask(HTTPBackend(f"http://127.0.0.1:{port}", dialect="tei"))
+
+    assert BackendUnavailable is type(caught.value)
+
+
+def test_no_such_host_is_unavailable(ask):
+    with pytest.raises(BackendUnavailable, match="no connection"):
+        ask(HTTPBackend("http://rerank.invalid", dialect="tei"))
+
+
+def test_a_server_that_does_not_accept_times_out(ask):
+    """Its queue of connections is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for other in waiting:
+            other.setblocking(False)
+            other.connect_ex(address)
+
+        backend = HTTPBackend(f"http://127.0.0.1:{address[1]}", dialect="tei", connect_timeout=0.2)
+        with pytest.raises(BackendTimeout, match=r"0.2 s \(stage: connect\).*`connect_timeout`"):
+            ask(backend)
+
+        for other in waiting:
+            other.close()
+
+
+def test_a_server_without_encryption_is_an_error(endpoint, ask):
+    """Another try would fail alike; another server may not."""
+    url = endpoint.url.replace("http", "https")
+
+    with pytest.raises(BackendError, match="no trusted encryption") as caught:
+        ask(HTTPBackend(url, dialect="tei"))
+
+    assert BackendError is type(caught.value)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    folder = tmp_path_factory.mktemp("authority")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_only_a_trusted_certificate_will_do(authority, ask):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority)
+    with Endpoint(Answer(GOOD), tls=context) as endpoint:
+        with pytest.raises(BackendError, match="no trusted encryption: CERTIFICATE_VERIFY"):
+            ask(make(endpoint))
+
+        assert EXPECTED == ask(make(endpoint, verify=str(authority[0])))
+        assert EXPECTED == ask(make(endpoint, verify=False))
+
+
+@pytest.mark.parametrize("content", [None, "nothing"])
+def test_unreadable_certificates_are_a_config_error(ask, tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(ConfigError, match="can't read certificates"):
+        ask(HTTPBackend("https://localhost", dialect="tei", verify=str(path)))
+
+
+def test_cookies_are_not_kept(endpoint):
+    endpoint.answer = Answer(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
+    with make(endpoint) as backend:
+        backend.score(QUERY, DOCUMENTS)
+        backend.score(QUERY, DOCUMENTS)
+
+    assert "Cookie" not in endpoint.requests[1].headers
+
+
+def test_the_proxy_of_the_environment_is_used(endpoint, ask, monkeypatch):
+    """And it keeps the deadline too."""
+    monkeypatch.setenv("HTTP_PROXY", endpoint.url)
+    backend = HTTPBackend("http://rerank.example", dialect="xinference", model="m", timeout=0.3)
+
+    assert EXPECTED == ask(backend)
+    assert "http://rerank.example/v1/rerank" == endpoint.requests[0].path
+    endpoint.answer = drip(head=True)
+    with pytest.raises(BackendTimeout):
+        ask(backend)
+
+
+def test_an_unusable_proxy_is_a_config_error(endpoint, ask, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "ftp://user:secret@proxy")
+
+    with pytest.raises(ConfigError, match="proxy") as caught:
+        ask(make(endpoint))
+
+    assert "secret" not in str(caught.value)
+
+
+def test_connections_are_used_again(endpoint):
+    with make(endpoint) as backend:
+        for _ in range(5):
+            backend.score(QUERY, DOCUMENTS)
+    assert 1 == endpoint.connections
+
+    async def main():
+        async with make(endpoint) as backend:
+            for _ in range(5):
+                await backend.ascore(QUERY, DOCUMENTS)
+
+    asyncio.run(main())
+    assert 2 == endpoint.connections
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask_often(request):
+    """Score again and again over the same connections, with a pause in between."""
+
+    def sync(backend, pauses):
+        with backend:
+            for pause in pauses:
+                assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+                time.sleep(pause)
+
+    def in_loop(backend, pauses):
+        async def main():
+            async with backend:
+                for pause in pauses:
+                    assert EXPECTED == await backend.ascore(QUERY, DOCUMENTS)
+                    await asyncio.sleep(pause)
+
+        asyncio.run(main())
+
+    return sync if request.param == "sync" else in_loop
+
+
+LENGTH = {"Content-Length": str(len(json.dumps(GOOD)))}
+
+
+def once(then):
+    """Answer the first request of each connection, and do `then` at the second."""
+
+    def behave(received):
+        def write(handler):
+            if handler in served:
+                then(received)(handler)
+            else:
+                served.add(handler)
+                Answer(GOOD).send(handler)
+
+        return write
+
+    served = set()
+    return behave
+
+
+@pytest.mark.parametrize("death", [hang_up, reset])
+def test_a_used_connection_that_died_is_replaced(endpoint, ask_often, death):
+    """No caller notices; each request that met a dead connection is sent once more."""
+    endpoint.answer = once(death)
+    ask_often(make(endpoint), [0.0] * 6)
+
+    assert 6 + 3 == len(endpoint.requests)
+    assert endpoint.wait_until_idle()
+
+
+def test_a_server_that_closes_idle_connections_is_no_failure(endpoint, ask_often):
+    """It closes them after 5 ms, and we ask again after about 5 ms."""
+
+    def write(handler):
+        Answer(GOOD).send(handler)
+        handler.connection.settimeout(0.005)
+
+    endpoint.answer = lambda received: write
+    ask_often(make(endpoint), [0.004 + 0.00001 * step for step in range(200)])
+
+
+def test_the_replacement_is_not_replaced(endpoint, ask_often):
+    backend = make(endpoint)
+
+    def die(received):
+        return hang_up(received) if len(endpoint.requests) > 1 else Answer(GOOD)
+
+    endpoint.answer = die
+    with pytest.raises(BackendUnavailable, match="disconnected"):
+        ask_often(backend, [0.0, 0.0])
+
+    assert 3 == len(endpoint.requests)
+
+
+def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
+    endpoint.answer = hang_up
+    with pytest.raises(BackendUnavailable):
+        ask(make(endpoint))
+
+    assert 1 == len(endpoint.requests)
+
+
+def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(endpoint, ask_often):
+    """It is still on the connection when the next request uses that."""
+    rest = Answer(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
+    endpoint.answer = lambda received: rest if len(endpoint.requests) % 2 else Answer(GOOD)
+    ask_often(make(endpoint), [0.0] * 4)
+
+    assert 2 <= endpoint.connections
+
+
+@pytest.mark.parametrize("start", [b"pandas", b"HTTP/1.1 OK pandas\r\n\r\n"])
+def test_what_is_no_reply_is_not_quoted(endpoint, ask, start):
+    """It may hold anything, also what was asked."""
+
+    def write(handler):
+        handler.wfile.write(start + b"\r\n\r\n")
+        handler.close_connection = True
+
+    endpoint.answer = lambda received: write
+    with pytest.raises(InvalidResponse, match="not HTTP") as caught:
+        ask(make(endpoint))
+
+    assert "pandas" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_reply_that_began_is_a_failure(endpoint, ask_often):
+    endpoint.answer = once(cut_short)
+    with pytest.raises(BackendError):
+        ask_often(make(endpoint), [0.0, 0.0])
+
+    assert 2 == len(endpoint.requests)
+
+
+def test_one_backend_serves_several_loops_and_leaves_no_socket(endpoint):
+    """Also if nobody closes it: a socket left open would be a warning, which fails tests."""
+    backend = make(endpoint)
+    for _ in range(3):
+        assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
+        assert endpoint.wait_until_idle()
+    gc.collect()
+
+
+def test_loops_in_several_threads_keep_apart(endpoint):
+    backend = make(endpoint)
+
+    async def main():
+        return await asyncio.gather(*[backend.ascore(QUERY, DOCUMENTS) for _ in range(5)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: asyncio.run(main()), range(8)):
+            assert [EXPECTED] * 5 == found
+
+
+def test_a_loop_that_was_closed_by_hand_is_forgotten(endpoint):
+    """Nothing tells us when such a loop ends; its connections go with its client."""
+    backend = make(endpoint)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(backend.ascore(QUERY, DOCUMENTS))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+    assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
+
+
+def test_a_dropped_backend_closes_its_connections(endpoint):
+    backend = make(endpoint)
+    backend.score(QUERY, DOCUMENTS)
+    del backend
+    gc.collect()
+
+    assert endpoint.wait_until_idle()
+
+
+async def test_aclose_closes_everything(endpoint):
+    backend = make(endpoint)
+    for _ in range(2):  # it can be used again
+        await backend.ascore(QUERY, DOCUMENTS)
+        backend.score(QUERY, DOCUMENTS)
+        await backend.aclose()
+
+        assert await asyncio.to_thread(endpoint.wait_until_idle)
+
+
+def test_closing_waits_for_the_calls_of_other_threads(endpoint):
+    backend = make(endpoint)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(work) for _ in range(4)]
+        for _ in range(50):
+            backend.close()
+            time.sleep(0.002)
+        done.set()
+        for future in futures:
+            future.result()
+    backend.close()
+
+    assert endpoint.wait_until_idle()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_opens_its_own_connections(endpoint):
+    with make(endpoint) as backend:
+        backend.score(QUERY, DOCUMENTS)
+        child = os.fork()
+        if child == 0:
+            try:
+                right = all(backend.score(QUERY, DOCUMENTS) == EXPECTED for _ in range(20))
+                os._exit(0 if right else 1)
+            finally:
+                os._exit(2)
+        for _ in range(20):
+            assert EXPECTED == backend.score(QUERY, DOCUMENTS)
+
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert 2 == endpoint.connections
+
+
+@pytest.mark.parametrize("count", [2, 200])
+async def test_a_cancelled_call_leaves_nothing(endpoint, count):
+    endpoint.answer = silence
+    async with make(endpoint, "tei", timeout=60) as backend:
+        call = asyncio.create_task(backend.ascore(QUERY, ["panda"] * count))
+        assert await asyncio.to_thread(endpoint.wait_for_requests, min(4, count // 32 or 1))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        assert await asyncio.to_thread(endpoint.wait_until_idle)
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_many_cancelled_calls_leave_a_working_backend(endpoint):
+    answer = endpoint.answer
+
+    def slow(received):
+        time.sleep(0.02)
+        return answer
+
+    endpoint.answer = slow
+    async with make(endpoint) as backend:
+        for delay in range(60):
+            call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
+            await asyncio.sleep(delay / 2_000)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+        calls = [backend.ascore(QUERY, DOCUMENTS) for _ in range(20)]
+        assert [EXPECTED] * 20 == await asyncio.gather(*calls)
+
+
+async def test_other_work_goes_on_during_a_call(endpoint):
+    """The event loop is not blocked."""
+    turns = 0
+
+    def slow(received):
+        while turns < 10:  # ends only because the loop turns
+            time.sleep(0.005)
+        return Answer(GOOD)
+
+    endpoint.answer = slow
+    async with make(endpoint) as backend:
+        call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
+        while not call.done():
+            turns += 1
+            await asyncio.sleep(0.005)
+
+        assert EXPECTED == call.result()

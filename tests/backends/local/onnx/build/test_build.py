@@ -1,0 +1,206 @@
+"""Our graphs against transformers: every architecture, every length, both outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra `local`")
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+import onnxruntime
+import torch
+import transformers
+
+from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.onnx.build.build import build_encoder, build_graph
+from rerank_plugins.backends.local.onnx.build.architectures import MODEL_TYPES, read_encoder
+from rerank_plugins.backends.local.onnx.build.verify import Sample, measured
+from rerank_plugins.errors import ConfigError
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "num_labels": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+LOCAL = {**SMALL, "max_position_embeddings": 512, "cls_token_id": 2, "sep_token_id": 3}
+CASES = {
+    "bert": ("Bert", SMALL),
+    "bert, relu": ("Bert", {**SMALL, "hidden_act": "relu"}),
+    "bert, tanh gelu": ("Bert", {**SMALL, "hidden_act": "gelu_new"}),
+    "bert, silu": ("Bert", {**SMALL, "hidden_act": "silu"}),
+    "camembert": ("Camembert", {**SMALL, "max_position_embeddings": 514}),
+    "electra": ("Electra", {**SMALL, "embedding_size": 32}),
+    "electra, no projection": ("Electra", {**SMALL, "embedding_size": 64}),
+    "modernbert, cls, last layer global": ("ModernBert", {**LOCAL, "local_attention": 128}),
+    "modernbert, cls, last layer local": (
+        "ModernBert",
+        {**LOCAL, "num_hidden_layers": 5, "local_attention": 16},
+    ),
+    "modernbert, mean": (
+        "ModernBert",
+        {**LOCAL, "local_attention": 32, "classifier_pooling": "mean"},
+    ),
+    "modernbert, biases": (
+        "ModernBert",
+        {**LOCAL, "norm_bias": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "roberta": ("Roberta", {**SMALL, "max_position_embeddings": 514}),
+    "xlm-roberta": ("XLMRoberta", {**SMALL, "max_position_embeddings": 514, "type_vocab_size": 1}),
+}
+LENGTHS = (2, 3, 9, 17, 33, 65, 66, 130, 311, 512)
+
+
+def make_model(name, options):
+    cls = getattr(transformers, f"{name}ForSequenceClassification")
+    model = cls(cls.config_class(**options)).eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.copy_(noise * 0.15 if weight.ndim > 1 else 0.7 + noise * 0.3)
+    return model
+
+
+def sequences(types):
+    random = np.random.default_rng(11)
+    for length in LENGTHS:
+        ids = random.integers(300, size=(2, length))
+        yield ids, np.broadcast_to(np.arange(length) > length // 2, ids.shape) % types
+
+
+def run(session, output, ids, types):
+    given = {"input_ids": ids, "token_type_ids": types}
+    names = [i.name for i in session.get_inputs()]
+    (value,) = session.run([output], {name: given[name].astype(np.int32) for name in names})
+    return value
+
+
+def open_session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    name, options = CASES[request.param]
+    model = make_model(name, options)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def expected_of(model, ids, types):
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(ids.shape)}
+    if "type_vocab_size" in model.config.to_dict():
+        inputs["token_type_ids"] = torch.tensor(types)
+    with torch.inference_mode():
+        return model(**inputs).logits.numpy(), model.base_model(**inputs)[0].numpy()
+
+
+def test_logits_and_tokens_equal_transformers(case):
+    """In float32, whatever the length; padding tokens inside the text included."""
+    model, folder = case
+    logits = open_session(build_encoder(folder))
+    tokens = open_session(build_encoder(folder, output="tokens"))
+    seen = []
+    for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
+        expected, vectors = expected_of(model, ids, types)
+        seen.append(expected)
+
+        assert np.abs(run(logits, "logits", ids, types) - expected).max() < 1e-5
+        assert np.abs(run(tokens, "tokens", ids, types) - vectors).max() < 1e-4
+    assert np.ptp(np.concatenate(seen)) > 1e-3, "logits that don't differ prove nothing"
+
+
+def test_int8_stays_close_and_is_smaller(case):
+    model, folder = case
+    small, large = build_encoder(folder, dtype="int8"), build_encoder(folder)
+    encoder = read_encoder(folder)
+    encoder = measured(encoder, Sample.draw(encoder, encoder.head, longest=512))
+    shared_out = build_graph(encoder, dtype="int8", words="int8").to_bytes()
+    for session in map(open_session, (small, shared_out)):
+        for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
+            pooled = run(session, "pooled", ids, types)
+            _, vectors = expected_of(model, ids, types)
+            if getattr(model.config, "classifier_pooling", "cls") == "mean":
+                expected = vectors.mean(axis=1)
+            else:
+                expected = vectors[:, 0]
+
+            error = np.linalg.norm(pooled - expected) / np.linalg.norm(expected)
+
+            assert 0 < error < 0.15
+    assert len(small) < len(shared_out) < len(large)
+
+
+def test_half_precision_checkpoints_score_in_float32(tmp_path: Path):
+    """float16 and bfloat16 weights are read exactly."""
+    for dtype in (torch.float16, torch.bfloat16):
+        model = make_model("Bert", SMALL).to(dtype)
+        model.save_pretrained(tmp_path)
+        ids, types = np.arange(24).reshape(1, 24), np.zeros((1, 24), int)
+        expected, _ = expected_of(model.float(), ids, types)
+
+        actual = run(open_session(build_encoder(tmp_path)), "logits", ids, types)
+
+        assert np.abs(actual - expected).max() < 1e-5
+
+
+def test_shards_are_read(tmp_path: Path):
+    model = make_model("Bert", SMALL)
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="100KB")
+
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 1
+    assert build_encoder(tmp_path / "one") == build_encoder(tmp_path / "many")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model_type": "deberta-v2"}, "deberta-v2"),
+        ({"hidden_act": "mish"}, "mish"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_hidden_layers": 9}, "encoder.layer.4"),
+        ({"layer_norm_eps": None}, "layer_norm_eps"),
+    ],
+)
+def test_what_it_does_not_know_is_refused(changed, said, tmp_path: Path):
+    """By name, so that another engine can take over."""
+    make_model("Bert", SMALL).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text()) | changed
+    path.write_text(
+        json.dumps({name: value for name, value in config.items() if value is not None})
+    )
+
+    with pytest.raises(UnsupportedByEngine, match=said):
+        build_encoder(tmp_path)
+
+
+def test_an_encoder_without_a_head_gives_tokens_only(tmp_path: Path):
+    make_model("Bert", SMALL).base_model.save_pretrained(tmp_path)
+
+    assert build_encoder(tmp_path, output="tokens")
+    with pytest.raises(UnsupportedByEngine, match="no classification head"):
+        build_encoder(tmp_path)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        build_encoder(tmp_path)
+
+
+def test_every_known_model_type_is_tested():
+    assert set(MODEL_TYPES) == {name.partition(",")[0] for name in CASES}

@@ -1,0 +1,277 @@
+"""Checkpoints: what is accepted, how it is identified, and what the hub's refusals become."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+import huggingface_hub
+import numpy as np
+from huggingface_hub import errors
+from safetensors.numpy import load_file, save_file
+
+from rerank_plugins import AuthenticationError, BackendUnavailable, ConfigError
+from rerank_plugins.backends.local.checkpoint import resolve
+from tests.support.checkpoints import build_language_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(checkpoint: Callable[[str], str], tmp_path: Path) -> Path:
+    """A checkpoint of its own for each test."""
+    return Path(shutil.copytree(checkpoint("bert"), tmp_path / "tiny"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_folder_is_read(folder: Path) -> None:
+    found = resolve(str(folder))
+
+    assert "tiny" == found.model
+    assert folder == found.folder
+    assert "bert" == found.model_type
+    assert ("BertForSequenceClassification",) == found.architectures
+    assert (1, 512, 512, True) == (
+        found.num_labels,
+        found.max_length,
+        found.longest,
+        found.uses_types,
+    )
+    assert f"tiny@{found.revision[:12]}" == found.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest", "max_length", "uses_types"),
+    [
+        ("distilbert", 512, 512, True),
+        ("modernbert", 8192, 1024, False),
+        ("roberta", 512, 512, False),
+        ("xlm-roberta", 512, 512, False),
+    ],
+)
+def test_limits_are_read_from_the_files(
+    kind: str,
+    longest: int,
+    max_length: int,
+    uses_types: bool,  # noqa: FBT001 - a parameter of the test
+    checkpoint: Callable[[str], str],
+) -> None:
+    found = resolve(checkpoint(kind))
+
+    assert (longest, max_length, uses_types) == (
+        found.longest,
+        found.max_length,
+        found.uses_types,
+    )
+
+
+def test_positions_behind_the_padding_index_are_not_counted(
+    checkpoint: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A RoBERTa of 514 positions reads 512 tokens, also if its tokenizer says nothing."""
+    shutil.copytree(checkpoint("roberta"), tmp_path / "tiny")
+    edit(tmp_path / "tiny" / "tokenizer_config.json", model_max_length=10**30)
+
+    assert 512 == resolve(str(tmp_path / "tiny")).longest
+
+
+def test_max_length_is_kept_within_the_model(folder: Path) -> None:
+    assert 64 == resolve(str(folder), max_length=64).max_length
+    with pytest.raises(ConfigError, match="600, but the model can read at most 512"):
+        resolve(str(folder), max_length=600)
+
+
+def test_revision_ignores_the_path_and_notices_every_change(folder: Path, tmp_path: Path) -> None:
+    """Also one number in the middle of any tensor's head, and one word of the tokenizer."""
+    before = resolve(str(folder)).revision
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert before == resolve(str(copy)).revision
+
+    seen = {before}
+    weights = load_file(copy / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias", "bert.encoder.layer.1.output.dense.bias"):
+        changed = {**weights, name: weights[name] + np.float32(1e-3)}
+        save_file(changed, copy / "model.safetensors", metadata={"format": "pt"})
+        seen.add(resolve(str(copy)).revision)
+    edit(copy / "tokenizer_config.json", do_lower_case=False)
+    seen.add(resolve(str(copy)).revision)
+    edit(copy / "config.json", layer_norm_eps=1e-5)
+    seen.add(resolve(str(copy)).revision)
+
+    assert 6 == len(seen)
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _with(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "config.json", **changes)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_without("config.json"), "there is no config.json"),
+        (_without("model.safetensors"), "no safetensors weights; .*allow_pickle"),
+        (_without("tokenizer.json"), "has no tokenizer"),
+        (_with(architectures=["BertModel"]), "not a sequence classifier .*'BertModel'"),
+        (_with(architectures=None), "not a sequence classifier"),
+        (_with(id2label={"0": "a", "1": "b", "2": "c"}), "3 labels per pair"),
+        (_with(id2label=None), "2 labels per pair"),
+        (lambda folder: (folder / "config.json").write_text("{"), "can't read .*config.json"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+    ],
+)
+def test_what_is_no_reranker_is_refused(
+    harm: Callable[[Path], None], message: str, folder: Path
+) -> None:
+    harm(folder)
+    with pytest.raises(ConfigError, match=message):
+        resolve(str(folder))
+
+
+def test_pickles_need_permission(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="unpickling can run any code"):
+        resolve(str(folder))
+
+    assert (folder / "pytorch_model.bin",) == resolve(str(folder), allow_pickle=True).weights
+
+
+@pytest.mark.parametrize("model", ["./missing", "/missing/model", "~/missing", "a/b/c", "a b"])
+def test_a_missing_folder_is_told(model: str) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        resolve(model)
+
+
+def test_a_folder_has_no_revision_of_the_hub(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="`revision` belongs to hub models"):
+        resolve(str(folder), revision="main")
+
+
+class Hub:
+    """Stands where `snapshot_download` is: gives a folder, or an error."""
+
+    def __init__(self, folder: Path | None = None, error: Exception | None = None) -> None:
+        self.folder = folder
+        self.error = error
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, model: str, **options: Any) -> str:
+        self.asked.append({"model": model, **options})
+        if self.error is not None:
+            raise self.error
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub that has one model, in a snapshot folder named by its commit."""
+    made = Hub(folder.rename(folder.parent / COMMIT))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
+    return made
+
+
+def test_a_hub_model_is_identified_by_its_commit(hub: Hub) -> None:
+    found = resolve("owner/tiny", revision="main", cache_folder="/cache", local_files_only=True)
+
+    assert ("owner/tiny", COMMIT, "owner/tiny@0123456789ab") == (
+        found.model,
+        found.revision,
+        found.name,
+    )
+    asked = hub.asked[0]
+    assert ("main", "/cache", True) == (
+        asked["revision"],
+        asked["cache_dir"],
+        asked["local_files_only"],
+    )
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not {"*.py", "*.bin"} & set(asked["allow_patterns"])
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_else(hub: Hub) -> None:
+    resolve("owner/tiny", allow_pickle=True)
+    assert 1 == len(hub.asked)
+
+    assert hub.folder is not None
+    (hub.folder / "model.safetensors").rename(hub.folder / "model.bin")
+    with pytest.raises(ConfigError, match="no safetensors"):
+        resolve("owner/tiny", allow_pickle=True)
+    assert "pytorch_model*.bin" in hub.asked[-1]["allow_patterns"]
+
+
+def test_the_words_of_a_language_model_are_fetched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand in a folder of their own, from which nothing else is taken."""
+    folder = build_language_model("qwen3", tmp_path / COMMIT)
+    made = Hub(folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
+    found = resolve("owner/tiny")
+
+    assert found.answer is not None
+    assert isinstance(found.answer.true, int)
+    assert ["*/*"] == made.asked[0]["ignore_patterns"]
+    assert (["*_LogitScore/config.json"], None) == (
+        made.asked[1]["allow_patterns"],
+        made.asked[1]["ignore_patterns"],
+    )
+
+
+def test_remote_code_needs_a_commit(hub: Hub) -> None:
+    for revision in (None, "main", COMMIT[:12]):
+        with pytest.raises(ConfigError, match="must be the commit you have read"):
+            resolve("owner/tiny", trust_remote_code=True, revision=revision)
+    assert [] == hub.asked
+
+    resolve("owner/tiny", trust_remote_code=True, revision=COMMIT)
+    assert "*.py" in hub.asked[0]["allow_patterns"]
+
+
+def _http(error: type[Exception]) -> Exception:
+    """Build an error of the hub client without the response that it wants."""
+    made = error.__new__(error)
+    made.args = ("refused",)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (_http(errors.GatedRepoError), AuthenticationError, "accept its terms"),
+        (_http(errors.RevisionNotFoundError), ConfigError, "no revision 'v9'"),
+        (_http(errors.RepositoryNotFoundError), ConfigError, "no such model on the hub"),
+        (errors.HFValidationError("bad"), ConfigError, "neither a folder nor an id"),
+        (_http(errors.LocalEntryNotFoundError), BackendUnavailable, "hub can't be reached"),
+        (errors.OfflineModeIsEnabled("off"), BackendUnavailable, "hub can't be reached"),
+        (_http(errors.HfHubHTTPError), BackendUnavailable, "could not be downloaded"),
+        (ConnectionError("reset"), BackendUnavailable, "ConnectionError: reset"),
+    ],
+)
+def test_the_hubs_errors_become_ours(
+    error: Exception, expected: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))
+    with pytest.raises(expected, match=message) as raised:
+        resolve("owner/tiny", revision="v9")
+
+    assert error is raised.value.__cause__
+
+
+def test_a_model_that_is_not_cached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = _http(errors.LocalEntryNotFoundError)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))
+    with pytest.raises(ConfigError, match="hf download owner/tiny"):
+        resolve("owner/tiny", local_files_only=True)

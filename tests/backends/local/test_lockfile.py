@@ -1,0 +1,123 @@
+"""A locked model loads only as long as each of its files is the one that was locked."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from rerank_plugins import ConfigError, load_backend
+from rerank_plugins.backends.local.lockfile import check_lock, lock_of
+from rerank_plugins.cli import app
+
+
+@pytest.fixture
+def model(tmp_path, checkpoint):
+    """A folder with a model, and the spec of the model."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), folder)
+    return folder, f"local:{folder}"
+
+
+@pytest.fixture
+def lock(tmp_path, model):
+    path = tmp_path / "model.lock"
+    path.write_text(json.dumps(lock_of([load_backend(model[1])])))
+    return str(path)
+
+
+def test_unchanged_files_pass(model, lock):
+    check_lock(lock, load_backend(model[1]))
+
+
+def test_one_flipped_bit_of_the_weights_is_found(model, lock):
+    """Also far from any sample that tells a folder's revision."""
+    weights = model[0] / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"file 'model\.safetensors' is not the one in"):
+        check_lock(lock, load_backend(model[1]))
+
+
+@pytest.mark.parametrize("header", [b"", b"!!!!", b"\xff" * 9])
+def test_weights_with_a_broken_header_are_an_error_of_ours(model, header):
+    (model[0] / "model.safetensors").write_bytes(header)
+
+    with pytest.raises(ConfigError, match=r"'model\.safetensors' is no safetensors file"):
+        lock_of([load_backend(model[1])])
+
+
+def test_added_and_removed_files_are_found(model, lock):
+    (model[0] / "more.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"has the file 'more\.json', which is not in"):
+        check_lock(lock, load_backend(model[1]))
+
+    (model[0] / "more.json").unlink()
+    (model[0] / "tokenizer_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"lacks the file 'tokenizer_config\.json'"):
+        check_lock(lock, load_backend(model[1]))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"models": 1}', '{"models": [{"model": "x"}]}', '{"model": "x"}']
+)
+def test_what_is_no_lock_is_refused(model, tmp_path, content):
+    (tmp_path / "wrong.lock").write_text(content)
+
+    with pytest.raises(ConfigError, match="is no lock; make one with: rerank-plugins lock"):
+        check_lock(str(tmp_path / "wrong.lock"), load_backend(model[1]))
+
+
+def test_only_models_on_this_machine_have_files_to_lock():
+    with pytest.raises(ConfigError, match=r"only models on this machine .* not kind 'tei'"):
+        lock_of([load_backend("tei+http://localhost:8080")])
+
+
+def test_a_model_that_is_not_listed_is_refused(model, lock):
+    check_lock(lock, load_backend(model[1]))
+
+    with pytest.raises(ConfigError, match=r"'embedded' is not in the lock .* lists 'model'; lock"):
+        check_lock(lock, load_backend("embedded"))
+
+
+def test_one_lock_holds_several_models(model, tmp_path, checkpoint):
+    other, lock = load_backend(f"local:{checkpoint('roberta')}"), tmp_path / "all.lock"
+    backends = [load_backend(model[1]), load_backend("embedded"), other]
+    lock.write_text(json.dumps(lock_of([*backends, other])))
+
+    for backend in backends:
+        check_lock(str(lock), backend)
+    assert 3 == len(json.loads(lock.read_text())["models"])
+
+
+def test_the_models_of_a_whole_chain_are_locked(model):
+    chain = load_backend(
+        {
+            "backend": {"kind": "tei", "base_url": "http://localhost:8080"},
+            "retry": {"attempts": 2},
+            "fallback": [{"kind": "local", "model": str(model[0])}, {"kind": "embedded"}],
+        }
+    )
+
+    assert ["model", "embedded"] == [found["model"] for found in lock_of([chain])["models"]]
+
+
+def test_a_lock_goes_with_a_model_to_another_folder(model, lock, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(model[0], tmp_path / "elsewhere" / "model")
+
+    check_lock(lock, load_backend(f"local:{moved}"))
+
+
+def test_the_command_writes_the_lock(model, tmp_path):
+    made = tmp_path / "made.lock"
+    done = CliRunner().invoke(app, ["lock", model[1], "embedded", "--output", str(made)])
+
+    assert 0 == done.exit_code, done.output
+    said = json.loads(made.read_text())
+    assert lock_of([load_backend(model[1]), load_backend("embedded")]) == said
+    local, embedded = said["models"]
+    assert {"config.json", "model.safetensors"} < local["files"].keys()
+    assert {"model.onnx", "tokenizer.json"} == embedded["files"].keys()

@@ -1,0 +1,111 @@
+"""The choice of an engine: what suits, what is installed, and what to say otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+from dataclasses import replace
+
+from rerank_plugins import MissingDependencyError, load_backend
+from rerank_plugins.backends.local import select as choice
+from rerank_plugins.backends.local.checkpoint import resolve
+from rerank_plugins.backends.local.engine import EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
+
+
+def chosen(folder: str, engine: EngineName = "auto", **changes: Any) -> tuple[object, str]:
+    found, reason = load_engine(engine, resolve(folder), EngineSettings(**changes))
+    return found.describe()["engine"], reason
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make a package look as if it were not installed."""
+    return lambda package: monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_the_processor_gets_onnx(checkpoint: Callable[[str], str]) -> None:
+    assert ("onnx", "no GPU is used") == chosen(checkpoint("bert"), device="cpu")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_what_is_asked_for_is_taken(engine: EngineName, checkpoint: Callable[[str], str]) -> None:
+    assert (engine, "asked for") == chosen(checkpoint("bert"), engine, device="cpu")
+
+
+def test_a_gpu_gets_torch_except_for_int8(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_has_gpu", lambda _: True)
+
+    assert ("torch", "not onnx: there is a GPU") == chosen(checkpoint("bert"))
+    assert "onnx" == chosen(checkpoint("bert"), dtype="int8")[0]
+
+
+def test_settings_of_torch_get_torch(checkpoint: Callable[[str], str]) -> None:
+    """And what the other engine lacks is told."""
+    for changes in ({"attention": "padded"}, {"dtype": "bfloat16"}):
+        engine, reason = chosen(checkpoint("bert"), device="cpu", **changes)
+
+        assert "torch" == engine
+        assert reason.startswith("not onnx: the ONNX engine")
+
+
+def test_a_model_that_onnx_can_not_run_gets_torch(checkpoint: Callable[[str], str]) -> None:
+    assert "torch" == chosen(checkpoint("qwen3"), device="cpu")[0]
+    with pytest.raises(UnsupportedByEngine):
+        chosen(checkpoint("qwen3"), "onnx", device="cpu")
+
+
+def test_a_models_own_code_is_left_to_torch(checkpoint: Callable[[str], str]) -> None:
+    found = resolve(checkpoint("bert"))
+    found = replace(found, config={**found.config, "auto_map": {"AutoModel": "mine.Model"}})
+    settings = EngineSettings(device="cpu", trust_remote_code=True)
+
+    assert "the model brings its own code" == choice._why_not_onnx(found, settings)
+    assert choice._why_not_onnx(found, EngineSettings(device="cpu")) is None
+
+
+def test_without_onnxruntime_torch_is_taken(
+    checkpoint: Callable[[str], str], without: Callable[[str], None]
+) -> None:
+    without("onnxruntime")
+    engine, reason = chosen(checkpoint("bert"), device="cpu")
+
+    assert "torch" == engine
+    assert "rerank-plugins[onnx]" in reason
+
+
+def test_without_torch_the_reason_against_onnx_is_told(
+    checkpoint: Callable[[str], str], without: Callable[[str], None]
+) -> None:
+    without("torch")
+    assert "onnx" == chosen(checkpoint("bert"))[0]
+    with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[local\].*onnx engine can't"):
+        chosen(checkpoint("bert"), dtype="float16")
+
+
+def test_what_is_missing_is_told_before_anything_is_fetched(
+    without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody should wait for gigabytes to learn that torch is not installed."""
+    monkeypatch.setattr("rerank_plugins.backends.local.resolve", pytest.fail)
+    without("torch")
+
+    with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[local\]"):
+        load_backend("local:some/model?engine=torch").score("q", ["a"])
+
+
+def test_one_engine_is_enough(without: Callable[[str], None]) -> None:
+    without("torch")
+    check_installed("auto")
+    without("onnxruntime")
+
+    with pytest.raises(MissingDependencyError):
+        check_installed("auto")

@@ -1,0 +1,156 @@
+"""What runs on a GPU, where there is none: devices, dtypes and shapes are real, values are not.
+
+A tensor left on the host, a dtype that a kernel does not take and anything that waits for a value
+end in an error here. What kernels compute can only be seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from transformers import AutoTokenizer
+
+from rerank_plugins.backends.local.answer_tokens import answer_ids
+from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
+from rerank_plugins.backends.local.engine import EngineSettings
+from rerank_plugins.backends.local.torch import attention as varlen
+from rerank_plugins.backends.local.torch import packed
+from rerank_plugins.backends.local.torch.cuda_graphs import GraphedPath
+from rerank_plugins.backends.local.torch.model import load_model
+from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.padded import PaddedPath
+from rerank_plugins.backends.local.torch.self_check import probe
+from tests.support.checkpoints import KINDS, build_language_model
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torch's library has other names")
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+
+CUDA, META = 1, 14
+"""Numbers of devices, as c10/core/DeviceType.h counts them."""
+
+
+class Recorded(Exception):
+    """A graph would be replayed now, which only a GPU can."""
+
+
+@contextmanager
+def gpu(model: Any) -> Iterator[None]:
+    """Put a model onto a GPU that is not there.
+
+    Indexing makes a tensor's device the current one, which a torch without CUDA can't: it gets
+    what does so for the device "meta", where there is nothing to do.
+    """
+    core = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libc10.so"))
+    guards = (ctypes.c_void_p * (META + 1)).in_dll(
+        core, "_ZN3c104impl26device_guard_impl_registryE"
+    )
+    before = guards[CUDA]
+    guards[CUDA] = before or guards[META]
+    try:
+        with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
+            for part in model.modules():
+                for name, weight in part._parameters.items():
+                    if weight is not None:
+                        there = torch.nn.Parameter(on_gpu(weight), requires_grad=False)
+                        part._parameters[name] = there
+                for name, buffer in part._buffers.items():
+                    part._buffers[name] = None if buffer is None else on_gpu(buffer)
+            yield
+    finally:
+        guards[CUDA] = before
+
+
+def on_gpu(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+
+def loaded(folder: str, dtype: Any) -> tuple[Any, Checkpoint]:
+    found = resolve(folder)
+    return load_model(found, torch.device("cpu"), dtype, EngineSettings()), found
+
+
+def check(logits: torch.Tensor, pairs: int) -> None:
+    assert ((pairs,), "cuda", torch.float32) == (logits.shape, logits.device.type, logits.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
+    model, found = loaded(checkpoint(kind), dtype)
+    path, pairs = PackedPath(model, found), probe(model.config, found)
+    with gpu(model):
+        if (kind, dtype) == ("modernbert", torch.float32):
+            with pytest.raises(NotImplementedError, match="no float32 kernel for windows"):
+                path(pairs)
+            return
+        check(path(pairs), len(pairs))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
+    model, found = loaded(checkpoint(kind), dtype)
+    path, pairs = PaddedPath(model, found, save=True), probe(model.config, found)
+    with gpu(model):
+        check(path(pairs), len(pairs))
+
+
+@pytest.mark.parametrize("path", [PackedPath, PaddedPath])
+def test_a_language_model(path: Any, tmp_path: Path) -> None:
+    found = resolve(str(build_language_model("qwen3", tmp_path)))
+    tokenizer = AutoTokenizer.from_pretrained(found.folder).backend_tokenizer
+    answers = answer_ids(found, tokenizer)
+    cpu, dtype = torch.device("cpu"), torch.bfloat16
+    model = load_model(found, cpu, dtype, EngineSettings(), answers)
+    called, pairs = path(model, found), probe(model.config, found)
+    with gpu(model):
+        check(called(pairs), len(pairs))
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_what_a_graph_holds(kind: str, checkpoint: Callable[[str], str]) -> None:
+    """Filled up to its bucket, a batch takes the same kernels."""
+    model, found = loaded(checkpoint(kind), torch.float16)
+    pairs, held = probe(model.config, found), []
+
+    def record(work: Callable[[], torch.Tensor]) -> Any:
+        held.append(work())
+        raise Recorded
+
+    path = GraphedPath(PackedPath(model, found), longest=found.max_length, record=record)
+    with gpu(model), pytest.raises(Recorded):
+        path(pairs)
+    check(held[0], 64)
+
+
+def test_waiting_is_an_error(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the tests above would prove nothing."""
+    model, found = loaded(checkpoint("bert"), torch.float16)
+    path, pairs = PackedPath(model, found), probe(model.config, found)
+
+    def waiting(query: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        assert query.isfinite().all()
+        return varlen.varlen_attention(query, *rest, **options)
+
+    monkeypatch.setattr(packed, "varlen_attention", waiting)
+    with gpu(model), pytest.raises(DataDependentOutputException):
+        path(pairs)

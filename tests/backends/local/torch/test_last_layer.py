@@ -1,0 +1,118 @@
+"""The last layer drops rows that no score needs, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+import torch
+
+from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
+from rerank_plugins.backends.local.engine import EngineSettings
+from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
+from rerank_plugins.backends.local.torch import last_layer
+from rerank_plugins.backends.local.torch.last_layer import LastLayer
+from rerank_plugins.backends.local.torch.model import load_model
+from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.padded import PaddedPath
+from tests.support.checkpoints import KINDS
+
+DOCUMENTS = ["bear", "panda " * 60, "Where? " * 20, ""]
+
+
+def loaded(folder: str) -> tuple[Any, Checkpoint, Pairs]:
+    found = resolve(folder, max_length=256)
+    model = load_model(found, torch.device("cpu"), torch.float64, EngineSettings())
+    pairs = PairEncoder.load(found, cached_tokens=0).encode([("what is a panda?", DOCUMENTS)])
+    return model, found, pairs
+
+
+def rows_of_the_last_mlp(model: Any, path: Any, pairs: Pairs) -> tuple[int, torch.Tensor]:
+    """Count the rows that the end of the last layer's MLP computes."""
+    stack = max(
+        (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)), key=len
+    )
+    inner = next(
+        part
+        for part in stack[-1].modules()
+        if isinstance(part, torch.nn.Linear) and part.in_features == 128
+    )
+    seen: list[int] = []
+    hook = inner.register_forward_hook(lambda *call: seen.append(call[2][..., 0].numel()))
+    with torch.inference_mode():
+        scores = path(pairs)
+    hook.remove()
+    return seen[0], scores
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modernbert"}))
+def test_packed_layers_compute_one_row_per_pair(
+    kind: str, checkpoint: Callable[[str], str]
+) -> None:
+    """And the scores stay, to the last digits."""
+    model, found, pairs = loaded(checkpoint(kind))
+    with torch.inference_mode():
+        expected = PaddedPath(model, found)(pairs)
+    path = PackedPath(model, found)
+    rows, scores = rows_of_the_last_mlp(model, path, pairs)
+
+    assert "pooled rows only" == path.facts["last_layer"]
+    assert len(DOCUMENTS) == rows
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "xlm-roberta"])
+def test_padded_layers_compute_one_row_per_pair(
+    kind: str, checkpoint: Callable[[str], str]
+) -> None:
+    model, found, pairs = loaded(checkpoint(kind))
+    with torch.inference_mode():
+        expected = PaddedPath(model, found)(pairs)
+    path = PaddedPath(model, found, save=True)
+    rows, scores = rows_of_the_last_mlp(model, path, pairs)
+
+    assert len(DOCUMENTS) == rows
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("save", [PackedPath, lambda *given: PaddedPath(*given, save=True)])
+def test_a_mean_needs_all_rows(save: Any, checkpoint: Callable[[str], str]) -> None:
+    model, found, _ = loaded(checkpoint("modernbert"))
+
+    assert "the score is read from all rows" == save(model, found).facts["last_layer"]
+
+
+@pytest.mark.parametrize("save", [PackedPath, lambda *given: PaddedPath(*given, save=True)])
+def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
+    save: Any, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noticed when the model loads, and the layer is left as it was."""
+    model, found, pairs = loaded(checkpoint("bert"))
+    with torch.inference_mode():
+        expected = PaddedPath(model, found)(pairs)
+        monkeypatch.setattr(
+            LastLayer,
+            "_gather",
+            lambda this, *states: this._whole(
+                *[this.select(s).flip(-1) if this.select else s for s in states]
+            ),
+        )
+        path = save(model, found)
+
+        assert "scores would differ by" in path.facts["last_layer"]
+        torch.testing.assert_close(path(pairs), expected, rtol=0, atol=1e-9)
+
+
+def test_an_unknown_layer_is_computed_whole(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, found, _ = loaded(checkpoint("qwen3"))
+    monkeypatch.setattr(last_layer, "_NORMS_FIRST", {})
+
+    assert "Qwen3DecoderLayer is no layer of a known form" in str(
+        PackedPath(model, found).facts["last_layer"]
+    )

@@ -1,0 +1,65 @@
+"""The comparison of speeds: what is asked of whom, and the arithmetic; never the clock."""
+
+import pytest
+
+from rerank_plugins import BackendUnavailable, ConfigError
+from rerank_plugins.bench.speed import Speed, compare_speed
+from rerank_plugins.bench.workload import Shape, Workload
+from rerank_plugins.testing import FailingBackend, FakeBackend
+
+
+def test_all_backends_score_the_same_new_requests():
+    one, other = FakeBackend(), FakeBackend()
+    compare_speed({"one": one, "other": other}, Shape(2, 3), Workload(), calls=4, warm_up=1)
+
+    assert (1 + 4) * 2 == len(one.calls)
+    assert one.calls == other.calls
+    assert len(one.calls) == len(set(one.calls))
+
+
+def test_the_order_changes_with_every_round():
+    asked = []
+
+    def noting(name):
+        return FakeBackend(lambda q, d: asked.append(name) or 0.0)
+
+    backends = {name: noting(name) for name in "ab"}
+    compare_speed(backends, Shape(1, 1), Workload(), calls=3, warm_up=0)
+
+    assert "abbaab" == "".join(asked)
+
+
+def test_warm_up_is_not_counted():
+    found = compare_speed({"one": FakeBackend()}, Shape(1, 2), Workload(), calls=3, warm_up=5)
+
+    assert 3 == len(found["one"].seconds) == len(found["one"].cpu_seconds)
+
+
+def test_another_process_is_measured_by_its_own_clock():
+    used = iter([1.0, 1.5, 2.0, 4.0])
+    backends = {"here": FakeBackend(), "elsewhere": FakeBackend()}
+    clocks = {"elsewhere": lambda: next(used)}
+    found = compare_speed(
+        backends, Shape(1, 1), Workload(), calls=2, warm_up=0, processor_clocks=clocks
+    )
+
+    assert (0.5, 2.0) == found["elsewhere"].cpu_seconds
+
+
+def test_figures_come_from_the_calls():
+    speed = Speed(Shape(1, 20), tuple(n / 100 for n in range(1, 101)), (0.2,) * 100)
+
+    assert [0.5, 0.95, 0.99] == [speed.percentile(p) for p in (50, 95, 99)]
+    assert pytest.approx(40) == speed.pairs_per_second
+    assert pytest.approx(0.01) == speed.cpu_per_pair
+
+
+@pytest.mark.parametrize(("names", "calls"), [([], 3), (["one"], 0)])
+def test_nothing_to_measure_is_an_error(names, calls):
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        compare_speed({n: FakeBackend() for n in names}, Shape(1, 1), Workload(), calls=calls)
+
+
+def test_errors_pass():
+    with pytest.raises(BackendUnavailable):
+        compare_speed({"down": FailingBackend(BackendUnavailable("down"))}, Shape(1, 1), Workload())

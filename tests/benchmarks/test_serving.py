@@ -1,0 +1,67 @@
+"""The benchmark of the server: it runs and counts, and its page shows its figures."""
+
+import json
+
+import pytest
+
+from tests.support.places import ROOT
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+pytest.importorskip("sentence_transformers", reason="the guides' server needs it")
+
+from tests.benchmarks.models import MODELS
+from tests.benchmarks.page import fill_marked
+from tests.benchmarks.pressure import measure_flood, measure_soak, measure_steady
+from tests.benchmarks.serving import measure_throughput, tables
+
+PAGE = ROOT / "docs/server-benchmarks.md"
+
+
+def test_the_page_shows_the_results_beside_it():
+    results = json.loads((PAGE.with_suffix("") / "results.json").read_text("utf-8"))
+    text = PAGE.read_text("utf-8")
+
+    assert text == fill_marked(text, tables(results))
+
+
+def test_a_server_at_rest_answers_everything():
+    found = measure_steady(seconds=1)
+
+    assert found["requests"] > 20
+    assert 0 == found["errors"]
+    assert 0 <= found["added_ms"]["50"] <= found["added_ms"]["99"] <= found["reply_ms"]["99"]
+
+
+def test_a_flood_is_answered_or_refused():
+    found = measure_flood(seconds=1, pair_seconds=0.002)
+
+    assert {"200"} <= found["statuses"].keys() <= {"200", "503"}
+    assert 0 == found["without_retry_after"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slope"),
+    [
+        pytest.param(5, 600, id="short"),  # a MiB a second is only noise in so short a time
+        pytest.param(1800, 1, marks=[pytest.mark.nightly, pytest.mark.timeout(2000)], id="long"),
+    ],
+)
+def test_a_server_holds_no_more_after_hours(seconds, slope):
+    found = measure_soak(seconds=seconds)
+
+    assert 0 == found["errors"]
+    assert found["files"][1] - found["files"][0] <= 32, "a connection of each client"
+    assert found["threads"][1] - found["threads"][0] <= 2
+    assert found["mib_per_10_minutes"] <= slope
+
+
+def test_servers_are_asked_in_turns(tmp_path):
+    found = measure_throughput(
+        MODELS["tiny"].build(tmp_path), None, requests=2, rounds=1, clients=[2]
+    )
+
+    assert ["rerank-plugins serve", "guide, async def", "guide, def"] == [*found["servers"]]
+    for rows in found["servers"].values():
+        assert 0 == rows["2"]["errors"]
+        assert rows["2"]["per_second"][0] > 0
+        assert 0 < rows["2"]["ms"]["50"] <= rows["2"]["ms"]["95"]

@@ -1,0 +1,373 @@
+"""The command `doctor`: facts about the machine, and whether a backend works."""
+
+import importlib.util
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import rerank_plugins
+from rerank_plugins import BackendUnavailable, load_backend
+from rerank_plugins.cli import app
+from rerank_plugins.cli.doctor import environment
+from rerank_plugins.cli.doctor.environment import describe_environment
+from rerank_plugins.cli.doctor.examine import examine, score_pair
+from rerank_plugins.cli.doctor.report import as_lines
+from rerank_plugins.testing import Answer, Endpoint, FailingBackend, FakeBackend, speak
+
+KEY = "XINFERENCE_API_KEY"
+SECRET = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.delenv("RERANK_BACKEND", raising=False)
+
+
+def xinference(*models, key=None):
+    """A server that lists its models, scores, and may want a key."""
+
+    def answer(received):
+        if key and received.headers.get("Authorization") != f"Bearer {key}":
+            if received.path == "/v1/cluster/auth":
+                return Answer({"auth": True})
+            return Answer({"detail": f"wrong key {received.headers.get('Authorization')}"}, 401)
+        if received.method == "POST":
+            return speak("xinference")(received)
+        if received.path == "/v1/models":
+            described = {"owned_by": "xinference", "model_type": "rerank"}
+            return Answer({"data": [{"id": name, **described} for name in models]})
+        if received.path == "/v1/cluster/version":
+            return Answer({"version": "4.1.0"})
+        return Answer({"detail": "Not Found"}, 404)
+
+    return answer
+
+
+def posts(endpoint):
+    return [received for received in endpoint.requests if received.method == "POST"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+class TestDescribeEnvironment:
+    def test_facts_are_json(self):
+        facts = json.loads(json.dumps(describe_environment()))
+
+        assert rerank_plugins.__version__ == facts["rerank-plugins"]
+        assert facts["cpu"]["cores"] >= 1
+        assert facts["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+        assert "cpu" in facts["devices"]["onnxruntime"]
+
+    def test_packages_are_those_of_the_metadata(self, monkeypatch):
+        monkeypatch.setattr(
+            environment,
+            "requires",
+            lambda name: [
+                "rich>=13",
+                "no-such-package<2,>=1; extra == 'local'",
+                "typer",
+                "rerank-plugins[local]; extra == 'all'",
+                "pytest; extra == 'dev'",
+            ],
+        )
+        facts = describe_environment()
+
+        assert {"rich", "typer"} == facts["packages"].keys()
+        assert None not in facts["packages"].values()
+        assert {"local": {"no-such-package": None}} == facts["extras"]
+
+    def test_gpus_are_named(self, monkeypatch):
+        gpu = SimpleNamespace(
+            is_available=lambda: True, device_count=lambda: 2, get_device_name="GPU {}".format
+        )
+        mps = SimpleNamespace(is_available=lambda: True)
+        torch = SimpleNamespace(cuda=gpu, backends=SimpleNamespace(mps=mps), __spec__=object())
+        monkeypatch.setitem(sys.modules, "torch", torch)
+
+        assert ["cpu", "cuda:0 GPU 0", "cuda:1 GPU 1", "mps"] == (
+            describe_environment()["devices"]["torch"]
+        )
+
+    def test_keys_are_named_not_shown(self, monkeypatch):
+        monkeypatch.setenv(KEY, SECRET)
+        facts = describe_environment()
+
+        assert KEY in facts["keys"]
+        assert SECRET not in json.dumps(facts)
+
+    def test_missing_extras_say_how_to_install_them(self):
+        facts = describe_environment()
+        facts["extras"] = {"local": {"torch": None, "transformers": "5.0"}, "onnx": {"onnx": "1"}}
+        lines = [line for _, line in as_lines(facts, examine("embedded", score=False))]
+
+        assert "  local         needs torch: pip install 'rerank-plugins[local]'" in lines
+        assert "  onnx          onnx 1" in lines
+
+
+class TestScorePair:
+    def test_says_scores_and_times(self):
+        backend = FakeBackend()
+        check = score_pair(backend)
+
+        assert check.ok
+        assert check.detail.startswith("0.75 for a relevant document, 0.25 for an unrelated one;")
+        assert 2 == len(backend.calls)
+
+    @pytest.mark.parametrize("function", [lambda q, d: 0.5, lambda q, d: float("Paris" in d)])
+    def test_the_wrong_order_fails(self, function):
+        """A classifier that was never trained to rerank scores, but not by relevance."""
+        check = score_pair(FakeBackend(function))
+
+        assert not check.ok
+        assert "the order is wrong" in check.detail
+
+    def test_an_error_fails(self):
+        check = score_pair(FailingBackend(BackendUnavailable("connection refused")))
+
+        assert (False, "connection refused") == (check.ok, check.detail)
+
+
+class TestExamine:
+    def test_the_default_is_the_embedded_model(self):
+        report = examine(None)
+
+        assert report.ok
+        assert "embedded" == report.spec
+        assert "(the default)" in report.checks[0].detail
+        assert load_backend("embedded").name == report.backend["name"]
+
+    def test_the_environment_variable_is_told(self, monkeypatch):
+        monkeypatch.setenv("RERANK_BACKEND", "embeded")
+        report = examine(None)
+
+        assert not report.ok
+        assert "did you mean 'embedded'?" in report.checks[0].detail
+        assert report.checks[0].detail.endswith("(from RERANK_BACKEND)")
+
+    def test_without_scoring_nothing_is_sent_that_could_cost(self):
+        with Endpoint(xinference("bge")) as endpoint:
+            report = examine(f"xinference+{endpoint.url}?model=bge", score=False)
+
+            assert report.ok
+            assert ["spec", "server"] == [check.name for check in report.checks]
+            assert [] == posts(endpoint)
+
+    def test_without_scoring_no_model_is_loaded(self):
+        assert examine("local:no-such/model", score=False).ok
+
+    def test_a_model_that_cannot_be_loaded_fails(self, tmp_path):
+        report = examine(f"local:{tmp_path / 'missing'}")
+
+        assert [("spec", True), ("score", False)] == [(c.name, c.ok) for c in report.checks]
+        assert "there is no folder" in report.checks[-1].detail
+
+    def test_a_server_tells_its_facts_and_is_scored(self):
+        with Endpoint(xinference("bge", "other")) as endpoint:
+            report = examine(f"xinference+{endpoint.url}?model=bge")
+
+            assert [("spec", True), ("server", True), ("score", True)] == [
+                (check.name, check.ok) for check in report.checks
+            ]
+            assert ("bge", "other") == report.server["models"]
+            assert "4.1.0" == report.server["version"]
+            assert "bge" == report.backend["model"]
+            assert 2 == len(posts(endpoint))
+
+    def test_a_plain_url_becomes_a_spec(self):
+        with Endpoint(xinference("bge large")) as endpoint:
+            report = examine(endpoint.url)
+
+            assert report.ok
+            assert f"xinference+{endpoint.url}?model=bge%20large" == report.spec
+            assert "bge large" == report.backend["model"]
+            assert load_backend(report.spec).name == report.backend["name"]
+
+    def test_a_model_that_is_not_there_fails_before_scoring(self):
+        with Endpoint(xinference("bge", "jina")) as endpoint:
+            report = examine(f"xinference+{endpoint.url}?model=bgee")
+
+            assert not report.ok
+            assert "it has no rerank model 'bgee', but: bge, jina" == report.checks[-1].detail
+            assert [] == posts(endpoint)
+
+    def test_an_unknown_server_is_scored_all_the_same(self):
+        """A proxy may speak a dialect and list nothing."""
+        with Endpoint(lambda r: speak("cohere")(r) if r.body else Answer({}, 404)) as endpoint:
+            report = examine(f"cohere+{endpoint.url}?model=m")
+
+            assert report.ok
+            assert {} == report.server
+            assert f"{endpoint.url} does not say what it is; taken for 'cohere' as you wrote" == (
+                report.checks[1].detail
+            )
+
+    def test_a_server_that_cannot_rerank_fails(self):
+        with Endpoint(Answer({"model_type": {"embedding": {}}})) as endpoint:
+            report = examine(f"tei+{endpoint.url}")
+
+            assert ("server", False) == (report.checks[-1].name, report.checks[-1].ok)
+            assert "not a reranker" in report.checks[-1].detail
+
+    @pytest.mark.parametrize("score", [True, False])
+    @pytest.mark.parametrize(
+        ("engine", "extra"), [("torch", "local"), ("onnx", "onnx"), ("auto", "local")]
+    )
+    def test_an_engine_that_is_not_installed_fails(self, monkeypatch, engine, extra, score):
+        for package in ("tokenizers", "torch"):
+            monkeypatch.setitem(sys.modules, package, None)
+        find = importlib.util.find_spec
+        gone = {"tokenizers", "torch"}
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name in gone else find(name)
+        )
+        report = examine(f"local:some/model?engine={engine}", score=score)
+
+        assert [("spec", True), ("engine", False)] == [(c.name, c.ok) for c in report.checks]
+        assert f"pip install 'rerank-plugins[{extra}]'" in report.checks[-1].detail
+
+    @pytest.mark.parametrize("score", [True, False])
+    def test_a_service_without_a_key_fails(self, monkeypatch, score):
+        for name in ("COHERE_API_KEY", "CO_API_KEY", "MY_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        usual = examine("cohere:rerank-v3.5", score=score).checks[-1]
+        named = examine("tei+http://localhost:8080?api_key_env=MY_KEY", score=score).checks[-1]
+
+        assert ("key", False) == (usual.name, usual.ok)
+        assert "'cohere' needs a key: set COHERE_API_KEY or CO_API_KEY" == usual.detail
+        assert "'tei' needs a key: set MY_KEY" == named.detail
+
+    def test_a_service_with_a_key_is_fine(self, monkeypatch):
+        monkeypatch.setenv("CO_API_KEY", SECRET)
+
+        assert examine("cohere:rerank-v3.5", score=False).ok
+
+    def test_a_fallback_is_looked_at_too(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("VOYAGE_API_KEY", raising=False)
+        path = tmp_path / "chain.toml"
+        path.write_text(
+            '[backend]\nkind = "embedded"\n[[fallback]]\nkind = "voyage"\nmodel = "rerank-2"\n',
+            encoding="utf-8",
+        )
+
+        assert "VOYAGE_API_KEY" in examine(str(path), score=False).checks[-1].detail
+
+    @pytest.mark.parametrize("address", ["localhost:9997", "127.0.0.1:18100", "[::1]:80/v1"])
+    def test_an_address_without_http_is_told_what_to_write(self, address):
+        report = examine(address)
+
+        assert not report.ok
+        assert f"write http://{address}" == report.checks[0].detail
+
+    def test_an_unknown_plain_url_fails(self):
+        with Endpoint(Answer({}, 404)) as endpoint:
+            report = examine(endpoint.url)
+
+            assert not report.ok
+            assert ["server"] == [check.name for check in report.checks]
+
+    def test_a_guarded_server_gets_the_usual_key(self, monkeypatch):
+        monkeypatch.setenv(KEY, SECRET)
+        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+            report = examine(endpoint.url)
+
+            assert report.ok
+            assert report.spec.endswith("?model=bge")
+            assert SECRET not in repr(report)
+
+    def test_a_guarded_server_without_a_key_says_which_to_set(self, monkeypatch):
+        monkeypatch.delenv(KEY, raising=False)
+        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+            report = examine(endpoint.url)
+
+            assert [("server", True), ("spec", False)] == [(c.name, c.ok) for c in report.checks]
+            assert f"set {KEY}" in report.checks[0].detail
+            assert "needs `model`" in report.checks[1].detail
+
+    def test_a_named_key_is_used(self, monkeypatch):
+        monkeypatch.setenv("MY_KEY", SECRET)
+        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+            assert examine(f"xinference+{endpoint.url}?model=bge&api_key_env=MY_KEY").ok
+
+    def test_a_server_that_is_down_fails(self):
+        for spec in ("http://127.0.0.1:9", "tei+http://127.0.0.1:9"):
+            last = examine(spec).checks[-1]
+
+            assert ("server", False) == (last.name, last.ok)
+            assert "127.0.0.1:9" in last.detail
+
+    def test_a_refusal_to_score_fails(self):
+        def answer(received):
+            if received.body:
+                return Answer({"detail": "CUDA is gone"}, 500)
+            return xinference("bge")(received)
+
+        with Endpoint(answer) as endpoint:
+            report = examine(f"xinference+{endpoint.url}?model=bge")
+
+            assert ("score", False) == (report.checks[-1].name, report.checks[-1].ok)
+            assert "CUDA is gone" in report.checks[-1].detail
+            assert "bge" == report.backend["model"]
+
+
+class TestCommand:
+    def test_a_working_backend_exits_0(self):
+        done = run()
+
+        assert (0, "") == (done.exit_code, done.stderr)
+        assert "✓ it works; to use it: backend='embedded'" == done.stdout.splitlines()[0]
+        assert f"\nrerank-plugins {rerank_plugins.__version__} · Python " in done.stdout
+        assert "✓ score" in done.stdout
+
+    def test_a_check_without_scoring_does_not_claim_to_work(self):
+        first = run("embedded", "--no-score").stdout.splitlines()[0]
+
+        assert "✓ nothing is missing, but nothing was scored: backend='embedded'" == first
+
+    def test_a_broken_one_exits_1(self):
+        done = run("tei+http://127.0.0.1:9")
+
+        assert (1, "") == (done.exit_code, done.stderr)
+        assert "✗ server" in done.stdout
+        assert done.stdout.startswith("✗ tei+http://127.0.0.1:9 does not work: ")
+
+    def test_a_local_model_tells_device_and_engine(self, checkpoint):
+        facts = json.loads(run(f"local:{checkpoint('bert')}?engine=torch", "--json").stdout)
+
+        assert facts["backend"]["device"]
+        assert "torch" == facts["backend"]["engine"]
+
+    def test_a_server_is_shown(self):
+        with Endpoint(xinference("bge", "other")) as endpoint:
+            lines = run(endpoint.url).stdout.splitlines()
+
+            assert "  dialect       xinference" in lines
+            assert "  models        bge, other" in lines
+            assert lines[0].endswith(f"backend='xinference+{endpoint.url}?model=bge'")
+
+    def test_json_has_everything(self):
+        done = run("embedded", "--json", "--no-score")
+        facts = json.loads(done.stdout)
+
+        assert 0 == done.exit_code
+        assert facts["ok"]
+        assert "embedded" == facts["spec"]
+        assert ["spec"] == [check["name"] for check in facts["checks"]]
+        assert {} == facts["backend"]
+        assert "extras" in facts["environment"]
+
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_keys_are_never_shown(self, monkeypatch, options):
+        """Not even by a server that repeats them."""
+        monkeypatch.setenv(KEY, SECRET)
+        with Endpoint(xinference("bge", key="another key")) as endpoint:
+            done = run(f"xinference+{endpoint.url}?model=bge", *options)
+
+            assert f"Bearer {SECRET}" == posts(endpoint)[0].headers["Authorization"]
+            assert 1 == done.exit_code
+            assert KEY in done.stdout
+            assert SECRET not in done.output

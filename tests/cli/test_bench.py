@@ -1,0 +1,128 @@
+"""`rerank-plugins bench`: what it measures and prints; never how fast that is."""
+
+import json
+import os
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from rerank_plugins.bench import tune
+from rerank_plugins.cli import app
+from tests.support.terminal import in_terminal
+
+QUICK = ["--shape", "1x2", "--calls", "3"]
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_it_measures_the_default_backend(monkeypatch):
+    monkeypatch.delenv("RERANK_BACKEND", raising=False)
+    done = bench(*QUICK)
+    header, row = done.stdout.splitlines()
+
+    assert 0 == done.exit_code
+    assert ["shape", "backend", "p50 ms"] == header.split("\t")[:3]
+    assert ["1x2", "default"] == row.split("\t")[:2]
+    assert len(header.split("\t")) == len(row.split("\t"))
+
+
+def test_each_backend_meets_each_shape():
+    done = bench("embedded", "embedded?threads=1", *QUICK, "--shape", "2x1", "--json")
+    rows = json.loads(done.stdout)
+
+    assert [
+        ("1x2", "embedded"),
+        ("1x2", "embedded?threads=1"),
+        ("2x1", "embedded"),
+        ("2x1", "embedded?threads=1"),
+    ] == [(row["shape"], row["backend"]) for row in rows]
+    assert all(3 == len(row["seconds"]) for row in rows)
+    assert all(row["p50"] <= row["p95"] <= row["p99"] for row in rows)
+
+
+def test_a_local_model_is_held_against_sentence_transformers(checkpoint):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
+    model = checkpoint("bert")
+    done = bench(f"local:{model}?engine=torch", *QUICK, "--json")
+    names = [row["backend"] for row in json.loads(done.stdout)]
+
+    assert [f"sentence-transformers:{model}", f"local:{model}?engine=torch"] == names
+
+
+def test_the_reference_can_be_left_out(checkpoint):
+    done = bench(f"local:{checkpoint('bert')}?engine=torch", "--no-reference", *QUICK, "--json")
+
+    assert 1 == len(json.loads(done.stdout))
+
+
+def test_your_own_documents_are_used(tmp_path):
+    file = tmp_path / "documents.txt"
+    file.write_text("one document\nanother document\n", encoding="utf-8")
+
+    assert 0 == bench("embedded", "--file", str(file), *QUICK).exit_code
+
+
+def test_backends_may_be_given_as_an_option():
+    done = bench("embedded", "--backend", "embedded?threads=1", *QUICK, "--json")
+
+    assert ["embedded", "embedded?threads=1"] == [row["backend"] for row in json.loads(done.stdout)]
+
+
+def test_tuning_prints_what_was_tried_and_what_to_paste(checkpoint):
+    model = checkpoint("bert")
+    tuned = ["--tune", f"local:{model}?engine=onnx", *QUICK, "--budget", "300"]
+    trials, advice = bench(*tuned).stdout.split("\n\n", 1)
+    header, first, *others = (line.split("\t") for line in trials.splitlines())
+
+    assert ["settings", "× given"] == header[:2]
+    assert ["engine=onnx", "1.00"] == first[:2]
+    assert "exact" == first[-1]
+    assert all(row[0].startswith("engine=onnx threads=") for row in others)
+    assert f'backend = "local:{model}?engine=onnx' in advice
+    assert '[backend]\nkind = "local"' in advice
+
+
+def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint, monkeypatch):
+    """However fast this machine is."""
+    model = checkpoint("bert")
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=count(step=10).__next__))
+    done = bench("--tune", model, *QUICK, "--budget", "1", "--json")
+    found = json.loads(done.stdout)
+
+    assert f"local:{model}" == found["trials"][0]["spec"] == found["best"]["spec"]
+    assert f"{found['untried']} settings were not tried" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--tune", "embedded"], 2, "only local models"),
+        (["--tune", "m", "embedded"], 2, "one model and one shape"),
+        (["--allow-inexact"], 2, "only with --tune"),
+        (["--shape", "20"], 2, "a shape is QUERIESxDOCUMENTS"),
+        (["--mix", "odd"], 2, "neither natural nor skewed"),
+        (["lokal:m"], 2, "unknown kind of backend 'lokal'"),
+        (["local:/no/such/folder", *QUICK], 2, "there is no folder"),
+        (["embedded", "--file", "/no/such/file", *QUICK], 3, "can't read"),
+        (["embedded", "--file", os.devnull, *QUICK], 3, "holds no documents"),
+        (["tei+http://127.0.0.1:9?max_documents=3", *QUICK], 4, "127.0.0.1"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(arguments, code, message):
+    done = bench(*arguments)
+
+    assert code == done.exit_code
+    assert message in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_a_terminal_sees_how_far_it_is():
+    code, shown = in_terminal("bench", *QUICK, "--shape", "1x3", streams=["stderr"])
+
+    assert 0 == code
+    assert "1x2, shape 1 of 2: calls" in shown
+    assert "/5" in shown

@@ -1,0 +1,276 @@
+"""`rerank-plugins eval` and `canary`: what they print and write, and how they exit."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from rerank_plugins import BackendUnavailable
+from rerank_plugins.cli import app
+from rerank_plugins.cli.canary import seconds_of
+from rerank_plugins.testing import FailingBackend, FakeBackend
+from tests.support.places import ROOT
+from tests.support.pushgateway import pushgateway
+from tests.support.terminal import in_terminal
+
+pytest.importorskip("prometheus_client", reason="needs the extra `prometheus`")
+
+COMMAND = [sys.executable, "-m", "rerank_plugins"]
+ALERTS = ROOT / "examples" / "deploy" / "prometheus" / "alerts.yaml"
+QUICK = ["demo:xquad-zh", "--queries", "8", "--depth", "5"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RERANK_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Return a function that puts a backend in place of what the specs name."""
+
+    def put(backend):
+        for command in ("eval", "canary"):  # the package's attribute `canary` is the command
+            module = sys.modules[f"rerank_plugins.cli.{command}"]
+            monkeypatch.setattr(module, "load_backend", lambda spec: backend)
+
+    return put
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class TestEval:
+    def test_a_pipe_gets_lines_and_the_folder_gets_reports(self, folder):
+        done = run("eval", *QUICK)
+        head, before, after = (line.split("\t") for line in done.stdout.splitlines())
+
+        assert 0 == done.exit_code, done.stderr
+        assert ["xquad-zh", "MRR@10", "nDCG@10", "MAP", "Recall@10", "Success@1"] == head[:6]
+        assert "BM25" == before[0]
+        assert "embedded:all-MiniLM-L6-v2" == after[0]
+        assert len(head) == len(before) == len(after)
+        assert {"report.html", "report.md", "results.json"} == {
+            file.name for file in (folder / "rerank-eval" / "xquad-zh").iterdir()
+        }
+        assert "report: rerank-eval/xquad-zh/report.html" in done.stderr
+
+    def test_the_demo_covers_two_languages(self, use):
+        use(FakeBackend())
+        done = run("eval", "--demo", "--json", "--metric", "mrr@10", "-b", "embedded")
+        found = json.loads(done.stdout)
+
+        assert ["covidqa", "xquad-zh"] == [each["dataset"]["name"] for each in found]
+        assert [["BM25", "embedded"]] * 2 == [
+            [system["label"] for system in each["systems"]] for each in found
+        ]
+        assert any("the questions are Chinese" in line for line in found[1]["warnings"])
+
+    def test_a_second_run_reuses_scores_unless_told_otherwise(self, use):
+        backend = FakeBackend()
+        use(backend)
+        calls = []
+        for arguments in ([], [], ["--fresh"]):
+            run("eval", *QUICK, *arguments)
+            calls.append(len(backend.calls))
+
+        assert calls[0] == calls[1]
+        assert 2 * calls[0] == calls[2]
+
+    def test_a_killed_run_goes_on(self, folder, use):
+        """The command is killed while the embedded model scores; the next run does the rest."""
+        command = [*COMMAND, "eval", "demo:covidqa", "--queries", "12", "--depth", "8"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and child.poll() is None and scored(folder) < 2:
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(timeout=30)
+        known = scored(folder)
+        assert 2 <= known < 12
+        assert not (folder / "rerank-eval" / "covidqa").exists()
+
+        done = run("eval", "demo:covidqa", "--queries", "12", "--depth", "8", "--json")
+
+        assert 0 == done.exit_code
+        assert 12 == scored(folder)
+
+    def test_a_terminal_sees_a_table_and_verdicts(self, folder):
+        code, shown = in_terminal(
+            "eval", *QUICK, streams=["stdout", "stderr"], width=160, env={"NO_COLOR": "1"}
+        )
+
+        assert 0 == code
+        assert "xquad-zh: queries" in shown
+        assert "No clear difference: MRR@10" in shown
+        assert "the questions are Chinese" in shown
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            ([], 2, "name a dataset, or see --demo"),
+            (["no/such"], 2, "there is no dataset 'no/such'"),
+            ([*QUICK, "--metric", "F1"], 2, "unknown metric 'F1'"),
+            ([*QUICK, "-b", "lokal:x"], 2, "unknown kind of backend 'lokal'"),
+            (["x.jsonl"], 3, "can't read 'x.jsonl'"),
+            ([*QUICK, "-b", "tei+http://127.0.0.1:9?max_documents=5"], 4, "127.0.0.1"),
+            ([*QUICK, "--out", "/proc/nothing"], 2, "can't write '/proc/nothing/scores/"),
+        ],
+    )
+    def test_mistakes_are_one_line_and_an_exit_code(self, arguments, code, message):
+        done = run("eval", *arguments)
+
+        assert code == done.exit_code
+        assert message in done.stderr
+        assert 1 == len(done.stderr.splitlines())
+
+
+def scored(folder):
+    """Count the queries whose scores are kept."""
+    return sum(
+        line.startswith(b'{"query"')
+        for path in folder.glob("rerank-eval/scores/*")
+        for line in path.read_bytes().split(b"\n")[:-1]
+    )
+
+
+class TestCanary:
+    def test_one_run_prints_one_object(self, use):
+        use(FakeBackend(lambda query, document: 0.5))
+        done = run("canary", *QUICK)
+        found = json.loads(done.stdout)
+
+        assert 0 == done.exit_code
+        assert found["ok"]
+        assert found["MRR@10"] == found["first_stage"]["MRR@10"]
+        assert 8 == found["queries"]
+        assert 0 < found["p95_seconds"] < 60
+
+    def test_what_publishes_nothing_needs_no_prometheus(self, use, monkeypatch):
+        use(FakeBackend())
+        monkeypatch.setitem(sys.modules, "prometheus_client", None)
+
+        assert 0 == run("canary", *QUICK).exit_code
+        assert "rerank-plugins[prometheus]" in run("canary", *QUICK, "--textfile", "r.prom").stderr
+
+    def test_a_broken_promise_is_found_only_if_asked_for(self, folder, use):
+        places = itertools.count()
+        use(FakeBackend(lambda query, document: float(next(places)), scale="logit"))
+        unasked = run("canary", *QUICK)
+        asked = run("canary", *QUICK, "--conformance", "--textfile", "r.prom")
+
+        assert [0, 5] == [unasked.exit_code, asked.exit_code]
+        assert "error: the same request got other scores" in asked.stderr
+        assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
+
+    def test_what_is_worse_than_allowed_exits_with_1(self, folder, use):
+        use(FakeBackend(lambda query, document: -float(len(document)), scale="logit"))
+        done = run("canary", *QUICK, "--min", "0.99", "--textfile", "r.prom", "--set", "mine")
+
+        assert 1 == done.exit_code
+        assert not json.loads(done.stdout)["ok"]
+        assert 'rerank_canary_regression{set="mine"} 1.0' in (folder / "r.prom").read_text()
+
+    def test_a_baseline_is_held_up_to_a_tolerance(self, use):
+        good = FakeBackend(lambda query, document: 0.5, name="good")
+        use(good)
+        run("eval", *QUICK)
+        baseline = ["--baseline", "rerank-eval/xquad-zh/results.json"]
+        same = run("canary", *QUICK, *baseline)
+        use(FakeBackend(lambda query, document: -float(len(document)), scale="logit"))
+        worse = run("canary", *QUICK, *baseline)
+        lenient = run("canary", *QUICK, *baseline, "--tolerance", "1")
+
+        assert [0, 1, 0] == [done.exit_code for done in (same, worse, lenient)]
+
+    def test_a_backend_that_fails_is_counted_and_told(self, folder, use):
+        use(FailingBackend(BackendUnavailable("no answer from gpu")))
+        done = run("canary", *QUICK, "--textfile", "r.prom")
+
+        assert 4 == done.exit_code
+        assert "error: no answer from gpu" == done.stderr.strip()
+        assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
+
+    def test_a_run_that_fails_leaves_the_last_figures_at_the_gateway(self, use):
+        """Each run is a process of its own, as in a CronJob, and knows nothing of the last."""
+        with pushgateway() as gateway:
+            once = ["canary", *QUICK, "--push", gateway.url]
+            use(FakeBackend(lambda query, document: 0.5))
+            good = run(*once)
+            ((path, _),) = gateway.groups.items()
+            before = gateway.values(path)
+            use(FailingBackend(BackendUnavailable("no answer from gpu")))
+            bad = run(*once)
+            after = gateway.values(path)
+        last_run = "rerank_canary_last_run_timestamp_seconds"
+        changed = {name for name in before if before[name] != after[name]}
+
+        assert [0, 4] == [good.exit_code, bad.exit_code]
+        assert [path] == list(gateway.groups)
+        assert json.loads(good.stdout)["MRR@10"] == after["rerank_canary_mrr_at_10"]
+        assert 1 == after["rerank_canary_failures_total"]
+        assert {
+            last_run, "rerank_canary_failures_total", "rerank_canary_failures_created",
+        } == changed  # fmt: skip
+        assert after["rerank_canary_last_success_timestamp_seconds"] < after[last_run]
+        assert set(before) == set(after)
+
+    def test_the_gateway_holds_what_the_alerts_ask_for(self, use):
+        asked = set(re.findall(r"rerank_canary_\w+", ALERTS.read_text(encoding="utf-8")))
+        use(FakeBackend())
+        with pushgateway() as gateway:
+            run("canary", *QUICK, "--push", gateway.url)
+        ((path, _),) = gateway.groups.items()
+
+        assert asked
+        assert asked <= set(gateway.values(path))
+
+    def test_it_goes_on_whatever_it_finds(self, folder, use):
+        use(FailingBackend(BackendUnavailable("no answer from gpu")))
+        done = run(
+            "canary", *QUICK, "--textfile", "r.prom", "--every", "0.01s", "--runs", 3,
+        )  # fmt: skip
+
+        assert 0 == done.exit_code
+        assert 3 == len(done.stderr.splitlines())
+        assert 'rerank_canary_failures_total{set="xquad-zh"} 3.0' in (folder / "r.prom").read_text()
+
+    def test_a_backend_that_comes_back_is_measured(self, use):
+        use(FakeBackend())
+        done = run("canary", *QUICK, "--every", "0.01s", "--runs", 2)
+
+        assert 2 == len([json.loads(line) for line in done.stdout.splitlines()])
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            ([*QUICK, "--every", "often"], 2, "'often' is no time; write 30s, 10m, 1h or 1d"),
+            ([*QUICK, "--every", "0s"], 2, "'0s' is no time"),
+            ([*QUICK, "--runs", "2"], 2, "only with --every"),
+            ([*QUICK, "--baseline", "none.json"], 2, "can't read 'none.json'"),
+            ([*QUICK, "--textfile", "/proc/nothing/r.prom"], 6, "can't publish the metrics"),
+            (["no/such"], 2, "there is no dataset"),
+        ],
+    )
+    def test_mistakes_are_one_line_and_an_exit_code(self, use, arguments, code, message):
+        use(FakeBackend())
+        done = run("canary", *arguments)
+
+        assert code == done.exit_code
+        assert message in done.stderr
+        assert 1 == len(done.stderr.splitlines())
+
+    def test_times_are_written_with_their_unit(self):
+        assert [30, 600, 3600, 86400, 1.5] == [
+            seconds_of(text) for text in ("30s", "10m", "1h", "1d", "1.5s")
+        ]

@@ -1,0 +1,113 @@
+"""Every retrieval recipe runs on its real engine, and prints what reranking brings.
+
+Elasticsearch and OpenSearch run their official clients against a stand-in (`search_engine`).
+"""
+
+import re
+import runpy
+import sys
+
+import pytest
+
+from rerank_plugins.evaluation import load_dataset
+from tests.support.places import ROOT
+from tests.support.search_engine import search_engine
+
+FOLDER = ROOT / "examples" / "retrieval"
+NEEDS = {
+    "bm25_rerank": ["bm25s", "tantivy"],
+    "chroma_rerank": ["chromadb", "langchain_core"],
+    "elasticsearch_rerank": ["elasticsearch", "langchain_core"],
+    "hybrid_rerank": ["bm25s", "langchain_core"],
+    "lancedb_rerank": ["lancedb"],
+    "opensearch_rerank": ["opensearchpy"],
+    "qdrant_rerank": ["qdrant_client", "llama_index.core"],
+}
+FIGURES = re.compile(r"  (as found|reranked) +([01]\.\d{3}) +([01]\.\d{3})")
+GAIN = re.compile(r"  gain in nDCG@10 +([+-]\d\.\d{3})  \[([+-]\d\.\d{3}), ([+-]\d\.\d{3})\]")
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    # What the engines' own packages warn of is theirs to mend.
+    pytest.mark.filterwarnings("default::DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs a recipe as a script and gives what it printed."""
+
+    def runner(name):
+        for package in NEEDS[name]:
+            pytest.importorskip(package, reason="needs the extra `examples`")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+        monkeypatch.syspath_prepend(FOLDER)
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return runner
+
+
+def figures(printed):
+    """Read the tables: per table what was found first, reranked, and the gain."""
+    values = [(float(ndcg), float(mrr)) for _, ndcg, mrr in FIGURES.findall(printed)]
+    gains = [tuple(map(float, gain)) for gain in GAIN.findall(printed)]
+    return list(zip(values[::2], values[1::2], gains, strict=True))
+
+
+def test_every_recipe_is_tested():
+    assert sorted(NEEDS) == sorted(p.stem for p in FOLDER.glob("*_rerank.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("bm25_rerank", 2),
+        ("hybrid_rerank", 3),
+        ("qdrant_rerank", 1),
+        ("chroma_rerank", 1),
+        ("lancedb_rerank", 2),
+    ],
+)
+def test_reranking_helps_what_an_engine_finds_in_english(run, name, tables):
+    found = figures(run(name))
+
+    assert tables == len(found)
+    for (before, _), (after, _), (gain, low, high) in found:
+        assert 0.2 < before < 1
+        assert before < after
+        assert low <= gain <= high
+        assert gain == pytest.approx(after - before, abs=0.002)
+
+
+@pytest.mark.parametrize("product", ["elasticsearch", "opensearch"])
+def test_official_clients_work_against_the_documented_wire_format(run, monkeypatch, product):
+    with search_engine(product) as (url, asked):
+        monkeypatch.setenv(f"{product.upper()}_URL", url)
+        ((before, after, _),) = figures(run(f"{product}_rerank"))
+
+    assert 0.2 < before[0] < 1
+    assert 0.2 < after[0] < 1
+    assert ("DELETE", "/rerank-plugins-recipe") == next(a for a in asked if a[1] != "/")
+    expected = {"elasticsearch": 60, "opensearch": 40}[product] + 1
+    assert expected == sum(path.endswith("/_search") for _, path in asked)
+
+
+def test_the_hybrid_finds_more_than_either_part(run):
+    words, vectors, hybrid = figures(run("hybrid_rerank"))
+
+    assert max(words[0][0], vectors[0][0]) < hybrid[0][0]
+
+
+def test_the_shared_part_judges_by_the_shipped_sets(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(FOLDER)
+    common = __import__("common")
+    documents, judged = common.chinese()
+    data = load_dataset("demo:xquad-zh")
+
+    assert data.documents == documents
+    assert list(data.queries.values()) == [question for question, _ in judged]
+    vector = common.embed(["a passage", "a passage", "another"])
+    assert pytest.approx(1.0, abs=1e-5) == float(vector[0] @ vector[1])
+    assert float(vector[0] @ vector[2]) < 0.99

@@ -1,0 +1,19 @@
+"""Fixtures of the fault suite."""
+
+import pytest
+
+from rerank_plugins.testing import Endpoint, speak
+from tests.integration.faults.surfaces import KEY
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    """Every request carries a key, which nothing may tell."""
+    for variable in ("COHERE_API_KEY", "TEI_API_KEY"):
+        monkeypatch.setenv(variable, KEY)
+
+
+@pytest.fixture
+def endpoint():
+    with Endpoint(speak("cohere")) as endpoint:
+        yield endpoint

@@ -1,0 +1,79 @@
+"""Input at the edge, through every interface: refused before it is sent, or scored as it is."""
+
+import pytest
+
+from rerank_plugins import BackendRejected, UnsupportedInputError
+from rerank_plugins.testing import Answer, speak, word_overlap
+from tests.integration.faults.surfaces import QUERY, client
+from tests.integration.faults.surfaces import surfaces as on
+
+STRANGE = [
+    "nul \x00 panda",
+    "zero\u200bwidth panda",
+    "\u202eright to left",
+    "",
+    " \n",
+    "panda " * 9,
+]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "original_order"])
+@pytest.mark.parametrize("surface", on())
+@pytest.mark.parametrize(
+    ("query", "texts"),
+    [
+        ("panda \ud800", ["fine"]),
+        (QUERY, ["fine", "broken \ud800"]),
+        (" \n", ["fine"]),
+    ],
+    ids=["surrogate in the query", "surrogate in a document", "blank query"],
+)
+def test_what_is_no_text_is_refused_and_not_sent(endpoint, surface, query, texts, on_error):
+    with client(endpoint.url) as backend, pytest.raises(UnsupportedInputError):
+        surface.ask(backend, texts, query=query, on_error=on_error)
+
+    assert [] == endpoint.requests
+
+
+@pytest.mark.parametrize("surface", on())
+def test_no_documents_are_no_call(endpoint, surface):
+    with client(endpoint.url) as backend:
+        assert [] == surface.ask(backend, [])
+
+    assert [] == endpoint.requests
+
+
+@pytest.mark.parametrize("surface", on())
+def test_strange_texts_keep_their_place(endpoint, surface):
+    """Each gets the score of its own text; a blank one is scored as a space."""
+    with client(endpoint.url) as backend:
+        kept = {text: score for text, score, _ in surface.ask(backend, STRANGE)}
+
+    assert {text: word_overlap(QUERY, text) for text in STRANGE} == kept
+
+
+@pytest.mark.parametrize("surface", on())
+def test_10000_documents_are_scored_in_parts(endpoint, surface):
+    endpoint.answer = speak("tei")
+    texts = [f"panda {number}" if number % 3 else f"hi {number}" for number in range(10_000)]
+    with client(endpoint.url, dialect="tei", deadline=110.0) as backend:
+        kept = surface.ask(backend, texts, query="panda")
+
+    assert sorted(texts) == sorted(text for text, *_ in kept)
+    assert all(score == word_overlap("panda", text) for text, score, _ in kept)
+    assert {32} == {len(received.body["texts"]) for received in endpoint.requests[:300]}
+    assert endpoint.most_at_work <= 4
+
+
+@pytest.mark.parametrize("surface", on())
+def test_one_refused_part_of_many_refuses_all(endpoint, surface):
+    """Never half a ranking, also not where failures are hidden."""
+    right = speak("tei")
+
+    def behave(received):
+        return Answer({"error": "no"}, 400) if "bad" in received.body["texts"] else right(received)
+
+    endpoint.answer = behave
+    texts = [*["panda"] * 1_000, "bad", *["panda"] * 1_000]
+    with client(endpoint.url, dialect="tei") as backend, pytest.raises(BackendRejected):
+        surface.ask(backend, texts, on_error="original_order")

@@ -1,0 +1,73 @@
+"""`Retry-After` in every form, through every interface."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from rerank_plugins import BackendOverloaded
+from rerank_plugins.testing import Answer, in_turn, speak
+from tests.integration.faults.surfaces import RANKED, TEXTS, client
+from tests.integration.faults.surfaces import surfaces as on
+
+AT_ONCE = {
+    "a date that has passed": "Wed, 21 Oct 2015 07:28:00 GMT",
+    "garbage": "soon, perhaps",
+    "infinite": "inf",
+    "negative": "-5",
+    "none": "",
+    "zero": "0",
+}
+YEAR = 365 * 86_400
+
+
+@pytest.mark.parametrize("surface", on())
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_nothing_to_wait_for_is_no_wait(endpoint, surface, status, case):
+    headers = {"Retry-After": AT_ONCE[case]} if AT_ONCE[case] else {}
+    endpoint.answer = in_turn(Answer(b"", status, headers), speak("cohere"))
+    with client(endpoint.url) as backend:
+        assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
+
+    assert 2 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("surface", on())
+@pytest.mark.parametrize("header", ["Retry-After", "Retry-After-Ms"])
+def test_a_wait_that_fits_is_kept(endpoint, surface, header):
+    wait = {"Retry-After": "0.3", "Retry-After-Ms": "300"}[header]
+    endpoint.answer = in_turn(Answer(b"", 503, {header: wait}), speak("cohere"))
+    with client(endpoint.url) as backend:
+        began = time.monotonic()
+        assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
+
+    assert 0.3 <= time.monotonic() - began
+    assert 2 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("surface", on())
+@pytest.mark.parametrize("form", ["date", "seconds"])
+def test_a_wait_that_does_not_fit_is_told_at_once(endpoint, surface, form):
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=YEAR), usegmt=True)
+    wait = date if form == "date" else str(YEAR)
+    endpoint.answer = Answer(b"", 429, {"Retry-After": wait})
+    with client(endpoint.url, deadline=20.0) as backend:
+        began = time.monotonic()
+        with pytest.raises(BackendOverloaded) as caught:
+            surface.ask(backend)
+
+    assert time.monotonic() - began < 10.0
+    assert pytest.approx(YEAR, abs=300) == caught.value.retry_after
+    assert 1 == len(endpoint.requests)
+
+
+@pytest.mark.parametrize("surface", on("langchain", "llama_index"))
+def test_the_original_order_comes_at_once_too(endpoint, surface):
+    endpoint.answer = Answer(b"", 429, {"Retry-After": str(YEAR)})
+    with client(endpoint.url) as backend:
+        kept = surface.ask(backend, on_error="original_order")
+
+    assert [(text, None, "fallback:BackendOverloaded") for text in TEXTS] == kept
+    assert 1 == len(endpoint.requests)

@@ -1,0 +1,109 @@
+"""S6: the model's process is killed again and again; all get an answer, and nothing leaks."""
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+if not Path("/proc/self/task").exists():
+    pytest.skip("looks into /proc", allow_module_level=True)
+
+from tests.support.command import ask, served_double, wait_for
+from tests.support.watching import children, held, metric, wait_until
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.05
+"""What a client waits after a 503."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    began: float
+    ended: float
+    status: int
+    type: str | None
+
+
+def asking(url, number, ended):
+    """Ask until `ended` is set; return the replies. No reply is an error here."""
+    documents = ["x" * (1 + number)] * 10
+    body = json.dumps({"query": "q", "documents": documents}).encode()
+    replies = []
+    while not ended.is_set():
+        began = time.monotonic()
+        status, found = ask(url, "/v1/rerank", body)
+        problem = None if status == 200 else found["error"]["type"]
+        replies.append(Reply(began, time.monotonic(), status, problem))
+        if status == 200:
+            scores = [result["relevance_score"] for result in found["results"]]
+            assert [float(1 + number)] * 10 == scores
+        else:
+            time.sleep(PAUSE)
+    return replies
+
+
+@pytest.mark.parametrize(
+    ("kills", "clients", "life", "until_told", "until_back"),
+    [
+        (2, 8, 0, 60, 60),
+        # One that dies within ten seconds is the second time started again after a pause.
+        pytest.param(*(20, 32, 10.5, 1, 5), marks=[pytest.mark.nightly, pytest.mark.timeout(1200)]),
+    ],
+)
+def test_killed_models_hang_nobody_come_back_and_leave_nothing(
+    tmp_path, *, kills, clients, life, until_told, until_back
+):
+    ended, killed, back = threading.Event(), [], []
+    with (
+        served_double(tmp_path, "Marked", per_pair=0.001) as (process, url),
+        ThreadPoolExecutor(clients) as pool,
+    ):
+        wait_for(url, 200)
+        replies = [pool.submit(asking, url, number, ended) for number in range(clients)]
+        try:
+            time.sleep(1)
+            before = held(process.pid)
+            for _ in range(kills):
+                time.sleep(life)
+                (model,) = children(process.pid)
+                killed.append(time.monotonic())
+                os.kill(model, signal.SIGKILL)
+                wait_until(
+                    lambda old=model: ask(url)[0] == 200 and children(process.pid) != [old], 90
+                )
+                back.append(time.monotonic())
+        finally:
+            ended.set()
+        found = [each for future in replies for each in future.result(100)]
+        after = held(process.pid)
+
+        assert 1 == len(children(process.pid))
+        assert kills == metric(url, "rerank_model_restarts_total")
+        assert len(found) == metric(url, "rerank_requests_total", route="/v1/rerank")
+        assert 0 == metric(url, "rerank_queue_pairs")
+    in_flight = [
+        (reply, reply.ended - moment)
+        for moment in killed
+        for reply in found
+        if reply.began < moment < reply.ended
+    ]
+    slowest = max(seconds for _, seconds in in_flight)
+    longest = max(end - begin for begin, end in zip(killed, back, strict=True))
+    log.info("%s", Counter((reply.status, reply.type) for reply in found))
+    log.info("%d in flight, told within %.3f s", len(in_flight), slowest)
+    log.info("back within %.3f s; %s, then %s", longest, before, after)
+    assert {(200, None), (503, "model_restarting")} == {(each.status, each.type) for each in found}
+    assert slowest <= until_told
+    assert longest <= until_back
+    assert after.threads <= before.threads + 4
+    assert after.files <= before.files + 8

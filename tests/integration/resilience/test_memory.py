@@ -1,0 +1,106 @@
+"""A model's process that the system gives no more memory: batches shrink, and nothing is lost."""
+
+import json
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+if not hasattr(resource, "prlimit"):
+    pytest.skip("limits another process", allow_module_level=True)
+
+from rerank_plugins import BackendOutOfMemory, load_backend
+from rerank_plugins.wrappers.process import ModelProcess
+from tests.support.command import ask, served_double, wait_for
+from tests.support.watching import children, metric
+
+MIB = 2**20
+PAIR = 64 * MIB
+"""What a pair takes: malloc gives so large a piece back to the system at once."""
+
+
+def limit(process, more):
+    """Let a process have so many bytes beside those that it has."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + more
+    _, hard = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (most, hard))
+
+
+def rerank(url, count):
+    """Return the status, and how many scores or which error there were."""
+    body = json.dumps({"query": "q", "documents": ["a panda"] * count}).encode()
+    status, reply = ask(url, "/v1/rerank", body)
+    return status, len(reply["results"]) if status == 200 else reply["error"]["type"]
+
+
+def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_path):
+    """S8: the limit is remembered; three single pairs that do not fit are the end."""
+    with (
+        served_double(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url),
+        ThreadPoolExecutor(16) as pool,
+    ):
+        wait_for(url, 200)
+        (model,) = children(process.pid)
+        asked = metric(url, "rerank_batch_tokens_limit")
+        limit(model, 8 * PAIR + PAIR // 2)
+
+        assert {(200, 20)} == set(pool.map(lambda _: rerank(url, 20), range(48)))
+        assert (200, 64) == rerank(url, 64)
+        splits = metric(url, "rerank_oom_splits_total")
+        found = metric(url, "rerank_batch_tokens_limit")
+        assert 1 <= splits <= 10
+        assert 0 < found < asked
+        assert {(200, 20)} == set(pool.map(lambda _: rerank(url, 20), range(48)))
+        assert (splits, found) == (
+            metric(url, "rerank_oom_splits_total"),
+            metric(url, "rerank_batch_tokens_limit"),
+        )
+        assert 2 * 48 * 20 + 64 == metric(url, "rerank_pairs_total")
+        assert [model] == children(process.pid)
+
+        limit(model, PAIR // 2)
+        for _ in range(3):
+            assert (503, "out_of_memory") == rerank(url, 1)
+        assert 70 == process.wait(60)
+
+
+def test_a_server_without_memory_asks_itself_whether_there_is_some_again(tmp_path):
+    """It is not ready meanwhile, so nobody else would; and nobody has to restart it."""
+    with served_double(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url):
+        wait_for(url, 200)
+        (model,) = children(process.pid)
+        limit(model, PAIR // 2)
+        assert (503, "out_of_memory") == rerank(url, 4)
+        assert "out_of_memory" == ask(url)[1]["status"]
+        assert 200 == ask(url, "/livez")[0]
+
+        limit(model, 100 * PAIR)
+        wait_for(url, 200)
+        assert (200, 4) == rerank(url, 4)
+        assert [model] == children(process.pid)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_a_pair_that_the_system_gives_no_memory_is_told_as_such(checkpoint, engine):
+    """What ONNX Runtime and torch really raise; the shorter pairs are scored as before."""
+    spec = {
+        "kind": "local",
+        "model": checkpoint("modernbert"),
+        "engine": engine,
+        "device": "cpu",
+        "max_length": 8192,
+    }
+    with ModelProcess(load_backend(spec)) as model:
+        short = ["a panda", "bamboo " * 50]
+        expected = model.score("what is a panda?", short)
+        before = model.process_id
+        limit(before, 100 * MIB)
+        with pytest.raises(BackendOutOfMemory, match="lower `max_length`"):
+            model.score("what is a panda?", ["panda " * 8192])
+
+        assert pytest.approx(expected) == model.score("what is a panda?", short)
+        assert before == model.process_id

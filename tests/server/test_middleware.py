@@ -1,0 +1,188 @@
+"""Keys, tokens and rates: denied by default, whatever the path."""
+
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+import jwt as pyjwt
+
+from rerank_plugins import ConfigError
+from rerank_plugins.server import JWTSettings, ServerSettings
+from rerank_plugins.server.auth import Authenticator
+from rerank_plugins.server.client_address import client_address, rate_key
+from rerank_plugins.server.middleware import PUBLIC
+from rerank_plugins.server.rate_limit import RateLimiter
+from rerank_plugins.testing import FakeBackend
+from tests.support.serving import serving
+
+KEY = "a-key-for-tests-0123456789"
+SECRET = "a-secret-for-tests-" * 4
+BODY = {"query": "q", "documents": ["a"]}
+
+
+@pytest.fixture
+def keys(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_text(f"# two\nalice:{KEY}\n")
+    return file
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    monkeypatch.setenv("RERANK_JWT_SECRET", SECRET)
+    return JWTSettings(
+        algorithm="HS256", audience="rerank", issuer="us", secret_env="RERANK_JWT_SECRET"
+    )
+
+
+def token(key=SECRET, algorithm="HS256", headers=None, **changed):
+    claims = {"exp": int(time.time()) + 60, "aud": "rerank", "iss": "us", "sub": "bob", **changed}
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return pyjwt.encode(claims, key, algorithm=algorithm, headers=headers)
+
+
+def asked(client, credential=None, scheme="Bearer"):
+    headers = {} if credential is None else {"authorization": f"{scheme} {credential}"}
+    return client.post("/v1/rerank", json=BODY, headers=headers)
+
+
+def test_every_route_but_the_probes_needs_a_key(keys):
+    with serving(FakeBackend(), api_keys_file=str(keys), ui=False) as client:
+        paths = list(client.app.openapi()["paths"])
+        assert len(paths) > 8
+        for path in [*paths, "/nope", "/docs", "/openapi.json", "//livez", "/livez/../info"]:
+            expected = 200 if path in PUBLIC else 401
+            reply = client.get(path.replace("{name}", "x"))
+            assert expected == reply.status_code, path
+        for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+            assert 401 == client.post(path, json=BODY).status_code
+        assert 401 == client.get("/info", headers={"host": "x/livez?"}).status_code
+
+
+def test_a_key_opens_and_others_do_not(keys, caplog):
+    caplog.set_level("DEBUG")
+    with serving(FakeBackend(), api_keys_file=str(keys)) as client:
+        assert 200 == asked(client, KEY).status_code
+        for wrong in (None, "x", KEY[:-1], KEY + "x", "é" * 20):
+            headers = {} if wrong is None else {"authorization": f"Bearer {wrong}".encode()}
+            reply = client.post("/v1/rerank", json=BODY, headers=headers)
+            assert (401, "unauthorized") == (reply.status_code, reply.json()["error"]["type"])
+            assert reply.headers["www-authenticate"].startswith("Bearer")
+        assert 401 == asked(client, KEY, "Basic").status_code
+        metrics = client.get("/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+    assert 'rerank_auth_failures_total{reason="unknown"} 4.0' in metrics
+    assert KEY not in caplog.text + metrics
+    assert "key:alice" in caplog.text
+
+
+def test_keys_are_read_again_when_the_file_changes(keys, monkeypatch):
+    monkeypatch.setattr("rerank_plugins.server.auth._RELOAD_SECONDS", 0.0)
+    auth = Authenticator(ServerSettings(api_keys_file=str(keys)))
+    keys.write_text("bob:another-key-for-tests\n")
+
+    assert "key:bob" == auth.client(["Bearer another-key-for-tests"])
+    keys.write_text("broken")  # the old ones stay
+    assert "key:bob" == auth.client(["Bearer another-key-for-tests"])
+
+
+@pytest.mark.parametrize("text", ["alice:short", "no-colon", "alice:sha256:12"])
+def test_weak_and_malformed_keys_are_refused(keys, text):
+    keys.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Authenticator(ServerSettings(api_keys_file=str(keys)))
+
+    assert "short" not in str(caught.value)
+
+
+AGO, AHEAD = "20 s ago", "in 10 min"  # counted from the test, not from the import
+SECONDS = {AGO: -20, AHEAD: 600}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({}, 200),
+        ({"exp": AGO}, 200),  # within the leeway
+        ({"exp": 1}, 401),
+        ({"exp": None}, 401),
+        ({"aud": None}, 401),
+        ({"aud": "other"}, 401),
+        ({"iss": None}, 401),
+        ({"iss": "them"}, 401),
+        ({"sub": None}, 401),
+        ({"sub": "a\nb"}, 401),
+        ({"nbf": AHEAD}, 401),
+        ({"key": SECRET[::-1]}, 401),
+        ({"algorithm": "HS512"}, 401),
+        ({"algorithm": "none", "key": None}, 401),
+        ({"headers": {"crit": ["x"], "x": 1}}, 401),
+    ],
+    ids=str,
+)
+def test_tokens_must_be_right_in_everything(tokens, changed, status):
+    if shifted := {name: now for name, now in changed.items() if now in (AGO, AHEAD)}:
+        changed = {name: int(time.time()) + SECONDS[now] for name, now in shifted.items()}
+    with serving(FakeBackend(), jwt=tokens) as client:
+        assert status == asked(client, token(**changed)).status_code
+        assert 401 == asked(client, "a.b." + "c" * 9000).status_code
+
+
+def test_a_short_secret_is_refused(monkeypatch, tokens):
+    monkeypatch.setenv("RERANK_JWT_SECRET", "short")
+    with pytest.raises(ConfigError, match="has 5 bytes"):
+        Authenticator(ServerSettings(jwt=tokens))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_a_public_address_needs_keys(host, keys):
+    with pytest.raises(ConfigError, match="no key is asked for"):
+        ServerSettings(host=host).check_exposure()
+    ServerSettings(host=host, api_keys_file=str(keys)).check_exposure()
+    ServerSettings(host=host, insecure_no_auth=True).check_exposure()
+
+
+def test_too_many_requests_are_told_when_to_come_back(keys):
+    with serving(FakeBackend(), client_rate="2/minute") as client:
+        replies = [asked(client) for _ in range(3)]
+        assert 200 == client.get("/livez").status_code
+    assert [200, 200, 429] == [reply.status_code for reply in replies]
+    assert 25 <= int(replies[2].headers["retry-after"]) <= 30
+    assert '"client";q=2;w=60' == replies[0].headers["ratelimit-policy"]
+
+
+def test_the_limiter_forgets_in_bounds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("rerank_plugins.server.rate_limit.monotonic", lambda: now[0])
+    limiter = RateLimiter("3/minute")
+    assert [True] * 3 + [False] == [limiter.hit("a").allowed for _ in range(4)]
+    now[0] = 20.5
+    assert [True, False] == [limiter.hit("a").allowed for _ in range(2)]
+    for number in range(100_000):
+        limiter.hit(str(number))
+
+    assert 10_000 == len(limiter)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("1.2.3.4", "9.9.9.9", "1.2.3.4"),
+        ("10.0.0.1", "9.9.9.9", "9.9.9.9"),
+        ("10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.2", "9.9.9.9"),
+        ("10.0.0.1", "6.6.6.6, garbage", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "9.9.9.9", "9.9.9.9"),
+    ],
+)
+def test_forwarded_addresses_count_from_trusted_proxies_only(peer, forwarded, address):
+    trusted = ServerSettings(trusted_proxies=("10.0.0.0/8",)).trusted_networks()
+    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
+
+    assert address == client_address(scope, trusted)
+
+
+def test_an_ipv6_customer_is_one_client():
+    assert rate_key("2001:db8::1") == rate_key("2001:db8::ffff:1")
+    assert "9.9.9.9" == rate_key("::ffff:9.9.9.9")

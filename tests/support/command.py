@@ -1,0 +1,77 @@
+"""The command `serve` in a process of its own, ready to be asked."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+EMBEDDED = '[backend]\nkind = "embedded"\n'
+PACKAGE = ("-m", "rerank_plugins")
+
+DOUBLES = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from rerank_plugins import spec
+from rerank_plugins.cli import main
+
+for kind in ("Hungry", "Marked"):
+    spec._KINDS[kind] = spec._Kind("tests.support.doubles", kind)
+main()
+"""
+"""The command, which also knows the kinds `Hungry` and `Marked`."""
+
+
+def ask(url, path="/readyz", body=None):
+    """Return the status and the parsed reply."""
+    request = urllib.request.Request(url + path, body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def wait_for(url, status, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while (found := ask(url))[0] != status:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+@contextmanager
+def served(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None):
+    """Give the process and the address of a server, by default of the embedded model."""
+    (folder / "rerank.toml").write_text(f"{config}[server]\n{table}")
+    command = [sys.executable, *program, "serve", "rerank.toml", "--port", "0"]
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *flags], cwd=folder, stderr=output, env={**os.environ, **(env or {})}
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait()
+
+
+PATIENT = "queue_seconds = 100.0\nrequest_seconds = 100.0\n"
+"""Settings of a server that a slow machine makes refuse nothing."""
+
+
+def served_double(folder, kind, **options):
+    """Give the process and the address of a patient server of a double of some kind."""
+    lines = [f"{name} = {value}\n" for name, value in options.items()]
+    config = f'[backend]\nkind = "{kind}"\n{"".join(lines)}'
+    return served(folder, table=PATIENT, config=config, program=("-c", DOUBLES))

@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from rerank_plugins.testing import Endpoint, speak
+from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.support.asking import ascore, score
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no bug
@@ -23,9 +23,9 @@ def ask(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+def endpoint() -> Iterator[FakeServer]:
     """A server that speaks TEI's protocol."""
-    with Endpoint(speak("tei")) as endpoint:
+    with FakeServer(serve_dialect("tei")) as endpoint:
         yield endpoint
 
 

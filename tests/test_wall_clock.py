@@ -3,6 +3,7 @@
 import ast
 
 import pytest
+
 from tests.test_imports import PACKAGE
 
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}

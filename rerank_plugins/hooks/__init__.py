@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.hooks._dispatch import Attempt, attempt, call, listeners, on_behalf_of, tell
 from rerank_plugins.hooks.events import (
     AttemptFinished,
     AttemptStarted,
@@ -28,7 +27,6 @@ from rerank_plugins.hooks.events import (
 )
 
 __all__ = [
-    "Attempt",
     "AttemptFinished",
     "AttemptStarted",
     "BreakerChanged",
@@ -42,13 +40,8 @@ __all__ = [
     "Retried",
     "Split",
     "Truncated",
-    "attempt",
-    "call",
-    "listeners",
-    "on_behalf_of",
     "open_hook",
     "outcome_of",
-    "tell",
 ]
 
 

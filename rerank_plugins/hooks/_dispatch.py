@@ -20,13 +20,21 @@ from rerank_plugins.hooks.events import (
     outcome_of,
 )
 
-__all__ = ["Attempt", "Listeners", "attempt", "call", "listeners", "on_behalf_of", "tell"]
+__all__ = [
+    "AttemptFacts",
+    "Dispatcher",
+    "dispatch_to",
+    "dispatcher",
+    "emit",
+    "observe_attempt",
+    "observe_call",
+]
 
 _logger = logging.getLogger("rerank_plugins.hooks")
 _may_warn = Throttle()
 
 
-class Listeners:
+class Dispatcher:
     """Hooks that hear the same events; what one raises stops neither the others nor the call."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
@@ -55,46 +63,46 @@ def _identity(hook: Hook) -> object:
     return hook
 
 
-_listeners: ContextVar[Listeners | None] = ContextVar("listeners", default=None)
+_dispatcher: ContextVar[Dispatcher | None] = ContextVar("dispatcher", default=None)
 
 
-def listeners() -> Listeners | None:
+def dispatcher() -> Dispatcher | None:
     """Return who listens; None if nobody does, and then no event need be made."""
-    return _listeners.get()
+    return _dispatcher.get()
 
 
-def tell(event: Event) -> None:
+def emit(event: Event) -> None:
     """Tell an event to those who listen."""
-    if (told := _listeners.get()) is not None:
+    if (told := _dispatcher.get()) is not None:
         told(event)
 
 
 @contextmanager
-def on_behalf_of(calls: Iterable[Listeners | None]) -> Iterator[None]:
+def dispatch_to(calls: Iterable[Dispatcher | None]) -> Iterator[None]:
     """Tell what happens in this block to those who listen to any of the calls it is done for.
 
     Args:
-        calls: what `listeners()` said in each of them.
+        calls: what `dispatcher()` said in each of them.
     """
     hooks = [hook for heard in calls if heard is not None for hook in heard.hooks]
-    token = _listeners.set(Listeners(hooks) if hooks else None)
+    token = _dispatcher.set(Dispatcher(hooks) if hooks else None)
     try:
         yield
     finally:
-        _context.restore(_listeners, token)
+        _context.restore(_dispatcher, token)
 
 
 @contextmanager
-def call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
+def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
     """Tell `hooks` the beginning and the end of this block, and all that happens in it.
 
     Hooks that listen already go on to hear what happens inside.
     """
-    own, outer = Listeners(hooks), _listeners.get()
+    own, outer = Dispatcher(hooks), _dispatcher.get()
     _context.told_to(own)
     own(started)
-    heard = own if outer is None else Listeners((*outer.hooks, *own.hooks))
-    token = _listeners.set(heard)
+    heard = own if outer is None else Dispatcher((*outer.hooks, *own.hooks))
+    token = _dispatcher.set(heard)
     start, error = perf_counter(), None
     try:
         with _context.scorer() as scorer:
@@ -103,13 +111,13 @@ def call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
         error = raised
         raise
     finally:
-        _context.restore(_listeners, token)
+        _context.restore(_dispatcher, token)
         if scorer.name is not None:
             _context.scored_by(scorer.name)
         own(CallFinished(started, outcome_of(error), perf_counter() - start, scorer.name))
 
 
-class Attempt:
+class AttemptFacts:
     """What a request to a server and its hooks tell each other."""
 
     def __init__(self) -> None:
@@ -120,9 +128,9 @@ class Attempt:
 
 
 @contextmanager
-def attempt(endpoint: str, documents: int, facts: Attempt) -> Iterator[None]:
+def observe_attempt(endpoint: str, documents: int, facts: AttemptFacts) -> Iterator[None]:
     """Tell those who listen that this block asks a server, and how that ends."""
-    told = _listeners.get()
+    told = _dispatcher.get()
     if told is None:
         yield
         return

@@ -14,7 +14,7 @@ from rerank_plugins.errors import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.hooks import on_behalf_of
+from rerank_plugins.hooks._dispatch import dispatch_to
 from rerank_plugins.scheduler.observer import Observer
 from rerank_plugins.scheduler.request import Batch
 
@@ -60,7 +60,7 @@ class BatchScorer:
         """Score a batch; if that fails, do what can still be done for each of its requests."""
         try:
             self._tell_waits(batch)
-            with on_behalf_of(request.listeners for request, _ in batch):
+            with dispatch_to(request.listeners for request, _ in batch):
                 self._score(batch)
         except BaseException as error:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:

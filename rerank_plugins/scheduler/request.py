@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TypeAlias
 
 from rerank_plugins.errors import RerankError
-from rerank_plugins.hooks import listeners
+from rerank_plugins.hooks._dispatch import dispatcher
 
 __all__ = ["Batch", "Request"]
 
@@ -42,7 +42,7 @@ class Request:
         self.deficit = 0
         self.submitted: float | None = monotonic()  # None once a batch has begun
         self.future: Future[list[float]] = Future()
-        self.listeners = listeners()
+        self.listeners = dispatcher()
 
     def pending_cost(self) -> int:
         return sum(self.costs[index] for index in self.pending)

@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from rerank_plugins.hooks import CallFinished, CallStarted, Event
-from rerank_plugins.hooks._dispatch import call
+from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.hooks.prometheus import DURATION_BUCKETS, PrometheusHook
 from rerank_plugins.scheduler import Observer
 
@@ -131,7 +131,7 @@ class ServerMetrics:
 
     def listening(self) -> AbstractContextManager[None]:
         """Count what is told inside the block: cache look-ups, attempts, retries, fallbacks."""
-        return call((self._hear,), CallStarted("server", "", None, 0, 0))
+        return observe_call((self._hear,), CallStarted("server", "", None, 0, 0))
 
     def _hear(self, event: Event, /) -> None:
         if not isinstance(event, CallStarted | CallFinished):  # requests are counted at the edge

@@ -4,15 +4,21 @@
 |---|---|
 | code that uses a backend | `FakeBackend`, `FailingBackend` |
 | a backend of your own | `BackendContract` |
-| what happens when a server fails | `Endpoint` with `speak()`, `faults()` or an answer of yours |
-| what happens when the network fails | `Proxy` in front of an `Endpoint` or of a real server |
+| what happens when a server fails | `FakeServer` with `serve_dialect()`, `faults()` or an answer of yours |
+| what happens when the network fails | `Proxy` in front of an `FakeServer` or of a real server |
 
 All of it is the standard library, on the loopback interface.
 """
 
 from rerank_plugins.testing.contract import BackendContract, bad_requests
 from rerank_plugins.testing.doubles import FailingBackend, FakeBackend, word_overlap
-from rerank_plugins.testing.fake_server import Answer, Behaviour, Endpoint, Received, in_turn
+from rerank_plugins.testing.fake_server import (
+    Behaviour,
+    FakeResponse,
+    FakeServer,
+    Received,
+    in_turn,
+)
 from rerank_plugins.testing.faults import (
     cut_short,
     drip,
@@ -22,7 +28,7 @@ from rerank_plugins.testing.faults import (
     silence,
     spoil,
 )
-from rerank_plugins.testing.protocols import speak
+from rerank_plugins.testing.protocols import serve_dialect
 from rerank_plugins.testing.proxy import (
     BlackHole,
     Cut,
@@ -35,16 +41,16 @@ from rerank_plugins.testing.proxy import (
 )
 
 __all__ = [
-    "Answer",
     "BackendContract",
     "Behaviour",
     "BlackHole",
     "Cut",
     "Delay",
     "Drip",
-    "Endpoint",
     "FailingBackend",
     "FakeBackend",
+    "FakeResponse",
+    "FakeServer",
     "HalfClose",
     "LineFault",
     "Proxy",
@@ -57,8 +63,8 @@ __all__ = [
     "hang_up",
     "in_turn",
     "reset",
+    "serve_dialect",
     "silence",
-    "speak",
     "spoil",
     "word_overlap",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, TypeAlias
 
-__all__ = ["Answer", "Behaviour", "Endpoint", "Received", "Writer", "in_turn"]
+__all__ = ["Behaviour", "FakeResponse", "FakeServer", "Received", "Writer", "in_turn"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Received:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FakeResponse:
     """A reply that is HTTP at least."""
 
     body: Any = b""
@@ -56,7 +56,7 @@ class Answer:
 Writer: TypeAlias = Callable[[BaseHTTPRequestHandler], None]
 """Writes what it likes to `handler.wfile`; may set `handler.close_connection`."""
 
-Behaviour: TypeAlias = Answer | Callable[[Received], Answer | Writer]
+Behaviour: TypeAlias = FakeResponse | Callable[[Received], FakeResponse | Writer]
 """What an endpoint does: one answer to all, or what makes an answer, or a writer, of a request."""
 
 
@@ -71,7 +71,7 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
     lock = threading.Lock()
 
-    def behave(received: Received) -> Answer | Writer:
+    def behave(received: Received) -> FakeResponse | Writer:
         with lock:
             behaviour = next(turns)
         return behaviour(received) if callable(behaviour) else behaviour
@@ -79,7 +79,7 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     return behave
 
 
-class Endpoint:
+class FakeServer:
     """A server on the loopback interface, for a `with` statement.
 
     Each connection has its own thread, and requests are answered as they come, so `answer` may
@@ -159,7 +159,7 @@ class Endpoint:
             self._lock.notify_all()
         try:
             answer = _answer(self.answer, received)
-            write = answer.send if isinstance(answer, Answer) else answer
+            write = answer.send if isinstance(answer, FakeResponse) else answer
             write(handler)
         finally:
             with self._lock:
@@ -173,7 +173,7 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
-def _answer(behaviour: Behaviour, received: Received) -> Answer | Writer:
+def _answer(behaviour: Behaviour, received: Received) -> FakeResponse | Writer:
     """Do what a test says; tell the client of a mistake in it, not of a lost connection."""
     found: object = behaviour
     try:
@@ -181,13 +181,13 @@ def _answer(behaviour: Behaviour, received: Received) -> Answer | Writer:
             found = behaviour(received)
     except Exception as error:  # noqa: BLE001  # of the test that wrote it
         return _mistake(f"raised {type(error).__name__}: {error}")
-    if isinstance(found, Answer) or callable(found):
+    if isinstance(found, FakeResponse) or callable(found):
         return found
     return _mistake(f"{'is' if found is behaviour else 'returned'} a `{type(found).__name__}`")
 
 
-def _mistake(what: str) -> Answer:
-    return Answer({"error": f"`answer` {what}"}, 500)
+def _mistake(what: str) -> FakeResponse:
+    return FakeResponse({"error": f"`answer` {what}"}, 500)
 
 
 class _Server(ThreadingHTTPServer):
@@ -195,7 +195,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 1024
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: FakeServer) -> None:
         self.endpoint = endpoint
         super().__init__(("127.0.0.1", 0), _Handler)
 

@@ -1,4 +1,4 @@
-"""The ways in which a rerank server fails, for an `Endpoint`."""
+"""The ways in which a rerank server fails, for an `FakeServer`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any, TypeAlias
 
-from rerank_plugins.testing.fake_server import Answer, Behaviour, Received, Writer
-from rerank_plugins.testing.protocols import speak
+from rerank_plugins.testing.fake_server import Behaviour, FakeResponse, Received, Writer
+from rerank_plugins.testing.protocols import serve_dialect
 
 __all__ = ["cut_short", "drip", "faults", "hang_up", "reset", "silence", "spoil"]
 
@@ -34,7 +34,7 @@ _STATUSES = (
 
 
 def silence(received: Received) -> Writer:
-    """Answer nothing until the client hangs up."""
+    """FakeResponse nothing until the client hangs up."""
 
     def write(handler: BaseHTTPRequestHandler) -> None:
         handler.connection.recv(1)
@@ -107,14 +107,14 @@ def spoil(dialect: str, change: Callable[[_Results], object]) -> Behaviour:
     """Return a server of this dialect whose results are changed before they are sent.
 
     Args:
-        dialect: as for `speak()`.
+        dialect: as for `serve_dialect()`.
         change: gets the list of results, objects with an `index` and a score, and changes it.
     """
-    right = speak(dialect)
+    right = serve_dialect(dialect)
 
-    def behave(received: Received) -> Answer | Writer:
+    def behave(received: Received) -> FakeResponse | Writer:
         answer = right(received) if callable(right) else right
-        if isinstance(answer, Answer) and answer.status == 200:
+        if isinstance(answer, FakeResponse) and answer.status == 200:
             change(_results(answer.body))
         return answer
 
@@ -160,24 +160,26 @@ def faults(dialect: str = "cohere") -> dict[str, Behaviour]:
     The list grows between releases; take names from it, not numbers. Those that take time, such
     as `"silence"`, last until the client hangs up.
     """
-    right = speak(dialect)
+    right = serve_dialect(dialect)
 
-    def as_answer(received: Received) -> Answer:
+    def as_answer(received: Received) -> FakeResponse:
         answer = right(received) if callable(right) else right
-        if not isinstance(answer, Answer):  # pragma: no cover  # `speak` gives no other
+        if not isinstance(
+            answer, FakeResponse
+        ):  # pragma: no cover  # `serve_dialect` gives no other
             raise TypeError(dialect)
         return answer
 
-    def mangled(change: Callable[[bytes], Answer]) -> Behaviour:
+    def mangled(change: Callable[[bytes], FakeResponse]) -> Behaviour:
         return lambda received: change(json.dumps(as_answer(received).body).encode())
 
-    def length_too_short(received: Received) -> Answer:
-        return Answer(as_answer(received).body, headers={"Content-Length": "5"})
+    def length_too_short(received: Received) -> FakeResponse:
+        return FakeResponse(as_answer(received).body, headers={"Content-Length": "5"})
 
-    def overflowing(received: Received) -> Answer:
+    def overflowing(received: Received) -> FakeResponse:
         body = as_answer(received).body
         _set("score", "overflow")(_results(body))
-        return Answer(json.dumps(body).replace('"overflow"', "1e999").encode())
+        return FakeResponse(json.dumps(body).replace('"overflow"', "1e999").encode())
 
     return {
         # the connection
@@ -191,20 +193,24 @@ def faults(dialect: str = "cohere") -> dict[str, Behaviour]:
         "endless headers": lambda _: _sending(b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n" * 100_000),
         "length too short": length_too_short,
         # the body
-        "empty body": Answer(b""),
-        "no content": Answer(b"", 204),
-        "HTML": Answer(b"<html><title>Sign in</title></html>", content_type="text/html"),
-        "HTML as JSON": Answer(b"<html><title>Sign in</title></html>"),
-        "text": mangled(lambda body: Answer(body, content_type="text/plain")),
-        "truncated JSON": mangled(lambda body: Answer(body[:-5])),
-        "not UTF-8": Answer(b'{"results": "\xff"}'),
-        "deep nesting": Answer(b'{"results":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
-        "too many digits": Answer(b'{"results": [' + b"9" * 10_000 + b"]}"),
-        "too large": lambda _: Answer(b" " * (33 * _MEGABYTE)),
-        "gzip bomb": lambda _: Answer(_bomb(), headers={"Content-Encoding": "gzip"}),
-        "false gzip": mangled(lambda body: Answer(body, headers={"Content-Encoding": "gzip"})),
-        "unknown packing": mangled(lambda body: Answer(body, headers={"Content-Encoding": "br"})),
-        "error with status 200": Answer({"error": {"message": "out of memory"}}),
+        "empty body": FakeResponse(b""),
+        "no content": FakeResponse(b"", 204),
+        "HTML": FakeResponse(b"<html><title>Sign in</title></html>", content_type="text/html"),
+        "HTML as JSON": FakeResponse(b"<html><title>Sign in</title></html>"),
+        "text": mangled(lambda body: FakeResponse(body, content_type="text/plain")),
+        "truncated JSON": mangled(lambda body: FakeResponse(body[:-5])),
+        "not UTF-8": FakeResponse(b'{"results": "\xff"}'),
+        "deep nesting": FakeResponse(b'{"results":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "too many digits": FakeResponse(b'{"results": [' + b"9" * 10_000 + b"]}"),
+        "too large": lambda _: FakeResponse(b" " * (33 * _MEGABYTE)),
+        "gzip bomb": lambda _: FakeResponse(_bomb(), headers={"Content-Encoding": "gzip"}),
+        "false gzip": mangled(
+            lambda body: FakeResponse(body, headers={"Content-Encoding": "gzip"})
+        ),
+        "unknown packing": mangled(
+            lambda body: FakeResponse(body, headers={"Content-Encoding": "br"})
+        ),
+        "error with status 200": FakeResponse({"error": {"message": "out of memory"}}),
         # the results
         "no results": spoil(dialect, lambda results: results.clear()),
         "one too few": spoil(dialect, lambda results: results.pop()),
@@ -222,6 +228,6 @@ def faults(dialect: str = "cohere") -> dict[str, Behaviour]:
         "string as score": spoil(dialect, _set("score", "0.5")),
         "boolean score": spoil(dialect, _set("score", True)),
         # the status
-        **{f"status {status}": Answer({"message": "no"}, status) for status in _STATUSES},
-        "redirect": Answer(b"", 307, {"Location": "http://elsewhere.invalid/"}),
+        **{f"status {status}": FakeResponse({"message": "no"}, status) for status in _STATUSES},
+        "redirect": FakeResponse(b"", 307, {"Location": "http://elsewhere.invalid/"}),
     }

@@ -1,4 +1,4 @@
-"""The protocols that rerank servers speak, as an `Endpoint` answers in them."""
+"""The protocols that rerank servers serve_dialect, as an `FakeServer` answers in them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from rerank_plugins.testing.doubles import word_overlap
-from rerank_plugins.testing.fake_server import Answer, Behaviour, Received
+from rerank_plugins.testing.fake_server import Behaviour, FakeResponse, Received
 
-__all__ = ["speak"]
+__all__ = ["serve_dialect"]
 
 _Score: TypeAlias = Callable[[str, str], float]
-_Speaker: TypeAlias = Callable[[Any, _Score], Answer]
+_Speaker: TypeAlias = Callable[[Any, _Score], FakeResponse]
 
 
-def speak(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
+def serve_dialect(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
     """Return a server of this dialect, as strict as the strictest of its kind.
 
     It refuses other methods than POST, unknown fields, null, empty texts and too many documents,
@@ -32,9 +32,11 @@ def speak(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
     if dialect not in _SPEAKERS:
         raise ValueError(f"no dialect {dialect!r}; valid: {', '.join(_SPEAKERS)}")
 
-    def behave(received: Received) -> Answer:
+    def behave(received: Received) -> FakeResponse:
         if received.method != "POST":
-            return Answer({"error": f"{received.method} is not allowed"}, 405, {"Allow": "POST"})
+            return FakeResponse(
+                {"error": f"{received.method} is not allowed"}, 405, {"Allow": "POST"}
+            )
         return _SPEAKERS[dialect](received.body, score)
 
     return behave
@@ -49,20 +51,24 @@ def _speaker(
     fields: frozenset[str] = frozenset({"model", "query", "documents"}),
     logits: bool = False,
 ) -> _Speaker:
-    def answer(body: Any, score: _Score) -> Answer:
+    def answer(body: Any, score: _Score) -> FakeResponse:
         if body.keys() - fields or None in body.values():
-            return Answer({"detail": f"unexpected fields: {sorted(body.keys() - fields)}"}, 400)
+            return FakeResponse(
+                {"detail": f"unexpected fields: {sorted(body.keys() - fields)}"}, 400
+            )
         texts = [text["text"] if isinstance(text, dict) else text for text in body[documents]]
         query = body["query"]["text"] if isinstance(body["query"], dict) else body["query"]
         if not texts or not all(texts) or (limit is not None and len(texts) > limit):
-            return Answer({"error": f"batch size {len(texts)}", "error_type": "Validation"}, 422)
+            return FakeResponse(
+                {"error": f"batch size {len(texts)}", "error_type": "Validation"}, 422
+            )
         raw = logits or body.get("raw_scores") or body.get("use_activation") is False
         items = [
             {"index": index, number: _logit(score(query, text)) if raw else score(query, text)}
             for index, text in enumerate(texts)
         ]
         items.sort(key=lambda item: item[number], reverse=True)
-        return Answer(items if results is None else {results: items})
+        return FakeResponse(items if results is None else {results: items})
 
     return answer
 
@@ -72,11 +78,11 @@ def _logit(probability: float) -> float:
     return math.log(certain / (1 - certain))
 
 
-def _dashscope(body: Any, score: _Score) -> Answer:
+def _dashscope(body: Any, score: _Score) -> FakeResponse:
     if body.keys() - {"model", "input", "parameters"}:
-        return Answer({"code": "InvalidParameter", "message": "unexpected fields"}, 400)
+        return FakeResponse({"code": "InvalidParameter", "message": "unexpected fields"}, 400)
     inner = _speaker(limit=500)({"model": body["model"], **body["input"]}, score)
-    return Answer({"output": inner.body, "request_id": "1"}, inner.status)
+    return FakeResponse({"output": inner.body, "request_id": "1"}, inner.status)
 
 
 _COHERE = frozenset({"model", "query", "documents"})

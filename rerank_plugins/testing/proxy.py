@@ -73,7 +73,7 @@ class Proxy:
     """A proxy on the loopback interface, in front of a server, for a `with` statement.
 
     It passes bytes on and knows nothing of what they mean, so it stands before any server: an
-    `Endpoint`, a real rerank server, Redis.
+    `FakeServer`, a real rerank server, Redis.
 
     Args:
         target: the server, as `http://HOST:PORT` or any other URL with a port.

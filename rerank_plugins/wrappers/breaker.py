@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
-from rerank_plugins.hooks import BreakerChanged, listeners
+from rerank_plugins.hooks import BreakerChanged
+from rerank_plugins.hooks._dispatch import dispatcher
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["CircuitBreakingBackend"]
@@ -66,7 +67,7 @@ class CircuitBreakingBackend(WrapperBackend):
         return scores
 
     def _tell_state(self) -> None:
-        if (told := listeners()) is not None and self._told != (state := self._circuit.state()):
+        if (told := dispatcher()) is not None and self._told != (state := self._circuit.state()):
             self._told = state
             told(BreakerChanged(_endpoint(self.wrapped), state))
 

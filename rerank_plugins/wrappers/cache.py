@@ -15,7 +15,8 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.hooks import CacheLookedUp, listeners
+from rerank_plugins.hooks import CacheLookedUp
+from rerank_plugins.hooks._dispatch import dispatcher
 from rerank_plugins.wrappers.base import Call, Do, Flow, Requests, Step, Wait, WrapperBackend
 from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
@@ -182,7 +183,7 @@ class CachedBackend(WrapperBackend):
         with self._lock:
             for result, count in counts.items():
                 self._counts[result] += count
-        if (told := listeners()) is not None:
+        if (told := dispatcher()) is not None:
             for result, count in counts.items():
                 if count:
                     told(CacheLookedUp(self._tier(), result, count))

@@ -10,7 +10,8 @@ from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import Backend, Scale
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, RerankError
-from rerank_plugins.hooks import FellBack, outcome_of, tell
+from rerank_plugins.hooks import FellBack, outcome_of
+from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["FallbackBackend"]
@@ -62,7 +63,7 @@ class FallbackBackend(WrapperBackend):
                     error.add_note(failure)
                 if not _is_failure(error) or backend is self.backends[-1]:
                     raise
-                tell(FellBack(outcome_of(error), "backend"))
+                emit(FellBack(outcome_of(error), "backend"))
                 earlier.append(f"before that, {backend!r}: {type(error).__name__}: {error}")
                 if _may_warn():
                     _logger.warning("%r failed, asking the next backend: %s", backend, error)

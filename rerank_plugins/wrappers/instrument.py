@@ -7,7 +7,8 @@ from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.hooks import CallStarted, Hook, call, open_hook
+from rerank_plugins.hooks import CallStarted, Hook, open_hook
+from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["InstrumentedBackend"]
@@ -51,7 +52,7 @@ class InstrumentedBackend(WrapperBackend):
     def flow(self, requests: Requests) -> Flow:
         documents = sum(len(found) for _, found in requests)
         started = CallStarted(self._route, self._kind, self._model, len(requests), documents)
-        with call(self._listeners, started):
+        with observe_call(self._listeners, started):
             scores: list[list[float]] = yield Call(self.wrapped, requests)
         return scores
 

@@ -85,7 +85,7 @@ class ModelProcess(Backend):
             child = self._running()
             self._began = monotonic()
             try:
-                child.tell(asked)
+                child.send(asked)
                 answer = child.answer()
             except BaseException:  # what is left in its pipes would answer the next call
                 self._forget(child)

@@ -13,7 +13,8 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.parallel import side_by_side
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
-from rerank_plugins.hooks import Retried, outcome_of, tell
+from rerank_plugins.hooks import Retried, outcome_of
+from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
 
 __all__ = ["LONGEST_WAIT", "RetryingBackend"]
@@ -120,7 +121,7 @@ class RetryingBackend(WrapperBackend):
                 if why := self._objection(attempt, invalid, wait, left):
                     error.add_note(f"attempt {attempt} of {self._attempts}; {why}")
                     raise
-                tell(Retried(attempt, outcome_of(error), wait))
+                emit(Retried(attempt, outcome_of(error), wait))
             else:
                 return scores[0]  # type: ignore[no-any-return]  # what `Call` gives
             yield Sleep(wait)

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
-from rerank_plugins.hooks import CallFinished, CallStarted, Event, call, tell
+from rerank_plugins.hooks import CallFinished, CallStarted, Event
+from rerank_plugins.hooks._dispatch import emit, observe_call
 
 __all__ = ["Answer", "Child", "ModelRestarting", "Prepare"]
 
@@ -55,7 +56,7 @@ class Answer:
     def get(self) -> Any:
         """Return the value, or raise the error; tell the events to those who listen here."""
         for event in self.events:
-            tell(event)
+            emit(event)
         if self.error is not None:
             raise self.error
         return self.value
@@ -70,10 +71,10 @@ class Child:
             [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         weakref.finalize(self, self.process.kill)  # also when Python ends
-        self.tell(sys.path)
-        self.tell((backend, prepare))
+        self.send(sys.path)
+        self.send((backend, prepare))
 
-    def tell(self, message: object) -> None:
+    def send(self, message: object) -> None:
         """Send a message.
 
         Raises:
@@ -151,7 +152,7 @@ def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
     heard: list[Event] = []
     value, failure = None, None
     try:
-        with call((heard.append,), CallStarted("model", "", None, 0, 0)):
+        with observe_call((heard.append,), CallStarted("model", "", None, 0, 0)):
             value = function()
     except BaseException as error:  # noqa: BLE001  # raised again in the other process
         failure = _sendable(error)

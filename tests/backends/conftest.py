@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rerank_plugins.testing import Answer, Endpoint
+from rerank_plugins.testing import FakeResponse, FakeServer
 from tests.backends.http.remote import DOCUMENTS, GOOD, QUERY
 
 
@@ -29,7 +29,7 @@ def ask(request):
 
 @pytest.fixture
 def endpoint():
-    with Endpoint(Answer(GOOD)) as endpoint:
+    with FakeServer(FakeResponse(GOOD)) as endpoint:
         yield endpoint
 
 

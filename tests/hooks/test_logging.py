@@ -9,7 +9,7 @@ from rerank_plugins import BackendOverloaded, BackendUnavailable, ConfigError
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import open_hook
 from rerank_plugins.hooks.logging import LoggingHook
-from rerank_plugins.testing import Answer, FailingBackend, FakeBackend
+from rerank_plugins.testing import FailingBackend, FakeBackend, FakeResponse
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend
@@ -43,7 +43,7 @@ def test_a_slow_call_is_a_warning(logged, ask):
 
 
 def test_failures_are_warnings_and_repeats_are_not(logged, endpoint):
-    endpoint.answer = Answer({"error": "busy"}, 429)
+    endpoint.answer = FakeResponse({"error": "busy"}, 429)
     server = HTTPBackend(endpoint.url, dialect="tei")
     careful = CircuitBreakingBackend(
         RetryingBackend(server, attempts=2, initial_backoff=0.0), failures=1
@@ -83,7 +83,7 @@ def test_it_pickles_with_its_options():
 
 def test_a_rejected_key_is_not_logged(logged, caplog, endpoint, monkeypatch):
     monkeypatch.setenv("TEI_API_KEY", "sk-secret")
-    endpoint.answer = Answer({"error": "busy sk-secret"}, 429)
+    endpoint.answer = FakeResponse({"error": "busy sk-secret"}, 429)
     backend = InstrumentedBackend(HTTPBackend(endpoint.url, dialect="tei"), hooks=["logging"])
     with backend, pytest.raises(BackendOverloaded):
         backend.score("secret text", ["a"])

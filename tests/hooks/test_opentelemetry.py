@@ -7,7 +7,7 @@ import pytest
 from rerank_plugins import BackendOverloaded, BackendUnavailable, ConfigError
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import open_hook
-from rerank_plugins.testing import Answer, FailingBackend, FakeBackend, speak
+from rerank_plugins.testing import FailingBackend, FakeBackend, FakeResponse, serve_dialect
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend
@@ -44,7 +44,7 @@ def instrumented(backend, provider, **options):
 
 
 def test_a_call_is_a_span_named_by_the_conventions(spans, provider, endpoint, ask):
-    endpoint.answer = speak("vllm")
+    endpoint.answer = serve_dialect("vllm")
     ask(instrumented(HTTPBackend(endpoint.url, dialect="vllm", model="bge"), provider))
 
     attempt, call = spans.get_finished_spans()
@@ -98,7 +98,7 @@ def test_the_trace_goes_on_in_the_server(spans, provider, endpoint, ask):
 
 
 def test_failures_are_the_status_of_the_span(spans, provider, endpoint, ask):
-    endpoint.answer = Answer({"error": "secret"}, 429)
+    endpoint.answer = FakeResponse({"error": "secret"}, 429)
     with pytest.raises(BackendOverloaded):
         ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), provider))
 

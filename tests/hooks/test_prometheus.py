@@ -10,7 +10,7 @@ import pytest
 from rerank_plugins import BackendUnavailable, ConfigError, MissingDependencyError
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import AttemptFinished, AttemptStarted, open_hook
-from rerank_plugins.testing import Answer, FailingBackend, FakeBackend
+from rerank_plugins.testing import FailingBackend, FakeBackend, FakeResponse
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
@@ -63,7 +63,7 @@ def test_durations_have_the_promised_buckets(registry, value):
 
 
 def test_attempts_and_retries_are_counted_exactly(registry, value, endpoint, ask):
-    answers = iter([Answer({"error": "busy"}, 429), Answer({"error": "broken"}, 500)])
+    answers = iter([FakeResponse({"error": "busy"}, 429), FakeResponse({"error": "broken"}, 500)])
     good = endpoint.answer
     endpoint.answer = lambda received: next(answers, None) or good(received)
     server = RetryingBackend(HTTPBackend(endpoint.url, dialect="tei"), initial_backoff=0.0)

@@ -20,7 +20,8 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.hooks import CallStarted, Truncated, call, tell
+from rerank_plugins.hooks import CallStarted, Truncated
+from rerank_plugins.hooks._dispatch import emit, observe_call
 from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
 
 
@@ -585,7 +586,7 @@ def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
 
     def run(requests):
         assert let_go.wait(30)
-        tell(Truncated(len(requests)))
+        emit(Truncated(len(requests)))
         return [[0.5] * len(texts) for _, texts in requests]
 
     scheduler = Scheduler(run)
@@ -594,7 +595,7 @@ def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
         time.sleep(0.001)
     futures = []
     for heard in ((one.append,), (one.append,), (one.append, other.append)):
-        with call(heard, started):
+        with observe_call(heard, started):
             futures.append(ask(scheduler, ["a"]))
     futures.append(ask(scheduler, ["b"]))
     let_go.set()

@@ -12,7 +12,8 @@ import numpy as np
 
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.hooks import Truncated, tell
+from rerank_plugins.hooks import Truncated
+from rerank_plugins.hooks._dispatch import emit
 
 __all__ = ["Frozen", "Hungry", "Marked", "Unloadable"]
 
@@ -64,7 +65,7 @@ class Marked(Backend):
             error.allocator = lambda: None  # type: ignore[attr-defined]  # as libraries do
             raise error
         if "long" in texts:
-            tell(Truncated(1))
+            emit(Truncated(1))
         if "no memory" in texts or ("memory" in texts and len(texts) > 1):
             raise MemoryError
         return [

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.testing import Answer, Endpoint, faults, in_turn, speak, spoil
+from rerank_plugins.testing import FakeResponse, FakeServer, faults, in_turn, serve_dialect, spoil
 from rerank_plugins.testing.faults import cut_short, drip, hang_up, reset, silence
 
 BODIES = {
@@ -28,7 +28,7 @@ def post(endpoint, body=COHERE, timeout=10.0):
 
 
 def test_an_endpoint_tells_what_it_was_asked():
-    with Endpoint(Answer({"fine": True})) as endpoint:
+    with FakeServer(FakeResponse({"fine": True})) as endpoint:
         assert {"fine": True} == post(endpoint, {"a": 1})
         (received,) = endpoint.requests
 
@@ -43,14 +43,17 @@ def test_an_endpoint_tells_what_it_was_asked():
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (lambda received: Answer(received.body["texts"]), "`answer` raised KeyError: 'texts'"),
+        (
+            lambda received: FakeResponse(received.body["texts"]),
+            "`answer` raised KeyError: 'texts'",
+        ),
         (lambda received: {"results": []}, "`answer` returned a `dict`"),
         ({"results": []}, "`answer` is a `dict`"),
     ],
 )
 def test_a_mistake_in_a_behaviour_is_told_to_the_client(answer, told):
     """Where nothing came back, it would look like a fault of the network."""
-    with Endpoint(answer) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
+    with FakeServer(answer) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
         post(endpoint)
     with caught.value as reply:
         assert 500 == reply.code
@@ -58,14 +61,14 @@ def test_a_mistake_in_a_behaviour_is_told_to_the_client(answer, told):
 
 
 def test_a_body_that_is_not_json_is_received_as_none():
-    with Endpoint(Answer({"fine": True})) as endpoint:
+    with FakeServer(FakeResponse({"fine": True})) as endpoint:
         with urllib.request.urlopen(endpoint.url, b"{", timeout=10) as reply:
             assert {"fine": True} == json.load(reply)
         assert (None, 1) == (endpoint.requests[0].body, endpoint.requests[0].size)
 
 
 def test_a_server_that_is_asked_in_another_way_says_so():
-    with Endpoint(speak("cohere")) as endpoint:
+    with FakeServer(serve_dialect("cohere")) as endpoint:
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(endpoint.url, timeout=10)
         with caught.value as reply:
@@ -73,7 +76,9 @@ def test_a_server_that_is_asked_in_another_way_says_so():
 
 
 def test_behaviours_take_turns_and_the_last_stays():
-    with Endpoint(in_turn(Answer(1), lambda _: Answer(2), Answer(3))) as endpoint:
+    with FakeServer(
+        in_turn(FakeResponse(1), lambda _: FakeResponse(2), FakeResponse(3))
+    ) as endpoint:
         assert [1, 2, 3, 3] == [post(endpoint) for _ in range(4)]
 
 
@@ -84,7 +89,7 @@ def test_no_turns_are_refused():
 
 def test_an_unknown_dialect_is_refused():
     with pytest.raises(ValueError, match="'nope'; valid: cohere, "):
-        speak("nope")
+        serve_dialect("nope")
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
@@ -93,7 +98,7 @@ def test_each_dialect_is_spoken_and_can_be_spoiled(dialect):
         del results[1:]
 
     body = BODIES.get(dialect, COHERE)
-    with Endpoint(speak(dialect)) as endpoint:
+    with FakeServer(serve_dialect(dialect)) as endpoint:
         right = json.dumps(post(endpoint, body))
         endpoint.answer = spoil(dialect, cut)
         spoiled = json.dumps(post(endpoint, body))
@@ -121,7 +126,7 @@ def test_each_fault_is_an_error_or_another_reply(name, dialect):
             kind, packing = reply.headers["Content-Type"], reply.headers["Content-Encoding"]
             return reply.status, kind, packing, reply.read()
 
-    with Endpoint(speak(dialect)) as endpoint:
+    with FakeServer(serve_dialect(dialect)) as endpoint:
         right = ask()
         endpoint.answer = faults(dialect)[name]
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -130,12 +135,12 @@ def test_each_fault_is_an_error_or_another_reply(name, dialect):
 
 @pytest.mark.parametrize("behaviour", [hang_up, reset, cut_short])
 def test_a_broken_connection_breaks(behaviour):
-    with Endpoint(behaviour) as endpoint, pytest.raises((OSError, http.client.HTTPException)):
+    with FakeServer(behaviour) as endpoint, pytest.raises((OSError, http.client.HTTPException)):
         post(endpoint)
 
 
 def test_silence_lasts_until_the_client_hangs_up():
-    with Endpoint(silence) as endpoint:
+    with FakeServer(silence) as endpoint:
         with pytest.raises(OSError, match="timed out"):
             post(endpoint, timeout=0.1)
 
@@ -145,7 +150,7 @@ def test_silence_lasts_until_the_client_hangs_up():
 def test_a_drip_outlasts_a_limit_per_read():
     limit, pause, pieces = 1.0, 0.05, 30
 
-    with Endpoint(drip(pause)) as endpoint:
+    with FakeServer(drip(pause)) as endpoint:
         host = endpoint.url.removeprefix("http://")
         with contextlib.closing(http.client.HTTPConnection(host, timeout=limit)) as connection:
             started = time.monotonic()
@@ -157,7 +162,10 @@ def test_a_drip_outlasts_a_limit_per_read():
 
 
 def test_unexpected_requests_are_refused_as_the_strictest_server_does():
-    with Endpoint(speak("cohere")) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
+    with (
+        FakeServer(serve_dialect("cohere")) as endpoint,
+        pytest.raises(urllib.error.HTTPError) as caught,
+    ):
         post(endpoint, COHERE | {"top_n": None})
 
     with caught.value:

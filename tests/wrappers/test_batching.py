@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from rerank_plugins import BackendUnavailable, ConfigError
-from rerank_plugins.hooks import Truncated, tell
+from rerank_plugins.hooks import Truncated
+from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.instrument import InstrumentedBackend
@@ -59,7 +60,7 @@ def test_what_happens_in_a_batch_is_told_to_the_hooks_of_its_calls():
         def score_many(self, requests):
             begun.set()
             assert go_on.wait(30)
-            tell(Truncated(len(requests)))
+            emit(Truncated(len(requests)))
             return super().score_many(requests)
 
     shared = BatchingBackend(Telling())

@@ -16,7 +16,8 @@ from rerank_plugins import (
     InvalidResponse,
     UnsupportedInputError,
 )
-from rerank_plugins.hooks import BreakerChanged, CallStarted, call
+from rerank_plugins.hooks import BreakerChanged, CallStarted
+from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers import breaker
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
@@ -216,7 +217,7 @@ def test_an_interrupted_hook_makes_room_for_another_probe(clock):
     clock[0] += 10.0
     wrapped.error = None
     with (
-        call((interrupt,), CallStarted("library", "", None, 1, 1)),
+        observe_call((interrupt,), CallStarted("library", "", None, 1, 1)),
         pytest.raises(KeyboardInterrupt),
     ):
         score(backend)

@@ -41,12 +41,12 @@ from rerank_plugins.hooks import (
 )
 from rerank_plugins.hooks import _dispatch as telling
 from rerank_plugins.testing import (
-    Answer,
     BackendContract,
-    Endpoint,
     FailingBackend,
     FakeBackend,
-    speak,
+    FakeResponse,
+    FakeServer,
+    serve_dialect,
 )
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.cache import CachedBackend
@@ -99,7 +99,7 @@ def test_a_call_has_a_beginning_and_an_end(ask):
 
 
 def test_kind_and_model_are_those_of_the_configuration(endpoint):
-    endpoint.answer = speak("vllm")
+    endpoint.answer = serve_dialect("vllm")
     backend = HTTPBackend(endpoint.url, dialect="vllm", model="bge")
     ears = Ears()
     with instrumented(RetryingBackend(backend), ears) as outer:
@@ -191,7 +191,7 @@ def test_a_request_to_a_server_is_an_attempt(endpoint, ask):
 
 
 def test_a_failed_attempt_says_how_it_failed(endpoint, ask):
-    endpoint.answer = Answer({"error": "busy"}, 429)
+    endpoint.answer = FakeResponse({"error": "busy"}, 429)
     ears = Ears()
     with pytest.raises(BackendOverloaded):
         ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears))
@@ -218,7 +218,7 @@ def test_attempts_of_score_many_are_heard(endpoint):
 
 def test_cut_documents_are_told():
     ears = Ears()
-    with Endpoint(speak("infinity")) as endpoint:
+    with FakeServer(serve_dialect("infinity")) as endpoint:
         instrumented(HTTPBackend(endpoint.url, dialect="infinity"), ears).score(
             "q", ["a" * 130_000, "b"]
         )

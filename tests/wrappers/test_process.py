@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import BackendError, ConfigError, InvalidResponse
-from rerank_plugins.hooks import CallStarted, Truncated, call
+from rerank_plugins.hooks import CallStarted, Truncated
+from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
 from tests.support.doubles import Frozen, Marked, Unloadable
@@ -278,7 +279,7 @@ def test_a_hook_may_ask_the_model_again():
             found.extend(model.score("q", ["a"]))
 
     def ask():
-        with call((ask_again,), CallStarted("library", "marked", None, 1, 1)):
+        with observe_call((ask_again,), CallStarted("library", "marked", None, 1, 1)):
             return model.score("q", ["long"])
 
     with ModelProcess(Marked()) as model:

@@ -24,7 +24,7 @@ from rerank_plugins import (
 )
 from rerank_plugins._internal import context as _context
 from rerank_plugins.backends.http.backend import HTTPBackend
-from rerank_plugins.testing import Answer, BackendContract, Endpoint, FakeBackend, silence
+from rerank_plugins.testing import BackendContract, FakeBackend, FakeResponse, FakeServer, silence
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
 from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend
@@ -386,7 +386,7 @@ def test_wrong_options_are_refused(option, message):
 # On a real server
 
 
-GOOD = Answer([{"index": 0, "score": 0.9}, {"index": 1, "score": 0.1}])
+GOOD = FakeResponse([{"index": 0, "score": 0.9}, {"index": 1, "score": 0.1}])
 
 
 def in_turn(*answers):
@@ -397,19 +397,19 @@ def in_turn(*answers):
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer({"error": "busy"}, 429),
-        Answer({"error": "busy"}, 429, {"Retry-After": "0.01"}),
-        Answer({"error": "busy"}, 503, {"Retry-After": "soon"}),
-        Answer({"error": "busy"}, 503, {"Retry-After": "-5"}),
-        Answer({"error": "busy"}, 503, {"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}),
-        Answer({"error": "broken"}, 500),
-        Answer([{"index": 0, "score": 0.9}]),
-        Answer(b"<html>"),
+        FakeResponse({"error": "busy"}, 429),
+        FakeResponse({"error": "busy"}, 429, {"Retry-After": "0.01"}),
+        FakeResponse({"error": "busy"}, 503, {"Retry-After": "soon"}),
+        FakeResponse({"error": "busy"}, 503, {"Retry-After": "-5"}),
+        FakeResponse({"error": "busy"}, 503, {"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}),
+        FakeResponse({"error": "broken"}, 500),
+        FakeResponse([{"index": 0, "score": 0.9}]),
+        FakeResponse(b"<html>"),
     ],
     ids=str,
 )
 def test_a_server_in_trouble_gets_another_try(ask, answer):
-    with Endpoint(in_turn(answer, GOOD)) as endpoint:
+    with FakeServer(in_turn(answer, GOOD)) as endpoint:
         remote = HTTPBackend(endpoint.url, dialect="tei")
         with RetryingBackend(remote, initial_backoff=0.01) as backend:
             assert [0.9, 0.1] == ask(backend)
@@ -418,7 +418,7 @@ def test_a_server_in_trouble_gets_another_try(ask, answer):
 
 @pytest.mark.parametrize("wait", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
 def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
-    with Endpoint(Answer({"error": "busy"}, 429, {"Retry-After": wait})) as endpoint:
+    with FakeServer(FakeResponse({"error": "busy"}, 429, {"Retry-After": wait})) as endpoint:
         backend = RetryingBackend(HTTPBackend(endpoint.url, dialect="tei"))
         with pytest.raises(BackendOverloaded) as caught:
             ask(backend)
@@ -431,7 +431,7 @@ def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
 def test_the_deadline_ends_an_attempt(ask):
     """Long before its own timeout, which would be the end of this test as well."""
 
-    with Endpoint(silence) as endpoint:
+    with FakeServer(silence) as endpoint:
         remote = HTTPBackend(endpoint.url, dialect="tei", timeout=1000.0)
         with pytest.raises(BackendTimeout), RetryingBackend(remote, deadline=0.2) as backend:
             ask(backend)

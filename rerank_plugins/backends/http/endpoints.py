@@ -18,7 +18,8 @@ from rerank_plugins.errors import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.hooks import Attempt, BreakerChanged, attempt, tell
+from rerank_plugins.hooks import BreakerChanged
+from rerank_plugins.hooks._dispatch import AttemptFacts, emit, observe_attempt
 
 __all__ = ["Endpoint", "Endpoints"]
 
@@ -105,13 +106,13 @@ class Endpoints:
     @contextmanager
     def asked(
         self, tried: Collection[Endpoint], documents: int
-    ) -> Iterator[tuple[Endpoint, Attempt]]:
+    ) -> Iterator[tuple[Endpoint, AttemptFacts]]:
         """Choose a server for this block, tell the hooks, and note how it does."""
         endpoint, before = self._taken(tried)
-        start, error, told = monotonic(), None, Attempt()
+        start, error, told = monotonic(), None, AttemptFacts()
         try:
             _tell_change(endpoint, before)
-            with attempt(endpoint.label, documents, told):
+            with observe_attempt(endpoint.label, documents, told):
                 yield endpoint, told
         except BaseException as raised:
             error = raised
@@ -140,7 +141,7 @@ class Endpoints:
         return chosen, before
 
     def _give_back(
-        self, endpoint: Endpoint, error: BaseException | None, told: Attempt, seconds: float
+        self, endpoint: Endpoint, error: BaseException | None, told: AttemptFacts, seconds: float
     ) -> None:
         if len(self.all) == 1:
             return
@@ -174,7 +175,7 @@ def _is_usable(endpoint: Endpoint, now: float) -> bool:
 
 def _tell_change(endpoint: Endpoint, before: _State) -> None:
     if endpoint.state != before:
-        tell(BreakerChanged(endpoint.label, endpoint.state))
+        emit(BreakerChanged(endpoint.label, endpoint.state))
 
 
 def _host_and_port(url: str) -> str:

@@ -20,7 +20,8 @@ from rerank_plugins.errors import (
     BackendRejected,
     UnsupportedInputError,
 )
-from rerank_plugins.hooks import Split, Truncated, tell
+from rerank_plugins.hooks import Split, Truncated
+from rerank_plugins.hooks._dispatch import emit
 
 __all__ = ["Asker"]
 
@@ -70,7 +71,7 @@ class Asker:
         longest = self._protocol.max_characters
         sent = [text[:longest] if text and not text.isspace() else " " for text in texts]
         if longest is not None and (cut := sum(len(text) > longest for text in texts)):
-            tell(Truncated(cut))
+            emit(Truncated(cut))
         limit = self.max_documents
         if self._listwise and limit is not None and len(sent) > limit:
             raise UnsupportedInputError(
@@ -90,7 +91,7 @@ class Asker:
             max_bytes=(self._servers.most("bytes") or MAX_BODY) - len(to_json(query)),
         )
         if len(pieces) > 1:
-            tell(Split(self._servers.label, len(part.texts), len(pieces)))
+            emit(Split(self._servers.label, len(part.texts), len(pieces)))
         return pieces
 
     def asking(self, query: str, part: Part, deadline: float) -> Asking:

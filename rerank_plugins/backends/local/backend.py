@@ -158,7 +158,7 @@ class LocalBackend(Backend):
         queries = [query for query, _ in requests]
         with self._use() as loaded:
             logits = loaded.engine.logits(list(zip(queries, distinct, strict=True)))
-            loaded.tell()
+            loaded.emit_events()
         return [
             self._scores(documents, dict(zip(known, values, strict=True)))
             for documents, known, values in zip(texts, distinct, logits, strict=True)

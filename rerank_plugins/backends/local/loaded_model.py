@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, Readings
-from rerank_plugins.hooks import Computed, Truncated, listeners, tell
+from rerank_plugins.hooks import Computed, Truncated
+from rerank_plugins.hooks._dispatch import dispatcher, emit
 
 __all__ = ["Loaded"]
 
@@ -25,7 +26,7 @@ class Loaded:
     _told: Readings = field(default_factory=Readings)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self) -> None:
+    def emit_events(self) -> None:
         """Tell those who listen what was done since the last time.
 
         What calls side by side have done is told by the first that ends.
@@ -33,9 +34,9 @@ class Loaded:
         with self._lock:
             before, now = self._told, self.engine.readings()
             self._told = now
-        if listeners() is None:
+        if dispatcher() is None:
             return
         if now.truncated_pairs > before.truncated_pairs:
-            tell(Truncated(now.truncated_pairs - before.truncated_pairs))
+            emit(Truncated(now.truncated_pairs - before.truncated_pairs))
         tokens, padding = now.tokens - before.tokens, now.padding - before.padding
-        tell(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))
+        emit(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))

@@ -14,11 +14,11 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.testing import (
-    Answer,
     BackendContract,
-    Endpoint,
+    FakeResponse,
+    FakeServer,
+    serve_dialect,
     silence,
-    speak,
     word_overlap,
 )
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, QUERY, make, results
@@ -29,7 +29,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture(autouse=True, params=sorted(DIALECTS))
     def _server(self, request):
-        with Endpoint(speak(request.param)) as endpoint:
+        with FakeServer(serve_dialect(request.param)) as endpoint:
             self.dialect, self.endpoint = request.param, endpoint
             yield
 
@@ -58,14 +58,14 @@ def test_a_spec_string_asks_the_server(endpoint, ask):
 
 def test_blank_documents_are_sent_as_one_space(endpoint, ask):
     """Servers refuse "" or encode it in their own ways."""
-    endpoint.answer = Answer(results(0.1, 0.2, 0.3))
+    endpoint.answer = FakeResponse(results(0.1, 0.2, 0.3))
     ask(make(endpoint), ["", " \n\t", " a "])
 
     assert [" ", " ", " a "] == endpoint.requests[0].body["documents"]
 
 
 def test_infinity_gets_documents_within_its_limit(endpoint, ask):
-    endpoint.answer = speak("infinity")
+    endpoint.answer = serve_dialect("infinity")
     ask(make(endpoint, "infinity"), ["a" * 200_000, "a"])
 
     assert [122_880, 1] == [len(text) for text in endpoint.requests[0].body["documents"]]
@@ -73,14 +73,14 @@ def test_infinity_gets_documents_within_its_limit(endpoint, ask):
 
 def test_text_arrives_as_it_was(endpoint, ask):
     texts = ["大熊猫 🐼", 'quote " and \\', "nul \x00 tab \t", "\u2028 line"]
-    endpoint.answer = Answer(results(0.1, 0.2, 0.3, 0.4))
+    endpoint.answer = FakeResponse(results(0.1, 0.2, 0.3, 0.4))
     ask(make(endpoint), texts)
 
     assert texts == endpoint.requests[0].body["documents"]
 
 
 def test_logits_become_probabilities_once(endpoint, ask):
-    endpoint.answer = Answer(results(0.0, 3.0))
+    endpoint.answer = FakeResponse(results(0.0, 3.0))
     backend = make(endpoint, "llamacpp")
 
     assert "probability" == backend.scale
@@ -88,7 +88,7 @@ def test_logits_become_probabilities_once(endpoint, ask):
 
 
 def test_extreme_logits_do_not_overflow(endpoint, ask):
-    endpoint.answer = Answer(results(-1e308, 1e308))
+    endpoint.answer = FakeResponse(results(-1e308, 1e308))
 
     assert [0.0, 1.0] == ask(make(endpoint, "llamacpp"))
 
@@ -105,7 +105,7 @@ def test_extreme_logits_do_not_overflow(endpoint, ask):
     ],
 )
 def test_logits_are_returned_as_they_come(endpoint, ask, dialect, options, sent):
-    endpoint.answer = Answer(results(-7.5, 3.0))
+    endpoint.answer = FakeResponse(results(-7.5, 3.0))
     backend = make(endpoint, dialect, scale="logit", **options)
 
     assert "logit" == backend.scale
@@ -116,7 +116,7 @@ def test_logits_are_returned_as_they_come(endpoint, ask, dialect, options, sent)
 
 
 def test_scores_of_unknown_scale_stay_as_they_are(endpoint, ask):
-    endpoint.answer = Answer(results(-7.5, 0.5))
+    endpoint.answer = FakeResponse(results(-7.5, 0.5))
     backend = make(endpoint, "xinference")
 
     assert "unknown" == backend.scale
@@ -128,14 +128,14 @@ def test_probabilities_are_not_squashed_again(endpoint, ask):
 
 
 def test_probabilities_may_be_off_by_rounding_only(endpoint, ask):
-    endpoint.answer = Answer(results(1.0000005, -0.0000005))
+    endpoint.answer = FakeResponse(results(1.0000005, -0.0000005))
 
     assert [1.0, 0.0] == ask(make(endpoint, "cohere"))
 
 
 @pytest.mark.parametrize("score", [1.1, -0.1, 4.3])
 def test_probabilities_outside_0_to_1_are_refused(endpoint, ask, score):
-    endpoint.answer = Answer(results(0.5, score))
+    endpoint.answer = FakeResponse(results(0.5, score))
 
     with pytest.raises(InvalidResponse, match=r"document 1 .* set server_scale='logit'"):
         ask(make(endpoint, "cohere"))
@@ -143,7 +143,7 @@ def test_probabilities_outside_0_to_1_are_refused(endpoint, ask, score):
 
 def test_documents_are_split_over_the_servers_limit(endpoint, ask):
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(70)]
-    endpoint.answer = speak("tei")
+    endpoint.answer = serve_dialect("tei")
 
     expected = [word_overlap(QUERY, text) for text in documents]
     assert expected == ask(make(endpoint, "tei"), documents)
@@ -151,7 +151,7 @@ def test_documents_are_split_over_the_servers_limit(endpoint, ask):
 
 
 def test_max_documents_overrides_the_limit(endpoint, ask):
-    endpoint.answer = speak("tei")
+    endpoint.answer = serve_dialect("tei")
     ask(make(endpoint, "tei", max_documents=4), ["hi"] * 10)
 
     assert [2, 4, 4] == sorted(len(received.body["texts"]) for received in endpoint.requests)
@@ -160,7 +160,7 @@ def test_max_documents_overrides_the_limit(endpoint, ask):
 @pytest.mark.parametrize("letter", ["a", "熊", '"', "\x00"])
 def test_large_requests_are_split_by_bytes(endpoint, ask, letter):
     """nginx refuses more than one megabyte."""
-    endpoint.answer = speak("vllm")
+    endpoint.answer = serve_dialect("vllm")
     documents = [letter * 50_000] * 25
 
     assert 25 == len(ask(make(endpoint, "vllm"), documents))
@@ -169,7 +169,7 @@ def test_large_requests_are_split_by_bytes(endpoint, ask, letter):
 
 
 def test_the_parts_are_sent_side_by_side_but_bounded(endpoint, ask):
-    answer = speak("tei")
+    answer = serve_dialect("tei")
 
     def slow(received):
         time.sleep(0.05)
@@ -182,7 +182,7 @@ def test_the_parts_are_sent_side_by_side_but_bounded(endpoint, ask):
 
 
 def test_score_many_asks_side_by_side(endpoint):
-    answer = speak("tei")
+    answer = serve_dialect("tei")
 
     def slow(received):
         time.sleep(0.05)
@@ -201,7 +201,9 @@ def test_one_failing_part_fails_the_call_at_once(endpoint, ask):
 
     def answer(received):
         return (
-            Answer({"error": "no"}, 424) if "bad" in received.body["texts"] else silence(received)
+            FakeResponse({"error": "no"}, 424)
+            if "bad" in received.body["texts"]
+            else silence(received)
         )
 
     endpoint.answer = answer
@@ -214,7 +216,7 @@ def test_one_failing_part_fails_the_call_at_once(endpoint, ask):
 
 
 def test_all_parts_share_one_timeout(endpoint, ask):
-    answer = speak("tei")
+    answer = serve_dialect("tei")
 
     def slow(received):
         time.sleep(0.1)
@@ -230,7 +232,7 @@ def test_all_parts_share_one_timeout(endpoint, ask):
 
 
 def test_listwise_requests_are_never_split(endpoint, ask):
-    endpoint.answer = speak("cohere")
+    endpoint.answer = serve_dialect("cohere")
     backend = make(endpoint, "cohere", listwise=True, max_documents=30)
 
     assert not backend.cacheable

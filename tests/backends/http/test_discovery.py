@@ -10,11 +10,11 @@ from rerank_plugins import (
     ConfigError,
 )
 from rerank_plugins.backends.http.discovery import ServerInfo, probe
-from rerank_plugins.testing import Answer, Endpoint, silence
+from rerank_plugins.testing import FakeResponse, FakeServer, silence
 
-NOT_FOUND = Answer({"detail": "Not Found"}, 404)
-REFUSED = Answer({"detail": "Unauthorized"}, 401)
-EMPTY = Answer(b"", content_type=None)
+NOT_FOUND = FakeResponse({"detail": "Not Found"}, 404)
+REFUSED = FakeResponse({"detail": "Unauthorized"}, 401)
+EMPTY = FakeResponse(b"", content_type=None)
 
 INFINITY = {
     "data": [
@@ -84,9 +84,9 @@ def serving(pages):
     def answer(received):
         assert received.method == "GET"
         page = pages.get(received.path, NOT_FOUND)
-        return page if isinstance(page, Answer) else Answer(page)
+        return page if isinstance(page, FakeResponse) else FakeResponse(page)
 
-    return Endpoint(answer)
+    return FakeServer(answer)
 
 
 @pytest.mark.parametrize("dialect", OPEN)
@@ -117,7 +117,7 @@ def test_a_key_that_may_score_need_not_read_the_version():
 
 
 def test_llama_cpp_is_known_by_its_header():
-    listing = Answer({"data": []}, headers={"Server": "llama.cpp"})
+    listing = FakeResponse({"data": []}, headers={"Server": "llama.cpp"})
     with serving({"/v1/models": listing}) as endpoint:
         assert "llamacpp" == probe(endpoint.url).dialect
 
@@ -185,7 +185,7 @@ def test_an_embedding_server_is_rejected_by_its_kind():
         {"/info": [], "/v1/models": ["xinference"], "/models": {"data": {"a": 1}}},
         {"/v1/models": {"data": [None, 1, {"id": 1}]}},
         dict.fromkeys(
-            ["/info", "/health", "/v1/models"], Answer(b"<html>", content_type="text/html")
+            ["/info", "/health", "/v1/models"], FakeResponse(b"<html>", content_type="text/html")
         ),
     ],
 )
@@ -198,7 +198,7 @@ def test_other_servers_are_rejected_with_advice(pages):
 
 
 def test_a_ban_is_an_authentication_error():
-    banned = Answer({"detail": "Too many failed attempts. IP temporarily banned."}, 429)
+    banned = FakeResponse({"detail": "Too many failed attempts. IP temporarily banned."}, 429)
     with (
         serving({"/info": banned}) as endpoint,
         pytest.raises(AuthenticationError, match="banned"),
@@ -215,7 +215,7 @@ def test_nobody_there_is_unavailable():
 
 
 def test_a_silent_server_times_out():
-    with Endpoint(silence) as endpoint, pytest.raises(BackendTimeout):
+    with FakeServer(silence) as endpoint, pytest.raises(BackendTimeout):
         probe(endpoint.url, timeout=0.2)
 
 

@@ -28,16 +28,17 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.http import endpoints as _endpoints
 from rerank_plugins.backends.http.backend import HTTPBackend
-from rerank_plugins.backends.http.endpoints import Endpoint as Server
 from rerank_plugins.backends.http.endpoints import Endpoints
-from rerank_plugins.hooks import BreakerChanged, CallStarted, call
+from rerank_plugins.backends.http.endpoints import FakeServer as Server
+from rerank_plugins.hooks import BreakerChanged, CallStarted
+from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import (
-    Answer,
     BackendContract,
-    Endpoint,
     FakeBackend,
+    FakeResponse,
+    FakeServer,
+    serve_dialect,
     silence,
-    speak,
     word_overlap,
 )
 from rerank_plugins.wrappers.instrument import InstrumentedBackend
@@ -50,7 +51,7 @@ DEAD = "http://127.0.0.1:9"  # nobody listens on the port "discard"
 def three():
     """Three servers that work."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Endpoint(speak("tei"))) for _ in range(3)]
+        yield [stack.enter_context(FakeServer(serve_dialect("tei"))) for _ in range(3)]
 
 
 def backend_of(endpoints, **options):
@@ -283,7 +284,7 @@ def test_an_interrupted_hook_leaves_no_request_in_flight(world):
     world.fail(dead, REFUSED)
     world.now += 1.0
     with (
-        call((interrupt,), CallStarted("library", "", None, 1, 1)),
+        observe_call((interrupt,), CallStarted("library", "", None, 1, 1)),
         pytest.raises(KeyboardInterrupt),
     ):
         world.ask(tried=[alive])
@@ -324,7 +325,7 @@ def test_a_dead_server_costs_one_try(three, ask):
 
 @pytest.mark.parametrize("status", [424, 429, 500, 502, 503])
 def test_another_server_is_asked_when_one_fails(three, ask, status):
-    three[0].answer = Answer({"error": "no"}, status)
+    three[0].answer = FakeResponse({"error": "no"}, status)
     backend = backend_of(three[:2])
 
     assert [EXPECTED] * 8 == [ask(backend) for _ in range(8)]
@@ -333,7 +334,7 @@ def test_another_server_is_asked_when_one_fails(three, ask, status):
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_refusal_is_raised_at_once(three, ask, status):
     for endpoint in three:
-        endpoint.answer = Answer({"error": "no"}, status)
+        endpoint.answer = FakeResponse({"error": "no"}, status)
 
     with pytest.raises(BackendRejected):
         ask(backend_of(three))
@@ -351,7 +352,7 @@ def test_a_silent_server_gets_half_of_the_time(three, ask):
 
 
 def test_each_part_finds_a_server_of_its_own(three, ask):
-    three[0].answer = Answer({"error": "no"}, 500)
+    three[0].answer = FakeResponse({"error": "no"}, 500)
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(320)]
 
     assert [word_overlap(QUERY, text) for text in documents] == ask(backend_of(three), documents)
@@ -367,7 +368,7 @@ def test_all_dead_is_one_error_that_names_the_tries(ask):
 def test_a_request_goes_to_three_servers_at_most(ask):
     """One that kills servers must not kill them all."""
     with contextlib.ExitStack() as stack:
-        five = [stack.enter_context(Endpoint(Answer(b"", 500))) for _ in range(5)]
+        five = [stack.enter_context(FakeServer(FakeResponse(b"", 500))) for _ in range(5)]
         with pytest.raises(BackendUnavailable):
             ask(backend_of(five))
 
@@ -407,9 +408,9 @@ def test_cancelled_calls_are_not_in_flight_any_more(three):
 
 SERVER = """
 import sys, time
-from rerank_plugins.testing import Endpoint, speak
-answer = speak("tei")
-with Endpoint(lambda received: (time.sleep(0.002), answer(received))[1]) as endpoint:
+from rerank_plugins.testing import FakeServer, serve_dialect
+answer = serve_dialect("tei")
+with FakeServer(lambda received: (time.sleep(0.002), answer(received))[1]) as endpoint:
     print(endpoint.url, flush=True)
     sys.stdin.read()
 """

@@ -6,10 +6,10 @@ from rerank_plugins import BackendRejected
 from rerank_plugins.backends.http import limits as _limits
 from rerank_plugins.backends.http.limits import Limits, Refused, too_large
 from rerank_plugins.backends.http.responses import Reply
-from rerank_plugins.testing import Answer, Endpoint, speak, word_overlap
+from rerank_plugins.testing import FakeResponse, FakeServer, serve_dialect, word_overlap
 from tests.backends.http.remote import QUERY, make
 
-NGINX = Answer(
+NGINX = FakeResponse(
     b"<html><head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>",
     413,
     content_type="text/html",
@@ -37,11 +37,11 @@ REFUSALS = {
 
 def limited(most, refusal):
     """Return a TEI that takes `most` documents."""
-    good = speak("tei")
+    good = serve_dialect("tei")
 
     def answer(received):
         status, body = refusal
-        return Answer(body, status) if len(received.body["texts"]) > most else good(received)
+        return FakeResponse(body, status) if len(received.body["texts"]) > most else good(received)
 
     return answer
 
@@ -65,7 +65,7 @@ def test_a_limit_that_is_named_is_kept_to(endpoint, ask, case):
 
 def test_bytes_are_halved_until_they_fit(endpoint, ask):
     """A proxy's 413 says nothing about the limit."""
-    good = speak("vllm")
+    good = serve_dialect("vllm")
     endpoint.answer = lambda received: NGINX if received.size > 100_000 else good(received)
     documents = ["panda " * 2_000] * 40
     backend = make(endpoint, "vllm")
@@ -78,17 +78,17 @@ def test_bytes_are_halved_until_they_fit(endpoint, ask):
 
 
 def test_tokens_of_a_batch_are_split_like_bytes(endpoint, ask):
-    good = speak("voyage")
+    good = serve_dialect("voyage")
     body = {"detail": "The max allowed tokens per submitted batch is 600. Your batch has 900."}
     endpoint.answer = lambda received: (
-        Answer(body, 400) if len(received.body["documents"]) > 5 else good(received)
+        FakeResponse(body, 400) if len(received.body["documents"]) > 5 else good(received)
     )
 
     assert 20 == len(ask(make(endpoint, "voyage"), ["panda panda"] * 20))
 
 
 def test_a_single_document_that_is_too_large_is_one_error(endpoint, ask):
-    good = speak("vllm")
+    good = serve_dialect("vllm")
     endpoint.answer = lambda received: NGINX if received.size > 10_000 else good(received)
 
     with pytest.raises(BackendRejected, match="it got document 3 alone, 60016 bytes") as caught:
@@ -99,7 +99,7 @@ def test_a_single_document_that_is_too_large_is_one_error(endpoint, ask):
 
 
 def test_a_refusal_about_something_else_is_raised_at_once(endpoint, ask):
-    endpoint.answer = Answer({"detail": "unknown model: 5 documents were not looked at"}, 422)
+    endpoint.answer = FakeResponse({"detail": "unknown model: 5 documents were not looked at"}, 422)
 
     with pytest.raises(BackendRejected, match="unknown model"):
         ask(make(endpoint), ["hi"] * 20)
@@ -108,7 +108,7 @@ def test_a_refusal_about_something_else_is_raised_at_once(endpoint, ask):
 
 
 def test_listwise_requests_are_never_split(endpoint, ask):
-    endpoint.answer = Answer(TEI, 413)
+    endpoint.answer = FakeResponse(TEI, 413)
 
     with pytest.raises(BackendRejected, match="maximum allowed batch size 8"):
         ask(make(endpoint, "tei", listwise=True), ["hi"] * 20)
@@ -131,7 +131,7 @@ def test_a_limit_is_doubled_after_a_while(endpoint, ask, monkeypatch):
     endpoint.answer = limited(8, REFUSALS["TEI"])
     backend = make(endpoint, "tei")
     ask(backend, ["hi"] * 20)
-    endpoint.answer = speak("tei")
+    endpoint.answer = serve_dialect("tei")
     now += 601
     ask(backend, ["hi"] * 20)
     assert [4, 16] == sorted(sizes(endpoint)[4:])
@@ -143,7 +143,10 @@ def test_a_limit_is_doubled_after_a_while(endpoint, ask, monkeypatch):
 
 def test_each_server_has_its_own_limit(ask):
     """Requests fit into the smallest, since any server may get them."""
-    with Endpoint(limited(8, REFUSALS["TEI"])) as small, Endpoint(speak("tei")) as large:
+    with (
+        FakeServer(limited(8, REFUSALS["TEI"])) as small,
+        FakeServer(serve_dialect("tei")) as large,
+    ):
         backend = make(small, "tei", endpoints=[small.url, large.url])
         for _ in range(20):
             assert 20 == len(ask(backend, ["hi"] * 20))

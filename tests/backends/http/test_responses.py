@@ -16,39 +16,48 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.testing import Answer
+from rerank_plugins.testing import FakeResponse
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, results
 
 HTML = b"<html><head><title>Sign in</title></head><body>corporate proxy</body></html>"
 DEEP = b'{"results":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BROKEN = {
     "a bad index": (
-        Answer(results(0.5, 0.5) | {"results": [{"index": 7, "score": 1}]}),
+        FakeResponse(results(0.5, 0.5) | {"results": [{"index": 7, "score": 1}]}),
         "1 scores",
     ),
-    "an error with status 200": (Answer({"error": {"message": "out of memory"}}), "out of memory"),
-    "an infinite score": (Answer(b'{"results":[{"index":0,"score":Infinity}]}'), "not valid JSON"),
+    "an error with status 200": (
+        FakeResponse({"error": {"message": "out of memory"}}),
+        "out of memory",
+    ),
+    "an infinite score": (
+        FakeResponse(b'{"results":[{"index":0,"score":Infinity}]}'),
+        "not valid JSON",
+    ),
     "an overflowing score": (
-        Answer(b'[{"index":0,"score":0},{"index":1,"score":1e999}]'),
+        FakeResponse(b'[{"index":0,"score":0},{"index":1,"score":1e999}]'),
         "finite",
     ),
-    "false gzip": (Answer(GOOD, headers={"Content-Encoding": "gzip"}), "gzip"),
+    "false gzip": (FakeResponse(GOOD, headers={"Content-Encoding": "gzip"}), "gzip"),
     "HTML": (
-        Answer(HTML, content_type="text/html"),
+        FakeResponse(HTML, content_type="text/html"),
         "'text/html' instead of JSON; check `base_url`.*Sign in",
     ),
-    "HTML that claims to be JSON": (Answer(HTML), "not valid JSON"),
-    "JSON of another type": (Answer(GOOD, content_type="text/plain"), "'text/plain' instead"),
-    "no body": (Answer(b""), "not valid JSON"),
-    "no content": (Answer(b"", 204), "not valid JSON"),
-    "not UTF-8": (Answer(b'{"results": "\xff"}'), "not valid JSON"),
-    "NaN": (Answer(b'[{"index":0,"score":NaN},{"index":1,"score":0.5}]'), "not valid JSON"),
-    "null for NaN": (Answer(results(None, None)), "document 0 is null"),
-    "one score too few": (Answer(results(0.5)), "1 scores for 2 documents"),
-    "the same document twice": (Answer({"results": [{"index": 1, "score": 1}] * 2}), "two scores"),
-    "too many digits": (Answer(b'{"results": [' + b"9" * 10_000 + b"]}"), "not valid JSON"),
-    "truncated JSON": (Answer(json.dumps(GOOD).encode()[:-5]), "not valid JSON"),
-    "unknown packing": (Answer(GOOD, headers={"Content-Encoding": "br"}), "packed as 'br'"),
+    "HTML that claims to be JSON": (FakeResponse(HTML), "not valid JSON"),
+    "JSON of another type": (FakeResponse(GOOD, content_type="text/plain"), "'text/plain' instead"),
+    "no body": (FakeResponse(b""), "not valid JSON"),
+    "no content": (FakeResponse(b"", 204), "not valid JSON"),
+    "not UTF-8": (FakeResponse(b'{"results": "\xff"}'), "not valid JSON"),
+    "NaN": (FakeResponse(b'[{"index":0,"score":NaN},{"index":1,"score":0.5}]'), "not valid JSON"),
+    "null for NaN": (FakeResponse(results(None, None)), "document 0 is null"),
+    "one score too few": (FakeResponse(results(0.5)), "1 scores for 2 documents"),
+    "the same document twice": (
+        FakeResponse({"results": [{"index": 1, "score": 1}] * 2}),
+        "two scores",
+    ),
+    "too many digits": (FakeResponse(b'{"results": [' + b"9" * 10_000 + b"]}"), "not valid JSON"),
+    "truncated JSON": (FakeResponse(json.dumps(GOOD).encode()[:-5]), "not valid JSON"),
+    "unknown packing": (FakeResponse(GOOD, headers={"Content-Encoding": "br"}), "packed as 'br'"),
 }
 
 
@@ -62,11 +71,11 @@ def test_broken_replies_are_refused_with_a_reason(endpoint, ask, case):
 
 HOPELESS = {
     "a bomb": (
-        Answer(gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"}),
+        FakeResponse(gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"}),
         "more than 33554432 bytes, unpacked",
     ),
-    "deep nesting": (Answer(DEEP), "xinference at http://.*: the reply is nested too deeply"),
-    "too much": (Answer(b" " * (33 << 20)), "more than 33554432 bytes$"),
+    "deep nesting": (FakeResponse(DEEP), "xinference at http://.*: the reply is nested too deeply"),
+    "too much": (FakeResponse(b" " * (33 << 20)), "more than 33554432 bytes$"),
 }
 
 
@@ -83,14 +92,14 @@ def test_replies_that_are_not_worth_another_try(endpoint, ask, case):
 
 @pytest.mark.parametrize("content_type", ["Application/JSON; charset=utf-8", "x/y+json", None])
 def test_json_is_known_by_its_type(endpoint, ask, content_type):
-    endpoint.answer = Answer(GOOD, content_type=content_type)
+    endpoint.answer = FakeResponse(GOOD, content_type=content_type)
 
     assert EXPECTED == ask(make(endpoint))
 
 
 def test_packed_replies_are_read(endpoint, ask):
     packed = gzip.compress(json.dumps(GOOD).encode())
-    endpoint.answer = Answer(packed, headers={"Content-Encoding": "gzip"})
+    endpoint.answer = FakeResponse(packed, headers={"Content-Encoding": "gzip"})
 
     assert EXPECTED == ask(make(endpoint))
 
@@ -98,7 +107,7 @@ def test_packed_replies_are_read(endpoint, ask):
 def test_echoed_documents_do_not_matter(endpoint, ask):
     """Scores belong to an index, whatever text the server repeats beside it."""
     echo = [{"index": i, "score": EXPECTED[i], "document": {"text": "another"}} for i in (0, 1)]
-    endpoint.answer = Answer({"results": echo})
+    endpoint.answer = FakeResponse({"results": echo})
 
     assert EXPECTED == ask(make(endpoint))
 
@@ -112,42 +121,58 @@ CLOSED = {"detail": "Remote server 127.0.0.1:34063 closed: 0 bytes read"}
 NGINX = b"<html><head><title>502 Bad Gateway</title></head></html>"
 STATUSES = {
     "301": (
-        Answer(b"", 301, {"Location": "http://other/secret"}),
+        FakeResponse(b"", 301, {"Location": "http://other/secret"}),
         BackendRejected,
         "points to other",
     ),
-    "304": (Answer(b"", 304), BackendRejected, "answered 304"),
-    "307": (Answer(b"", 307, {"Location": "/secret"}), BackendRejected, "points to another path"),
-    "400": (Answer({"message": "too many tokens"}, 400), BackendRejected, "'too many tokens'"),
-    "401": (Answer(b"", 401), AuthenticationError, "no key was sent: set XINFERENCE_API_KEY"),
-    "402": (Answer({"detail": "no balance"}, 402), BackendRejected, "no balance"),
-    "403": (Answer({"detail": "no right"}, 403), AuthenticationError, "no right"),
-    "404": (Answer({"detail": "no model m"}, 404), BackendRejected, "no model m.*check `base_url`"),
-    "405": (Answer({"detail": "Method Not Allowed"}, 405), BackendRejected, "check `base_url`"),
-    "408": (Answer(b"", 408), BackendTimeout, "answered 408"),
-    "413": (Answer(b"<title>413 Too Large</title>", 413), BackendRejected, "413 Too Large"),
+    "304": (FakeResponse(b"", 304), BackendRejected, "answered 304"),
+    "307": (
+        FakeResponse(b"", 307, {"Location": "/secret"}),
+        BackendRejected,
+        "points to another path",
+    ),
+    "400": (
+        FakeResponse({"message": "too many tokens"}, 400),
+        BackendRejected,
+        "'too many tokens'",
+    ),
+    "401": (FakeResponse(b"", 401), AuthenticationError, "no key was sent: set XINFERENCE_API_KEY"),
+    "402": (FakeResponse({"detail": "no balance"}, 402), BackendRejected, "no balance"),
+    "403": (FakeResponse({"detail": "no right"}, 403), AuthenticationError, "no right"),
+    "404": (
+        FakeResponse({"detail": "no model m"}, 404),
+        BackendRejected,
+        "no model m.*check `base_url`",
+    ),
+    "405": (
+        FakeResponse({"detail": "Method Not Allowed"}, 405),
+        BackendRejected,
+        "check `base_url`",
+    ),
+    "408": (FakeResponse(b"", 408), BackendTimeout, "answered 408"),
+    "413": (FakeResponse(b"<title>413 Too Large</title>", 413), BackendRejected, "413 Too Large"),
     "422": (
-        Answer({"error": "batch size 40 > 32"}, 422),
+        FakeResponse({"error": "batch size 40 > 32"}, 422),
         BackendRejected,
         "batch size 40 > 32.*got 2 documents",
     ),
-    "424": (Answer({"error": "Backend error: NaN"}, 424), BackendError, "NaN"),
-    "429": (Answer({"error": "Model is overloaded"}, 429), BackendOverloaded, "overloaded"),
-    "429 for a ban": (Answer(BANNED, 429), AuthenticationError, "banned"),
-    "498": (Answer({"message": "invalid token"}, 498), AuthenticationError, "invalid token"),
-    "500": (Answer(CLOSED, 500), BackendUnavailable, "closed"),
+    "424": (FakeResponse({"error": "Backend error: NaN"}, 424), BackendError, "NaN"),
+    "429": (FakeResponse({"error": "Model is overloaded"}, 429), BackendOverloaded, "overloaded"),
+    "429 for a ban": (FakeResponse(BANNED, 429), AuthenticationError, "banned"),
+    "498": (FakeResponse({"message": "invalid token"}, 498), AuthenticationError, "invalid token"),
+    "500": (FakeResponse(CLOSED, 500), BackendUnavailable, "closed"),
     "500 for a bad field": (
-        Answer(XINFERENCE_TEXT, 500, {}, "text/plain"),
+        FakeResponse(XINFERENCE_TEXT, 500, {}, "text/plain"),
         BackendError,
         "field",
     ),
-    "500 for a long text": (Answer(TOO_LARGE, 500), BackendError, "too large to process"),
-    "501": (Answer({"error": "start with --rerank"}, 501), BackendRejected, "--rerank"),
-    "502": (Answer(NGINX, 502, {}, "text/html"), BackendUnavailable, "'502 Bad Gateway'"),
-    "503": (Answer({"detail": "Model is loading"}, 503), BackendOverloaded, "loading"),
-    "504": (Answer(b"", 504), BackendTimeout, "answered 504"),
-    "529": (Answer(b"", 529), BackendUnavailable, "answered 529"),
-    "599": (Answer(DEEP, 599), BackendUnavailable, "answered 599"),
+    "500 for a long text": (FakeResponse(TOO_LARGE, 500), BackendError, "too large to process"),
+    "501": (FakeResponse({"error": "start with --rerank"}, 501), BackendRejected, "--rerank"),
+    "502": (FakeResponse(NGINX, 502, {}, "text/html"), BackendUnavailable, "'502 Bad Gateway'"),
+    "503": (FakeResponse({"detail": "Model is loading"}, 503), BackendOverloaded, "loading"),
+    "504": (FakeResponse(b"", 504), BackendTimeout, "answered 504"),
+    "529": (FakeResponse(b"", 529), BackendUnavailable, "answered 529"),
+    "599": (FakeResponse(DEEP, 599), BackendUnavailable, "answered 599"),
 }
 
 
@@ -188,7 +213,7 @@ def test_the_time_to_wait_is_read(endpoint, case, status):
     headers, expected = WAITS[case]
     if headers.get("Retry-After") == IN_AN_HOUR:  # counted from now, not from the import
         headers = {"Retry-After": formatdate(time.time() + 3600, usegmt=True)}
-    endpoint.answer = Answer(b"", status, headers)
+    endpoint.answer = FakeResponse(b"", status, headers)
 
     with make(endpoint) as backend, pytest.raises(BackendUnavailable) as caught:
         backend.score(QUERY, DOCUMENTS)
@@ -199,14 +224,14 @@ def test_the_time_to_wait_is_read(endpoint, case, status):
 
 
 def test_the_time_to_wait_is_told(endpoint, ask):
-    endpoint.answer = Answer(b"", 503, {"Retry-After": "6.2"})
+    endpoint.answer = FakeResponse(b"", 503, {"Retry-After": "6.2"})
 
     with pytest.raises(BackendOverloaded, match=r"answered 503; try again in 7 s$"):
         ask(make(endpoint))
 
 
 def test_messages_are_cut_and_escaped(endpoint, ask):
-    endpoint.answer = Answer({"detail": "\x1b[31m\x00\u202e" + "x" * 5_000}, 400)
+    endpoint.answer = FakeResponse({"detail": "\x1b[31m\x00\u202e" + "x" * 5_000}, 400)
 
     with pytest.raises(BackendRejected) as caught:
         ask(make(endpoint))
@@ -228,7 +253,7 @@ ECHOES = {
 @pytest.mark.parametrize("status", [200, 422])
 @pytest.mark.parametrize("case", ECHOES)
 def test_no_error_repeats_what_was_asked(endpoint, ask, case, status):
-    endpoint.answer = Answer(ECHOES[case], status)
+    endpoint.answer = FakeResponse(ECHOES[case], status)
 
     with pytest.raises((BackendRejected, InvalidResponse)) as caught:
         ask(make(endpoint))

@@ -13,7 +13,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.testing import Answer
+from rerank_plugins.testing import FakeResponse
 from tests.backends.http.remote import DOCUMENTS, QUERY, make
 
 WRONG = {
@@ -183,7 +183,7 @@ def test_a_literal_key_is_sent_and_never_told(endpoint, ask):
 
 @pytest.mark.parametrize("status", [200, 400, 401])
 def test_a_key_that_the_server_repeats_is_not_told(endpoint, ask, status):
-    endpoint.answer = Answer({"error": {"message": f"the key {SECRET} is wrong"}}, status)
+    endpoint.answer = FakeResponse({"error": {"message": f"the key {SECRET} is wrong"}}, status)
 
     with pytest.raises(BackendError, match=r"the key \[key\] is wrong") as caught:
         ask(make(endpoint, api_key=SECRET))
@@ -193,7 +193,7 @@ def test_a_key_that_the_server_repeats_is_not_told(endpoint, ask, status):
 
 def test_a_refused_key_is_told_by_its_variable(endpoint, ask, monkeypatch):
     monkeypatch.setenv("TEAM_KEY", SECRET)
-    endpoint.answer = Answer({"detail": "API key has expired"}, 401)
+    endpoint.answer = FakeResponse({"detail": "API key has expired"}, 401)
 
     with pytest.raises(AuthenticationError, match=r"expired.*environment variable TEAM_KEY"):
         ask(make(endpoint, api_key_env="TEAM_KEY"))

@@ -24,8 +24,8 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.testing import (
-    Answer,
-    Endpoint,
+    FakeResponse,
+    FakeServer,
     cut_short,
     drip,
     faults,
@@ -138,7 +138,7 @@ def authority(tmp_path_factory):
 def test_only_a_trusted_certificate_will_do(authority, ask):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority)
-    with Endpoint(Answer(GOOD), tls=context) as endpoint:
+    with FakeServer(FakeResponse(GOOD), tls=context) as endpoint:
         with pytest.raises(BackendError, match="no trusted encryption: CERTIFICATE_VERIFY"):
             ask(make(endpoint))
 
@@ -157,7 +157,7 @@ def test_unreadable_certificates_are_a_config_error(ask, tmp_path, content):
 
 
 def test_cookies_are_not_kept(endpoint):
-    endpoint.answer = Answer(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
+    endpoint.answer = FakeResponse(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
     with make(endpoint) as backend:
         backend.score(QUERY, DOCUMENTS)
         backend.score(QUERY, DOCUMENTS)
@@ -227,7 +227,7 @@ LENGTH = {"Content-Length": str(len(json.dumps(GOOD)))}
 
 
 def once(then):
-    """Answer the first request of each connection, and do `then` at the second."""
+    """FakeResponse the first request of each connection, and do `then` at the second."""
 
     def behave(received):
         def write(handler):
@@ -235,7 +235,7 @@ def once(then):
                 then(received)(handler)
             else:
                 served.add(handler)
-                Answer(GOOD).send(handler)
+                FakeResponse(GOOD).send(handler)
 
         return write
 
@@ -257,7 +257,7 @@ def test_a_server_that_closes_idle_connections_is_no_failure(endpoint, ask_often
     """It closes them after 5 ms, and we ask again after about 5 ms."""
 
     def write(handler):
-        Answer(GOOD).send(handler)
+        FakeResponse(GOOD).send(handler)
         handler.connection.settimeout(0.005)
 
     endpoint.answer = lambda received: write
@@ -268,7 +268,7 @@ def test_the_replacement_is_not_replaced(endpoint, ask_often):
     backend = make(endpoint)
 
     def die(received):
-        return hang_up(received) if len(endpoint.requests) > 1 else Answer(GOOD)
+        return hang_up(received) if len(endpoint.requests) > 1 else FakeResponse(GOOD)
 
     endpoint.answer = die
     with pytest.raises(BackendUnavailable, match="disconnected"):
@@ -287,8 +287,8 @@ def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
 
 def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(endpoint, ask_often):
     """It is still on the connection when the next request uses that."""
-    rest = Answer(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
-    endpoint.answer = lambda received: rest if len(endpoint.requests) % 2 else Answer(GOOD)
+    rest = FakeResponse(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
+    endpoint.answer = lambda received: rest if len(endpoint.requests) % 2 else FakeResponse(GOOD)
     ask_often(make(endpoint), [0.0] * 4)
 
     assert 2 <= endpoint.connections
@@ -447,7 +447,7 @@ async def test_other_work_goes_on_during_a_call(endpoint):
     def slow(received):
         while turns < 10:  # ends only because the loop turns
             time.sleep(0.005)
-        return Answer(GOOD)
+        return FakeResponse(GOOD)
 
     endpoint.answer = slow
     async with make(endpoint) as backend:

@@ -29,7 +29,7 @@ from rerank_plugins.backends.local.engine import Request
 from rerank_plugins.backends.local.torch.engine import TorchEngine
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.hooks import CallStarted, Computed, Event, Truncated
-from rerank_plugins.hooks import call as heard_by
+from rerank_plugins.hooks._dispatch import observe_call as heard_by
 from rerank_plugins.testing import BackendContract
 from tests.support.checkpoints import KINDS
 

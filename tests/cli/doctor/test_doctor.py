@@ -15,7 +15,13 @@ from rerank_plugins.cli.doctor import environment
 from rerank_plugins.cli.doctor.environment import describe_environment
 from rerank_plugins.cli.doctor.examine import examine, score_pair
 from rerank_plugins.cli.doctor.report import as_lines
-from rerank_plugins.testing import Answer, Endpoint, FailingBackend, FakeBackend, speak
+from rerank_plugins.testing import (
+    FailingBackend,
+    FakeBackend,
+    FakeResponse,
+    FakeServer,
+    serve_dialect,
+)
 
 KEY = "XINFERENCE_API_KEY"
 SECRET = "sk-very-secret"
@@ -32,16 +38,18 @@ def xinference(*models, key=None):
     def answer(received):
         if key and received.headers.get("Authorization") != f"Bearer {key}":
             if received.path == "/v1/cluster/auth":
-                return Answer({"auth": True})
-            return Answer({"detail": f"wrong key {received.headers.get('Authorization')}"}, 401)
+                return FakeResponse({"auth": True})
+            return FakeResponse(
+                {"detail": f"wrong key {received.headers.get('Authorization')}"}, 401
+            )
         if received.method == "POST":
-            return speak("xinference")(received)
+            return serve_dialect("xinference")(received)
         if received.path == "/v1/models":
             described = {"owned_by": "xinference", "model_type": "rerank"}
-            return Answer({"data": [{"id": name, **described} for name in models]})
+            return FakeResponse({"data": [{"id": name, **described} for name in models]})
         if received.path == "/v1/cluster/version":
-            return Answer({"version": "4.1.0"})
-        return Answer({"detail": "Not Found"}, 404)
+            return FakeResponse({"version": "4.1.0"})
+        return FakeResponse({"detail": "Not Found"}, 404)
 
     return answer
 
@@ -150,7 +158,7 @@ class TestExamine:
         assert report.checks[0].detail.endswith("(from RERANK_BACKEND)")
 
     def test_without_scoring_nothing_is_sent_that_could_cost(self):
-        with Endpoint(xinference("bge")) as endpoint:
+        with FakeServer(xinference("bge")) as endpoint:
             report = examine(f"xinference+{endpoint.url}?model=bge", score=False)
 
             assert report.ok
@@ -167,7 +175,7 @@ class TestExamine:
         assert "there is no folder" in report.checks[-1].detail
 
     def test_a_server_tells_its_facts_and_is_scored(self):
-        with Endpoint(xinference("bge", "other")) as endpoint:
+        with FakeServer(xinference("bge", "other")) as endpoint:
             report = examine(f"xinference+{endpoint.url}?model=bge")
 
             assert [("spec", True), ("server", True), ("score", True)] == [
@@ -179,7 +187,7 @@ class TestExamine:
             assert 2 == len(posts(endpoint))
 
     def test_a_plain_url_becomes_a_spec(self):
-        with Endpoint(xinference("bge large")) as endpoint:
+        with FakeServer(xinference("bge large")) as endpoint:
             report = examine(endpoint.url)
 
             assert report.ok
@@ -188,7 +196,7 @@ class TestExamine:
             assert load_backend(report.spec).name == report.backend["name"]
 
     def test_a_model_that_is_not_there_fails_before_scoring(self):
-        with Endpoint(xinference("bge", "jina")) as endpoint:
+        with FakeServer(xinference("bge", "jina")) as endpoint:
             report = examine(f"xinference+{endpoint.url}?model=bgee")
 
             assert not report.ok
@@ -197,7 +205,9 @@ class TestExamine:
 
     def test_an_unknown_server_is_scored_all_the_same(self):
         """A proxy may speak a dialect and list nothing."""
-        with Endpoint(lambda r: speak("cohere")(r) if r.body else Answer({}, 404)) as endpoint:
+        with FakeServer(
+            lambda r: serve_dialect("cohere")(r) if r.body else FakeResponse({}, 404)
+        ) as endpoint:
             report = examine(f"cohere+{endpoint.url}?model=m")
 
             assert report.ok
@@ -207,7 +217,7 @@ class TestExamine:
             )
 
     def test_a_server_that_cannot_rerank_fails(self):
-        with Endpoint(Answer({"model_type": {"embedding": {}}})) as endpoint:
+        with FakeServer(FakeResponse({"model_type": {"embedding": {}}})) as endpoint:
             report = examine(f"tei+{endpoint.url}")
 
             assert ("server", False) == (report.checks[-1].name, report.checks[-1].ok)
@@ -264,7 +274,7 @@ class TestExamine:
         assert f"write http://{address}" == report.checks[0].detail
 
     def test_an_unknown_plain_url_fails(self):
-        with Endpoint(Answer({}, 404)) as endpoint:
+        with FakeServer(FakeResponse({}, 404)) as endpoint:
             report = examine(endpoint.url)
 
             assert not report.ok
@@ -272,7 +282,7 @@ class TestExamine:
 
     def test_a_guarded_server_gets_the_usual_key(self, monkeypatch):
         monkeypatch.setenv(KEY, SECRET)
-        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
             report = examine(endpoint.url)
 
             assert report.ok
@@ -281,7 +291,7 @@ class TestExamine:
 
     def test_a_guarded_server_without_a_key_says_which_to_set(self, monkeypatch):
         monkeypatch.delenv(KEY, raising=False)
-        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
             report = examine(endpoint.url)
 
             assert [("server", True), ("spec", False)] == [(c.name, c.ok) for c in report.checks]
@@ -290,7 +300,7 @@ class TestExamine:
 
     def test_a_named_key_is_used(self, monkeypatch):
         monkeypatch.setenv("MY_KEY", SECRET)
-        with Endpoint(xinference("bge", key=SECRET)) as endpoint:
+        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
             assert examine(f"xinference+{endpoint.url}?model=bge&api_key_env=MY_KEY").ok
 
     def test_a_server_that_is_down_fails(self):
@@ -303,10 +313,10 @@ class TestExamine:
     def test_a_refusal_to_score_fails(self):
         def answer(received):
             if received.body:
-                return Answer({"detail": "CUDA is gone"}, 500)
+                return FakeResponse({"detail": "CUDA is gone"}, 500)
             return xinference("bge")(received)
 
-        with Endpoint(answer) as endpoint:
+        with FakeServer(answer) as endpoint:
             report = examine(f"xinference+{endpoint.url}?model=bge")
 
             assert ("score", False) == (report.checks[-1].name, report.checks[-1].ok)
@@ -342,7 +352,7 @@ class TestCommand:
         assert "torch" == facts["backend"]["engine"]
 
     def test_a_server_is_shown(self):
-        with Endpoint(xinference("bge", "other")) as endpoint:
+        with FakeServer(xinference("bge", "other")) as endpoint:
             lines = run(endpoint.url).stdout.splitlines()
 
             assert "  dialect       xinference" in lines
@@ -364,7 +374,7 @@ class TestCommand:
     def test_keys_are_never_shown(self, monkeypatch, options):
         """Not even by a server that repeats them."""
         monkeypatch.setenv(KEY, SECRET)
-        with Endpoint(xinference("bge", key="another key")) as endpoint:
+        with FakeServer(xinference("bge", key="another key")) as endpoint:
             done = run(f"xinference+{endpoint.url}?model=bge", *options)
 
             assert f"Bearer {SECRET}" == posts(endpoint)[0].headers["Authorization"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rerank_plugins.testing import Endpoint, speak
+from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.integration.faults.surfaces import KEY
 
 
@@ -15,5 +15,5 @@ def _key(monkeypatch):
 
 @pytest.fixture
 def endpoint():
-    with Endpoint(speak("cohere")) as endpoint:
+    with FakeServer(serve_dialect("cohere")) as endpoint:
         yield endpoint

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank_plugins import BackendUnavailable
-from rerank_plugins.testing import Answer, hang_up, speak
+from rerank_plugins.testing import FakeResponse, hang_up, serve_dialect
 from tests.integration.faults.surfaces import RANKED, TEXTS, chain
 from tests.integration.faults.surfaces import surfaces as on
 
@@ -65,7 +65,7 @@ def test_an_open_circuit_costs_less_than_a_millisecond(endpoint, surface):
 
 @pytest.mark.parametrize("surface", on(modes=["sync"]))
 def test_one_of_many_callers_tries_and_then_all_pass(endpoint, surface):
-    right, probed, go = speak("cohere"), threading.Event(), threading.Event()
+    right, probed, go = serve_dialect("cohere"), threading.Event(), threading.Event()
 
     def waits(received):
         probed.set()
@@ -94,7 +94,7 @@ def test_one_of_many_callers_tries_and_then_all_pass(endpoint, surface):
 @pytest.mark.parametrize("surface", on())
 def test_refusals_do_not_open_the_circuit(endpoint, surface):
     """They are the caller's fault, not the server's."""
-    endpoint.answer = Answer({"message": "no"}, 400)
+    endpoint.answer = FakeResponse({"message": "no"}, 400)
     with backend_of(endpoint, cooldown=60.0) as backend:
         for _ in range(5):
             with pytest.raises(Exception, match="answered 400"):

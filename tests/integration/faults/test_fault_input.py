@@ -3,7 +3,7 @@
 import pytest
 
 from rerank_plugins import BackendRejected, UnsupportedInputError
-from rerank_plugins.testing import Answer, speak, word_overlap
+from rerank_plugins.testing import FakeResponse, serve_dialect, word_overlap
 from tests.integration.faults.surfaces import QUERY, client
 from tests.integration.faults.surfaces import surfaces as on
 
@@ -54,7 +54,7 @@ def test_strange_texts_keep_their_place(endpoint, surface):
 
 @pytest.mark.parametrize("surface", on())
 def test_10000_documents_are_scored_in_parts(endpoint, surface):
-    endpoint.answer = speak("tei")
+    endpoint.answer = serve_dialect("tei")
     texts = [f"panda {number}" if number % 3 else f"hi {number}" for number in range(10_000)]
     with client(endpoint.url, dialect="tei", deadline=110.0) as backend:
         kept = surface.ask(backend, texts, query="panda")
@@ -68,10 +68,14 @@ def test_10000_documents_are_scored_in_parts(endpoint, surface):
 @pytest.mark.parametrize("surface", on())
 def test_one_refused_part_of_many_refuses_all(endpoint, surface):
     """Never half a ranking, also not where failures are hidden."""
-    right = speak("tei")
+    right = serve_dialect("tei")
 
     def behave(received):
-        return Answer({"error": "no"}, 400) if "bad" in received.body["texts"] else right(received)
+        return (
+            FakeResponse({"error": "no"}, 400)
+            if "bad" in received.body["texts"]
+            else right(received)
+        )
 
     endpoint.answer = behave
     texts = [*["panda"] * 1_000, "bad", *["panda"] * 1_000]

@@ -139,8 +139,8 @@ def test_the_original_order_hides_a_lack_of_encryption(endpoint, surface):
 
 MORTAL = """
 import time
-from rerank_plugins.testing import Endpoint, drip
-with Endpoint(drip()) as endpoint:
+from rerank_plugins.testing import FakeServer, drip
+with FakeServer(drip()) as endpoint:
     print(endpoint.url, flush=True)
     time.sleep(60)
 """

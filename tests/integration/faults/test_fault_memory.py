@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rerank_plugins.testing import Endpoint, faults
+from rerank_plugins.testing import FakeServer, faults
 
 CLIENT = """
 import asyncio, json, resource, sys
@@ -41,7 +41,7 @@ def test_a_reply_without_end_takes_64_mb_at_most(name):
             return html
         return fault(received) if callable(fault) else fault
 
-    with Endpoint(behave) as endpoint:
+    with FakeServer(behave) as endpoint:
         done = subprocess.run(
             [sys.executable, "-c", CLIENT, endpoint.url],
             capture_output=True,

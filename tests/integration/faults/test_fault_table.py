@@ -14,7 +14,7 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.testing import Answer, Endpoint, faults, in_turn, reset, speak
+from rerank_plugins.testing import FakeResponse, FakeServer, faults, in_turn, reset, serve_dialect
 from tests.integration.faults.surfaces import (
     ATTEMPTS,
     KEY,
@@ -117,7 +117,7 @@ ALONE = {"status 413", "status 422"}
 
 @pytest.fixture(scope="module")
 def shared():
-    with Endpoint(Answer()) as endpoint:
+    with FakeServer(FakeResponse()) as endpoint:
         yield endpoint
 
 
@@ -174,7 +174,7 @@ def test_the_original_order_hides_what_the_caller_cannot_mend(case, surface):
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.asked > 1])
 def test_a_fault_that_passes_is_not_noticed(shared, surface, name):
     """The second attempt finds a healthy server."""
-    shared.answer = in_turn(faults("cohere")[name], speak("cohere"))
+    shared.answer = in_turn(faults("cohere")[name], serve_dialect("cohere"))
     shared.requests.clear()
     with client(shared.url, deadline=30.0) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
@@ -199,7 +199,7 @@ def test_slow_attempts_share_the_deadline(endpoint, surface):
 @pytest.mark.parametrize("status", [200, 400, 401, 413, 422, 424, 429, 500, 503])
 def test_a_server_that_repeats_texts_and_keys_is_not_quoted(endpoint, surface, status):
     repeated = f"no {KEY}: {QUERY} {TEXTS} {TEXTS[1]}"
-    endpoint.answer = Answer({"error": {"message": repeated}}, status)
+    endpoint.answer = FakeResponse({"error": {"message": repeated}}, status)
     with client(endpoint.url) as backend, pytest.raises(BackendError) as caught:
         surface.ask(backend, TEXTS[:1])
 
@@ -211,7 +211,7 @@ def test_a_server_that_repeats_texts_and_keys_is_not_quoted(endpoint, surface, s
 @pytest.mark.parametrize("order", ["reversed", "shuffled", "as they came"])
 def test_results_in_any_order_with_any_document_are_matched_by_index(endpoint, surface, order):
     """The order is made anew, and ours is the document, whatever the server repeats."""
-    right = speak("cohere")
+    right = serve_dialect("cohere")
 
     def behave(received):
         answer = right(received)
@@ -229,7 +229,7 @@ def test_results_in_any_order_with_any_document_are_matched_by_index(endpoint, s
 
 @pytest.mark.parametrize("surface", on())
 def test_ties_keep_the_order_that_came_in(endpoint, surface):
-    endpoint.answer = speak("cohere", score=lambda query, document: 0.5)
+    endpoint.answer = serve_dialect("cohere", score=lambda query, document: 0.5)
     with client(endpoint.url) as backend:
         assert TEXTS == [text for text, *_ in surface.ask(backend)]
 
@@ -237,7 +237,7 @@ def test_ties_keep_the_order_that_came_in(endpoint, surface):
 @pytest.mark.parametrize("surface", on(modes=["sync"]))
 def test_a_kept_connection_that_died_is_not_noticed(endpoint, surface):
     """It is replaced once, without a retry: the client here has none."""
-    right, seen = speak("cohere"), set()
+    right, seen = serve_dialect("cohere"), set()
 
     def dies_when_used_again(received):
         def write(handler):

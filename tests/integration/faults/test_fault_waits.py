@@ -7,7 +7,7 @@ from email.utils import format_datetime
 import pytest
 
 from rerank_plugins import BackendOverloaded
-from rerank_plugins.testing import Answer, in_turn, speak
+from rerank_plugins.testing import FakeResponse, in_turn, serve_dialect
 from tests.integration.faults.surfaces import RANKED, TEXTS, client
 from tests.integration.faults.surfaces import surfaces as on
 
@@ -27,7 +27,7 @@ YEAR = 365 * 86_400
 @pytest.mark.parametrize("case", AT_ONCE)
 def test_nothing_to_wait_for_is_no_wait(endpoint, surface, status, case):
     headers = {"Retry-After": AT_ONCE[case]} if AT_ONCE[case] else {}
-    endpoint.answer = in_turn(Answer(b"", status, headers), speak("cohere"))
+    endpoint.answer = in_turn(FakeResponse(b"", status, headers), serve_dialect("cohere"))
     with client(endpoint.url) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
@@ -38,7 +38,7 @@ def test_nothing_to_wait_for_is_no_wait(endpoint, surface, status, case):
 @pytest.mark.parametrize("header", ["Retry-After", "Retry-After-Ms"])
 def test_a_wait_that_fits_is_kept(endpoint, surface, header):
     wait = {"Retry-After": "0.3", "Retry-After-Ms": "300"}[header]
-    endpoint.answer = in_turn(Answer(b"", 503, {header: wait}), speak("cohere"))
+    endpoint.answer = in_turn(FakeResponse(b"", 503, {header: wait}), serve_dialect("cohere"))
     with client(endpoint.url) as backend:
         began = time.monotonic()
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
@@ -52,7 +52,7 @@ def test_a_wait_that_fits_is_kept(endpoint, surface, header):
 def test_a_wait_that_does_not_fit_is_told_at_once(endpoint, surface, form):
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=YEAR), usegmt=True)
     wait = date if form == "date" else str(YEAR)
-    endpoint.answer = Answer(b"", 429, {"Retry-After": wait})
+    endpoint.answer = FakeResponse(b"", 429, {"Retry-After": wait})
     with client(endpoint.url, deadline=20.0) as backend:
         began = time.monotonic()
         with pytest.raises(BackendOverloaded) as caught:
@@ -65,7 +65,7 @@ def test_a_wait_that_does_not_fit_is_told_at_once(endpoint, surface, form):
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
 def test_the_original_order_comes_at_once_too(endpoint, surface):
-    endpoint.answer = Answer(b"", 429, {"Retry-After": str(YEAR)})
+    endpoint.answer = FakeResponse(b"", 429, {"Retry-After": str(YEAR)})
     with client(endpoint.url) as backend:
         kept = surface.ask(backend, on_error="original_order")
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from rerank_plugins import BackendRejected, BackendTimeout, BackendUnavailable, load_backend
-from rerank_plugins.testing import Delay, Endpoint, Proxy, silence, speak, word_overlap
+from rerank_plugins.testing import Delay, FakeServer, Proxy, serve_dialect, silence, word_overlap
 from tests.support.ports import free_port
 
 QUERY = "where does the giant panda live?"
@@ -88,8 +88,8 @@ GATEWAYS = {
 def lines():
     """Two healthy servers, each behind a line that can be cut."""
     with (
-        Endpoint(speak("cohere")) as one,
-        Endpoint(speak("cohere")) as other,
+        FakeServer(serve_dialect("cohere")) as one,
+        FakeServer(serve_dialect("cohere")) as other,
         Proxy(one.url) as first,
         Proxy(other.url) as second,
     ):
@@ -106,7 +106,7 @@ def gateway(request, lines, tmp_path):
         missing(f"needs {request.param}, as in: apt-get install {package}")
     port = free_port()
     first, second = (line.port for line in lines)
-    with Endpoint(silence) as slow:
+    with FakeServer(silence) as slow:
         ports = {"port": port, "first": first, "second": second, "slow": slow.url.split(":")[-1]}
         config = tmp_path / "gateway.conf"
         config.write_text(template.format(folder=tmp_path, **ports))

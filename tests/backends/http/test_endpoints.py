@@ -29,7 +29,7 @@ from rerank_plugins import (
 from rerank_plugins.backends.http import endpoints as _endpoints
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.endpoints import Endpoints
-from rerank_plugins.backends.http.endpoints import FakeServer as Server
+from rerank_plugins.backends.http.endpoints import Endpoint as Server
 from rerank_plugins.hooks import BreakerChanged, CallStarted
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import (

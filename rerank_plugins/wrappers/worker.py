@@ -33,7 +33,7 @@ _TICK = 1.0
 _CODE = """\
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from rerank_plugins.wrappers._child import _work
+from rerank_plugins.wrappers.worker import _work
 _work()
 """
 """What the process runs. `multiprocessing` would run the main module of this process once more."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from rerank_plugins._internal.rank_statistics import percentile
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.evaluation.percentile import percentile
 
 __all__ = ["WARM_UP", "Speed", "compare_speed"]
 

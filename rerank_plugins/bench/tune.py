@@ -15,11 +15,11 @@ from operator import truediv
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
+from rerank_plugins._internal.rank_statistics import kendall_tau
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.speed import compare_speed
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.errors import BackendError, ConfigError, MissingDependencyError, RerankError
-from rerank_plugins.evaluation.agreement import kendall_tau
 from rerank_plugins.spec import load_backend
 
 __all__ = ["SAME", "Trial", "Tuning", "tune"]

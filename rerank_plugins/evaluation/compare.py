@@ -8,11 +8,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from rerank_plugins._internal.display import excerpt, short_name
+from rerank_plugins._internal.rank_statistics import kendall_tau
 from rerank_plugins.backend import Document, Scale, check_cut
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation._bump_chart import as_chart, as_page
 from rerank_plugins.evaluation._side_by_side import as_tables
-from rerank_plugins.evaluation.agreement import kendall_tau, rank_biased_overlap
+from rerank_plugins.evaluation.agreement import rank_biased_overlap
 from rerank_plugins.evaluation.labels import labelled
 from rerank_plugins.result import RerankResult, rerank
 from rerank_plugins.spec import BackendSpec

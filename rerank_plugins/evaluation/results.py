@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rerank_plugins._internal.rank_statistics import percentile
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.metrics import metric_name
-from rerank_plugins.evaluation.percentile import percentile
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.evaluation.statistics import Estimate
 

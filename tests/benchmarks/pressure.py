@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins.evaluation.percentile import percentile
+from rerank_plugins._internal.rank_statistics import percentile
 from tests.benchmarks.flatness import slope
 from tests.benchmarks.generator import Load, Reply, generate
 from tests.benchmarks.stub import Batch, batches

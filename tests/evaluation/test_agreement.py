@@ -1,46 +1,11 @@
 """How alike two orders are, held against what others compute."""
 
-import math
 import random
 
 import pytest
 
 from rerank_plugins import ConfigError
-from rerank_plugins.evaluation.agreement import kendall_tau, rank_biased_overlap
-
-
-def drawn_scores(seed):
-    """Two lists of scores with many ties."""
-    drawn = random.Random(seed)
-    count, values = drawn.randint(2, 60), drawn.randint(2, 30)
-    return [[float(drawn.randrange(values)) for _ in range(count)] for _ in range(2)]
-
-
-def test_tau_equals_scipys_on_random_scores_with_ties():
-    stats = pytest.importorskip("scipy.stats", reason="comes with the extra `local`")
-    defined = 0
-    for seed in range(300):
-        one, other = drawn_scores(seed)
-        tau = kendall_tau(one, other)
-        expected = stats.kendalltau(one, other).statistic
-        if tau is None:
-            assert math.isnan(expected)
-        else:
-            defined += 1
-            assert expected == pytest.approx(tau, abs=1e-12)
-
-    assert 250 < defined
-
-
-def test_tau_of_equal_and_opposite_orders():
-    assert 1.0 == kendall_tau([3.0, 1.0, 2.0], [0.3, 0.1, 0.2])
-    assert -1.0 == kendall_tau([3.0, 1.0, 2.0], [1.0, 3.0, 2.0])
-
-
-@pytest.mark.parametrize(("one", "other"), [([], []), ([1.0], [2.0]), ([1.0, 1.0], [1.0, 2.0])])
-def test_tau_is_none_where_it_is_not_defined(one, other):
-    assert None is kendall_tau(one, other)
-
+from rerank_plugins.evaluation.agreement import rank_biased_overlap
 
 # Computed by `RankingSimilarity(range(n), order).rbo_ext(p)` of the package rbo 0.1.3, which needs
 # an old NumPy and so can't be installed beside us.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from time import monotonic
-from typing import Literal, TypeAlias
 
-from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.circuit import CircuitBreaker
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
 from rerank_plugins.hooks import BreakerChanged
@@ -14,8 +12,6 @@ from rerank_plugins.hooks._dispatch import dispatcher
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
 
 __all__ = ["CircuitBreakingBackend"]
-
-State: TypeAlias = Literal["closed", "half_open", "open"]
 
 
 class CircuitBreakingBackend(WrapperBackend):
@@ -27,7 +23,8 @@ class CircuitBreakingBackend(WrapperBackend):
     the next cooldown begins. Threads, tasks and event loops share the count.
 
     Refusals of the caller's input or key, and cancelled calls, say nothing about the backend and
-    count neither way.
+    don't count. Neither does the result of a call that began before the circuit last opened or
+    closed.
 
     Args:
         wrapped: the backend that scores.
@@ -48,28 +45,41 @@ class CircuitBreakingBackend(WrapperBackend):
             raise ConfigError(f"`cooldown` must be a number of seconds above 0, not {cooldown!r}")
         self._failures = failures
         self._cooldown = cooldown
-        self._circuit = _Circuit(failures, cooldown)
-        self._told = ""
+        self._circuit = CircuitBreaker(failures=failures, cooldown=cooldown)
+        self._last_state = ""
+        """The state of the last event."""
 
     def flow(self, requests: Requests) -> Flow:
-        period = self._circuit.enter()
-        works: bool | None = None
+        permit = self._circuit.try_enter()
+        if permit is None:
+            raise self._refusal()
         try:
-            self._tell_state()
+            self._emit_state()
             scores: list[list[float]] = yield Call(self.wrapped, requests)
-            works = True
+            permit.succeed()
         except (BackendUnavailable, InvalidResponse):
-            works = False
+            permit.fail()
             raise
         finally:
-            self._circuit.leave(period, works)
-            self._tell_state()
+            permit.release()
+            self._emit_state()
         return scores
 
-    def _tell_state(self) -> None:
-        if (told := dispatcher()) is not None and self._told != (state := self._circuit.state()):
-            self._told = state
-            told(BreakerChanged(_endpoint(self.wrapped), state))
+    def _refusal(self) -> BackendUnavailable:
+        seconds = self._circuit.retry_after
+        if not seconds:
+            return BackendUnavailable("the backend failed too often; one call is probing it now")
+        return BackendUnavailable(
+            f"the backend failed {self._failures} times in a row or more; the next call goes "
+            f"through in {seconds:.3g} s",
+            retry_after=seconds,
+        )
+
+    def _emit_state(self) -> None:
+        state = self._circuit.state
+        if (emit := dispatcher()) is not None and self._last_state != state:
+            self._last_state = state
+            emit(BreakerChanged(_endpoint(self.wrapped), state))
 
 
 def _endpoint(backend: Backend) -> str:
@@ -77,55 +87,3 @@ def _endpoint(backend: Backend) -> str:
     while isinstance(backend, WrapperBackend):
         backend = backend.wrapped
     return str(getattr(backend, "endpoint", type(backend).__name__))
-
-
-class _Circuit:
-    """Closed: calls pass. Open: none does. Half-open: one does, whose end decides."""
-
-    def __init__(self, failures: int, cooldown: float) -> None:
-        self._failures = failures
-        self._cooldown = cooldown
-        self._lock = ForkSafeLock()
-        self._failed = 0
-        self._open_until: float | None = None
-        self._probing = False
-        self._period = 0
-        """Counts openings and closings; what a call of an earlier period found is old news."""
-
-    def enter(self) -> int:
-        """Let a call pass, and return the period it belongs to."""
-        with self._lock:
-            if self._open_until is not None:
-                left = self._open_until - monotonic()
-                if left > 0:
-                    raise BackendUnavailable(
-                        f"failed {self._failures} times in a row or more: not asked for another "
-                        f"{left:.3g} s",
-                        retry_after=left,
-                    )
-                if self._probing:
-                    raise BackendUnavailable("failed too often: one call is trying it out now")
-                self._probing = True
-            return self._period
-
-    def state(self) -> State:
-        if self._open_until is None:
-            return "closed"
-        return "half_open" if self._probing else "open"
-
-    def leave(self, period: int, works: bool | None) -> None:  # noqa: FBT001  # three outcomes
-        """Note how a call ended; None says nothing about the backend."""
-        with self._lock:
-            if period != self._period:
-                return
-            probing, self._probing = self._probing, False
-            if works is None:
-                return
-            self._failed = 0 if works else self._failed + 1
-            if works and probing:
-                self._open_until = None
-                self._period += 1
-            elif not works and (probing or self._failed >= self._failures):
-                self._open_until = monotonic() + self._cooldown
-                self._failed = 0
-                self._period += 1

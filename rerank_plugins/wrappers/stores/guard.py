@@ -1,4 +1,4 @@
-"""Calls to something that may be broken, which must not slow its users down."""
+"""Calls to a store that may be broken, which must not slow its users down."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from rerank_plugins._internal.circuit import CircuitBreaker
 
 __all__ = ["Guard"]
 
@@ -15,15 +17,12 @@ Result = TypeVar("Result")
 
 
 class Guard:
-    """Swallows expected errors; after one, leaves the thing alone for a while.
-
-    When the pause is over, one caller tries; the others go without until that worked. Needs no
-    lock: at worst two callers try.
+    """Catches the expected errors of a store, and leaves it alone for a while after each.
 
     Args:
-        what: what to call the thing in the log.
+        what: what the log calls the store, or the use of it that may fail.
         expected: the errors that mean it is broken.
-        pause: seconds without a call after an error.
+        pause: seconds without a call after an error; then one caller tries.
         clock: gives the time in seconds; monotonic.
     """
 
@@ -38,37 +37,33 @@ class Guard:
         self._what = what
         self._expected = expected
         self._pause = pause
-        self._clock = clock
-        self._paused_until: float | None = None
+        self._circuit = CircuitBreaker(cooldown=pause, clock=clock)
         self.errors = 0
-        """How many calls failed; those left out are not counted."""
+        """How many calls failed; calls that were not made don't count."""
 
     def call(self, function: Callable[[], Result], otherwise: Result) -> Result:
-        """Return what `function` returns, or `otherwise` if it fails or is left out."""
-        paused_until = self._paused_until
-        if paused_until is not None:
-            now = self._clock()
-            if now < paused_until:
-                return otherwise
-            self._paused_until = now + self._pause  # this caller tries, the others don't
+        """Return what `function` returns, or `otherwise` if it fails or is not called."""
+        was_closed = self._circuit.state == "closed"
+        permit = self._circuit.try_enter()
+        if permit is None:
+            return otherwise
         try:
             result = function()
-        except self._expected as exc:
-            self._note(exc, first=paused_until is None)
+        except self._expected as error:
+            self.errors += 1
+            if permit.fail() and was_closed:
+                self._warn(error)
             return otherwise
-        if paused_until is not None:
-            self._paused_until = None
+        finally:
+            permit.release()
+        if permit.succeed():
             _log.info("%s works again", self._what)
         return result
 
-    def _note(self, exc: Exception, *, first: bool) -> None:
-        self.errors += 1
-        if first and self._paused_until is None:
-            _log.warning(
-                "%s failed (%s); scores are not cached there until it works again, "
-                "which is tried every %g s",
-                self._what,
-                type(exc).__name__,  # its text may repeat what was sent
-                self._pause,
-            )
-        self._paused_until = self._clock() + self._pause
+    def _warn(self, error: Exception) -> None:
+        _log.warning(
+            "%s failed (%s); the cache does without it and tries it again every %g s",
+            self._what,
+            type(error).__name__,  # its text may repeat what was sent
+            self._pause,
+        )

@@ -23,10 +23,10 @@ def ask(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[FakeServer]:
+def fake_server() -> Iterator[FakeServer]:
     """A server that speaks TEI's protocol."""
-    with FakeServer(serve_dialect("tei")) as endpoint:
-        yield endpoint
+    with FakeServer(serve_dialect("tei")) as fake_server:
+        yield fake_server
 
 
 @pytest.fixture(scope="session")

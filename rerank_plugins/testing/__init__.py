@@ -4,8 +4,8 @@
 |---|---|
 | code that uses a backend | `FakeBackend`, `FailingBackend` |
 | a backend of your own | `BackendContract` |
-| what happens when a server fails | `FakeServer` with `serve_dialect()`, `faults()` or an answer of yours |
-| what happens when the network fails | `Proxy` in front of an `FakeServer` or of a real server |
+| what happens when a server fails | `FakeServer` with `serve_dialect()` or `faults()` |
+| what happens when the network fails | `Proxy` in front of a `FakeServer` or of a real server |
 
 All of it is the standard library, on the loopback interface.
 """
@@ -20,13 +20,13 @@ from rerank_plugins.testing.fake_server import (
     in_turn,
 )
 from rerank_plugins.testing.faults import (
+    corrupt,
     cut_short,
     drip,
     faults,
     hang_up,
     reset,
     silence,
-    spoil,
 )
 from rerank_plugins.testing.protocols import serve_dialect
 from rerank_plugins.testing.proxy import (
@@ -57,6 +57,7 @@ __all__ = [
     "Received",
     "Reset",
     "bad_requests",
+    "corrupt",
     "cut_short",
     "drip",
     "faults",
@@ -65,6 +66,5 @@ __all__ = [
     "reset",
     "serve_dialect",
     "silence",
-    "spoil",
     "word_overlap",
 ]

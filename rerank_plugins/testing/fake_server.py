@@ -1,4 +1,4 @@
-"""A real HTTP server in this process that does as it is told."""
+"""A real HTTP server in this process whose responses a test sets."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: Any
-    """The parsed JSON; None if it was none."""
+    """The parsed JSON; None if the body was not JSON."""
     size: int
     """Bytes of the body."""
 
 
 @dataclass(frozen=True)
 class FakeResponse:
-    """A reply that is HTTP at least."""
+    """An HTTP response with any body, status and headers."""
 
     body: Any = b""
     """Sent as it is if it is bytes, else as JSON."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Besides `Content-Type` and `Content-Length`; a length given here is told instead."""
+    """Besides `Content-Type` and `Content-Length`; one given here replaces it."""
     content_type: str | None = "application/json"
-    """None: not told."""
+    """None sends no `Content-Type`."""
 
     def send(self, handler: BaseHTTPRequestHandler) -> None:
-        """Write the reply to the connection of `handler`."""
+        """Write the response to the connection of `handler`."""
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
         handler.send_response_only(self.status)
         if self.content_type is not None:
@@ -57,14 +57,15 @@ Writer: TypeAlias = Callable[[BaseHTTPRequestHandler], None]
 """Writes what it likes to `handler.wfile`; may set `handler.close_connection`."""
 
 Behaviour: TypeAlias = FakeResponse | Callable[[Received], FakeResponse | Writer]
-"""What an endpoint does: one answer to all, or what makes an answer, or a writer, of a request."""
+"""What a server does: one response to all requests, or a function of the request that returns a
+response or a writer."""
 
 
 def in_turn(*behaviours: Behaviour) -> Behaviour:
-    """Behave in these ways, one request each; the last stays.
+    """Behave in these ways, one request each; the last one repeats.
 
     Raises:
-        ValueError: there are none.
+        ValueError: `behaviours` is empty.
     """
     if not behaviours:
         raise ValueError("`in_turn` needs at least one behaviour")
@@ -82,23 +83,23 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
 class FakeServer:
     """A server on the loopback interface, for a `with` statement.
 
-    Each connection has its own thread, and requests are answered as they come, so `answer` may
-    block. Leaving the block ends all connections.
+    Each connection has its own thread, so `response` may block. Leaving the block ends all
+    connections.
 
     Args:
-        answer: what to do; may be replaced at any time. Where it is or returns something else
-            than it may, or raises an error, the client gets status 500 with what is wrong.
-        tls: makes it speak https.
+        response: what to do with each request; may be replaced at any time. If it raises, or is
+            or returns anything but a `Behaviour`, the client gets status 500 with the reason.
+        tls: serves https with this context.
     """
 
-    def __init__(self, answer: Behaviour, *, tls: ssl.SSLContext | None = None) -> None:
-        self.answer = answer
+    def __init__(self, response: Behaviour, *, tls: ssl.SSLContext | None = None) -> None:
+        self.response = response
         """What to do with the next request."""
         self.requests: list[Received] = []
         """Every request, oldest first."""
-        self.at_work = 0
+        self.in_flight = 0
         """Requests that are being answered."""
-        self.most_at_work = 0
+        self.max_in_flight = 0
         """The most requests that were being answered at one time."""
         self.connections = 0
         """Connections accepted so far."""
@@ -136,34 +137,34 @@ class FakeServer:
             return self._lock.wait_for(lambda: len(self.requests) >= count, seconds)
 
     def opened(self, connection: socket.socket) -> None:
-        """Note that a connection begins."""
+        """Count a connection that opens."""
         with self._lock:
             self.connections += 1
             self._open.add(connection)
 
     def closed(self, connection: socket.socket) -> None:
-        """Note that a connection ended."""
+        """Count a connection that closes."""
         with self._lock:
             self._open.discard(connection)
             self._lock.notify_all()
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
-        """Read a request and do what `answer` says."""
+        """Read a request and do what `response` says."""
         size = int(handler.headers.get("Content-Length") or 0)
         body = _parsed(handler.rfile.read(size))
         received = Received(handler.command, handler.path, dict(handler.headers), body, size)
         with self._lock:
             self.requests.append(received)
-            self.at_work += 1
-            self.most_at_work = max(self.most_at_work, self.at_work)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
             self._lock.notify_all()
         try:
-            answer = _answer(self.answer, received)
-            write = answer.send if isinstance(answer, FakeResponse) else answer
+            response = _respond(self.response, received)
+            write = response.send if isinstance(response, FakeResponse) else response
             write(handler)
         finally:
             with self._lock:
-                self.at_work -= 1
+                self.in_flight -= 1
 
 
 def _parsed(content: bytes) -> Any:
@@ -173,21 +174,22 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
-def _answer(behaviour: Behaviour, received: Received) -> FakeResponse | Writer:
-    """Do what a test says; tell the client of a mistake in it, not of a lost connection."""
-    found: object = behaviour
+def _respond(behaviour: Behaviour, received: Received) -> FakeResponse | Writer:
+    """Return what to send; a mistake in a test's behaviour becomes a status 500 that names it."""
+    response: object = behaviour
     try:
         if callable(behaviour):
-            found = behaviour(received)
+            response = behaviour(received)
     except Exception as error:  # noqa: BLE001  # of the test that wrote it
         return _mistake(f"raised {type(error).__name__}: {error}")
-    if isinstance(found, FakeResponse) or callable(found):
-        return found
-    return _mistake(f"{'is' if found is behaviour else 'returned'} a `{type(found).__name__}`")
+    if isinstance(response, FakeResponse) or callable(response):
+        return response
+    verb = "is" if response is behaviour else "returned"
+    return _mistake(f"{verb} a `{type(response).__name__}`")
 
 
 def _mistake(what: str) -> FakeResponse:
-    return FakeResponse({"error": f"`answer` {what}"}, 500)
+    return FakeResponse({"error": f"`response` {what}"}, 500)
 
 
 class _Server(ThreadingHTTPServer):
@@ -195,16 +197,16 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 1024
 
-    def __init__(self, endpoint: FakeServer) -> None:
-        self.endpoint = endpoint
+    def __init__(self, fake_server: FakeServer) -> None:
+        self.fake_server = fake_server
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        self.endpoint.opened(request)
+        self.fake_server.opened(request)
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.endpoint.closed(request)
+            self.fake_server.closed(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients that hang up are part of the tests."""
@@ -215,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        self.server.endpoint.serve(self)  # type: ignore[attr-defined]  # ours, see `_Server`
+        self.server.fake_server.serve(self)  # type: ignore[attr-defined]  # ours, see `_Server`
 
     do_GET = do_POST  # noqa: N815  # the name that the base class calls
 

@@ -1,4 +1,8 @@
-"""The protocols that rerank servers serve_dialect, as an `FakeServer` answers in them."""
+"""What each kind of rerank server answers, for a `FakeServer`.
+
+Written from the servers' own documents, not from `backends/http/dialects.py`: a second opinion,
+so that a mistake in a dialect fails a test instead of agreeing with itself.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,21 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from rerank_plugins.testing.doubles import word_overlap
-from rerank_plugins.testing.fake_server import Behaviour, FakeResponse, Received
+from rerank_plugins.testing.fake_server import FakeResponse, Received
 
 __all__ = ["serve_dialect"]
 
 _Score: TypeAlias = Callable[[str, str], float]
-_Speaker: TypeAlias = Callable[[Any, _Score], FakeResponse]
+_Protocol: TypeAlias = Callable[[Any, _Score], FakeResponse]
 
 
-def serve_dialect(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
-    """Return a server of this dialect, as strict as the strictest of its kind.
+def serve_dialect(
+    dialect: str, *, score: _Score = word_overlap
+) -> Callable[[Received], FakeResponse]:
+    """Behave like a server of this dialect, as strict as the strictest of its kind.
 
-    It refuses other methods than POST, unknown fields, null, empty texts and too many documents,
-    and gives scores on the scale of the dialect, best first.
+    It refuses other methods than POST, unknown fields, null, empty texts and too many documents.
+    It sends scores on the scale of the dialect, best first.
 
     Args:
         dialect: the kind of a remote backend, such as `"tei"`.
@@ -29,20 +35,20 @@ def serve_dialect(dialect: str, *, score: _Score = word_overlap) -> Behaviour:
     Raises:
         ValueError: there is no such dialect.
     """
-    if dialect not in _SPEAKERS:
-        raise ValueError(f"no dialect {dialect!r}; valid: {', '.join(_SPEAKERS)}")
+    if dialect not in _PROTOCOLS:
+        raise ValueError(f"no dialect {dialect!r}; valid: {', '.join(_PROTOCOLS)}")
 
     def behave(received: Received) -> FakeResponse:
         if received.method != "POST":
             return FakeResponse(
                 {"error": f"{received.method} is not allowed"}, 405, {"Allow": "POST"}
             )
-        return _SPEAKERS[dialect](received.body, score)
+        return _PROTOCOLS[dialect](received.body, score)
 
     return behave
 
 
-def _speaker(
+def _protocol(
     *,
     documents: str = "documents",
     results: str | None = "results",
@@ -50,8 +56,8 @@ def _speaker(
     limit: int | None = None,
     fields: frozenset[str] = frozenset({"model", "query", "documents"}),
     logits: bool = False,
-) -> _Speaker:
-    def answer(body: Any, score: _Score) -> FakeResponse:
+) -> _Protocol:
+    def respond(body: Any, score: _Score) -> FakeResponse:
         if body.keys() - fields or None in body.values():
             return FakeResponse(
                 {"detail": f"unexpected fields: {sorted(body.keys() - fields)}"}, 400
@@ -70,7 +76,7 @@ def _speaker(
         items.sort(key=lambda item: item[number], reverse=True)
         return FakeResponse(items if results is None else {results: items})
 
-    return answer
+    return respond
 
 
 def _logit(probability: float) -> float:
@@ -81,18 +87,18 @@ def _logit(probability: float) -> float:
 def _dashscope(body: Any, score: _Score) -> FakeResponse:
     if body.keys() - {"model", "input", "parameters"}:
         return FakeResponse({"code": "InvalidParameter", "message": "unexpected fields"}, 400)
-    inner = _speaker(limit=500)({"model": body["model"], **body["input"]}, score)
-    return FakeResponse({"output": inner.body, "request_id": "1"}, inner.status)
+    response = _protocol(limit=500)({"model": body["model"], **body["input"]}, score)
+    return FakeResponse({"output": response.body, "request_id": "1"}, response.status)
 
 
 _COHERE = frozenset({"model", "query", "documents"})
-_SPEAKERS: dict[str, _Speaker] = {
-    "cohere": _speaker(limit=1000),
+_PROTOCOLS: dict[str, _Protocol] = {
+    "cohere": _protocol(limit=1000),
     "dashscope": _dashscope,
-    "infinity": _speaker(limit=2048, fields=_COHERE | {"raw_scores"}),
-    "jina": _speaker(),
-    "llamacpp": _speaker(logits=True),
-    "nim": _speaker(
+    "infinity": _protocol(limit=2048, fields=_COHERE | {"raw_scores"}),
+    "jina": _protocol(),
+    "llamacpp": _protocol(logits=True),
+    "nim": _protocol(
         documents="passages",
         results="rankings",
         number="logit",
@@ -100,15 +106,15 @@ _SPEAKERS: dict[str, _Speaker] = {
         fields=frozenset({"model", "query", "passages", "truncate"}),
         logits=True,
     ),
-    "siliconflow": _speaker(fields=_COHERE | {"instruction"}),
-    "tei": _speaker(
+    "siliconflow": _protocol(fields=_COHERE | {"instruction"}),
+    "tei": _protocol(
         documents="texts",
         results=None,
         number="score",
         limit=32,
         fields=frozenset({"query", "texts", "truncate", "raw_scores"}),
     ),
-    "vllm": _speaker(fields=_COHERE | {"truncate_prompt_tokens", "instruction", "use_activation"}),
-    "voyage": _speaker(results="data", limit=1000, fields=_COHERE | {"truncation"}),
-    "xinference": _speaker(fields=_COHERE | {"kwargs"}),
+    "vllm": _protocol(fields=_COHERE | {"truncate_prompt_tokens", "instruction", "use_activation"}),
+    "voyage": _protocol(results="data", limit=1000, fields=_COHERE | {"truncation"}),
+    "xinference": _protocol(fields=_COHERE | {"kwargs"}),
 }

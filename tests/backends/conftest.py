@@ -28,9 +28,9 @@ def ask(request):
 
 
 @pytest.fixture
-def endpoint():
-    with FakeServer(FakeResponse(GOOD)) as endpoint:
-        yield endpoint
+def fake_server():
+    with FakeServer(FakeResponse(GOOD)) as fake_server:
+        yield fake_server
 
 
 @pytest.fixture

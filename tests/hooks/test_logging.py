@@ -42,9 +42,9 @@ def test_a_slow_call_is_a_warning(logged, ask):
     assert [("WARNING", "call")] == logged()
 
 
-def test_failures_are_warnings_and_repeats_are_not(logged, endpoint):
-    endpoint.answer = FakeResponse({"error": "busy"}, 429)
-    server = HTTPBackend(endpoint.url, dialect="tei")
+def test_failures_are_warnings_and_repeats_are_not(logged, fake_server):
+    fake_server.response = FakeResponse({"error": "busy"}, 429)
+    server = HTTPBackend(fake_server.url, dialect="tei")
     careful = CircuitBreakingBackend(
         RetryingBackend(server, attempts=2, initial_backoff=0.0), failures=1
     )
@@ -81,10 +81,10 @@ def test_it_pickles_with_its_options():
     assert 0.5 == pickle.loads(pickle.dumps(open_hook("logging?slow=0.5")))._slow
 
 
-def test_a_rejected_key_is_not_logged(logged, caplog, endpoint, monkeypatch):
+def test_a_rejected_key_is_not_logged(logged, caplog, fake_server, monkeypatch):
     monkeypatch.setenv("TEI_API_KEY", "sk-secret")
-    endpoint.answer = FakeResponse({"error": "busy sk-secret"}, 429)
-    backend = InstrumentedBackend(HTTPBackend(endpoint.url, dialect="tei"), hooks=["logging"])
+    fake_server.response = FakeResponse({"error": "busy sk-secret"}, 429)
+    backend = InstrumentedBackend(HTTPBackend(fake_server.url, dialect="tei"), hooks=["logging"])
     with backend, pytest.raises(BackendOverloaded):
         backend.score("secret text", ["a"])
 

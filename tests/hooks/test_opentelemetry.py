@@ -43,9 +43,9 @@ def instrumented(backend, provider, **options):
     )
 
 
-def test_a_call_is_a_span_named_by_the_conventions(spans, provider, endpoint, ask):
-    endpoint.answer = serve_dialect("vllm")
-    ask(instrumented(HTTPBackend(endpoint.url, dialect="vllm", model="bge"), provider))
+def test_a_call_is_a_span_named_by_the_conventions(spans, provider, fake_server, ask):
+    fake_server.response = serve_dialect("vllm")
+    ask(instrumented(HTTPBackend(fake_server.url, dialect="vllm", model="bge"), provider))
 
     attempt, call = spans.get_finished_spans()
     assert ("rerank bge", "INTERNAL") == (call.name, call.kind.name)
@@ -65,13 +65,15 @@ def test_a_call_is_a_span_named_by_the_conventions(spans, provider, endpoint, as
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "server.address": "127.0.0.1",
-        "server.port": int(endpoint.url.rpartition(":")[2]),
+        "server.port": int(fake_server.url.rpartition(":")[2]),
         "rerank.documents": 2,
     } == dict(attempt.attributes)
 
 
-def test_attempts_are_children_of_the_call_from_any_thread_or_task(spans, provider, endpoint, ask):
-    ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), provider), ["hi"] * 70)
+def test_attempts_are_children_of_the_call_from_any_thread_or_task(
+    spans, provider, fake_server, ask
+):
+    ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), provider), ["hi"] * 70)
 
     *attempts, call = spans.get_finished_spans()
     assert 3 == len(attempts)
@@ -89,18 +91,18 @@ def test_the_call_is_a_child_of_the_applications_span(spans, provider, ask):
     assert answer.parent is None
 
 
-def test_the_trace_goes_on_in_the_server(spans, provider, endpoint, ask):
-    ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), provider))
+def test_the_trace_goes_on_in_the_server(spans, provider, fake_server, ask):
+    ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), provider))
     attempt, _ = spans.get_finished_spans()
 
-    _, trace, span, _ = endpoint.requests[0].headers["traceparent"].split("-")
+    _, trace, span, _ = fake_server.requests[0].headers["traceparent"].split("-")
     assert (f"{attempt.context.trace_id:032x}", f"{attempt.context.span_id:016x}") == (trace, span)
 
 
-def test_failures_are_the_status_of_the_span(spans, provider, endpoint, ask):
-    endpoint.answer = FakeResponse({"error": "secret"}, 429)
+def test_failures_are_the_status_of_the_span(spans, provider, fake_server, ask):
+    fake_server.response = FakeResponse({"error": "secret"}, 429)
     with pytest.raises(BackendOverloaded):
-        ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), provider))
+        ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), provider))
 
     for span in spans.get_finished_spans():
         assert "overloaded" == span.attributes["error.type"]
@@ -123,8 +125,8 @@ def test_what_happens_inside_are_events_of_the_call(spans, provider, ask):
     assert "second" == call.attributes["rerank.scored_by"]
 
 
-def test_no_span_holds_a_text(spans, provider, endpoint, ask):
-    backend = CachedBackend(HTTPBackend(endpoint.url, dialect="tei"))
+def test_no_span_holds_a_text(spans, provider, fake_server, ask):
+    backend = CachedBackend(HTTPBackend(fake_server.url, dialect="tei"))
     ask(instrumented(backend, provider), ["secret document"])
 
     assert not [span for span in spans.get_finished_spans() if "secret" in span.to_json()]

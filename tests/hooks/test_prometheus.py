@@ -62,14 +62,14 @@ def test_durations_have_the_promised_buckets(registry, value):
     assert set(expected.split()) == uppers
 
 
-def test_attempts_and_retries_are_counted_exactly(registry, value, endpoint, ask):
+def test_attempts_and_retries_are_counted_exactly(registry, value, fake_server, ask):
     answers = iter([FakeResponse({"error": "busy"}, 429), FakeResponse({"error": "broken"}, 500)])
-    good = endpoint.answer
-    endpoint.answer = lambda received: next(answers, None) or good(received)
-    server = RetryingBackend(HTTPBackend(endpoint.url, dialect="tei"), initial_backoff=0.0)
+    good = fake_server.response
+    fake_server.response = lambda received: next(answers, None) or good(received)
+    server = RetryingBackend(HTTPBackend(fake_server.url, dialect="tei"), initial_backoff=0.0)
     ask(instrumented(server, registry))
 
-    host = endpoint.url.removeprefix("http://")
+    host = fake_server.url.removeprefix("http://")
     for outcome in ("overloaded", "unavailable", "ok"):
         assert 1 == value("rerank_client_attempts_total", endpoint=host, outcome=outcome)
         if outcome != "ok":

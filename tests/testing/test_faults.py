@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.testing import FakeResponse, FakeServer, faults, in_turn, serve_dialect, spoil
+from rerank_plugins.testing import FakeResponse, FakeServer, corrupt, faults, in_turn, serve_dialect
 from rerank_plugins.testing.faults import cut_short, drip, hang_up, reset, silence
 
 BODIES = {
@@ -21,16 +21,16 @@ BODIES = {
 COHERE = {"model": "m", "query": "q", "documents": ["a", "q"]}
 
 
-def post(endpoint, body=COHERE, timeout=10.0):
-    request = urllib.request.Request(endpoint.url, json.dumps(body).encode())
+def post(fake_server, body=COHERE, timeout=10.0):
+    request = urllib.request.Request(fake_server.url, json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=timeout) as reply:
         return json.load(reply)
 
 
 def test_an_endpoint_tells_what_it_was_asked():
-    with FakeServer(FakeResponse({"fine": True})) as endpoint:
-        assert {"fine": True} == post(endpoint, {"a": 1})
-        (received,) = endpoint.requests
+    with FakeServer(FakeResponse({"fine": True})) as fake_server:
+        assert {"fine": True} == post(fake_server, {"a": 1})
+        (received,) = fake_server.requests
 
     assert ("POST", "", {"a": 1}, 8) == (
         received.method,
@@ -41,36 +41,36 @@ def test_an_endpoint_tells_what_it_was_asked():
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("response", "expected"),
     [
         (
             lambda received: FakeResponse(received.body["texts"]),
-            "`answer` raised KeyError: 'texts'",
+            "`response` raised KeyError: 'texts'",
         ),
-        (lambda received: {"results": []}, "`answer` returned a `dict`"),
-        ({"results": []}, "`answer` is a `dict`"),
+        (lambda received: {"results": []}, "`response` returned a `dict`"),
+        ({"results": []}, "`response` is a `dict`"),
     ],
 )
-def test_a_mistake_in_a_behaviour_is_told_to_the_client(answer, told):
+def test_a_mistake_in_a_behaviour_is_sent_to_the_client(response, expected):
     """Where nothing came back, it would look like a fault of the network."""
-    with FakeServer(answer) as endpoint, pytest.raises(urllib.error.HTTPError) as caught:
-        post(endpoint)
+    with FakeServer(response) as fake_server, pytest.raises(urllib.error.HTTPError) as caught:
+        post(fake_server)
     with caught.value as reply:
         assert 500 == reply.code
-        assert told in json.load(reply)["error"]
+        assert expected in json.load(reply)["error"]
 
 
 def test_a_body_that_is_not_json_is_received_as_none():
-    with FakeServer(FakeResponse({"fine": True})) as endpoint:
-        with urllib.request.urlopen(endpoint.url, b"{", timeout=10) as reply:
+    with FakeServer(FakeResponse({"fine": True})) as fake_server:
+        with urllib.request.urlopen(fake_server.url, b"{", timeout=10) as reply:
             assert {"fine": True} == json.load(reply)
-        assert (None, 1) == (endpoint.requests[0].body, endpoint.requests[0].size)
+        assert (None, 1) == (fake_server.requests[0].body, fake_server.requests[0].size)
 
 
 def test_a_server_that_is_asked_in_another_way_says_so():
-    with FakeServer(serve_dialect("cohere")) as endpoint:
+    with FakeServer(serve_dialect("cohere")) as fake_server:
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(endpoint.url, timeout=10)
+            urllib.request.urlopen(fake_server.url, timeout=10)
         with caught.value as reply:
             assert 405 == reply.code
 
@@ -78,8 +78,8 @@ def test_a_server_that_is_asked_in_another_way_says_so():
 def test_behaviours_take_turns_and_the_last_stays():
     with FakeServer(
         in_turn(FakeResponse(1), lambda _: FakeResponse(2), FakeResponse(3))
-    ) as endpoint:
-        assert [1, 2, 3, 3] == [post(endpoint) for _ in range(4)]
+    ) as fake_server:
+        assert [1, 2, 3, 3] == [post(fake_server) for _ in range(4)]
 
 
 def test_no_turns_are_refused():
@@ -93,17 +93,17 @@ def test_an_unknown_dialect_is_refused():
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-def test_each_dialect_is_spoken_and_can_be_spoiled(dialect):
+def test_each_dialect_is_served_and_can_be_corrupted(dialect):
     def cut(results):
         del results[1:]
 
     body = BODIES.get(dialect, COHERE)
-    with FakeServer(serve_dialect(dialect)) as endpoint:
-        right = json.dumps(post(endpoint, body))
-        endpoint.answer = spoil(dialect, cut)
-        spoiled = json.dumps(post(endpoint, body))
+    with FakeServer(serve_dialect(dialect)) as fake_server:
+        right = json.dumps(post(fake_server, body))
+        fake_server.response = corrupt(dialect, cut)
+        corrupted = json.dumps(post(fake_server, body))
 
-    assert [2, 1] == [text.count('"index"') for text in (right, spoiled)]
+    assert [2, 1] == [text.count('"index"') for text in (right, corrupted)]
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
@@ -121,37 +121,37 @@ def test_each_fault_is_an_error_or_another_reply(name, dialect):
     body = json.dumps(BODIES.get(dialect, COHERE)).encode()
 
     def ask():
-        request = urllib.request.Request(endpoint.url, body)
+        request = urllib.request.Request(fake_server.url, body)
         with urllib.request.urlopen(request, timeout=10) as reply:
             kind, packing = reply.headers["Content-Type"], reply.headers["Content-Encoding"]
             return reply.status, kind, packing, reply.read()
 
-    with FakeServer(serve_dialect(dialect)) as endpoint:
+    with FakeServer(serve_dialect(dialect)) as fake_server:
         right = ask()
-        endpoint.answer = faults(dialect)[name]
+        fake_server.response = faults(dialect)[name]
         with contextlib.suppress(OSError, http.client.HTTPException):
             assert right != ask()
 
 
 @pytest.mark.parametrize("behaviour", [hang_up, reset, cut_short])
 def test_a_broken_connection_breaks(behaviour):
-    with FakeServer(behaviour) as endpoint, pytest.raises((OSError, http.client.HTTPException)):
-        post(endpoint)
+    with FakeServer(behaviour) as fake_server, pytest.raises((OSError, http.client.HTTPException)):
+        post(fake_server)
 
 
 def test_silence_lasts_until_the_client_hangs_up():
-    with FakeServer(silence) as endpoint:
+    with FakeServer(silence) as fake_server:
         with pytest.raises(OSError, match="timed out"):
-            post(endpoint, timeout=0.1)
+            post(fake_server, timeout=0.1)
 
-        assert endpoint.wait_until_idle()
+        assert fake_server.wait_until_idle()
 
 
 def test_a_drip_outlasts_a_limit_per_read():
     limit, pause, pieces = 1.0, 0.05, 30
 
-    with FakeServer(drip(pause)) as endpoint:
-        host = endpoint.url.removeprefix("http://")
+    with FakeServer(drip(pause)) as fake_server:
+        host = fake_server.url.removeprefix("http://")
         with contextlib.closing(http.client.HTTPConnection(host, timeout=limit)) as connection:
             started = time.monotonic()
             connection.request("POST", "/", b"{}")
@@ -163,10 +163,10 @@ def test_a_drip_outlasts_a_limit_per_read():
 
 def test_unexpected_requests_are_refused_as_the_strictest_server_does():
     with (
-        FakeServer(serve_dialect("cohere")) as endpoint,
+        FakeServer(serve_dialect("cohere")) as fake_server,
         pytest.raises(urllib.error.HTTPError) as caught,
     ):
-        post(endpoint, COHERE | {"top_n": None})
+        post(fake_server, COHERE | {"top_n": None})
 
     with caught.value:
         assert 400 == caught.value.status

@@ -98,9 +98,9 @@ def test_a_call_has_a_beginning_and_an_end(ask):
     assert 0 <= finished.seconds < 10
 
 
-def test_kind_and_model_are_those_of_the_configuration(endpoint):
-    endpoint.answer = serve_dialect("vllm")
-    backend = HTTPBackend(endpoint.url, dialect="vllm", model="bge")
+def test_kind_and_model_are_those_of_the_configuration(fake_server):
+    fake_server.response = serve_dialect("vllm")
+    backend = HTTPBackend(fake_server.url, dialect="vllm", model="bge")
     ears = Ears()
     with instrumented(RetryingBackend(backend), ears) as outer:
         outer.score_many([("q", ["a"]), ("q", ["b", "c"])])
@@ -179,38 +179,38 @@ def test_a_call_that_is_thrown_away_with_its_event_loop_is_told():
     assert ["cancelled"] == [event.outcome for event in ears.of(CallFinished)]
 
 
-def test_a_request_to_a_server_is_an_attempt(endpoint, ask):
+def test_a_request_to_a_server_is_an_attempt(fake_server, ask):
     ears = Ears()
-    ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears))
+    ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears))
 
     started, finished = ears.events[1:-1]
     assert isinstance(started, AttemptStarted)
-    assert (endpoint.url.removeprefix("http://"), 2) == (started.endpoint, started.documents)
+    assert (fake_server.url.removeprefix("http://"), 2) == (started.endpoint, started.documents)
     assert started is finished.started
     assert ("ok", 200) == (finished.outcome, finished.status_code)
 
 
-def test_a_failed_attempt_says_how_it_failed(endpoint, ask):
-    endpoint.answer = FakeResponse({"error": "busy"}, 429)
+def test_a_failed_attempt_says_how_it_failed(fake_server, ask):
+    fake_server.response = FakeResponse({"error": "busy"}, 429)
     ears = Ears()
     with pytest.raises(BackendOverloaded):
-        ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears))
+        ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears))
 
     (finished,) = ears.of(AttemptFinished)
     assert ("overloaded", 429) == (finished.outcome, finished.status_code)
 
 
-def test_attempts_of_all_parts_are_heard_whichever_thread_or_task_makes_them(endpoint, ask):
+def test_attempts_of_all_parts_are_heard_whichever_thread_or_task_makes_them(fake_server, ask):
     ears = Ears()
-    ask(instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears), ["hi"] * 70)
+    ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears), ["hi"] * 70)
 
     assert [6, 32, 32] == sorted(e.started.documents for e in ears.of(AttemptFinished))
     assert [(70, 3)] == [(event.documents, event.parts) for event in ears.of(Split)]
 
 
-def test_attempts_of_score_many_are_heard(endpoint):
+def test_attempts_of_score_many_are_heard(fake_server):
     ears = Ears()
-    with instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears) as backend:
+    with instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears) as backend:
         backend.score_many([(f"q{number}", ["a"]) for number in range(6)])
 
     assert 6 == len(ears.of(AttemptFinished))
@@ -218,15 +218,15 @@ def test_attempts_of_score_many_are_heard(endpoint):
 
 def test_cut_documents_are_told():
     ears = Ears()
-    with FakeServer(serve_dialect("infinity")) as endpoint:
-        instrumented(HTTPBackend(endpoint.url, dialect="infinity"), ears).score(
+    with FakeServer(serve_dialect("infinity")) as fake_server:
+        instrumented(HTTPBackend(fake_server.url, dialect="infinity"), ears).score(
             "q", ["a" * 130_000, "b"]
         )
 
     assert [Truncated(1)] == ears.of(Truncated)
 
 
-def test_headers_of_hooks_are_sent_but_replace_none_of_ours(endpoint, monkeypatch):
+def test_headers_of_hooks_are_sent_but_replace_none_of_ours(fake_server, monkeypatch):
     monkeypatch.setenv("TEI_API_KEY", "k")
 
     def hook(event):
@@ -234,10 +234,10 @@ def test_headers_of_hooks_are_sent_but_replace_none_of_ours(endpoint, monkeypatc
             event.headers["traceparent"] = "00-1-2-01"
             event.headers["authorization"] = "Bearer stolen"
 
-    with instrumented(HTTPBackend(endpoint.url, dialect="tei"), hook) as backend:
+    with instrumented(HTTPBackend(fake_server.url, dialect="tei"), hook) as backend:
         backend.score("q", ["a"])
 
-    headers = endpoint.requests[0].headers
+    headers = fake_server.requests[0].headers
     assert ("00-1-2-01", "Bearer k") == (headers["traceparent"], headers["Authorization"])
 
 
@@ -297,12 +297,12 @@ def test_a_lost_ranking_is_told_to_the_hooks_of_its_backend():
     assert FellBack("timeout", "original_order") == ears.events[-1]
 
 
-def test_events_hold_no_text(endpoint, ask):
+def test_events_hold_no_text(fake_server, ask):
     ears = Ears()
     chain = FallbackBackend(
         [
             RetryingBackend(FailingBackend(BackendUnavailable("secret")), initial_backoff=0.0),
-            CachedBackend(HTTPBackend(endpoint.url, dialect="tei")),
+            CachedBackend(HTTPBackend(fake_server.url, dialect="tei")),
         ]
     )
     ask(instrumented(chain, ears), ["secret document"])
@@ -325,9 +325,9 @@ def test_a_failing_hook_fails_no_call(ask, caplog, monkeypatch):
     assert "secret" not in caplog.text
 
 
-def test_a_hook_hears_an_attempt_once_where_two_backends_have_it(endpoint, ask):
+def test_a_hook_hears_an_attempt_once_where_two_backends_have_it(fake_server, ask):
     ears = Ears()
-    inner = instrumented(HTTPBackend(endpoint.url, dialect="tei"), ears, route="inner")
+    inner = instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears, route="inner")
     ask(instrumented(inner, ears, route="outer"))
 
     assert ["outer", "inner"] == [event.route for event in ears.of(CallStarted)]
@@ -350,10 +350,10 @@ def test_hooks_that_cant_be_hashed_hear_of_calls_each_for_itself(ask):
     assert (2, 2) == (one.events, other.events)
 
 
-def test_calls_side_by_side_are_kept_apart(endpoint):
+def test_calls_side_by_side_are_kept_apart(fake_server):
     """Tasks and threads tell only their own backend's hooks."""
     many = [Ears() for _ in range(8)]
-    backend = HTTPBackend(endpoint.url, dialect="tei")
+    backend = HTTPBackend(fake_server.url, dialect="tei")
 
     async def in_tasks():
         calls = [instrumented(backend, ears).ascore("q", ["a"] * 40) for ears in many]

@@ -409,30 +409,30 @@ def in_turn(*answers):
     ids=str,
 )
 def test_a_server_in_trouble_gets_another_try(ask, answer):
-    with FakeServer(in_turn(answer, GOOD)) as endpoint:
-        remote = HTTPBackend(endpoint.url, dialect="tei")
+    with FakeServer(in_turn(answer, GOOD)) as fake_server:
+        remote = HTTPBackend(fake_server.url, dialect="tei")
         with RetryingBackend(remote, initial_backoff=0.01) as backend:
             assert [0.9, 0.1] == ask(backend)
-        assert 2 == len(endpoint.requests)
+        assert 2 == len(fake_server.requests)
 
 
 @pytest.mark.parametrize("wait", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
 def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
-    with FakeServer(FakeResponse({"error": "busy"}, 429, {"Retry-After": wait})) as endpoint:
-        backend = RetryingBackend(HTTPBackend(endpoint.url, dialect="tei"))
+    with FakeServer(FakeResponse({"error": "busy"}, 429, {"Retry-After": wait})) as fake_server:
+        backend = RetryingBackend(HTTPBackend(fake_server.url, dialect="tei"))
         with pytest.raises(BackendOverloaded) as caught:
             ask(backend)
         backend.close()
 
         assert caught.value.retry_after > 3000
-        assert 1 == len(endpoint.requests)
+        assert 1 == len(fake_server.requests)
 
 
 def test_the_deadline_ends_an_attempt(ask):
     """Long before its own timeout, which would be the end of this test as well."""
 
-    with FakeServer(silence) as endpoint:
-        remote = HTTPBackend(endpoint.url, dialect="tei", timeout=1000.0)
+    with FakeServer(silence) as fake_server:
+        remote = HTTPBackend(fake_server.url, dialect="tei", timeout=1000.0)
         with pytest.raises(BackendTimeout), RetryingBackend(remote, deadline=0.2) as backend:
             ask(backend)
 

@@ -17,8 +17,8 @@ def results(*scores):
     return {"results": [{"index": i, "score": score} for i, score in enumerate(scores)]}
 
 
-def make(endpoint, dialect="xinference", **options):
+def make(fake_server, dialect="xinference", **options):
     if DIALECTS[dialect].needs_model:
         options.setdefault("model", "m")
-    base_url = None if "endpoints" in options else endpoint.url
+    base_url = None if "endpoints" in options else fake_server.url
     return HTTPBackend(base_url, dialect=dialect, **options)

@@ -92,16 +92,16 @@ def serving(pages):
 @pytest.mark.parametrize("dialect", OPEN)
 def test_open_servers_tell_their_models_and_limits(dialect):
     pages, facts = OPEN[dialect]
-    with serving(pages) as endpoint:
-        expected = ServerInfo(dialect=dialect, base_url=endpoint.url, **facts)
+    with serving(pages) as fake_server:
+        expected = ServerInfo(dialect=dialect, base_url=fake_server.url, **facts)
 
-        assert expected == probe(endpoint.url)
+        assert expected == probe(fake_server.url)
 
 
 @pytest.mark.parametrize("dialect", GUARDED)
 def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
-    with serving(GUARDED[dialect]) as endpoint:
-        info = probe(endpoint.url)
+    with serving(GUARDED[dialect]) as fake_server:
+        info = probe(fake_server.url)
 
     assert dialect == info.dialect
     assert () == info.models
@@ -110,48 +110,48 @@ def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
 
 def test_a_key_that_may_score_need_not_read_the_version():
     """Xinference 4.1 tells its version to administrators alone."""
-    with serving({"/v1/models": XINFERENCE, "/v1/cluster/version": REFUSED}) as endpoint:
-        info = probe(endpoint.url)
+    with serving({"/v1/models": XINFERENCE, "/v1/cluster/version": REFUSED}) as fake_server:
+        info = probe(fake_server.url)
 
     assert (("bge",), None, True) == (info.models, info.version, info.authorized)
 
 
 def test_llama_cpp_is_known_by_its_header():
     listing = FakeResponse({"data": []}, headers={"Server": "llama.cpp"})
-    with serving({"/v1/models": listing}) as endpoint:
-        assert "llamacpp" == probe(endpoint.url).dialect
+    with serving({"/v1/models": listing}) as fake_server:
+        assert "llamacpp" == probe(fake_server.url).dialect
 
 
 def test_a_server_without_models_is_known():
-    with serving({"/v1/models": {"data": []}, "/v1/cluster/auth": {"auth": False}}) as endpoint:
-        info = probe(endpoint.url)
+    with serving({"/v1/models": {"data": []}, "/v1/cluster/auth": {"auth": False}}) as fake_server:
+        info = probe(fake_server.url)
 
     assert ("xinference", (), True) == (info.dialect, info.models, info.authorized)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/rerank", "/rerank/"])
 def test_any_usual_url_of_a_server_will_do(path):
-    with serving(OPEN["xinference"][0]) as endpoint:
-        info = probe(endpoint.url + path)
+    with serving(OPEN["xinference"][0]) as fake_server:
+        info = probe(fake_server.url + path)
 
-        assert f"xinference+{endpoint.url}?model=bge" == info.spec
+        assert f"xinference+{fake_server.url}?model=bge" == info.spec
 
 
 def test_a_prefix_of_infinity_stays_in_the_url():
-    with serving({"/v1/models": INFINITY}) as endpoint:
-        assert f"infinity+{endpoint.url}/v1?model=bge" == probe(endpoint.url).spec
+    with serving({"/v1/models": INFINITY}) as fake_server:
+        assert f"infinity+{fake_server.url}/v1?model=bge" == probe(fake_server.url).spec
 
 
 def test_a_gateways_prefix_stays_in_the_url():
-    with serving({"/team/info": TEI}) as endpoint:
-        assert f"{endpoint.url}/team" == probe(f"{endpoint.url}/team").base_url
+    with serving({"/team/info": TEI}) as fake_server:
+        assert f"{fake_server.url}/team" == probe(f"{fake_server.url}/team").base_url
 
 
 def test_the_key_is_sent():
-    with serving(OPEN["tei"][0]) as endpoint:
-        probe(endpoint.url, api_key="sk-key")
+    with serving(OPEN["tei"][0]) as fake_server:
+        probe(fake_server.url, api_key="sk-key")
 
-        assert "Bearer sk-key" == endpoint.requests[0].headers["Authorization"]
+        assert "Bearer sk-key" == fake_server.requests[0].headers["Authorization"]
 
 
 @pytest.mark.parametrize("name", ["cohere", "dashscope", "jina", "siliconflow", "voyage"])
@@ -169,10 +169,10 @@ def test_vendors_are_known_by_their_host(name):
 
 def test_an_embedding_server_is_rejected_by_its_kind():
     with (
-        serving({"/info": TEI | {"model_type": {"embedding": {"pooling": "cls"}}}}) as endpoint,
+        serving({"/info": TEI | {"model_type": {"embedding": {"pooling": "cls"}}}}) as fake_server,
         pytest.raises(BackendRejected, match="serves embedding, not a reranker"),
     ):
-        probe(endpoint.url)
+        probe(fake_server.url)
 
 
 @pytest.mark.parametrize(
@@ -191,32 +191,32 @@ def test_an_embedding_server_is_rejected_by_its_kind():
 )
 def test_other_servers_are_rejected_with_advice(pages):
     with (
-        serving(pages) as endpoint,
+        serving(pages) as fake_server,
         pytest.raises(BackendRejected, match=r"no rerank server we know.*Kinds: cohere"),
     ):
-        probe(endpoint.url)
+        probe(fake_server.url)
 
 
 def test_a_ban_is_an_authentication_error():
     banned = FakeResponse({"detail": "Too many failed attempts. IP temporarily banned."}, 429)
     with (
-        serving({"/info": banned}) as endpoint,
+        serving({"/info": banned}) as fake_server,
         pytest.raises(AuthenticationError, match="banned"),
     ):
-        probe(endpoint.url)
+        probe(fake_server.url)
 
 
 def test_nobody_there_is_unavailable():
-    with serving({}) as endpoint:
-        url = endpoint.url
+    with serving({}) as fake_server:
+        url = fake_server.url
 
     with pytest.raises(BackendUnavailable):
         probe(url)
 
 
 def test_a_silent_server_times_out():
-    with FakeServer(silence) as endpoint, pytest.raises(BackendTimeout):
-        probe(endpoint.url, timeout=0.2)
+    with FakeServer(silence) as fake_server, pytest.raises(BackendTimeout):
+        probe(fake_server.url, timeout=0.2)
 
 
 def test_a_wrong_url_is_a_config_error():

@@ -28,8 +28,8 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.http import endpoints as _endpoints
 from rerank_plugins.backends.http.backend import HTTPBackend
-from rerank_plugins.backends.http.endpoints import Endpoints
 from rerank_plugins.backends.http.endpoints import Endpoint as Server
+from rerank_plugins.backends.http.endpoints import Endpoints
 from rerank_plugins.hooks import BreakerChanged, CallStarted
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import (
@@ -55,7 +55,7 @@ def three():
 
 
 def backend_of(endpoints, **options):
-    urls = [getattr(endpoint, "url", endpoint) for endpoint in endpoints]
+    urls = [getattr(fake_server, "url", fake_server) for fake_server in endpoints]
     return HTTPBackend(dialect="tei", endpoints=urls, **options)
 
 
@@ -325,7 +325,7 @@ def test_a_dead_server_costs_one_try(three, ask):
 
 @pytest.mark.parametrize("status", [424, 429, 500, 502, 503])
 def test_another_server_is_asked_when_one_fails(three, ask, status):
-    three[0].answer = FakeResponse({"error": "no"}, status)
+    three[0].response = FakeResponse({"error": "no"}, status)
     backend = backend_of(three[:2])
 
     assert [EXPECTED] * 8 == [ask(backend) for _ in range(8)]
@@ -333,17 +333,17 @@ def test_another_server_is_asked_when_one_fails(three, ask, status):
 
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_refusal_is_raised_at_once(three, ask, status):
-    for endpoint in three:
-        endpoint.answer = FakeResponse({"error": "no"}, status)
+    for fake_server in three:
+        fake_server.response = FakeResponse({"error": "no"}, status)
 
     with pytest.raises(BackendRejected):
         ask(backend_of(three))
 
-    assert 1 == sum(len(endpoint.requests) for endpoint in three)
+    assert 1 == sum(len(fake_server.requests) for fake_server in three)
 
 
 def test_a_silent_server_gets_half_of_the_time(three, ask):
-    three[0].answer = silence
+    three[0].response = silence
     backend = backend_of(three[:2], timeout=2.5)
     for _ in range(4):
         assert EXPECTED == ask(backend)
@@ -352,7 +352,7 @@ def test_a_silent_server_gets_half_of_the_time(three, ask):
 
 
 def test_each_part_finds_a_server_of_its_own(three, ask):
-    three[0].answer = FakeResponse({"error": "no"}, 500)
+    three[0].response = FakeResponse({"error": "no"}, 500)
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(320)]
 
     assert [word_overlap(QUERY, text) for text in documents] == ask(backend_of(three), documents)
@@ -372,7 +372,7 @@ def test_a_request_goes_to_three_servers_at_most(ask):
         with pytest.raises(BackendUnavailable):
             ask(backend_of(five))
 
-        assert 3 == sum(len(endpoint.requests) for endpoint in five)
+        assert 3 == sum(len(fake_server.requests) for fake_server in five)
 
 
 def test_many_threads_share_the_servers(three):
@@ -382,12 +382,12 @@ def test_many_threads_share_the_servers(three):
 
     assert [EXPECTED] * 300 == found
     assert [0, 0, 0] == in_flight
-    assert min(len(endpoint.requests) for endpoint in three) > 50
+    assert min(len(fake_server.requests) for fake_server in three) > 50
 
 
 def test_cancelled_calls_are_not_in_flight_any_more(three):
-    for endpoint in three:
-        endpoint.answer = silence
+    for fake_server in three:
+        fake_server.response = silence
 
     async def cancel():
         async with backend_of(three) as backend:
@@ -410,8 +410,8 @@ SERVER = """
 import sys, time
 from rerank_plugins.testing import FakeServer, serve_dialect
 answer = serve_dialect("tei")
-with FakeServer(lambda received: (time.sleep(0.002), answer(received))[1]) as endpoint:
-    print(endpoint.url, flush=True)
+with FakeServer(lambda received: (time.sleep(0.002), answer(received))[1]) as fake_server:
+    print(fake_server.url, flush=True)
     sys.stdin.read()
 """
 
@@ -494,7 +494,7 @@ def test_a_server_comes_back_by_itself(processes):
 
 
 def test_the_name_does_not_tell_which_server_answers(three):
-    urls = [endpoint.url for endpoint in three]
+    urls = [fake_server.url for fake_server in three]
     one, other = backend_of(urls), backend_of(urls[::-1])
 
     assert one.name == other.name
@@ -502,7 +502,7 @@ def test_the_name_does_not_tell_which_server_answers(three):
 
 
 def test_strings_mappings_and_copies_say_the_same(three):
-    urls = [endpoint.url for endpoint in three]
+    urls = [fake_server.url for fake_server in three]
     spec = {"kind": "tei", "endpoints": urls, "timeout": 5.0}
     backend = load_backend(spec)
 
@@ -513,7 +513,7 @@ def test_strings_mappings_and_copies_say_the_same(three):
 
 
 def test_a_file_lists_them(three, tmp_path, ask):
-    urls = [endpoint.url for endpoint in three]
+    urls = [fake_server.url for fake_server in three]
     file = tmp_path / "rerank.toml"
     file.write_text(f'[backend]\nkind = "tei"\nendpoints = {urls}\n')
 

@@ -46,99 +46,101 @@ def limited(most, refusal):
     return answer
 
 
-def sizes(endpoint):
-    return [len(received.body["texts"]) for received in endpoint.requests]
+def sizes(fake_server):
+    return [len(received.body["texts"]) for received in fake_server.requests]
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_limit_that_is_named_is_kept_to(endpoint, ask, case):
-    endpoint.answer = limited(8, REFUSALS[case])
+def test_a_limit_that_is_named_is_kept_to(fake_server, ask, case):
+    fake_server.response = limited(8, REFUSALS[case])
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(20)]
-    backend = make(endpoint, "tei")
+    backend = make(fake_server, "tei")
 
     assert [word_overlap(QUERY, text) for text in documents] == ask(backend, documents)
-    assert [20, 8, 8, 4] == sizes(endpoint)
+    assert [20, 8, 8, 4] == sizes(fake_server)
     ask(backend, documents)
-    assert [4, 8, 8] == sorted(sizes(endpoint)[4:])
+    assert [4, 8, 8] == sorted(sizes(fake_server)[4:])
     assert 8 == backend.describe()["endpoints"][0]["max_documents"]
 
 
-def test_bytes_are_halved_until_they_fit(endpoint, ask):
+def test_bytes_are_halved_until_they_fit(fake_server, ask):
     """A proxy's 413 says nothing about the limit."""
     good = serve_dialect("vllm")
-    endpoint.answer = lambda received: NGINX if received.size > 100_000 else good(received)
+    fake_server.response = lambda received: NGINX if received.size > 100_000 else good(received)
     documents = ["panda " * 2_000] * 40
-    backend = make(endpoint, "vllm")
+    backend = make(fake_server, "vllm")
 
     assert [word_overlap(QUERY, text) for text in documents] == ask(backend, documents)
-    assert 480_000 < endpoint.requests[0].size
-    before = len(endpoint.requests)
+    assert 480_000 < fake_server.requests[0].size
+    before = len(fake_server.requests)
     ask(backend, documents)
-    assert all(received.size <= 100_000 for received in endpoint.requests[before:])
+    assert all(received.size <= 100_000 for received in fake_server.requests[before:])
 
 
-def test_tokens_of_a_batch_are_split_like_bytes(endpoint, ask):
+def test_tokens_of_a_batch_are_split_like_bytes(fake_server, ask):
     good = serve_dialect("voyage")
     body = {"detail": "The max allowed tokens per submitted batch is 600. Your batch has 900."}
-    endpoint.answer = lambda received: (
+    fake_server.response = lambda received: (
         FakeResponse(body, 400) if len(received.body["documents"]) > 5 else good(received)
     )
 
-    assert 20 == len(ask(make(endpoint, "voyage"), ["panda panda"] * 20))
+    assert 20 == len(ask(make(fake_server, "voyage"), ["panda panda"] * 20))
 
 
-def test_a_single_document_that_is_too_large_is_one_error(endpoint, ask):
+def test_a_single_document_that_is_too_large_is_one_error(fake_server, ask):
     good = serve_dialect("vllm")
-    endpoint.answer = lambda received: NGINX if received.size > 10_000 else good(received)
+    fake_server.response = lambda received: NGINX if received.size > 10_000 else good(received)
 
     with pytest.raises(BackendRejected, match="it got document 3 alone, 60016 bytes") as caught:
-        ask(make(endpoint, "vllm", max_parallel=1), ["hi", "hi", "hi", "a" * 60_000, "hi"])
+        ask(make(fake_server, "vllm", max_parallel=1), ["hi", "hi", "hi", "a" * 60_000, "hi"])
 
     assert 413 == caught.value.status_code
     assert BackendRejected is type(caught.value)
 
 
-def test_a_refusal_about_something_else_is_raised_at_once(endpoint, ask):
-    endpoint.answer = FakeResponse({"detail": "unknown model: 5 documents were not looked at"}, 422)
+def test_a_refusal_about_something_else_is_raised_at_once(fake_server, ask):
+    fake_server.response = FakeResponse(
+        {"detail": "unknown model: 5 documents were not looked at"}, 422
+    )
 
     with pytest.raises(BackendRejected, match="unknown model"):
-        ask(make(endpoint), ["hi"] * 20)
+        ask(make(fake_server), ["hi"] * 20)
 
-    assert 1 == len(endpoint.requests)
+    assert 1 == len(fake_server.requests)
 
 
-def test_listwise_requests_are_never_split(endpoint, ask):
-    endpoint.answer = FakeResponse(TEI, 413)
+def test_listwise_requests_are_never_split(fake_server, ask):
+    fake_server.response = FakeResponse(TEI, 413)
 
     with pytest.raises(BackendRejected, match="maximum allowed batch size 8"):
-        ask(make(endpoint, "tei", listwise=True), ["hi"] * 20)
+        ask(make(fake_server, "tei", listwise=True), ["hi"] * 20)
 
-    assert 1 == len(endpoint.requests)
+    assert 1 == len(fake_server.requests)
 
 
-def test_parts_under_way_learn_from_each_other(endpoint, ask):
+def test_parts_under_way_learn_from_each_other(fake_server, ask):
     """What was planned before the limit was known is split without asking, where it can be."""
-    endpoint.answer = limited(8, REFUSALS["TEI"])
-    backend = make(endpoint, "tei", max_parallel=1)
+    fake_server.response = limited(8, REFUSALS["TEI"])
+    backend = make(fake_server, "tei", max_parallel=1)
 
     assert 96 == len(ask(backend, ["hi"] * 96))
-    assert [32] == [size for size in sizes(endpoint) if size > 8]
+    assert [32] == [size for size in sizes(fake_server) if size > 8]
 
 
-def test_a_limit_is_doubled_after_a_while(endpoint, ask, monkeypatch):
+def test_a_limit_is_doubled_after_a_while(fake_server, ask, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(_limits, "monotonic", lambda: now)
-    endpoint.answer = limited(8, REFUSALS["TEI"])
-    backend = make(endpoint, "tei")
+    fake_server.response = limited(8, REFUSALS["TEI"])
+    backend = make(fake_server, "tei")
     ask(backend, ["hi"] * 20)
-    endpoint.answer = serve_dialect("tei")
+    fake_server.response = serve_dialect("tei")
     now += 601
     ask(backend, ["hi"] * 20)
-    assert [4, 16] == sorted(sizes(endpoint)[4:])
+    assert [4, 16] == sorted(sizes(fake_server)[4:])
     now += 601
     ask(backend, ["hi"] * 20)
 
-    assert [20] == sizes(endpoint)[6:]
+    assert [20] == sizes(fake_server)[6:]
 
 
 def test_each_server_has_its_own_limit(ask):

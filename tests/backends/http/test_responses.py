@@ -62,11 +62,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_replies_are_refused_with_a_reason(endpoint, ask, case):
-    endpoint.answer, reason = BROKEN[case]
+def test_broken_replies_are_refused_with_a_reason(fake_server, ask, case):
+    fake_server.response, reason = BROKEN[case]
 
     with pytest.raises(InvalidResponse, match=reason):
-        ask(make(endpoint))
+        ask(make(fake_server))
 
 
 HOPELESS = {
@@ -80,36 +80,36 @@ HOPELESS = {
 
 
 @pytest.mark.parametrize("case", HOPELESS)
-def test_replies_that_are_not_worth_another_try(endpoint, ask, case):
+def test_replies_that_are_not_worth_another_try(fake_server, ask, case):
     """They are not retried, but another backend may be asked."""
-    endpoint.answer, reason = HOPELESS[case]
+    fake_server.response, reason = HOPELESS[case]
 
     with pytest.raises(BackendError, match=reason) as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     assert BackendError is type(caught.value)
 
 
 @pytest.mark.parametrize("content_type", ["Application/JSON; charset=utf-8", "x/y+json", None])
-def test_json_is_known_by_its_type(endpoint, ask, content_type):
-    endpoint.answer = FakeResponse(GOOD, content_type=content_type)
+def test_json_is_known_by_its_type(fake_server, ask, content_type):
+    fake_server.response = FakeResponse(GOOD, content_type=content_type)
 
-    assert EXPECTED == ask(make(endpoint))
+    assert EXPECTED == ask(make(fake_server))
 
 
-def test_packed_replies_are_read(endpoint, ask):
+def test_packed_replies_are_read(fake_server, ask):
     packed = gzip.compress(json.dumps(GOOD).encode())
-    endpoint.answer = FakeResponse(packed, headers={"Content-Encoding": "gzip"})
+    fake_server.response = FakeResponse(packed, headers={"Content-Encoding": "gzip"})
 
-    assert EXPECTED == ask(make(endpoint))
+    assert EXPECTED == ask(make(fake_server))
 
 
-def test_echoed_documents_do_not_matter(endpoint, ask):
+def test_echoed_documents_do_not_matter(fake_server, ask):
     """Scores belong to an index, whatever text the server repeats beside it."""
     echo = [{"index": i, "score": EXPECTED[i], "document": {"text": "another"}} for i in (0, 1)]
-    endpoint.answer = FakeResponse({"results": echo})
+    fake_server.response = FakeResponse({"results": echo})
 
-    assert EXPECTED == ask(make(endpoint))
+    assert EXPECTED == ask(make(fake_server))
 
 
 XINFERENCE_TEXT = (
@@ -177,20 +177,20 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("case", STATUSES)
-def test_each_status_is_one_error(endpoint, ask, case, monkeypatch):
+def test_each_status_is_one_error(fake_server, ask, case, monkeypatch):
     monkeypatch.delenv("XINFERENCE_API_KEY", raising=False)
-    endpoint.answer, kind, reason = STATUSES[case]
+    fake_server.response, kind, reason = STATUSES[case]
 
     with pytest.raises(BackendError, match=reason) as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     assert kind is type(caught.value)
-    assert f"xinference at {endpoint.url}/v1/rerank answered {case[:3]}" in str(caught.value)
+    assert f"xinference at {fake_server.url}/v1/rerank answered {case[:3]}" in str(caught.value)
     assert "secret" not in str(caught.value)
     if isinstance(caught.value, BackendRejected):
         assert int(case[:3]) == caught.value.status_code
     tries = 2 if case == "413" else 1  # which is tried with half of the request
-    assert tries == len(endpoint.requests)
+    assert tries == len(fake_server.requests)
 
 
 IN_AN_HOUR = "in an hour"
@@ -209,13 +209,13 @@ WAITS = {
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("case", WAITS)
-def test_the_time_to_wait_is_read(endpoint, case, status):
+def test_the_time_to_wait_is_read(fake_server, case, status):
     headers, expected = WAITS[case]
     if headers.get("Retry-After") == IN_AN_HOUR:  # counted from now, not from the import
         headers = {"Retry-After": formatdate(time.time() + 3600, usegmt=True)}
-    endpoint.answer = FakeResponse(b"", status, headers)
+    fake_server.response = FakeResponse(b"", status, headers)
 
-    with make(endpoint) as backend, pytest.raises(BackendUnavailable) as caught:
+    with make(fake_server) as backend, pytest.raises(BackendUnavailable) as caught:
         backend.score(QUERY, DOCUMENTS)
 
     assert expected == caught.value.retry_after
@@ -223,18 +223,18 @@ def test_the_time_to_wait_is_read(endpoint, case, status):
     assert (expected in (None, 0.0)) is not told
 
 
-def test_the_time_to_wait_is_told(endpoint, ask):
-    endpoint.answer = FakeResponse(b"", 503, {"Retry-After": "6.2"})
+def test_the_time_to_wait_is_told(fake_server, ask):
+    fake_server.response = FakeResponse(b"", 503, {"Retry-After": "6.2"})
 
     with pytest.raises(BackendOverloaded, match=r"answered 503; try again in 7 s$"):
-        ask(make(endpoint))
+        ask(make(fake_server))
 
 
-def test_messages_are_cut_and_escaped(endpoint, ask):
-    endpoint.answer = FakeResponse({"detail": "\x1b[31m\x00\u202e" + "x" * 5_000}, 400)
+def test_messages_are_cut_and_escaped(fake_server, ask):
+    fake_server.response = FakeResponse({"detail": "\x1b[31m\x00\u202e" + "x" * 5_000}, 400)
 
     with pytest.raises(BackendRejected) as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     said = str(caught.value).partition("answered 400: ")[2]
     assert said.isprintable()
@@ -252,11 +252,11 @@ ECHOES = {
 
 @pytest.mark.parametrize("status", [200, 422])
 @pytest.mark.parametrize("case", ECHOES)
-def test_no_error_repeats_what_was_asked(endpoint, ask, case, status):
-    endpoint.answer = FakeResponse(ECHOES[case], status)
+def test_no_error_repeats_what_was_asked(fake_server, ask, case, status):
+    fake_server.response = FakeResponse(ECHOES[case], status)
 
     with pytest.raises((BackendRejected, InvalidResponse)) as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     assert "panda" not in str(caught.value)
     assert ("too long" in str(caught.value)) == ("too long" in str(ECHOES[case]))

@@ -63,19 +63,19 @@ def test_vendors_need_no_url(name):
         {"scale": "logit", "server_scale": "logit"},
     ],
 )
-def test_a_backend_survives_its_spec_and_pickle(endpoint, options):
-    backend = make(endpoint, **options)
+def test_a_backend_survives_its_spec_and_pickle(fake_server, options):
+    backend = make(fake_server, **options)
     spec = backend.to_spec()
 
-    assert {"kind": "xinference", "base_url": endpoint.url, "model": "m", **options} == spec
+    assert {"kind": "xinference", "base_url": fake_server.url, "model": "m", **options} == spec
     for copy in (load_backend(spec), pickle.loads(pickle.dumps(backend))):
         assert spec == copy.to_spec()
         assert backend.describe() == copy.describe()
 
 
-def test_the_name_tells_what_makes_the_scores(endpoint):
+def test_the_name_tells_what_makes_the_scores(fake_server):
     names = {
-        make(endpoint, **options).name
+        make(fake_server, **options).name
         for options in (
             {},
             {"model": "other"},
@@ -86,12 +86,12 @@ def test_the_name_tells_what_makes_the_scores(endpoint):
     }
 
     assert 5 == len(names)
-    assert make(endpoint, timeout=3).name == make(endpoint, max_parallel=1).name
+    assert make(fake_server, timeout=3).name == make(fake_server, max_parallel=1).name
 
 
-def test_describe_sends_nothing(endpoint):
-    assert "m" == make(endpoint).describe()["model"]
-    assert [] == endpoint.requests
+def test_describe_sends_nothing(fake_server):
+    assert "m" == make(fake_server).describe()["model"]
+    assert [] == fake_server.requests
 
 
 SECRET = "sk-very-secret-key"  # made up
@@ -106,24 +106,24 @@ def _no_keys(monkeypatch):
 
 @pytest.mark.usefixtures("_no_keys")
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-def test_the_usual_variable_holds_the_key(endpoint, monkeypatch, dialect):
+def test_the_usual_variable_holds_the_key(fake_server, monkeypatch, dialect):
     """It is read at each request."""
-    with make(endpoint, dialect) as backend:
+    with make(fake_server, dialect) as backend:
         for key in ("one", "two"):
             monkeypatch.setenv(DIALECTS[dialect].key_variables[0], f" {key}\n")
             backend.score(QUERY, DOCUMENTS)
 
-    sent = [received.headers["Authorization"] for received in endpoint.requests]
+    sent = [received.headers["Authorization"] for received in fake_server.requests]
     assert ["Bearer one", "Bearer two"] == sent
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_named_variable_wins(endpoint, ask, monkeypatch):
+def test_a_named_variable_wins(fake_server, ask, monkeypatch):
     monkeypatch.setenv("XINFERENCE_API_KEY", "usual")
     monkeypatch.setenv("TEAM_KEY", SECRET)
-    ask(make(endpoint, api_key_env="TEAM_KEY"))
+    ask(make(fake_server, api_key_env="TEAM_KEY"))
 
-    assert f"Bearer {SECRET}" == endpoint.requests[0].headers["Authorization"]
+    assert f"Bearer {SECRET}" == fake_server.requests[0].headers["Authorization"]
 
 
 @pytest.mark.usefixtures("_no_keys")
@@ -136,19 +136,19 @@ def test_a_vendor_is_not_asked_without_a_key(ask, base_url):
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_gateway_is_asked_without_a_key(endpoint, ask):
-    ask(make(endpoint, "cohere"))
+def test_a_gateway_is_asked_without_a_key(fake_server, ask):
+    ask(make(fake_server, "cohere"))
 
-    assert "Authorization" not in endpoint.requests[0].headers
+    assert "Authorization" not in fake_server.requests[0].headers
 
 
-def test_a_named_variable_must_be_set(endpoint, ask, monkeypatch):
+def test_a_named_variable_must_be_set(fake_server, ask, monkeypatch):
     monkeypatch.delenv("TEAM_KEY", raising=False)
 
     with pytest.raises(ConfigError, match="'TEAM_KEY'"):
-        ask(make(endpoint, api_key_env="TEAM_KEY"))
+        ask(make(fake_server, api_key_env="TEAM_KEY"))
 
-    assert [] == endpoint.requests
+    assert [] == fake_server.requests
 
 
 @pytest.mark.parametrize("pasted", ["sk-hunter2", "hunter2", "Hunter2==", ""])
@@ -160,19 +160,19 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_told(pasted):
 
 
 @pytest.mark.parametrize("key", [f"{SECRET}\r\nX-Evil: 1", f"{SECRET}ü", f"{SECRET}\x00"])
-def test_keys_that_no_header_can_hold_are_refused(endpoint, ask, key):
+def test_keys_that_no_header_can_hold_are_refused(fake_server, ask, key):
     with pytest.raises(ConfigError) as caught:
-        ask(make(endpoint, api_key=key))
+        ask(make(fake_server, api_key=key))
 
     assert SECRET not in str(caught.value)
-    assert [] == endpoint.requests
+    assert [] == fake_server.requests
 
 
-def test_a_literal_key_is_sent_and_never_told(endpoint, ask):
-    backend = make(endpoint, api_key=SECRET)
+def test_a_literal_key_is_sent_and_never_told(fake_server, ask):
+    backend = make(fake_server, api_key=SECRET)
     ask(backend)
 
-    assert f"Bearer {SECRET}" == endpoint.requests[0].headers["Authorization"]
+    assert f"Bearer {SECRET}" == fake_server.requests[0].headers["Authorization"]
     for told in (repr(backend), backend.name, backend.describe()):
         assert SECRET not in str(told)
     for write in (backend.to_spec, lambda: pickle.dumps(backend)):
@@ -182,18 +182,20 @@ def test_a_literal_key_is_sent_and_never_told(endpoint, ask):
 
 
 @pytest.mark.parametrize("status", [200, 400, 401])
-def test_a_key_that_the_server_repeats_is_not_told(endpoint, ask, status):
-    endpoint.answer = FakeResponse({"error": {"message": f"the key {SECRET} is wrong"}}, status)
+def test_a_key_that_the_server_repeats_is_not_told(fake_server, ask, status):
+    fake_server.response = FakeResponse(
+        {"error": {"message": f"the key {SECRET} is wrong"}}, status
+    )
 
     with pytest.raises(BackendError, match=r"the key \[key\] is wrong") as caught:
-        ask(make(endpoint, api_key=SECRET))
+        ask(make(fake_server, api_key=SECRET))
 
     assert SECRET not in str(caught.value)
 
 
-def test_a_refused_key_is_told_by_its_variable(endpoint, ask, monkeypatch):
+def test_a_refused_key_is_told_by_its_variable(fake_server, ask, monkeypatch):
     monkeypatch.setenv("TEAM_KEY", SECRET)
-    endpoint.answer = FakeResponse({"detail": "API key has expired"}, 401)
+    fake_server.response = FakeResponse({"detail": "API key has expired"}, 401)
 
     with pytest.raises(AuthenticationError, match=r"expired.*environment variable TEAM_KEY"):
-        ask(make(endpoint, api_key_env="TEAM_KEY"))
+        ask(make(fake_server, api_key_env="TEAM_KEY"))

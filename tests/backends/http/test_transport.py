@@ -56,24 +56,24 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_broken_connections_are_one_error(endpoint, ask, case):
-    endpoint.answer, kind, reason = FAULTS[case]
+def test_broken_connections_are_one_error(fake_server, ask, case):
+    fake_server.response, kind, reason = FAULTS[case]
 
     with pytest.raises(BackendError, match=reason) as caught:
-        ask(make(endpoint, timeout=0.3))
+        ask(make(fake_server, timeout=0.3))
 
     assert kind is type(caught.value)
-    assert endpoint.wait_until_idle()
+    assert fake_server.wait_until_idle()
 
 
-def test_endless_headers_end(endpoint, ask):
+def test_endless_headers_end(fake_server, ask):
     def write(handler):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X-More: 1\r\n" * 100_000)
 
-    endpoint.answer = lambda received: write
+    fake_server.response = lambda received: write
 
     with pytest.raises(BackendError, match="headers of the reply are too long"):
-        ask(make(endpoint, timeout=60))
+        ask(make(fake_server, timeout=60))
 
 
 def test_nobody_listening_is_unavailable(ask):
@@ -111,9 +111,9 @@ def test_a_server_that_does_not_accept_times_out(ask):
             other.close()
 
 
-def test_a_server_without_encryption_is_an_error(endpoint, ask):
+def test_a_server_without_encryption_is_an_error(fake_server, ask):
     """Another try would fail alike; another server may not."""
-    url = endpoint.url.replace("http", "https")
+    url = fake_server.url.replace("http", "https")
 
     with pytest.raises(BackendError, match="no trusted encryption") as caught:
         ask(HTTPBackend(url, dialect="tei"))
@@ -138,12 +138,12 @@ def authority(tmp_path_factory):
 def test_only_a_trusted_certificate_will_do(authority, ask):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority)
-    with FakeServer(FakeResponse(GOOD), tls=context) as endpoint:
+    with FakeServer(FakeResponse(GOOD), tls=context) as fake_server:
         with pytest.raises(BackendError, match="no trusted encryption: CERTIFICATE_VERIFY"):
-            ask(make(endpoint))
+            ask(make(fake_server))
 
-        assert EXPECTED == ask(make(endpoint, verify=str(authority[0])))
-        assert EXPECTED == ask(make(endpoint, verify=False))
+        assert EXPECTED == ask(make(fake_server, verify=str(authority[0])))
+        assert EXPECTED == ask(make(fake_server, verify=False))
 
 
 @pytest.mark.parametrize("content", [None, "nothing"])
@@ -156,49 +156,49 @@ def test_unreadable_certificates_are_a_config_error(ask, tmp_path, content):
         ask(HTTPBackend("https://localhost", dialect="tei", verify=str(path)))
 
 
-def test_cookies_are_not_kept(endpoint):
-    endpoint.answer = FakeResponse(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
-    with make(endpoint) as backend:
+def test_cookies_are_not_kept(fake_server):
+    fake_server.response = FakeResponse(GOOD, headers={"Set-Cookie": "session=1; Path=/"})
+    with make(fake_server) as backend:
         backend.score(QUERY, DOCUMENTS)
         backend.score(QUERY, DOCUMENTS)
 
-    assert "Cookie" not in endpoint.requests[1].headers
+    assert "Cookie" not in fake_server.requests[1].headers
 
 
-def test_the_proxy_of_the_environment_is_used(endpoint, ask, monkeypatch):
+def test_the_proxy_of_the_environment_is_used(fake_server, ask, monkeypatch):
     """And it keeps the deadline too."""
-    monkeypatch.setenv("HTTP_PROXY", endpoint.url)
+    monkeypatch.setenv("HTTP_PROXY", fake_server.url)
     backend = HTTPBackend("http://rerank.example", dialect="xinference", model="m", timeout=0.3)
 
     assert EXPECTED == ask(backend)
-    assert "http://rerank.example/v1/rerank" == endpoint.requests[0].path
-    endpoint.answer = drip(head=True)
+    assert "http://rerank.example/v1/rerank" == fake_server.requests[0].path
+    fake_server.response = drip(head=True)
     with pytest.raises(BackendTimeout):
         ask(backend)
 
 
-def test_an_unusable_proxy_is_a_config_error(endpoint, ask, monkeypatch):
+def test_an_unusable_proxy_is_a_config_error(fake_server, ask, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "ftp://user:secret@proxy")
 
     with pytest.raises(ConfigError, match="proxy") as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     assert "secret" not in str(caught.value)
 
 
-def test_connections_are_used_again(endpoint):
-    with make(endpoint) as backend:
+def test_connections_are_used_again(fake_server):
+    with make(fake_server) as backend:
         for _ in range(5):
             backend.score(QUERY, DOCUMENTS)
-    assert 1 == endpoint.connections
+    assert 1 == fake_server.connections
 
     async def main():
-        async with make(endpoint) as backend:
+        async with make(fake_server) as backend:
             for _ in range(5):
                 await backend.ascore(QUERY, DOCUMENTS)
 
     asyncio.run(main())
-    assert 2 == endpoint.connections
+    assert 2 == fake_server.connections
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -244,90 +244,92 @@ def once(then):
 
 
 @pytest.mark.parametrize("death", [hang_up, reset])
-def test_a_used_connection_that_died_is_replaced(endpoint, ask_often, death):
+def test_a_used_connection_that_died_is_replaced(fake_server, ask_often, death):
     """No caller notices; each request that met a dead connection is sent once more."""
-    endpoint.answer = once(death)
-    ask_often(make(endpoint), [0.0] * 6)
+    fake_server.response = once(death)
+    ask_often(make(fake_server), [0.0] * 6)
 
-    assert 6 + 3 == len(endpoint.requests)
-    assert endpoint.wait_until_idle()
+    assert 6 + 3 == len(fake_server.requests)
+    assert fake_server.wait_until_idle()
 
 
-def test_a_server_that_closes_idle_connections_is_no_failure(endpoint, ask_often):
+def test_a_server_that_closes_idle_connections_is_no_failure(fake_server, ask_often):
     """It closes them after 5 ms, and we ask again after about 5 ms."""
 
     def write(handler):
         FakeResponse(GOOD).send(handler)
         handler.connection.settimeout(0.005)
 
-    endpoint.answer = lambda received: write
-    ask_often(make(endpoint), [0.004 + 0.00001 * step for step in range(200)])
+    fake_server.response = lambda received: write
+    ask_often(make(fake_server), [0.004 + 0.00001 * step for step in range(200)])
 
 
-def test_the_replacement_is_not_replaced(endpoint, ask_often):
-    backend = make(endpoint)
+def test_the_replacement_is_not_replaced(fake_server, ask_often):
+    backend = make(fake_server)
 
     def die(received):
-        return hang_up(received) if len(endpoint.requests) > 1 else FakeResponse(GOOD)
+        return hang_up(received) if len(fake_server.requests) > 1 else FakeResponse(GOOD)
 
-    endpoint.answer = die
+    fake_server.response = die
     with pytest.raises(BackendUnavailable, match="disconnected"):
         ask_often(backend, [0.0, 0.0])
 
-    assert 3 == len(endpoint.requests)
+    assert 3 == len(fake_server.requests)
 
 
-def test_a_new_connection_that_dies_is_a_failure(endpoint, ask):
-    endpoint.answer = hang_up
+def test_a_new_connection_that_dies_is_a_failure(fake_server, ask):
+    fake_server.response = hang_up
     with pytest.raises(BackendUnavailable):
-        ask(make(endpoint))
+        ask(make(fake_server))
 
-    assert 1 == len(endpoint.requests)
+    assert 1 == len(fake_server.requests)
 
 
-def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(endpoint, ask_often):
+def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(fake_server, ask_often):
     """It is still on the connection when the next request uses that."""
     rest = FakeResponse(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
-    endpoint.answer = lambda received: rest if len(endpoint.requests) % 2 else FakeResponse(GOOD)
-    ask_often(make(endpoint), [0.0] * 4)
+    fake_server.response = lambda received: (
+        rest if len(fake_server.requests) % 2 else FakeResponse(GOOD)
+    )
+    ask_often(make(fake_server), [0.0] * 4)
 
-    assert 2 <= endpoint.connections
+    assert 2 <= fake_server.connections
 
 
 @pytest.mark.parametrize("start", [b"pandas", b"HTTP/1.1 OK pandas\r\n\r\n"])
-def test_what_is_no_reply_is_not_quoted(endpoint, ask, start):
+def test_what_is_no_reply_is_not_quoted(fake_server, ask, start):
     """It may hold anything, also what was asked."""
 
     def write(handler):
         handler.wfile.write(start + b"\r\n\r\n")
         handler.close_connection = True
 
-    endpoint.answer = lambda received: write
+    fake_server.response = lambda received: write
     with pytest.raises(InvalidResponse, match="not HTTP") as caught:
-        ask(make(endpoint))
+        ask(make(fake_server))
 
     assert "pandas" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_reply_that_began_is_a_failure(endpoint, ask_often):
-    endpoint.answer = once(cut_short)
+def test_a_reply_that_began_is_a_failure(fake_server, ask_often):
+    fake_server.response = once(cut_short)
     with pytest.raises(BackendError):
-        ask_often(make(endpoint), [0.0, 0.0])
+        ask_often(make(fake_server), [0.0, 0.0])
 
-    assert 2 == len(endpoint.requests)
+    assert 2 == len(fake_server.requests)
 
 
-def test_one_backend_serves_several_loops_and_leaves_no_socket(endpoint):
+def test_one_backend_serves_several_loops_and_leaves_no_socket(fake_server):
     """Also if nobody closes it: a socket left open would be a warning, which fails tests."""
-    backend = make(endpoint)
+    backend = make(fake_server)
     for _ in range(3):
         assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
-        assert endpoint.wait_until_idle()
+        assert fake_server.wait_until_idle()
     gc.collect()
 
 
-def test_loops_in_several_threads_keep_apart(endpoint):
-    backend = make(endpoint)
+def test_loops_in_several_threads_keep_apart(fake_server):
+    backend = make(fake_server)
 
     async def main():
         return await asyncio.gather(*[backend.ascore(QUERY, DOCUMENTS) for _ in range(5)])
@@ -337,9 +339,9 @@ def test_loops_in_several_threads_keep_apart(endpoint):
             assert [EXPECTED] * 5 == found
 
 
-def test_a_loop_that_was_closed_by_hand_is_forgotten(endpoint):
+def test_a_loop_that_was_closed_by_hand_is_forgotten(fake_server):
     """Nothing tells us when such a loop ends; its connections go with its client."""
-    backend = make(endpoint)
+    backend = make(fake_server)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(backend.ascore(QUERY, DOCUMENTS))
     loop.run_until_complete(loop.shutdown_asyncgens())
@@ -348,27 +350,27 @@ def test_a_loop_that_was_closed_by_hand_is_forgotten(endpoint):
     assert EXPECTED == asyncio.run(backend.ascore(QUERY, DOCUMENTS))
 
 
-def test_a_dropped_backend_closes_its_connections(endpoint):
-    backend = make(endpoint)
+def test_a_dropped_backend_closes_its_connections(fake_server):
+    backend = make(fake_server)
     backend.score(QUERY, DOCUMENTS)
     del backend
     gc.collect()
 
-    assert endpoint.wait_until_idle()
+    assert fake_server.wait_until_idle()
 
 
-async def test_aclose_closes_everything(endpoint):
-    backend = make(endpoint)
+async def test_aclose_closes_everything(fake_server):
+    backend = make(fake_server)
     for _ in range(2):  # it can be used again
         await backend.ascore(QUERY, DOCUMENTS)
         backend.score(QUERY, DOCUMENTS)
         await backend.aclose()
 
-        assert await asyncio.to_thread(endpoint.wait_until_idle)
+        assert await asyncio.to_thread(fake_server.wait_until_idle)
 
 
-def test_closing_waits_for_the_calls_of_other_threads(endpoint):
-    backend = make(endpoint)
+def test_closing_waits_for_the_calls_of_other_threads(fake_server):
+    backend = make(fake_server)
     done = threading.Event()
 
     def work():
@@ -385,13 +387,13 @@ def test_closing_waits_for_the_calls_of_other_threads(endpoint):
             future.result()
     backend.close()
 
-    assert endpoint.wait_until_idle()
+    assert fake_server.wait_until_idle()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_opens_its_own_connections(endpoint):
-    with make(endpoint) as backend:
+def test_a_forked_child_opens_its_own_connections(fake_server):
+    with make(fake_server) as backend:
         backend.score(QUERY, DOCUMENTS)
         child = os.fork()
         if child == 0:
@@ -404,32 +406,32 @@ def test_a_forked_child_opens_its_own_connections(endpoint):
             assert EXPECTED == backend.score(QUERY, DOCUMENTS)
 
         assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert 2 == endpoint.connections
+        assert 2 == fake_server.connections
 
 
 @pytest.mark.parametrize("count", [2, 200])
-async def test_a_cancelled_call_leaves_nothing(endpoint, count):
-    endpoint.answer = silence
-    async with make(endpoint, "tei", timeout=60) as backend:
+async def test_a_cancelled_call_leaves_nothing(fake_server, count):
+    fake_server.response = silence
+    async with make(fake_server, "tei", timeout=60) as backend:
         call = asyncio.create_task(backend.ascore(QUERY, ["panda"] * count))
-        assert await asyncio.to_thread(endpoint.wait_for_requests, min(4, count // 32 or 1))
+        assert await asyncio.to_thread(fake_server.wait_for_requests, min(4, count // 32 or 1))
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
-        assert await asyncio.to_thread(endpoint.wait_until_idle)
+        assert await asyncio.to_thread(fake_server.wait_until_idle)
         assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-async def test_many_cancelled_calls_leave_a_working_backend(endpoint):
-    answer = endpoint.answer
+async def test_many_cancelled_calls_leave_a_working_backend(fake_server):
+    answer = fake_server.response
 
     def slow(received):
         time.sleep(0.02)
         return answer
 
-    endpoint.answer = slow
-    async with make(endpoint) as backend:
+    fake_server.response = slow
+    async with make(fake_server) as backend:
         for delay in range(60):
             call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
             await asyncio.sleep(delay / 2_000)
@@ -440,7 +442,7 @@ async def test_many_cancelled_calls_leave_a_working_backend(endpoint):
         assert [EXPECTED] * 20 == await asyncio.gather(*calls)
 
 
-async def test_other_work_goes_on_during_a_call(endpoint):
+async def test_other_work_goes_on_during_a_call(fake_server):
     """The event loop is not blocked."""
     turns = 0
 
@@ -449,8 +451,8 @@ async def test_other_work_goes_on_during_a_call(endpoint):
             time.sleep(0.005)
         return FakeResponse(GOOD)
 
-    endpoint.answer = slow
-    async with make(endpoint) as backend:
+    fake_server.response = slow
+    async with make(fake_server) as backend:
         call = asyncio.create_task(backend.ascore(QUERY, DOCUMENTS))
         while not call.done():
             turns += 1

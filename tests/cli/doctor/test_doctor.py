@@ -54,8 +54,8 @@ def xinference(*models, key=None):
     return answer
 
 
-def posts(endpoint):
-    return [received for received in endpoint.requests if received.method == "POST"]
+def posts(fake_server):
+    return [received for received in fake_server.requests if received.method == "POST"]
 
 
 def run(*arguments):
@@ -158,12 +158,12 @@ class TestExamine:
         assert report.checks[0].detail.endswith("(from RERANK_BACKEND)")
 
     def test_without_scoring_nothing_is_sent_that_could_cost(self):
-        with FakeServer(xinference("bge")) as endpoint:
-            report = examine(f"xinference+{endpoint.url}?model=bge", score=False)
+        with FakeServer(xinference("bge")) as fake_server:
+            report = examine(f"xinference+{fake_server.url}?model=bge", score=False)
 
             assert report.ok
             assert ["spec", "server"] == [check.name for check in report.checks]
-            assert [] == posts(endpoint)
+            assert [] == posts(fake_server)
 
     def test_without_scoring_no_model_is_loaded(self):
         assert examine("local:no-such/model", score=False).ok
@@ -175,8 +175,8 @@ class TestExamine:
         assert "there is no folder" in report.checks[-1].detail
 
     def test_a_server_tells_its_facts_and_is_scored(self):
-        with FakeServer(xinference("bge", "other")) as endpoint:
-            report = examine(f"xinference+{endpoint.url}?model=bge")
+        with FakeServer(xinference("bge", "other")) as fake_server:
+            report = examine(f"xinference+{fake_server.url}?model=bge")
 
             assert [("spec", True), ("server", True), ("score", True)] == [
                 (check.name, check.ok) for check in report.checks
@@ -184,41 +184,42 @@ class TestExamine:
             assert ("bge", "other") == report.server["models"]
             assert "4.1.0" == report.server["version"]
             assert "bge" == report.backend["model"]
-            assert 2 == len(posts(endpoint))
+            assert 2 == len(posts(fake_server))
 
     def test_a_plain_url_becomes_a_spec(self):
-        with FakeServer(xinference("bge large")) as endpoint:
-            report = examine(endpoint.url)
+        with FakeServer(xinference("bge large")) as fake_server:
+            report = examine(fake_server.url)
 
             assert report.ok
-            assert f"xinference+{endpoint.url}?model=bge%20large" == report.spec
+            assert f"xinference+{fake_server.url}?model=bge%20large" == report.spec
             assert "bge large" == report.backend["model"]
             assert load_backend(report.spec).name == report.backend["name"]
 
     def test_a_model_that_is_not_there_fails_before_scoring(self):
-        with FakeServer(xinference("bge", "jina")) as endpoint:
-            report = examine(f"xinference+{endpoint.url}?model=bgee")
+        with FakeServer(xinference("bge", "jina")) as fake_server:
+            report = examine(f"xinference+{fake_server.url}?model=bgee")
 
             assert not report.ok
             assert "it has no rerank model 'bgee', but: bge, jina" == report.checks[-1].detail
-            assert [] == posts(endpoint)
+            assert [] == posts(fake_server)
 
     def test_an_unknown_server_is_scored_all_the_same(self):
         """A proxy may speak a dialect and list nothing."""
         with FakeServer(
             lambda r: serve_dialect("cohere")(r) if r.body else FakeResponse({}, 404)
-        ) as endpoint:
-            report = examine(f"cohere+{endpoint.url}?model=m")
+        ) as fake_server:
+            report = examine(f"cohere+{fake_server.url}?model=m")
 
             assert report.ok
             assert {} == report.server
-            assert f"{endpoint.url} does not say what it is; taken for 'cohere' as you wrote" == (
-                report.checks[1].detail
+            assert (
+                f"{fake_server.url} does not say what it is; taken for 'cohere' as you wrote"
+                == (report.checks[1].detail)
             )
 
     def test_a_server_that_cannot_rerank_fails(self):
-        with FakeServer(FakeResponse({"model_type": {"embedding": {}}})) as endpoint:
-            report = examine(f"tei+{endpoint.url}")
+        with FakeServer(FakeResponse({"model_type": {"embedding": {}}})) as fake_server:
+            report = examine(f"tei+{fake_server.url}")
 
             assert ("server", False) == (report.checks[-1].name, report.checks[-1].ok)
             assert "not a reranker" in report.checks[-1].detail
@@ -274,16 +275,16 @@ class TestExamine:
         assert f"write http://{address}" == report.checks[0].detail
 
     def test_an_unknown_plain_url_fails(self):
-        with FakeServer(FakeResponse({}, 404)) as endpoint:
-            report = examine(endpoint.url)
+        with FakeServer(FakeResponse({}, 404)) as fake_server:
+            report = examine(fake_server.url)
 
             assert not report.ok
             assert ["server"] == [check.name for check in report.checks]
 
     def test_a_guarded_server_gets_the_usual_key(self, monkeypatch):
         monkeypatch.setenv(KEY, SECRET)
-        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
-            report = examine(endpoint.url)
+        with FakeServer(xinference("bge", key=SECRET)) as fake_server:
+            report = examine(fake_server.url)
 
             assert report.ok
             assert report.spec.endswith("?model=bge")
@@ -291,8 +292,8 @@ class TestExamine:
 
     def test_a_guarded_server_without_a_key_says_which_to_set(self, monkeypatch):
         monkeypatch.delenv(KEY, raising=False)
-        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
-            report = examine(endpoint.url)
+        with FakeServer(xinference("bge", key=SECRET)) as fake_server:
+            report = examine(fake_server.url)
 
             assert [("server", True), ("spec", False)] == [(c.name, c.ok) for c in report.checks]
             assert f"set {KEY}" in report.checks[0].detail
@@ -300,8 +301,8 @@ class TestExamine:
 
     def test_a_named_key_is_used(self, monkeypatch):
         monkeypatch.setenv("MY_KEY", SECRET)
-        with FakeServer(xinference("bge", key=SECRET)) as endpoint:
-            assert examine(f"xinference+{endpoint.url}?model=bge&api_key_env=MY_KEY").ok
+        with FakeServer(xinference("bge", key=SECRET)) as fake_server:
+            assert examine(f"xinference+{fake_server.url}?model=bge&api_key_env=MY_KEY").ok
 
     def test_a_server_that_is_down_fails(self):
         for spec in ("http://127.0.0.1:9", "tei+http://127.0.0.1:9"):
@@ -316,8 +317,8 @@ class TestExamine:
                 return FakeResponse({"detail": "CUDA is gone"}, 500)
             return xinference("bge")(received)
 
-        with FakeServer(answer) as endpoint:
-            report = examine(f"xinference+{endpoint.url}?model=bge")
+        with FakeServer(answer) as fake_server:
+            report = examine(f"xinference+{fake_server.url}?model=bge")
 
             assert ("score", False) == (report.checks[-1].name, report.checks[-1].ok)
             assert "CUDA is gone" in report.checks[-1].detail
@@ -352,12 +353,12 @@ class TestCommand:
         assert "torch" == facts["backend"]["engine"]
 
     def test_a_server_is_shown(self):
-        with FakeServer(xinference("bge", "other")) as endpoint:
-            lines = run(endpoint.url).stdout.splitlines()
+        with FakeServer(xinference("bge", "other")) as fake_server:
+            lines = run(fake_server.url).stdout.splitlines()
 
             assert "  dialect       xinference" in lines
             assert "  models        bge, other" in lines
-            assert lines[0].endswith(f"backend='xinference+{endpoint.url}?model=bge'")
+            assert lines[0].endswith(f"backend='xinference+{fake_server.url}?model=bge'")
 
     def test_json_has_everything(self):
         done = run("embedded", "--json", "--no-score")
@@ -374,10 +375,10 @@ class TestCommand:
     def test_keys_are_never_shown(self, monkeypatch, options):
         """Not even by a server that repeats them."""
         monkeypatch.setenv(KEY, SECRET)
-        with FakeServer(xinference("bge", key="another key")) as endpoint:
-            done = run(f"xinference+{endpoint.url}?model=bge", *options)
+        with FakeServer(xinference("bge", key="another key")) as fake_server:
+            done = run(f"xinference+{fake_server.url}?model=bge", *options)
 
-            assert f"Bearer {SECRET}" == posts(endpoint)[0].headers["Authorization"]
+            assert f"Bearer {SECRET}" == posts(fake_server)[0].headers["Authorization"]
             assert 1 == done.exit_code
             assert KEY in done.stdout
             assert SECRET not in done.output

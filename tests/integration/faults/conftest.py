@@ -14,6 +14,6 @@ def _key(monkeypatch):
 
 
 @pytest.fixture
-def endpoint():
-    with FakeServer(serve_dialect("cohere")) as endpoint:
-        yield endpoint
+def fake_server():
+    with FakeServer(serve_dialect("cohere")) as fake_server:
+        yield fake_server

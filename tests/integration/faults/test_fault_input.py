@@ -28,45 +28,45 @@ STRANGE = [
     ],
     ids=["surrogate in the query", "surrogate in a document", "blank query"],
 )
-def test_what_is_no_text_is_refused_and_not_sent(endpoint, surface, query, texts, on_error):
-    with client(endpoint.url) as backend, pytest.raises(UnsupportedInputError):
+def test_what_is_no_text_is_refused_and_not_sent(fake_server, surface, query, texts, on_error):
+    with client(fake_server.url) as backend, pytest.raises(UnsupportedInputError):
         surface.ask(backend, texts, query=query, on_error=on_error)
 
-    assert [] == endpoint.requests
+    assert [] == fake_server.requests
 
 
 @pytest.mark.parametrize("surface", on())
-def test_no_documents_are_no_call(endpoint, surface):
-    with client(endpoint.url) as backend:
+def test_no_documents_are_no_call(fake_server, surface):
+    with client(fake_server.url) as backend:
         assert [] == surface.ask(backend, [])
 
-    assert [] == endpoint.requests
+    assert [] == fake_server.requests
 
 
 @pytest.mark.parametrize("surface", on())
-def test_strange_texts_keep_their_place(endpoint, surface):
+def test_strange_texts_keep_their_place(fake_server, surface):
     """Each gets the score of its own text; a blank one is scored as a space."""
-    with client(endpoint.url) as backend:
+    with client(fake_server.url) as backend:
         kept = {text: score for text, score, _ in surface.ask(backend, STRANGE)}
 
     assert {text: word_overlap(QUERY, text) for text in STRANGE} == kept
 
 
 @pytest.mark.parametrize("surface", on())
-def test_10000_documents_are_scored_in_parts(endpoint, surface):
-    endpoint.answer = serve_dialect("tei")
+def test_10000_documents_are_scored_in_parts(fake_server, surface):
+    fake_server.response = serve_dialect("tei")
     texts = [f"panda {number}" if number % 3 else f"hi {number}" for number in range(10_000)]
-    with client(endpoint.url, dialect="tei", deadline=110.0) as backend:
+    with client(fake_server.url, dialect="tei", deadline=110.0) as backend:
         kept = surface.ask(backend, texts, query="panda")
 
     assert sorted(texts) == sorted(text for text, *_ in kept)
     assert all(score == word_overlap("panda", text) for text, score, _ in kept)
-    assert {32} == {len(received.body["texts"]) for received in endpoint.requests[:300]}
-    assert endpoint.most_at_work <= 4
+    assert {32} == {len(received.body["texts"]) for received in fake_server.requests[:300]}
+    assert fake_server.max_in_flight <= 4
 
 
 @pytest.mark.parametrize("surface", on())
-def test_one_refused_part_of_many_refuses_all(endpoint, surface):
+def test_one_refused_part_of_many_refuses_all(fake_server, surface):
     """Never half a ranking, also not where failures are hidden."""
     right = serve_dialect("tei")
 
@@ -77,7 +77,7 @@ def test_one_refused_part_of_many_refuses_all(endpoint, surface):
             else right(received)
         )
 
-    endpoint.answer = behave
+    fake_server.response = behave
     texts = [*["panda"] * 1_000, "bad", *["panda"] * 1_000]
-    with client(endpoint.url, dialect="tei") as backend, pytest.raises(BackendRejected):
+    with client(fake_server.url, dialect="tei") as backend, pytest.raises(BackendRejected):
         surface.ask(backend, texts, on_error="original_order")

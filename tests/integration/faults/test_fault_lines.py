@@ -48,14 +48,14 @@ LINES = {
 
 
 @pytest.fixture
-def proxy(endpoint):
-    with Proxy(endpoint.url) as proxy:
+def proxy(fake_server):
+    with Proxy(fake_server.url) as proxy:
         yield proxy
 
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("case", LINES)
-def test_a_broken_line_is_one_error_and_mends(endpoint, proxy, surface, case):
+def test_a_broken_line_is_one_error_and_mends(fake_server, proxy, surface, case):
     proxy.fault, error, asked = LINES[case]
     deadline = DEADLINE if error is BackendTimeout else 30.0
     with client(proxy.url, deadline=deadline) as backend:
@@ -65,7 +65,7 @@ def test_a_broken_line_is_one_error_and_mends(endpoint, proxy, surface, case):
         took = time.monotonic() - began
 
         assert error is type(caught.value)
-        assert asked == len(endpoint.requests)
+        assert asked == len(fake_server.requests)
         assert took < deadline + TOLERANCE
         assert error is not BackendTimeout or took >= deadline - 0.01
         said = everything_said(caught.value)
@@ -118,19 +118,19 @@ def test_nobody_there_is_unavailable(surface, url):
 
 
 @pytest.mark.parametrize("surface", on())
-def test_no_trusted_encryption_is_not_worth_another_try(endpoint, surface):
+def test_no_trusted_encryption_is_not_worth_another_try(fake_server, surface):
     """The server speaks no TLS; neither will it the next time."""
-    url = endpoint.url.replace("http:", "https:")
+    url = fake_server.url.replace("http:", "https:")
     with client(url) as backend, pytest.raises(BackendError, match="no trusted enc") as caught:
         surface.ask(backend)
 
     assert BackendError is type(caught.value)
-    assert 1 == endpoint.connections
+    assert 1 == fake_server.connections
 
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
-def test_the_original_order_hides_a_lack_of_encryption(endpoint, surface):
-    url = endpoint.url.replace("http:", "https:")
+def test_the_original_order_hides_a_lack_of_encryption(fake_server, surface):
+    url = fake_server.url.replace("http:", "https:")
     with client(url) as backend:
         kept = surface.ask(backend, on_error="original_order")
 
@@ -140,8 +140,8 @@ def test_the_original_order_hides_a_lack_of_encryption(endpoint, surface):
 MORTAL = """
 import time
 from rerank_plugins.testing import FakeServer, drip
-with FakeServer(drip()) as endpoint:
-    print(endpoint.url, flush=True)
+with FakeServer(drip()) as fake_server:
+    print(fake_server.url, flush=True)
     time.sleep(60)
 """
 

@@ -41,9 +41,9 @@ def test_a_reply_without_end_takes_64_mb_at_most(name):
             return html
         return fault(received) if callable(fault) else fault
 
-    with FakeServer(behave) as endpoint:
+    with FakeServer(behave) as fake_server:
         done = subprocess.run(
-            [sys.executable, "-c", CLIENT, endpoint.url],
+            [sys.executable, "-c", CLIENT, fake_server.url],
             capture_output=True,
             text=True,
             check=True,

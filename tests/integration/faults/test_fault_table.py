@@ -117,15 +117,15 @@ ALONE = {"status 413", "status 422"}
 
 @pytest.fixture(scope="module")
 def shared():
-    with FakeServer(FakeResponse()) as endpoint:
-        yield endpoint
+    with FakeServer(FakeResponse()) as fake_server:
+        yield fake_server
 
 
 @pytest.fixture(params=TABLE)
 def case(request, shared):
     """A server with one fault, asked for a document or three, and what is to come of it."""
     name = request.param
-    shared.answer = faults("cohere")[name]
+    shared.response = faults("cohere")[name]
     shared.requests.clear()
     return shared, TABLE[name], TEXTS[:1] if name in ALONE else TEXTS, name in ENDLESS
 
@@ -137,9 +137,9 @@ def test_the_table_has_every_fault():
 @pytest.mark.parametrize("surface", on())
 def test_a_fault_is_one_error(case, surface):
     """Of the class that says whether to try again, as often as that is worth it, in time."""
-    endpoint, row, texts, endless = case
+    fake_server, row, texts, endless = case
     deadline = DEADLINE if endless else 30.0
-    backend = client(endpoint.url, deadline=deadline)
+    backend = client(fake_server.url, deadline=deadline)
     began = time.monotonic()
     with pytest.raises(BackendError) as caught:
         surface.ask(backend, texts)
@@ -147,7 +147,7 @@ def test_a_fault_is_one_error(case, surface):
     backend.close()
 
     assert row.error is type(caught.value)
-    assert row.asked == len(endpoint.requests)
+    assert row.asked == len(fake_server.requests)
     assert took < deadline + TOLERANCE
     assert not endless or took >= deadline - 0.01
     said = everything_said(caught.value)
@@ -156,8 +156,8 @@ def test_a_fault_is_one_error(case, surface):
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
 def test_the_original_order_hides_what_the_caller_cannot_mend(case, surface):
-    endpoint, row, texts, endless = case
-    backend = client(endpoint.url, deadline=DEADLINE if endless else 30.0)
+    fake_server, row, texts, endless = case
+    backend = client(fake_server.url, deadline=DEADLINE if endless else 30.0)
     if row.hidden:
         kept = surface.ask(backend, texts, on_error="original_order")
         status = f"fallback:{row.error.__name__}"
@@ -167,14 +167,14 @@ def test_the_original_order_hides_what_the_caller_cannot_mend(case, surface):
             surface.ask(backend, texts, on_error="original_order")
     backend.close()
 
-    assert row.asked == len(endpoint.requests)
+    assert row.asked == len(fake_server.requests)
 
 
 @pytest.mark.parametrize("surface", on("bare"))
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.asked > 1])
 def test_a_fault_that_passes_is_not_noticed(shared, surface, name):
     """The second attempt finds a healthy server."""
-    shared.answer = in_turn(faults("cohere")[name], serve_dialect("cohere"))
+    shared.response = in_turn(faults("cohere")[name], serve_dialect("cohere"))
     shared.requests.clear()
     with client(shared.url, deadline=30.0) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
@@ -183,24 +183,24 @@ def test_a_fault_that_passes_is_not_noticed(shared, surface, name):
 
 
 @pytest.mark.parametrize("surface", on())
-def test_slow_attempts_share_the_deadline(endpoint, surface):
+def test_slow_attempts_share_the_deadline(fake_server, surface):
     """Each attempt has its own shorter limit, and none begins that could not end in time."""
-    endpoint.answer = faults("cohere")["silence"]
-    with client(endpoint.url, attempts=50, deadline=0.5, timeout=0.15) as backend:
+    fake_server.response = faults("cohere")["silence"]
+    with client(fake_server.url, attempts=50, deadline=0.5, timeout=0.15) as backend:
         began = time.monotonic()
         with pytest.raises(BackendTimeout):
             surface.ask(backend)
 
     assert 0.3 <= time.monotonic() - began < 0.5 + TOLERANCE
-    assert 2 <= len(endpoint.requests) <= 4
+    assert 2 <= len(fake_server.requests) <= 4
 
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("status", [200, 400, 401, 413, 422, 424, 429, 500, 503])
-def test_a_server_that_repeats_texts_and_keys_is_not_quoted(endpoint, surface, status):
+def test_a_server_that_repeats_texts_and_keys_is_not_quoted(fake_server, surface, status):
     repeated = f"no {KEY}: {QUERY} {TEXTS} {TEXTS[1]}"
-    endpoint.answer = FakeResponse({"error": {"message": repeated}}, status)
-    with client(endpoint.url) as backend, pytest.raises(BackendError) as caught:
+    fake_server.response = FakeResponse({"error": {"message": repeated}}, status)
+    with client(fake_server.url) as backend, pytest.raises(BackendError) as caught:
         surface.ask(backend, TEXTS[:1])
 
     said = everything_said(caught.value)
@@ -209,7 +209,7 @@ def test_a_server_that_repeats_texts_and_keys_is_not_quoted(endpoint, surface, s
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("order", ["reversed", "shuffled", "as they came"])
-def test_results_in_any_order_with_any_document_are_matched_by_index(endpoint, surface, order):
+def test_results_in_any_order_with_any_document_are_matched_by_index(fake_server, surface, order):
     """The order is made anew, and ours is the document, whatever the server repeats."""
     right = serve_dialect("cohere")
 
@@ -222,20 +222,20 @@ def test_results_in_any_order_with_any_document_are_matched_by_index(endpoint, s
         results.sort(key=key.get(order, lambda r: r["index"]))
         return answer
 
-    endpoint.answer = behave
-    with client(endpoint.url) as backend:
+    fake_server.response = behave
+    with client(fake_server.url) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
 
 @pytest.mark.parametrize("surface", on())
-def test_ties_keep_the_order_that_came_in(endpoint, surface):
-    endpoint.answer = serve_dialect("cohere", score=lambda query, document: 0.5)
-    with client(endpoint.url) as backend:
+def test_ties_keep_the_order_that_came_in(fake_server, surface):
+    fake_server.response = serve_dialect("cohere", score=lambda query, document: 0.5)
+    with client(fake_server.url) as backend:
         assert TEXTS == [text for text, *_ in surface.ask(backend)]
 
 
 @pytest.mark.parametrize("surface", on(modes=["sync"]))
-def test_a_kept_connection_that_died_is_not_noticed(endpoint, surface):
+def test_a_kept_connection_that_died_is_not_noticed(fake_server, surface):
     """It is replaced once, without a retry: the client here has none."""
     right, seen = serve_dialect("cohere"), set()
 
@@ -248,9 +248,9 @@ def test_a_kept_connection_that_died_is_not_noticed(endpoint, surface):
 
         return write
 
-    endpoint.answer = dies_when_used_again
-    with client(endpoint.url, attempts=1) as backend:
+    fake_server.response = dies_when_used_again
+    with client(fake_server.url, attempts=1) as backend:
         for _ in range(6):
             assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
-    assert 6 + 3 == len(endpoint.requests)
+    assert 6 + 3 == len(fake_server.requests)

@@ -25,49 +25,49 @@ YEAR = 365 * 86_400
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("case", AT_ONCE)
-def test_nothing_to_wait_for_is_no_wait(endpoint, surface, status, case):
+def test_nothing_to_wait_for_is_no_wait(fake_server, surface, status, case):
     headers = {"Retry-After": AT_ONCE[case]} if AT_ONCE[case] else {}
-    endpoint.answer = in_turn(FakeResponse(b"", status, headers), serve_dialect("cohere"))
-    with client(endpoint.url) as backend:
+    fake_server.response = in_turn(FakeResponse(b"", status, headers), serve_dialect("cohere"))
+    with client(fake_server.url) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
-    assert 2 == len(endpoint.requests)
+    assert 2 == len(fake_server.requests)
 
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("header", ["Retry-After", "Retry-After-Ms"])
-def test_a_wait_that_fits_is_kept(endpoint, surface, header):
+def test_a_wait_that_fits_is_kept(fake_server, surface, header):
     wait = {"Retry-After": "0.3", "Retry-After-Ms": "300"}[header]
-    endpoint.answer = in_turn(FakeResponse(b"", 503, {header: wait}), serve_dialect("cohere"))
-    with client(endpoint.url) as backend:
+    fake_server.response = in_turn(FakeResponse(b"", 503, {header: wait}), serve_dialect("cohere"))
+    with client(fake_server.url) as backend:
         began = time.monotonic()
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
     assert 0.3 <= time.monotonic() - began
-    assert 2 == len(endpoint.requests)
+    assert 2 == len(fake_server.requests)
 
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("form", ["date", "seconds"])
-def test_a_wait_that_does_not_fit_is_told_at_once(endpoint, surface, form):
+def test_a_wait_that_does_not_fit_is_told_at_once(fake_server, surface, form):
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=YEAR), usegmt=True)
     wait = date if form == "date" else str(YEAR)
-    endpoint.answer = FakeResponse(b"", 429, {"Retry-After": wait})
-    with client(endpoint.url, deadline=20.0) as backend:
+    fake_server.response = FakeResponse(b"", 429, {"Retry-After": wait})
+    with client(fake_server.url, deadline=20.0) as backend:
         began = time.monotonic()
         with pytest.raises(BackendOverloaded) as caught:
             surface.ask(backend)
 
     assert time.monotonic() - began < 10.0
     assert pytest.approx(YEAR, abs=300) == caught.value.retry_after
-    assert 1 == len(endpoint.requests)
+    assert 1 == len(fake_server.requests)
 
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
-def test_the_original_order_comes_at_once_too(endpoint, surface):
-    endpoint.answer = FakeResponse(b"", 429, {"Retry-After": str(YEAR)})
-    with client(endpoint.url) as backend:
+def test_the_original_order_comes_at_once_too(fake_server, surface):
+    fake_server.response = FakeResponse(b"", 429, {"Retry-After": str(YEAR)})
+    with client(fake_server.url) as backend:
         kept = surface.ask(backend, on_error="original_order")
 
     assert [(text, None, "fallback:BackendOverloaded") for text in TEXTS] == kept
-    assert 1 == len(endpoint.requests)
+    assert 1 == len(fake_server.requests)

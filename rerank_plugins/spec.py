@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from rerank_plugins._internal.options import checked_options, unknown, with_options
+from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 
@@ -98,7 +98,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         if not spec.endswith(".toml"):
             return _build(_parsed(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
-        return _from_tables(_read(Path(spec)), where=f"in {str(spec)!r}")
+        return _from_tables(read_toml(spec), where=f"in {str(spec)!r}")
     if isinstance(spec, Mapping):
         if "kind" in spec:
             return _build(spec, where="in the mapping")
@@ -114,15 +114,6 @@ def _from_environment() -> Backend:
         return load_backend(os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "embedded")
     except ConfigError as exc:  # nobody would guess where this spec came from
         raise ConfigError(f"{exc} (from the environment variable {ENVIRONMENT_VARIABLE})") from exc
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"can't read {str(path)!r}: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # broken TOML or UTF-8, or NUL in the path
-        raise ConfigError(f"{str(path)!r} is not valid TOML: {exc}") from exc
 
 
 def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:

@@ -16,7 +16,7 @@ from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
 from rerank_plugins.evaluation.evaluate import DEFAULT_DEPTH, evaluate
-from rerank_plugins.evaluation.metrics import DEFAULT_METRICS
+from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, METRIC_FORMS
 from rerank_plugins.evaluation.report.format import figure, interval, remarks, verdict
 from rerank_plugins.evaluation.report.text import as_json, as_markdown, speed_cells
 from rerank_plugins.evaluation.results import Evaluation, System
@@ -55,7 +55,12 @@ def evaluate_datasets(
     ] = False,
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", help=f"The first one decides. Else {', '.join(DEFAULT_METRICS)}."),
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help=f"{METRIC_FORMS}. Give it several times; the first one decides what is better. "
+            f"Else {', '.join(DEFAULT_METRICS)}.",
+        ),
     ] = None,
     depth: Annotated[
         int, typer.Option(min=1, help="How many candidates to rerank; shallower depths are shown.")

@@ -1,5 +1,6 @@
 """`evaluate()`: figures, comparisons and depths, against hand-worked cases and ir-measures."""
 
+import importlib
 import math
 import subprocess
 import sys
@@ -8,7 +9,6 @@ import pytest
 
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.evaluation import Dataset, evaluate, load_dataset
-from rerank_plugins.evaluation import evaluate as experiment
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.evaluate import sweep
 from rerank_plugins.testing import FakeBackend
@@ -66,7 +66,8 @@ def test_a_backend_is_not_used_again_once_it_is_closed(monkeypatch):
         def close(self):
             closed.append(self)
 
-    monkeypatch.setattr(experiment, "load_backend", lambda spec: Loading())
+    module = importlib.import_module("rerank_plugins.evaluation.evaluate")  # hidden by its function
+    monkeypatch.setattr(module, "load_backend", lambda spec: Loading())
     found = evaluate(dataset(1), {"label": "a spec"})
 
     assert 1 == len(closed)

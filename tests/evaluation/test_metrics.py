@@ -7,20 +7,27 @@ import pytest
 
 from rerank_plugins import ConfigError
 from rerank_plugins.evaluation import load_dataset
-from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
+from rerank_plugins.evaluation.metrics import (
+    DEFAULT_METRICS,
+    METRIC_FORMS,
+    METRICS,
+    measure,
+    metric_description,
+    metric_name,
+)
 
 pytrec_eval = pytest.importorskip("pytrec_eval", reason="needs the extra `dev`")
 
-NAMES = {
-    "MRR": "recip_rank",
-    "nDCG@10": "ndcg_cut_10",
-    "nDCG": "ndcg",
-    "MAP": "map",
-    "MAP@10": "map_cut_10",
-    "Recall@10": "recall_10",
-    "Success@5": "success_5",
-    "P@5": "P_5",
+ORIGINALS = {
+    **{metric.name: metric.trec_eval for metric in METRICS.values() if metric.trec_eval},
+    **{
+        f"{metric.name}@{cutoff}": f"{metric.trec_eval_cut}_{cutoff}"
+        for metric in METRICS.values()
+        for cutoff in (5, 10)
+        if metric.trec_eval_cut
+    },
 }
+"""Our names → trec_eval's."""
 
 
 def random_case(seed):
@@ -43,14 +50,14 @@ def trec_eval(qrels, rankings):
         query: {document: 1.0 / place for place, document in enumerate(documents, start=1)}
         for query, documents in rankings.items()
     }
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(NAMES.values()))
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(ORIGINALS.values()))
     return evaluator.evaluate(run)
 
 
 def assert_equal_to_trec_eval(qrels, rankings):
-    ours = measure(qrels, rankings, list(NAMES))
+    ours = measure(qrels, rankings, list(ORIGINALS))
     theirs = trec_eval(qrels, rankings)
-    for name, original in NAMES.items():
+    for name, original in ORIGINALS.items():
         assert set(qrels) == set(ours[name])
         for query in qrels:
             expected = theirs[query][original] if query in theirs else 0.0
@@ -114,10 +121,25 @@ def test_spelling_does_not_matter(given, name):
 
 @pytest.mark.parametrize("text", ["", "f1", "MRR@0", "MRR@", "nDCG@x", "MRR@10@5"])
 def test_unknown_metrics_are_refused_with_the_valid_ones(text):
-    with pytest.raises(ConfigError, match=r"valid: MRR@K, nDCG@K"):
+    with pytest.raises(ConfigError, match=r"valid: MRR, MRR@K, nDCG, nDCG@K"):
         metric_name(text)
 
 
 def test_recall_needs_a_cut_off():
     with pytest.raises(ConfigError, match="needs a cut-off, as in Recall@10"):
         metric_name("recall")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_is_held_against_trec_eval(name):
+    """Whoever adds a metric names its original in the same entry."""
+    assert {name, f"{name}@5"} & {*ORIGINALS}
+
+
+@pytest.mark.parametrize("form", METRIC_FORMS.split(", "))
+def test_every_form_that_messages_list_is_valid_and_described(form):
+    name = form.replace("@K", "@7")
+
+    assert name == metric_name(name)
+    assert metric_description(name).startswith(f"{name}: ")
+    assert ("first 7" in metric_description(name)) == ("@" in form)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from rerank_plugins.evaluation.metrics import metric_description
 from rerank_plugins.evaluation.results import SIGNIFICANT, Evaluation, PairedTest, System
 from rerank_plugins.evaluation.statistics import RESAMPLES, Estimate
 
@@ -108,8 +109,8 @@ def how_measured(found: Evaluation) -> list[str]:
         "stage's order."
     )
     metrics = (
-        "Metrics are defined as in trec_eval; they are means over "
-        f"{len(found.dataset.queries)} queries. Grades above 0 are relevant."
+        f"Metrics are means over {len(found.dataset.queries)} queries, defined as in trec_eval. "
+        "Grades above 0 are relevant. " + "; ".join(map(metric_description, found.metrics)) + "."
     )
     chance = (
         f"Intervals: 95 %, percentile bootstrap over the queries, {RESAMPLES:,} resamples. "

@@ -26,6 +26,7 @@ __all__ = [
     "dispatch_to",
     "dispatcher",
     "emit",
+    "merged",
     "observe_attempt",
     "observe_call",
 ]
@@ -77,15 +78,23 @@ def emit(event: Event) -> None:
         told(event)
 
 
+def merged(dispatchers: Iterable[Dispatcher | None]) -> Dispatcher | None:
+    """Return a dispatcher to the hooks of them all; None if there are none."""
+    known = list({id(one): one for one in dispatchers if one is not None}.values())
+    if not known:
+        return None
+    first, *others = known
+    return Dispatcher(hook for one in known for hook in one.hooks) if others else first
+
+
 @contextmanager
-def dispatch_to(calls: Iterable[Dispatcher | None]) -> Iterator[None]:
-    """Tell what happens in this block to those who listen to any of the calls it is done for.
+def dispatch_to(dispatchers: Iterable[Dispatcher | None]) -> Iterator[None]:
+    """Emit what happens in this block to the hooks of all the calls for which it is done.
 
     Args:
-        calls: what `dispatcher()` said in each of them.
+        dispatchers: what `dispatcher()` returned in each of them.
     """
-    hooks = [hook for heard in calls if heard is not None for hook in heard.hooks]
-    token = _dispatcher.set(Dispatcher(hooks) if hooks else None)
+    token = _dispatcher.set(merged(dispatchers))
     try:
         yield
     finally:

@@ -12,11 +12,15 @@ from rerank_plugins import errors
 __all__ = [
     "AttemptFinished",
     "AttemptStarted",
+    "BatchFinished",
+    "BatchShrunk",
     "BreakerChanged",
     "CacheLookedUp",
     "CallFinished",
     "CallStarted",
     "Computed",
+    "Dequeued",
+    "Dropped",
     "Event",
     "FellBack",
     "Hook",
@@ -162,6 +166,47 @@ class Computed:
     them; else `resident`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dequeued:
+    """The first documents of a request leave the scheduler's queue for a batch."""
+
+    seconds: float
+    """How long they waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFinished:
+    """A batch was scored or failed, or a part of one that was split.
+
+    The calls that share it all hear of it.
+    """
+
+    documents: int
+    """How many documents it has."""
+    tokens: int
+    """How many tokens they have together, estimated."""
+    outcome: str
+    """`"ok"`, or what `outcome_of()` says of the error."""
+    seconds: float
+    """How long it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShrunk:
+    """Memory ran out, so later batches are smaller."""
+
+    tokens: int
+    """The most tokens that a batch has from now on, estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Documents leave the queue without a score: their request was cancelled or failed."""
+
+    documents: int
+    """How many."""
+
+
 Event: TypeAlias = (
     CallStarted
     | CallFinished
@@ -174,6 +219,10 @@ Event: TypeAlias = (
     | Split
     | Truncated
     | Computed
+    | Dequeued
+    | BatchFinished
+    | BatchShrunk
+    | Dropped
 )
 
 
@@ -195,6 +244,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (  # the first that fit
     (errors.AuthenticationError, "authentication"),
     (errors.BackendRejected, "rejected"),
     (errors.InvalidResponse, "invalid_response"),
+    (MemoryError, "out_of_memory"),
     (errors.BackendError, "backend_error"),
     (errors.UnsupportedInputError, "unsupported_input"),
     (errors.ConfigError, "config"),

@@ -1,7 +1,6 @@
 """Shared, fair and bounded batches for callers in any thread and any event loop."""
 
 from rerank_plugins.scheduler.cost import estimated_tokens
-from rerank_plugins.scheduler.observer import Observer, SafeObserver
 from rerank_plugins.scheduler.scheduler import Scheduler
 
-__all__ = ["Observer", "SafeObserver", "Scheduler", "estimated_tokens"]
+__all__ = ["Scheduler", "estimated_tokens"]

@@ -14,8 +14,8 @@ from rerank_plugins.errors import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.hooks._dispatch import dispatch_to
-from rerank_plugins.scheduler.observer import Observer
+from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
+from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.request import Batch
 
 __all__ = ["BatchScorer", "Run"]
@@ -37,13 +37,11 @@ class BatchScorer:
     Args:
         run: what scores.
         batch_cost: the most that what `run` is given may cost, except for a single document.
-        observer: is told what happens.
     """
 
-    def __init__(self, run: Run, *, batch_cost: int, observer: Observer) -> None:
+    def __init__(self, run: Run, *, batch_cost: int) -> None:
         self.batch_cost = batch_cost
         self._run = run
-        self._observer = observer
         self.forget()
 
     def forget(self) -> None:
@@ -59,20 +57,14 @@ class BatchScorer:
     def score(self, batch: Batch) -> None:
         """Score a batch; if that fails, do what can still be done for each of its requests."""
         try:
-            self._tell_waits(batch)
-            with dispatch_to(request.listeners for request, _ in batch):
+            _emit_waits(batch)
+            with dispatch_to(request.dispatcher for request, _ in batch):
                 self._score(batch)
         except BaseException as error:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:
                 request.fail(_harmless(error))
         finally:
             self._began = None
-
-    def _tell_waits(self, batch: Batch) -> None:
-        for request, _ in batch:
-            if request.submitted is not None:
-                self._observer.waited(monotonic() - request.submitted)
-                request.submitted = None
 
     def _score(self, batch: Batch) -> None:
         pairs = sum(len(indices) for _, indices in batch)
@@ -82,20 +74,21 @@ class BatchScorer:
             return
         self._began = began = monotonic()
         try:
-            found = self._found(batch)
+            results = self._results(batch)
         except BaseException as raised:  # noqa: BLE001  # reaches the caller through its future
             error = _harmless(raised)
-            self._observer.failed(error, pairs)
+            emit(BatchFinished(pairs, cost, outcome_of(error), monotonic() - began))
             self._recover(batch, error, pairs, cost)
             return
         seconds = monotonic() - began
         self._remember_speed(cost / max(seconds, 1e-6))
-        self._observer.scored(pairs, cost, seconds)
-        for (request, indices), scores in zip(batch, found, strict=True):
+        emit(BatchFinished(pairs, cost, "ok", seconds))
+        for (request, indices), scores in zip(batch, results, strict=True):
             try:
                 request.finish(indices, check_scores(scores, len(indices)))
             except Exception as error:  # noqa: BLE001  # of whatever the scores are made
-                self._observer.failed(error, len(indices))
+                own_cost = sum(request.costs[index] for index in indices)
+                emit(BatchFinished(len(indices), own_cost, outcome_of(error), seconds))
                 request.fail(error)
 
     def _recover(self, batch: Batch, error: Exception, pairs: int, cost: int) -> None:
@@ -103,7 +96,7 @@ class BatchScorer:
         shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
         if shrinks and pairs > 1:
             self.batch_cost = max(1, cost // 2)
-            self._observer.shrunk(self.batch_cost)
+            emit(BatchShrunk(self.batch_cost))
         elif len(batch) == 1 or isinstance(error, BackendUnavailable):
             for request, _ in batch:
                 request.fail(error)
@@ -120,15 +113,25 @@ class BatchScorer:
         last = speed if self.speed == math.inf else self.speed
         self.speed = last + _MEMORY_OF_SPEED * (speed - last)
 
-    def _found(self, batch: Batch) -> Sequence[Sequence[float]]:
-        asked = [
+    def _results(self, batch: Batch) -> Sequence[Sequence[float]]:
+        requests = [
             (request.query, [request.documents[index] for index in indices])
             for request, indices in batch
         ]
-        found = self._run(asked)
-        if len(found) != len(asked):
-            raise InvalidResponse(f"got {len(found)} lists of scores for {len(asked)} requests")
-        return found
+        results = self._run(requests)
+        if len(results) != len(requests):
+            raise InvalidResponse(
+                f"got {len(results)} lists of scores for {len(requests)} requests"
+            )
+        return results
+
+
+def _emit_waits(batch: Batch) -> None:
+    now = monotonic()
+    for request, _ in batch:
+        if request.submitted is not None and request.dispatcher is not None:
+            request.dispatcher(Dequeued(now - request.submitted))
+        request.submitted = None
 
 
 def _harmless(error: BaseException) -> Exception:

@@ -10,21 +10,21 @@ from time import monotonic
 from typing import TypeAlias
 
 from rerank_plugins.errors import RerankError
-from rerank_plugins.hooks._dispatch import dispatcher
+from rerank_plugins.hooks._dispatch import Dispatcher
 
 __all__ = ["Batch", "Request"]
 
 
 class Request:
-    """The documents of one caller, who listens to it, and what is known of their scores."""
+    """The documents of one caller, who hears of it, and what is known of their scores."""
 
     __slots__ = (
         "__weakref__",
         "costs",
         "deficit",
+        "dispatcher",
         "documents",
         "future",
-        "listeners",
         "pending",
         "query",
         "scores",
@@ -32,7 +32,13 @@ class Request:
         "waiting",
     )
 
-    def __init__(self, query: str, documents: Sequence[str], costs: Sequence[int]) -> None:
+    def __init__(
+        self,
+        query: str,
+        documents: Sequence[str],
+        costs: Sequence[int],
+        dispatcher: Dispatcher | None,
+    ) -> None:
         self.query = query
         self.documents = documents
         self.costs = costs
@@ -42,7 +48,7 @@ class Request:
         self.deficit = 0
         self.submitted: float | None = monotonic()  # None once a batch has begun
         self.future: Future[list[float]] = Future()
-        self.listeners = dispatcher()
+        self.dispatcher = dispatcher
 
     def pending_cost(self) -> int:
         return sum(self.costs[index] for index in self.pending)

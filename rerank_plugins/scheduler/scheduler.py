@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rerank_plugins.errors import BackendOverloaded
+from rerank_plugins.hooks import Dropped, Hook
+from rerank_plugins.hooks._dispatch import Dispatcher, dispatcher, merged
 from rerank_plugins.scheduler.batch import BatchScorer, Run
-from rerank_plugins.scheduler.observer import Observer, SafeObserver
 from rerank_plugins.scheduler.queue import FairQueue
 from rerank_plugins.scheduler.request import Batch, Request
 
@@ -45,7 +46,7 @@ class Scheduler:
             meet; like `queue_cost`. None looks at the cost alone.
         quantum: what each request may spend per round; as much as the usual request costs, or it
             waits for several rounds.
-        observer: is told what happens; what it raises is logged once.
+        hooks: hear the events of all requests; hooks of a call hear those of its own.
         name: of the worker thread.
     """
 
@@ -58,11 +59,11 @@ class Scheduler:
         queue_cost: int = 4_194_304,
         queue_seconds: float | None = None,
         quantum: int = 8_192,
-        observer: Observer | None = None,
+        hooks: Sequence[Hook] = (),
         name: str = "rerank-scheduler",
     ) -> None:
-        self._observer = SafeObserver(observer or Observer())
-        self._scorer = BatchScorer(run, batch_cost=batch_cost, observer=self._observer)
+        self._dispatcher = Dispatcher(hooks) if hooks else None
+        self._scorer = BatchScorer(run, batch_cost=batch_cost)
         self._batch_pairs = batch_pairs
         self._queue_cost = queue_cost
         self._queue_seconds = queue_seconds
@@ -112,7 +113,7 @@ class Scheduler:
         Raises:
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
-        request = Request(query, documents, costs)
+        request = Request(query, documents, costs, merged((dispatcher(), self._dispatcher)))
         with self._changed:
             room = self._room()
             if not wait:
@@ -146,7 +147,8 @@ class Scheduler:
                 self._queue.remove(request)
         except ValueError:
             return
-        self._observer.cancelled(len(request.pending))
+        if request.dispatcher is not None:
+            request.dispatcher(Dropped(len(request.pending)))
 
     def _room(self) -> int:
         """Return the most that may wait."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, RerankError
+from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.server.errors import Problem
 from rerank_plugins.server.isolation import is_remote, model_processes, prepare_here
-from rerank_plugins.server.metrics import BatchMetrics, ServerMetrics
+from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.scoring import Scoring, scoring_for
 from rerank_plugins.server.settings import ServerSettings
 
@@ -183,11 +184,6 @@ class Lifecycle:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
         self.on_loaded()
         self.facts = facts
-        observer = BatchMetrics(
-            self._metrics,
-            out_of_memory=self._note_out_of_memory,
-            enough_memory=self._note_enough_memory,
-        )
         self._metrics.info.labels(
             str(facts.get("model", facts["name"])),
             str(facts.get("revision") or ""),
@@ -197,22 +193,20 @@ class Lifecycle:
         self._scoring = scoring_for(
             self.backend,
             settings,
-            observer,
-            self._metrics.listening,
+            (self._metrics.hook, self._watch_batches),
             remote=self._is_remote,
             max_length=self.max_length or _USUAL_LENGTH,
         )
 
-    def _note_out_of_memory(self, pairs: int) -> None:
-        """A single pair that does not fit is the end of a server, after three in a row."""
-        if pairs > 1:
-            return
-        self._out_of_memory += 1
-        if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
-            self.fail(MemoryError("single pairs do not fit into memory"))
-
-    def _note_enough_memory(self) -> None:
-        self._out_of_memory = 0
+    def _watch_batches(self, event: Event) -> None:
+        """Fail after three single pairs in a row that do not fit into memory."""
+        match event:
+            case BatchFinished(outcome="ok"):
+                self._out_of_memory = 0
+            case BatchFinished(1, outcome="out_of_memory"):
+                self._out_of_memory += 1
+                if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
+                    self.fail(MemoryError("single pairs do not fit into memory"))
 
     async def _watch_memory(self) -> None:
         """Find out whether there is memory again: a server that is not ready gets no requests."""

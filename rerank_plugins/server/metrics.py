@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,12 +13,18 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from rerank_plugins.hooks import CallFinished, CallStarted, Event
-from rerank_plugins.hooks._dispatch import observe_call
+from rerank_plugins.hooks import (
+    BatchFinished,
+    BatchShrunk,
+    CallFinished,
+    CallStarted,
+    Dequeued,
+    Dropped,
+    Event,
+)
 from rerank_plugins.hooks.prometheus import DURATION_BUCKETS, PrometheusHook
-from rerank_plugins.scheduler import Observer
 
-__all__ = ["BatchMetrics", "ServerMetrics"]
+__all__ = ["ServerMetrics"]
 
 _SHORT = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _POWERS = tuple(2**power for power in range(11))
@@ -38,10 +42,10 @@ class ServerMetrics:
         if os.path.exists("/proc/self/stat"):  # noqa: PTH110  # as the collector looks
             ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self._hook = PrometheusHook(registry=registry)
-        self.requests = self._hook.metrics.requests
-        self.duration = self._hook.metrics.request_duration
-        self.pairs = self._hook.metrics.pairs
+        self._prometheus = PrometheusHook(registry=registry)
+        self.requests = self._prometheus.metrics.requests
+        self.duration = self._prometheus.metrics.request_duration
+        self.pairs = self._prometheus.metrics.pairs
         self.inflight = Gauge(
             "rerank_inflight_requests", "Requests in progress.", registry=registry
         )
@@ -90,7 +94,7 @@ class ServerMetrics:
         )
         self.failures = Counter(
             "rerank_model_failures",
-            "Batches that were not scored, by the kind of error.",
+            "Batches that were not scored, by outcome.",
             ["kind"],
             registry=registry,
         )
@@ -129,46 +133,23 @@ class ServerMetrics:
             registry=registry,
         )
 
-    def listening(self) -> AbstractContextManager[None]:
-        """Count what is told inside the block: cache look-ups, attempts, retries, fallbacks."""
-        return observe_call((self._hear,), CallStarted("server", "", None, 0, 0))
-
-    def _hear(self, event: Event, /) -> None:
-        if not isinstance(event, CallStarted | CallFinished):  # requests are counted at the edge
-            self._hook(event)
-
-
-class BatchMetrics(Observer):
-    """Puts what the scheduler does into the metrics, and passes on whether memory suffices."""
-
-    def __init__(
-        self,
-        metrics: ServerMetrics,
-        *,
-        out_of_memory: Callable[[int], None],
-        enough_memory: Callable[[], None],
-    ) -> None:
-        self._metrics = metrics
-        self._out_of_memory = out_of_memory
-        self._enough_memory = enough_memory
-
-    def waited(self, seconds: float) -> None:
-        self._metrics.queue_wait.observe(seconds)
-
-    def scored(self, pairs: int, cost: int, seconds: float) -> None:
-        self._metrics.pairs.inc(pairs)
-        self._metrics.batch_pairs.observe(pairs)
-        self._metrics.batch_tokens.observe(cost)
-        self._metrics.batch_seconds.observe(seconds)
-        self._enough_memory()
-
-    def failed(self, error: BaseException, pairs: int) -> None:
-        self._metrics.failures.labels(type(error).__name__).inc()
-        if isinstance(error, MemoryError):
-            self._out_of_memory(pairs)
-
-    def shrunk(self, batch_cost: int) -> None:  # noqa: ARG002  # in the log already
-        self._metrics.oom_splits.inc()
-
-    def cancelled(self, pairs: int) -> None:
-        self._metrics.cancelled.labels("queued").inc(pairs)
+    def hook(self, event: Event, /) -> None:
+        """Count what happens while a backend scores, and what the scheduler does."""
+        match event:
+            case CallStarted() | CallFinished():
+                pass  # requests are counted where they arrive
+            case Dequeued(seconds):
+                self.queue_wait.observe(seconds)
+            case BatchFinished(documents, tokens, "ok", seconds):
+                self.pairs.inc(documents)
+                self.batch_pairs.observe(documents)
+                self.batch_tokens.observe(tokens)
+                self.batch_seconds.observe(seconds)
+            case BatchFinished(outcome=outcome):
+                self.failures.labels(outcome).inc()
+            case BatchShrunk():
+                self.oom_splits.inc()
+            case Dropped(documents):
+                self.cancelled.labels("queued").inc(documents)
+            case _:
+                self._prometheus(event)

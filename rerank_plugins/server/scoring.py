@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from time import monotonic
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from rerank_plugins._internal.context import until
 from rerank_plugins.backend import Backend, check_scores, check_texts
 from rerank_plugins.errors import BackendOverloaded
-from rerank_plugins.scheduler import Observer, SafeObserver, Scheduler, estimated_tokens
+from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
+from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
+from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["Scoring", "SharedScoring", "SideBySide", "scoring_for"]
-
-Requests: TypeAlias = Sequence[tuple[str, Sequence[str]]]
-Listening: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Makes the block in which the backend is asked, for those who count what happens in it."""
 
 
 class Scoring(Protocol):
@@ -58,21 +55,18 @@ class SharedScoring:
         self,
         backend: Backend,
         settings: ServerSettings,
-        observer: Observer,
-        listening: Listening,
+        hooks: Sequence[Hook],
         max_length: int,
     ) -> None:
-        self._backend = backend
-        self._listening = listening
         self._max_length = max_length
         self._queue_pairs = settings.queue_pairs
         self._scheduler = Scheduler(
-            self._score_many,
+            backend.score_many,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
             queue_cost=settings.queue_tokens,
             queue_seconds=settings.queue_seconds,
-            observer=observer,
+            hooks=hooks,
             name="rerank-server",
         )
 
@@ -102,25 +96,14 @@ class SharedScoring:
     def close(self) -> None:
         self._scheduler.close()
 
-    def _score_many(self, requests: Requests) -> list[list[float]]:
-        with self._listening():
-            return self._backend.score_many(requests)
-
 
 class SideBySide:
     """Passes each request on as it is: to a remote server, or to a listwise model."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        settings: ServerSettings,
-        observer: Observer,
-        listening: Listening,
-    ) -> None:
+    def __init__(self, backend: Backend, settings: ServerSettings, hooks: Sequence[Hook]) -> None:
         self._backend = backend
-        self._listening = listening
         self._queue_pairs = settings.queue_pairs
-        self._observer = SafeObserver(observer)
+        self._dispatcher = Dispatcher(hooks)
         self._seconds = settings.request_seconds
         self.queued_pairs = 0
         self.queued_cost = 0
@@ -139,18 +122,20 @@ class SideBySide:
         self.queued_pairs += len(texts)
         self.queued_cost += cost
         try:
-            with until(began + self._seconds), self._listening():
+            with until(began + self._seconds), dispatch_to([self._dispatcher]):
                 scores = check_scores(await self._backend.ascore(query, texts), len(texts))
         except asyncio.CancelledError:
-            self._observer.cancelled(len(texts))
+            self._dispatcher(Dropped(len(texts)))
             raise
         except Exception as error:
-            self._observer.failed(error, len(texts))
+            self._dispatcher(
+                BatchFinished(len(texts), cost, outcome_of(error), monotonic() - began)
+            )
             raise
         finally:
             self.queued_pairs -= len(texts)
             self.queued_cost -= cost
-        self._observer.scored(len(texts), cost, monotonic() - began)
+        self._dispatcher(BatchFinished(len(texts), cost, "ok", monotonic() - began))
         return scores
 
     def close(self) -> None:
@@ -167,13 +152,12 @@ def _check_room(queued: int, new: int, most: int) -> None:
 def scoring_for(
     backend: Backend,
     settings: ServerSettings,
-    observer: Observer,
-    listening: Listening,
+    hooks: Sequence[Hook],
     *,
     remote: bool,
     max_length: int,
 ) -> Scoring:
     """Return the way that fits: shared batches need a pointwise model on this machine."""
     if remote or not backend.cacheable:
-        return SideBySide(backend, settings, observer, listening)
-    return SharedScoring(backend, settings, observer, listening, max_length)
+        return SideBySide(backend, settings, hooks)
+    return SharedScoring(backend, settings, hooks, max_length)

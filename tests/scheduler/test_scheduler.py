@@ -20,9 +20,18 @@ from rerank_plugins import (
     BackendUnavailable,
     InvalidResponse,
 )
-from rerank_plugins.hooks import CallStarted, Truncated
+from rerank_plugins._internal.throttle import Throttle
+from rerank_plugins.hooks import (
+    BatchFinished,
+    BatchShrunk,
+    CallStarted,
+    Dequeued,
+    Dropped,
+    Truncated,
+    _dispatch,
+)
 from rerank_plugins.hooks._dispatch import emit, observe_call
-from rerank_plugins.scheduler import Observer, Scheduler, estimated_tokens
+from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 
 class Scorer:
@@ -318,28 +327,6 @@ def test_tokens_are_estimated_from_the_script(query, document, tokens):
     assert tokens == estimated_tokens(query, document, limit=512)
 
 
-class Watcher(Observer):
-    """Remembers what it is told."""
-
-    def __init__(self):
-        self.told = []
-
-    def waited(self, seconds):
-        self.told.append(("waited", seconds >= 0))
-
-    def scored(self, pairs, cost, seconds):
-        self.told.append(("scored", pairs, cost))
-
-    def failed(self, error, pairs):
-        self.told.append(("failed", type(error), pairs))
-
-    def shrunk(self, batch_cost):
-        self.told.append(("shrunk", batch_cost))
-
-    def cancelled(self, pairs):
-        self.told.append(("cancelled", pairs))
-
-
 def test_a_batch_holds_so_many_documents_at_most(scorer):
     scheduler = Scheduler(scorer, batch_pairs=4)
     held(scheduler, scorer)
@@ -465,16 +452,19 @@ def test_batches_shrink_for_good_when_memory_runs_out():
             raise MemoryError
         return [[1.0] * len(texts) for _, texts in requests]
 
-    watcher = Watcher()
-    scheduler = Scheduler(small_memory, batch_cost=640, observer=watcher)
+    events = []
+    scheduler = Scheduler(small_memory, batch_cost=640, hooks=[events.append])
 
     assert 64 == len(ask(scheduler, ["a"] * 64).result(30))
     assert [64, 32, 16] + [8] * 8 == sizes
     assert 80 == scheduler.batch_cost
     assert 64 == len(ask(scheduler, ["a"] * 64).result(30))
     assert [8] * 8 == sizes[-8:]
-    assert ("failed", MemoryError, 64) in watcher.told
-    assert ("shrunk", 80) in watcher.told
+    failed = [e for e in events if isinstance(e, BatchFinished) and e.outcome != "ok"]
+    assert [("out_of_memory", 64, 640), ("out_of_memory", 32, 320)] == [
+        (event.outcome, event.documents, event.tokens) for event in failed[:2]
+    ]
+    assert BatchShrunk(80) in events
     scheduler.close()
 
 
@@ -532,15 +522,15 @@ def test_the_queue_is_as_long_as_the_wait_allows():
 
 
 def test_a_request_that_is_given_up_leaves_the_queue_at_once(scorer):
-    watcher = Watcher()
-    scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100, observer=watcher)
+    events = []
+    scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100, hooks=[events.append])
     held(scheduler, scorer)
     doomed = ask(scheduler, ["doomed"] * 9)
     assert (9, 90) == (scheduler.queued_pairs, scheduler.queued_cost)
     doomed.cancel()
 
     assert (0, 0) == (scheduler.queued_pairs, scheduler.queued_cost)
-    assert ("cancelled", 9) in watcher.told
+    assert Dropped(9) in events
     kept = ask(scheduler, ["kept"] * 9, wait=False)
     scorer.let_go.set()
     assert 9 == len(kept.result(30))
@@ -569,16 +559,35 @@ def test_a_batch_that_hangs_can_be_noticed(scorer):
     assert 0.0 == scheduler.stalled_for()
 
 
-def test_the_observer_hears_of_waits_and_batches(scorer):
-    watcher = Watcher()
-    scheduler = Scheduler(scorer, observer=watcher)
-    ask(scheduler, ["a", "b"]).result(30)
+def test_hooks_hear_of_waits_and_batches(scorer):
+    """Those of the scheduler of all requests, those of a call of its own; each once."""
+    own, of_call = [], []
+    scheduler = Scheduler(scorer, hooks=[own.append])
+    started = CallStarted("library", "local", None, 1, 2)
+    with observe_call((of_call.append, own.append), started):
+        ask(scheduler, ["a", "b"]).result(30)
+    ask(scheduler, ["c"]).result(30)
     scheduler.close()
 
-    assert [("waited", True), ("scored", 2, 20)] == watcher.told
+    waited, batch, *others = [event for event in own if isinstance(event, Dequeued | BatchFinished)]
+    assert waited.seconds >= 0
+    assert (2, 20, "ok") == (batch.documents, batch.tokens, batch.outcome)
+    assert [Dequeued, BatchFinished] == [type(event) for event in others]
+    assert [waited, batch] == of_call[1:-1]
 
 
-def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
+def test_a_request_whose_scores_are_unusable_is_a_failed_batch(scorer):
+    events = []
+    scheduler = Scheduler(scorer, hooks=[events.append])
+    with pytest.raises(InvalidResponse):
+        ask(scheduler, ["nan"]).result(30)
+    scheduler.close()
+
+    batches = [event.outcome for event in events if isinstance(event, BatchFinished)]
+    assert ["ok", "invalid_response"] == batches
+
+
+def test_each_hook_of_a_call_hears_once_of_a_batch():
     """The worker is a thread of its own, which knows nothing of those who called."""
     started = CallStarted("library", "local", None, 1, 1)
     one, other = [], []
@@ -607,17 +616,21 @@ def test_a_batch_is_told_once_to_each_who_listens_to_one_of_its_requests():
     assert [Truncated(4)] == [event for event in other if isinstance(event, Truncated)]
 
 
-class Raising(Observer):
-    """Raises whatever it is told, with the text of a document."""
+class Raising:
+    """Raises whatever it hears, with the text of a document."""
 
-    def _raise(self, *facts):
+    def __call__(self, event):
         raise ZeroDivisionError("poison")
 
-    waited = scored = failed = shrunk = cancelled = _raise
+
+@pytest.fixture
+def _fresh_throttle(monkeypatch):
+    monkeypatch.setattr(_dispatch, "_may_warn", Throttle())
 
 
-def test_an_observer_that_raises_harms_nobody_and_is_logged_once(scorer, caplog):
-    scheduler = Scheduler(scorer, observer=Raising(), batch_cost=100)
+@pytest.mark.usefixtures("_fresh_throttle")
+def test_a_hook_that_raises_harms_nobody_and_is_logged_once(scorer, caplog):
+    scheduler = Scheduler(scorer, hooks=[Raising()], batch_cost=100)
     held(scheduler, scorer)
     doomed, bad = ask(scheduler, ["doomed"] * 3), ask(scheduler, ["poison"])
     good = [ask(scheduler, ["a", "bb"]) for _ in range(3)]
@@ -630,19 +643,20 @@ def test_an_observer_that_raises_harms_nobody_and_is_logged_once(scorer, caplog)
             bad.result(30)
         assert [1.0] == ask(scheduler, ["a"]).result(30)
         scheduler.close()
-    (told,) = caplog.records
-    assert "rerank_plugins.scheduler.observer" == told.name
-    assert "the observer Raising failed with ZeroDivisionError" in told.getMessage()
-    assert "poison" not in told.getMessage() + str(told.exc_info)
+    (record,) = caplog.records
+    assert "rerank_plugins.hooks" == record.name
+    assert "the hook Raising failed at Dequeued: ZeroDivisionError" == record.getMessage()
+    assert not record.exc_info
 
 
-def test_an_observer_that_raises_harms_no_async_caller(caplog):
+@pytest.mark.usefixtures("_fresh_throttle")
+def test_a_hook_that_raises_harms_no_async_caller(caplog):
     def small_memory(requests):
         if sum(len(texts) for _, texts in requests) > 2:
             raise MemoryError
         return [[1.0] * len(texts) for _, texts in requests]
 
-    scheduler = Scheduler(small_memory, observer=Raising())
+    scheduler = Scheduler(small_memory, hooks=[Raising()])
 
     async def callers():
         asked = (asyncio.wrap_future(ask(scheduler, ["a"] * 3)) for _ in range(20))
@@ -653,16 +667,16 @@ def test_an_observer_that_raises_harms_no_async_caller(caplog):
     assert 1 == len(caplog.records)
 
 
-def test_an_observer_may_ask_the_scheduler_from_another_thread(scorer):
-    """It is told of requests that leave without any lock held."""
+def test_a_hook_may_use_the_scheduler_from_another_thread(scorer):
+    """It hears of requests that leave without any lock held."""
 
-    class Asking(Observer):
-        def cancelled(self, pairs):
+    def use(event):
+        if isinstance(event, Dropped):
             with ThreadPoolExecutor(1) as pool:
                 seen.append(pool.submit(ask, scheduler, ["b"]).result(30))
 
     seen = []
-    scheduler = Scheduler(scorer, observer=Asking())
+    scheduler = Scheduler(scorer, hooks=[use])
     held(scheduler, scorer)
     ask(scheduler, ["doomed"]).cancel()
     scorer.let_go.set()

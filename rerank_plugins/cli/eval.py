@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank_plugins._internal.display import short_name
+from rerank_plugins.backend import Backend
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
-from rerank_plugins.evaluation.evaluate import DEFAULT_DEPTH, evaluate
-from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, METRIC_FORMS
+from rerank_plugins.evaluation.evaluate import (
+    DEFAULT_DEPTH,
+    score_backends,
+    summarise,
+    sweep,
+)
+from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, METRIC_FORMS, metric_name
 from rerank_plugins.evaluation.report.format import figure, interval, remarks, verdict
 from rerank_plugins.evaluation.report.text import as_json, as_markdown, speed_cells
 from rerank_plugins.evaluation.results import Evaluation, System
@@ -101,42 +107,52 @@ def evaluate_datasets(
     if not names:
         raise typer.BadParameter("name a dataset, or see --demo", param_hint="'DATASET'")
     messages, console = Console(stderr=True), Console()
+    chosen = tuple(dict.fromkeys(map(metric_name, metrics or DEFAULT_METRICS)))
+    built = _build(backends or [""])
+    data = [load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth) for name in names]
+    data = data if queries is None else [dataset.head(queries) for dataset in data]
+    reported = [_depths(dataset, depth, depths) for dataset in data]
+    scores = out / "scores"
+    if fresh:
+        _remove_scores(scores, data)
+    total = sum(len(dataset.queries) for dataset in data) * len(built)
+    with _progress(messages, ", ".join(dataset.name for dataset in data), total) as step:
+        scored = score_backends(
+            built,
+            list(zip(data, reported, strict=True)),
+            owned=built,
+            folder=scores,
+            on_query=step,
+        )
     results = []
-    with ExitStack() as opened:
-        loaded = [
-            (spec, opened.enter_context(load_backend(spec or None)))
-            for spec in dict.fromkeys(backends or [""])
-        ]
-        built = {spec or short_name(backend.name): backend for spec, backend in loaded}
-        for name in names:
-            data = load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth)
-            data = data if queries is None else data.head(queries)
-            deepest = min(depth, max(map(len, data.candidates.values())) or 1)
-            scores = out / "scores"
-            if fresh:
-                _forget(scores, data)
-            with _progress(messages, data.name, len(data.queries) * len(built)) as step:
-                result = evaluate(
-                    data,
-                    built,
-                    metrics=metrics or DEFAULT_METRICS,
-                    depth=deepest,
-                    depths=None if depths is None else [at for at in depths if at < deepest],
-                    scores=scores,
-                    seed=seed,
-                    on_query=step,
-                )
-            results.append(result)
-            page = _write(out / re.sub(r"[^\w.-]+", "-", data.name), result)
-            with printing():
-                if not json_output:
-                    _print(console, result)
-            messages.print(
-                f"report: {page}", style="dim", highlight=False, markup=False, soft_wrap=True
-            )
+    for dataset, kept, below in zip(data, scored, reported, strict=True):
+        result = summarise(dataset, kept, metrics=chosen, depths=below, seed=seed)
+        results.append(result)
+        page = _write(out / re.sub(r"[^\w.-]+", "-", dataset.name), result)
+        with printing():
+            if not json_output:
+                _print(console, result)
+        messages.print(
+            f"report: {page}", style="dim", highlight=False, markup=False, soft_wrap=True
+        )
     if json_output:
         with printing():
             sys.stdout.write(f"[{','.join(map(as_json, results))}]\n")
+
+
+def _build(specs: Sequence[str]) -> dict[str, Backend]:
+    """Build all backends, by label; none loads its model before it scores."""
+    built = {}
+    for spec in dict.fromkeys(specs):
+        backend = load_backend(spec or None)
+        built[spec or short_name(backend.name)] = backend
+    return built
+
+
+def _depths(data: Dataset, depth: int, depths: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the depths to report: none is deeper than the longest list of candidates."""
+    deepest = min(depth, max(map(len, data.candidates.values())) or 1)
+    return sweep(deepest, None if depths is None else [at for at in depths if at < deepest])
 
 
 @contextmanager
@@ -163,10 +179,11 @@ def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[],
         yield lambda: shown.advance(task)
 
 
-def _forget(scores: Path, data: Dataset) -> None:
-    """Remove what was kept of a dataset's scores."""
-    for path in scores.glob(f"{data.digest[:16]}-*.jsonl"):
-        path.unlink()
+def _remove_scores(folder: Path, data: Iterable[Dataset]) -> None:
+    """Remove the scores that earlier runs kept of these datasets."""
+    for dataset in data:
+        for path in folder.glob(f"{dataset.digest[:16]}-*.jsonl"):
+            path.unlink()
 
 
 def _write(folder: Path, result: Evaluation) -> Path:

@@ -14,7 +14,7 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation._bump_chart import as_chart, as_page
 from rerank_plugins.evaluation._side_by_side import as_tables
 from rerank_plugins.evaluation.agreement import rank_biased_overlap
-from rerank_plugins.evaluation.labels import labelled
+from rerank_plugins.evaluation.labels import label_backends
 from rerank_plugins.result import RerankResult, rerank
 from rerank_plugins.spec import BackendSpec
 
@@ -162,7 +162,7 @@ def compare(
         raise ConfigError("`top_n` must be at least 1 to show anything, not 0")
     if ids is not None and len(ids) != len(documents):
         raise ConfigError(f"there are {len(documents)} documents but {len(ids)} ids")
-    specs = labelled(backends)
+    specs = label_backends(backends)
     if FIRST_STAGE in specs:
         raise ConfigError(f"no backend may be called {FIRST_STAGE!r}: the given order is")
     results = {label: rerank(query, documents, backend=spec) for label, spec in specs.items()}

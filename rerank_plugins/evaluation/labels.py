@@ -1,4 +1,4 @@
-"""What the backends of an evaluation are called."""
+"""Labels of the backends in an evaluation or a comparison."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.spec import BackendSpec
 
-__all__ = ["labelled"]
+__all__ = ["label_backends"]
 
 
-def labelled(
+def label_backends(
     backends: Iterable[BackendSpec] | Mapping[str, BackendSpec],
 ) -> dict[str, BackendSpec]:
-    """Give each backend a label that is no other's: its spec or its name, unless it has one.
+    """Give each backend a unique label: the one it comes with, else its spec or its name.
 
     Args:
         backends: label → backend or spec, or several without labels, or a single one.
@@ -24,7 +24,7 @@ def labelled(
         ConfigError: there is none, or two have the same label.
     """
     if isinstance(backends, Mapping):
-        found = dict(backends)
+        labels = dict(backends)
     else:
         if isinstance(backends, str | os.PathLike | Backend):
             backends = [backends]
@@ -33,18 +33,18 @@ def labelled(
                 "`backends` must be a list of backends or specs, or a mapping from labels to "
                 f"them, not `{type(backends).__name__}`"
             )
-        found = {}
+        labels = {}
         for number, spec in enumerate(backends, start=1):
             label = _label(spec, number)
-            if label in found:
+            if label in labels:
                 raise ConfigError(
-                    f"the backend {label!r} is given twice; leave one out, or label them by a "
+                    f"the backend {label!r} is given twice; remove one, or label them with a "
                     "mapping: {'a label': spec}"
                 )
-            found[label] = spec
-    if not found:
-        raise ConfigError("there is no backend; give one or more, as in ['embedded']")
-    return found
+            labels[label] = spec
+    if not labels:
+        raise ConfigError("there is no backend; give at least one, as in ['embedded']")
+    return labels
 
 
 def _label(spec: BackendSpec, number: int) -> str:

@@ -76,6 +76,34 @@ class TestEval:
         ]
         assert any("the questions are Chinese" in line for line in found[1]["warnings"])
 
+    def test_only_one_model_is_loaded_at_a_time(self, monkeypatch):
+        loaded, most = set(), []
+
+        class Loadable(FakeBackend):
+            def score(self, query, documents):
+                loaded.add(self.name)
+                most.append(len(loaded))
+                return super().score(query, documents)
+
+            def close(self):
+                loaded.discard(self.name)
+
+        module = sys.modules["rerank_plugins.cli.eval"]
+        monkeypatch.setattr(module, "load_backend", lambda spec: Loadable(name=spec))
+        sets = ["demo:xquad-zh", "demo:covidqa", "--queries", "3", "--depth", "5"]
+        done = run("eval", *sets, "-b", "A", "-b", "B", "-b", "C", "--json")
+
+        assert (0, 1, set()) == (done.exit_code, max(most), loaded)
+        assert [["BM25", "A", "B", "C"]] * 2 == [
+            [system["label"] for system in each["systems"]] for each in json.loads(done.stdout)
+        ]
+
+    def test_a_wrong_spec_is_found_before_anything_is_scored(self, folder):
+        done = run("eval", *QUICK, "-b", "embedded", "-b", "lokal:x")
+
+        assert 2 == done.exit_code
+        assert 0 == scored(folder)
+
     def test_a_second_run_reuses_scores_unless_told_otherwise(self, use):
         backend = FakeBackend()
         use(backend)

@@ -4,13 +4,15 @@ import importlib
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from rerank_plugins import ConfigError, load_backend
+from rerank_plugins import BackendUnavailable, ConfigError, load_backend
 from rerank_plugins.evaluation import Dataset, evaluate, load_dataset
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.evaluate import sweep
+from rerank_plugins.evaluation.scoring import reranked
 from rerank_plugins.testing import FakeBackend
 
 
@@ -237,3 +239,76 @@ def test_importing_the_module_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "set()" == done.stdout.strip()
+
+
+class Loadable(FakeBackend):
+    """Holds a model from its first score until it is closed; counts how many are held at once."""
+
+    def __init__(self, name, held):
+        super().__init__(name=name)
+        self.held = held
+
+    def score(self, query, documents):
+        self.held.loaded.add(self.name)
+        self.held.most = max(self.held.most, len(self.held.loaded))
+        return super().score(query, documents)
+
+    def close(self):
+        self.held.loaded.discard(self.name)
+
+
+@pytest.fixture
+def held():
+    return SimpleNamespace(loaded=set(), most=0)
+
+
+def test_only_one_model_is_loaded_at_a_time(monkeypatch, held):
+    module = importlib.import_module("rerank_plugins.evaluation.evaluate")
+    monkeypatch.setattr(module, "load_backend", lambda spec: Loadable(spec, held))
+    found = evaluate(dataset(3), ["a", "b", "c"])
+
+    assert (1, set()) == (held.most, held.loaded)
+    assert ["a", "b", "c"] == [system.name for system in found.backends]
+
+
+def test_backends_that_fail_leave_none_loaded(monkeypatch, held):
+    class Broken(Loadable):
+        def score(self, query, documents):
+            super().score(query, documents)
+            raise BackendUnavailable("no memory is left")
+
+    module = importlib.import_module("rerank_plugins.evaluation.evaluate")
+    monkeypatch.setattr(module, "load_backend", lambda spec: Broken(spec, held))
+    with pytest.raises(BackendUnavailable):
+        evaluate(dataset(3), ["a", "b"])
+
+    assert set() == held.loaded
+
+
+def test_a_wrong_spec_is_found_before_anything_is_scored():
+    backend = FakeBackend()
+    with pytest.raises(ConfigError, match="unknown kind of backend 'lokal'"):
+        evaluate(dataset(3), {"a": backend, "b": "lokal:x"})
+
+    assert [] == backend.calls
+
+
+def test_backends_that_the_caller_built_stay_open(held):
+    evaluate(dataset(3), [Loadable("a", held), Loadable("b", held)])
+
+    assert {"a", "b"} == held.loaded
+
+
+def test_each_ranking_is_made_once(monkeypatch):
+    module = importlib.import_module("rerank_plugins.evaluation.evaluate")
+    made = []
+
+    def counted(data, scored, depth):
+        made.append(depth)
+        return reranked(data, scored, depth)
+
+    monkeypatch.setattr(module, "reranked", counted)
+    found = evaluate(dataset(3), [PERFECT], depth=4, depths=[1, 2])
+
+    assert [1, 2, 4] == made
+    assert ("d3", "d0", "d1", "d2") == found.backends[0].rankings["q0"]

@@ -11,9 +11,23 @@ import pytest
 
 from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.support.asking import ascore, score
+from tests.support.places import ROOT
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no bug
 hypothesis.settings.load_profile("untimed")
+
+SLOW = [ROOT / "tests" / "benchmarks"] + [
+    ROOT / "tests" / "integration" / name
+    for name in ("clients", "deploy", "faults", "gateways", "resilience", "servers", "ui")
+]
+"""Folders whose every test is slow; a cheap one belongs beside the unit it tests."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(folder in item.path.parents for folder in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=[score, ascore])

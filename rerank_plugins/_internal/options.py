@@ -110,7 +110,7 @@ def check_variable(option: str, name: str | None, example: str) -> None:
     Raises:
         ConfigError: it does not; the message is without the value, which may be a secret.
     """
-    if name is not None and not _VARIABLE.fullmatch(name):
+    if name is not None and not (isinstance(name, str) and _VARIABLE.fullmatch(name)):
         raise ConfigError(
             f"`{option}` must be the name of an environment variable in capitals, such as "
             f"{example}, and never the secret itself"

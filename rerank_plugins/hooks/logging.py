@@ -7,7 +7,7 @@ import math
 from functools import partial
 from typing import Any
 
-from rerank_plugins.errors import ConfigError
+from rerank_plugins._internal.checks import check_number
 from rerank_plugins.hooks.events import (
     AttemptFinished,
     BreakerChanged,
@@ -41,8 +41,7 @@ class LoggingHook:
     """
 
     def __init__(self, *, slow: float = math.inf) -> None:
-        if not isinstance(slow, int | float) or not slow >= 0:
-            raise ConfigError(f"`slow` must be a number of seconds of at least 0, not {slow!r}")
+        check_number("slow", slow, least=0, finite=False, unit="seconds")
         self._slow = slow
 
     def __call__(self, event: Event, /) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from rerank_plugins._internal.checks import check_integer
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
@@ -50,8 +51,7 @@ class BatchingBackend(Backend):
             ("queue_tokens", queue_tokens),
             ("max_length", max_length),
         ):
-            if value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, not {value!r}")
+            check_integer(name, value)
         self.wrapped = wrapped
         self._limits = {
             "batch_tokens": batch_tokens,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
+from rerank_plugins._internal.checks import check_integer, check_number
 from rerank_plugins._internal.circuit import CircuitBreaker
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.errors import BackendUnavailable, InvalidResponse
 from rerank_plugins.hooks import BreakerChanged
 from rerank_plugins.hooks._dispatch import dispatcher
 from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
@@ -39,10 +38,8 @@ class CircuitBreakingBackend(WrapperBackend):
 
     def __init__(self, wrapped: Backend, *, failures: int = 5, cooldown: float = 10.0) -> None:
         super().__init__(wrapped)
-        if not isinstance(failures, int) or failures < 1:
-            raise ConfigError(f"`failures` must be an integer of at least 1, not {failures!r}")
-        if not 0 < cooldown < math.inf:
-            raise ConfigError(f"`cooldown` must be a number of seconds above 0, not {cooldown!r}")
+        check_integer("failures", failures)
+        check_number("cooldown", cooldown, above=0, unit="seconds")
         self._failures = failures
         self._cooldown = cooldown
         self._circuit = CircuitBreaker(failures=failures, cooldown=cooldown)

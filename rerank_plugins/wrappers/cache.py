@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.backend import Backend, check_scores, check_texts
@@ -79,9 +80,10 @@ class CachedBackend(WrapperBackend):
                 f"the scores of {wrapped!r} can't be cached: they depend on more than the query "
                 "and the document; put the cache around the backends inside, if there are any"
             )
-        if ttl is not None and not 0 < ttl < math.inf:
-            raise ConfigError(f"`ttl` must be None or a positive number of seconds, not {ttl!r}")
+        check_number("ttl", ttl, above=0, unit="seconds", optional=True)
         check_variable("secret_env", secret_env, "RERANK_CACHE_KEY")
+        if not isinstance(store, str | Store):
+            raise ConfigError(f"`store` must be a spec such as 'memory', or a store, not {store!r}")
         self._store = store
         self._ttl = ttl
         self._secret_env = secret_env

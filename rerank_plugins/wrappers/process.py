@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from rerank_plugins._internal.checks import check_number
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.wrappers.worker import Child, ModelRestarting, Prepare
 
@@ -46,6 +47,7 @@ class ModelProcess(Backend):
         self.scale = wrapped.scale
         self.cacheable = wrapped.cacheable
         self.on_restart = on_restart
+        check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
         self._batch_seconds = batch_seconds
         self._prepare = prepare
         self._one_call = threading.Lock()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from random import uniform
 from time import monotonic
 from typing import Any
 
 from rerank_plugins._internal import context as _context
+from rerank_plugins._internal.checks import check_integer, check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.parallel import side_by_side
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.errors import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins.errors import BackendUnavailable, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
@@ -74,16 +74,11 @@ class RetryingBackend(WrapperBackend):
         budget: float = 0.1,
     ) -> None:
         super().__init__(wrapped)
-        if not isinstance(attempts, int) or attempts < 1:
-            raise ConfigError(f"`attempts` must be an integer of at least 1, not {attempts!r}")
-        for name, value, least in (
-            ("deadline", deadline, "above 0"),
-            ("initial_backoff", initial_backoff, "of at least 0"),
-            ("longest_backoff", longest_backoff, "of at least 0"),
-            ("budget", budget, "of at least 0"),
-        ):
-            if not 0 <= value < math.inf or (value == 0 and least == "above 0"):
-                raise ConfigError(f"`{name}` must be a finite number {least}, not {value!r}")
+        check_integer("attempts", attempts)
+        check_number("deadline", deadline, above=0, unit="seconds")
+        check_number("initial_backoff", initial_backoff, least=0, unit="seconds")
+        check_number("longest_backoff", longest_backoff, least=0, unit="seconds")
+        check_number("budget", budget, least=0)
         self._attempts = attempts
         self._deadline = deadline
         self._initial_backoff = initial_backoff

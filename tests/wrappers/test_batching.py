@@ -98,7 +98,7 @@ def test_a_listwise_backend_is_refused():
 
 @pytest.mark.parametrize("option", ["batch_tokens", "queue_tokens", "max_length"])
 def test_limits_are_positive(option):
-    with pytest.raises(ConfigError, match=f"`{option}` must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=f"`{option}` must be an integer of at least 1, not 0"):
         BatchingBackend(FakeBackend(), **{option: 0})
 
 

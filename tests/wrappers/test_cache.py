@@ -660,7 +660,7 @@ def test_scores_that_depend_on_neighbours_are_refused(wrap):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ttl": 0.0}, "`ttl` must be None or a positive number"),
+        ({"ttl": 0.0}, "`ttl` must be None or a number of seconds above 0, not 0.0"),
         ({"ttl": float("nan")}, "`ttl`"),
         ({"ttl": float("inf")}, "`ttl`"),
         ({"store": "disk"}, "unknown kind of store 'disk'"),

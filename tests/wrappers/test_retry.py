@@ -371,9 +371,9 @@ def test_a_thousand_tasks_share_a_backend():
     [
         ({"attempts": 0}, "`attempts` must be an integer of at least 1, not 0"),
         ({"attempts": 1.5}, "`attempts`"),
-        ({"deadline": 0}, "`deadline` must be a finite number above 0, not 0"),
+        ({"deadline": 0}, "`deadline` must be a number of seconds above 0, not 0"),
         ({"deadline": float("nan")}, "`deadline`"),
-        ({"initial_backoff": -1.0}, "`initial_backoff` must be a finite number of at least 0"),
+        ({"initial_backoff": -1.0}, "`initial_backoff` must be a number of seconds of at least 0"),
         ({"longest_backoff": float("inf")}, "`longest_backoff`"),
         ({"budget": -0.1}, "`budget`"),
     ],

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.locks import ForkSafeLock
-from rerank_plugins.errors import ConfigError
 
 __all__ = ["MemoryStore"]
 
@@ -22,7 +22,7 @@ class MemoryStore:
         clock: gives the time in seconds; monotonic.
 
     Raises:
-        ConfigError: `entries` is not positive.
+        ConfigError: `entries` is no positive integer.
     """
 
     blocking = False
@@ -30,8 +30,7 @@ class MemoryStore:
     def __init__(
         self, *, entries: int = 100_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        if entries < 1:
-            raise ConfigError(f"`entries` must be at least 1, not {entries!r}")
+        check_integer("entries", entries)
         self._entries = entries
         self._clock = clock
         self._lock = ForkSafeLock()

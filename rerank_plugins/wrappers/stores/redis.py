@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.optional import require
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.errors import ConfigError
@@ -51,8 +52,9 @@ class RedisStore:
         where = _checked(url)
         check_variable("password_env", password_env, "REDIS_PASSWORD")
         for name, value in (("timeout", timeout), ("pause", pause)):
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"`{name}` must be a positive number of seconds, not {value!r}")
+            check_number(name, value, above=0, unit="seconds")
+        if not isinstance(prefix, str):
+            raise ConfigError(f"`prefix` must be a string, not {prefix!r}")
         self._redis = require("redis", extra="redis")
         self._url = url
         self._options: dict[str, Any] = {

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.wrappers.stores.guard import Guard
@@ -44,7 +45,7 @@ class SQLiteStore:
         clock: gives the time in seconds since 1970, since other processes must agree on it.
 
     Raises:
-        ConfigError: `path` is empty, or `entries` is not positive.
+        ConfigError: `path` is empty, or `entries` is no positive integer.
     """
 
     blocking = True
@@ -58,8 +59,7 @@ class SQLiteStore:
     ) -> None:
         if not os.fspath(path):
             raise ConfigError("the SQLite store has no path; write: sqlite:PATH")
-        if entries < 1:
-            raise ConfigError(f"`entries` must be at least 1, not {entries!r}")
+        check_integer("entries", entries)
         self._path = str(Path(path).absolute())
         self._entries = entries
         self._clock = clock

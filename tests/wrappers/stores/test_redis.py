@@ -529,8 +529,8 @@ def test_tls_is_checked():
         ("redis://localhost:port", "malformed"),
         ("redis://localhost:99999", "malformed"),
         ("redis://[::1", "malformed"),
-        ("redis://localhost?timeout=0", "`timeout` must be a positive number"),
-        ("redis://localhost?pause=nan", "`pause` must be a positive number"),
+        ("redis://localhost?timeout=0", "`timeout` must be a number of seconds above 0"),
+        ("redis://localhost?pause=nan", "`pause` must be a number of seconds above 0"),
         ("redis://localhost?db=1", "unknown option 'db' for store 'redis'"),
     ],
 )

@@ -4,6 +4,7 @@ RerankError
 ├── ConfigError (ValueError)             a setting is wrong: fix the configuration
 ├── MissingDependencyError (ImportError) an extra is not installed: install it
 ├── UnsupportedInputError (TypeError)    this query or document can't be scored: fix the input
+├── DataError (ValueError)               a file or a dataset can't be read or used: fix the data
 └── BackendError                         it broke, and would again; another backend may not
     ├── BackendUnavailable               not now: try again, after `retry_after` seconds if known
     │   ├── BackendTimeout               no answer within the deadline
@@ -25,6 +26,7 @@ __all__ = [
     "BackendTimeout",
     "BackendUnavailable",
     "ConfigError",
+    "DataError",
     "InvalidResponse",
     "MissingDependencyError",
     "RerankError",
@@ -46,6 +48,10 @@ class MissingDependencyError(RerankError, ImportError):
 
 class UnsupportedInputError(RerankError, TypeError):
     """The query or a document is of a kind that can't be scored."""
+
+
+class DataError(RerankError, ValueError):
+    """A file of documents or a dataset can't be read or used; the message names the place."""
 
 
 class BackendError(RerankError):

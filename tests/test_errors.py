@@ -17,6 +17,7 @@ def test_every_error_is_a_rerank_error():
     ("ours", "builtin"),
     [
         (errors.ConfigError, ValueError),
+        (errors.DataError, ValueError),
         (errors.BackendOutOfMemory, MemoryError),
         (errors.MissingDependencyError, ImportError),
         (errors.UnsupportedInputError, TypeError),

@@ -24,6 +24,7 @@ from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import (
     BackendError,
     BackendUnavailable,
+    DataError,
     RerankError,
     UnsupportedInputError,
 )
@@ -58,7 +59,7 @@ def exit_code(error: Exception) -> int:
     later. 5: the backend refused, or its answer is not usable. 6: the output can't be written.
     (0 is success, 1 a clean "no": nothing kept, or a check that failed.)
     """
-    if isinstance(error, UnsupportedInputError):
+    if isinstance(error, DataError | UnsupportedInputError):
         return 3
     if isinstance(error, BackendUnavailable):
         return 4

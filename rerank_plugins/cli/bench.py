@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerank_plugins._internal.optional import require
+from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.reference import ReferenceBackend
 from rerank_plugins.bench.speed import WARM_UP, Speed, compare_speed
 from rerank_plugins.bench.workload import Mix, Shape, Workload
-from rerank_plugins.cli.documents import TEXT_KEYS, FileFormat, read_documents
+from rerank_plugins.cli.documents import FileFormat, read_documents
 from rerank_plugins.cli.output import printing
 from rerank_plugins.cli.tune import run_tuning
-from rerank_plugins.errors import MissingDependencyError, UnsupportedInputError
+from rerank_plugins.errors import DataError, MissingDependencyError
 from rerank_plugins.spec import load_backend
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _workload(mix: str, file: Path | None) -> Workload:
     if file is not None:
         texts = [entry.text for entry in read_documents([file], FileFormat.AUTO, TEXT_KEYS)]
         if not texts:
-            raise UnsupportedInputError(f"{str(file)!r} holds no documents to measure with")
+            raise DataError(f"{str(file)!r} holds no documents to measure with")
     chosen: Mix = "natural" if mix == "natural" else "skewed"
     return Workload(chosen, texts=texts)
 

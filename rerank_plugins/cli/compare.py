@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from rerank_plugins._internal.display import excerpt
-from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
+from rerank_plugins._internal.text_files import TEXT_KEYS
+from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.cli.rank import TEXT_KEY_HELP, standard_input
-from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.errors import DataError
 from rerank_plugins.evaluation.compare import Comparison
 from rerank_plugins.evaluation.compare import compare as compared
 
@@ -60,7 +61,7 @@ def compare(
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     if not entries:
         names = ", ".join(repr(str(path)) for path in paths)
-        raise UnsupportedInputError(f"{names} holds no documents to compare backends with")
+        raise DataError(f"{names} holds no documents to compare backends with")
     messages = Console(stderr=True)
     doing = f"Scoring {len(entries)} documents with {len(backends or [''])} backends …"
     with messages.status(doing) if messages.is_terminal else nullcontext():

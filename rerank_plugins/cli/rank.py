@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from rerank_plugins._internal.display import as_table, excerpt
-from rerank_plugins.cli.documents import TEXT_KEYS, Entry, FileFormat, read_documents
+from rerank_plugins._internal.text_files import TEXT_KEYS
+from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
 from rerank_plugins.result import RerankResult, rerank
 

@@ -57,7 +57,7 @@ def evaluate(
         ConfigError: a setting is wrong, or there is no backend.
         MissingDependencyError: a backend, or BM25 for the dataset, needs an extra that is not
             installed.
-        UnsupportedInputError: the dataset can't be read or used.
+        DataError: the dataset can't be read or used.
         BackendError: a backend failed.
     """
     specs = label_backends(backends)

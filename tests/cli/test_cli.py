@@ -20,6 +20,7 @@ from rerank_plugins import (
     BackendTimeout,
     BackendUnavailable,
     ConfigError,
+    DataError,
     InvalidResponse,
     MissingDependencyError,
     UnsupportedInputError,
@@ -147,7 +148,7 @@ class TestReadDocuments:
         ],
     )
     def test_syntax_is_never_ranked_as_text(self, tmp_path, name, data, message):
-        with pytest.raises(UnsupportedInputError, match=re.escape(message)):
+        with pytest.raises(DataError, match=re.escape(message)):
             read_documents([write(tmp_path / name, data)])
 
     def test_a_table_is_text_if_told_so(self, tmp_path):
@@ -159,7 +160,7 @@ class TestReadDocuments:
         path = write(tmp_path / "x.jsonl", '{"text": "a"}\n')
 
         assert ['{"text": "a"}'] == [e.text for e in read_documents([path], FileFormat.TEXT)]
-        with pytest.raises(UnsupportedInputError, match=r"y\.txt:1: not valid JSON"):
+        with pytest.raises(DataError, match=r"y\.txt:1: not valid JSON"):
             read_documents([write(tmp_path / "y.txt", "a\n")], FileFormat.JSONL)
 
     def test_the_key_of_the_text_can_be_told(self, tmp_path):
@@ -191,11 +192,11 @@ class TestReadDocuments:
     def test_what_is_broken_is_named_by_file_and_line(self, tmp_path, data, message):
         path = write(tmp_path / "x.jsonl", data)
 
-        with pytest.raises(UnsupportedInputError, match=re.escape(str(path)) + message):
+        with pytest.raises(DataError, match=re.escape(str(path)) + message):
             read_documents([path])
 
     def test_a_file_that_vanished_is_named(self, tmp_path):
-        with pytest.raises(UnsupportedInputError, match=r"can't read '.*gone.txt': No such file"):
+        with pytest.raises(DataError, match=r"can't read '.*gone.txt': No such file"):
             read_documents([tmp_path / "gone.txt"])
 
 
@@ -305,6 +306,7 @@ class TestRank:
             (ConfigError("no such kind"), 2),
             (MissingDependencyError("run: pip install x"), 2),
             (UnsupportedInputError("document 1 is no text"), 3),
+            (DataError("x.jsonl:1: not valid JSON"), 3),
             (BackendUnavailable("connection refused"), 4),
             (BackendTimeout("no answer in 5 s"), 4),
             (BackendOverloaded("too busy"), 4),

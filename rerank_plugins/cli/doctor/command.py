@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins.cli.doctor.environment import describe_environment
 from rerank_plugins.cli.doctor.report import as_json, as_lines
 from rerank_plugins.cli.output import printing
 
@@ -36,6 +35,7 @@ def doctor(
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.text import Text  # noqa: PLC0415
 
+    from rerank_plugins.cli.doctor.environment import describe_environment  # noqa: PLC0415
     from rerank_plugins.cli.doctor.examine import examine  # noqa: PLC0415  # it loads httpx
 
     environment = describe_environment()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins._internal.text_files import id_of, read_lines, read_objects, text_of
+from rerank_plugins.errors import DataError
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
-from rerank_plugins.evaluation.datasets.lines import identifier, lines, objects, text_of
 from rerank_plugins.evaluation.datasets.trec import read_qrels, read_run
 from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25
 
@@ -25,13 +25,13 @@ def read_folder(folder: Path, *, depth: int) -> Dataset:
     `run.tsv`. Any may be packed, as in `corpus.jsonl.gz`.
 
     Raises:
-        UnsupportedInputError: a file is missing, or holds what can't be used.
+        DataError: a file is missing, or holds what can't be used.
     """
     run = _first(folder, _RUNS)
     return read_files(
-        corpus=_named(folder, ["corpus.jsonl"]),
-        queries=_named(folder, ["queries.jsonl"]),
-        qrels=_named(folder, _QRELS),
+        corpus=_required(folder, ["corpus.jsonl"]),
+        queries=_required(folder, ["queries.jsonl"]),
+        qrels=_required(folder, _QRELS),
         run=run,
         name=folder.resolve().name,
         depth=depth,
@@ -46,7 +46,7 @@ def read_files(
     `queries` is JSON Lines, or lines of id and text with a tab between them.
 
     Raises:
-        UnsupportedInputError: a file is missing, or holds what can't be used.
+        DataError: a file is missing, or holds what can't be used.
     """
     documents = _texts(corpus)
     texts = _topics(queries) if ".tsv" in queries.suffixes else _texts(queries)
@@ -74,33 +74,35 @@ def _first(folder: Path, names: Sequence[str]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _named(folder: Path, names: Sequence[str]) -> Path:
-    found = _first(folder, names)
-    if found is None:
-        raise UnsupportedInputError(
-            f"{str(folder)!r} is no dataset: it has no {', no '.join(names)}"
-        )
-    return found
+def _required(folder: Path, names: Sequence[str]) -> Path:
+    path = _first(folder, names)
+    if path is None:
+        raise DataError(f"{str(folder)!r} is no dataset: it has no {', no '.join(names)}")
+    return path
 
 
 def _texts(path: Path) -> dict[str, str]:
-    found: dict[str, tuple[str, str]] = {}
-    for where, fields in objects(path):
-        name = identifier(fields, where)
-        if name in found:
-            raise UnsupportedInputError(
-                f"{where}: the id {name!r} was used before, at {found[name][1]}"
+    texts: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for where, fields in read_objects(path):
+        name = id_of(fields)
+        if name is None:
+            raise DataError(
+                f"{where}: found no id; give each line an `_id` or `id`, a string or an integer"
             )
-        found[name] = text_of(fields, where), where
-    return {name: text for name, (text, _) in found.items()}
+        if name in texts:
+            raise DataError(f"{where}: the id {name!r} was used before, at {places[name]}")
+        texts[name], places[name] = text_of(fields, where), where
+    return texts
 
 
 def _topics(path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for where, line in lines(path):
+    topics: dict[str, str] = {}
+    for where, line in read_lines(path):
         name, tab, text = line.partition("\t")
-        if not tab or name in found:
-            what = f"the id {name!r} was used before" if tab else "expected ID, a tab and a text"
-            raise UnsupportedInputError(f"{where}: {what}")
-        found[name] = text
-    return found
+        if not tab:
+            raise DataError(f"{where}: expected ID, a tab and a text")
+        if name in topics:
+            raise DataError(f"{where}: the id {name!r} was used before")
+        topics[name] = text
+    return topics

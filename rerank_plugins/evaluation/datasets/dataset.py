@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.errors import ConfigError, DataError
 
 __all__ = ["Dataset", "checked", "counted"]
 
@@ -91,7 +91,7 @@ def checked(
     and relevant documents that are nowhere, which count as not found.
 
     Raises:
-        UnsupportedInputError: no query is left, a query is blank, or a candidate has no text
+        DataError: no query is left, a query is blank, or a candidate has no text
             or comes twice.
     """
     notes = list(warnings)
@@ -110,13 +110,13 @@ def checked(
             counted(without, "query has", "queries have", "no relevant document: left out")
         )
     if not kept:
-        raise UnsupportedInputError(
+        raise DataError(
             f"{name}: no query can be evaluated: {len(queries)} queries, of which "
             f"{len(queries) - without} have a relevant document"
         )
     for query, text in kept.items():
         if not text.strip():
-            raise UnsupportedInputError(f"{name}: query {query!r} is blank")
+            raise DataError(f"{name}: query {query!r} is blank")
     found = {query: tuple(candidates.get(query, ())) for query in kept}
     _check_candidates(name, found, documents)
     nothing = sum(not ids for ids in found.values())
@@ -150,12 +150,12 @@ def _check_candidates(
         seen = set()
         for document in ids:
             if document not in documents:
-                raise UnsupportedInputError(
+                raise DataError(
                     f"{name}: candidate {document!r} of query {query!r} has no text; add it to the "
                     "corpus, or take it out of the run"
                 )
             if document in seen:
-                raise UnsupportedInputError(
+                raise DataError(
                     f"{name}: document {document!r} comes twice among the candidates of {query!r}"
                 )
             seen.add(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rerank_plugins._internal.optional import require
-from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.errors import ConfigError, DataError
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
 from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25
 
@@ -21,7 +21,7 @@ def read_ir_dataset(name: str, *, depth: int) -> Dataset:
     Raises:
         ConfigError: there is no such dataset.
         MissingDependencyError: `ir_datasets` is not installed.
-        UnsupportedInputError: it has no documents, queries or judgements, or can't be read.
+        DataError: it has no documents, queries or judgements, or can't be read.
     """
     module = require("ir_datasets", extra="ir-datasets")
     try:
@@ -30,11 +30,11 @@ def read_ir_dataset(name: str, *, depth: int) -> Dataset:
         raise ConfigError(f"ir_datasets knows no dataset {name!r}") from exc
     for what in ("docs", "queries", "qrels"):
         if not getattr(found, f"has_{what}")():
-            raise UnsupportedInputError(f"ir_datasets: {name!r} has no {what}; take a part of it")
+            raise DataError(f"ir_datasets: {name!r} has no {what}; take a part of it")
     try:
         return _read(found, name, depth)
     except OSError as exc:
-        raise UnsupportedInputError(f"ir_datasets can't get {name!r}: {exc}") from exc
+        raise DataError(f"ir_datasets can't get {name!r}: {exc}") from exc
 
 
 def _read(found: Any, name: str, depth: int) -> Dataset:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins._internal.text_files import read_objects, text_of
+from rerank_plugins.errors import DataError
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
-from rerank_plugins.evaluation.datasets.lines import objects, text_of
 
 __all__ = ["read_json_lines"]
 
@@ -28,33 +28,31 @@ def read_json_lines(path: Path) -> Dataset:
     - `id`: the query's name; else its line number.
 
     Raises:
-        UnsupportedInputError: a line has another form; the message names it.
+        DataError: a line has another form; the message names it.
     """
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     candidates: dict[str, list[str]] = {}
     unordered = 0
-    for where, fields in objects(path):
+    for where, fields in read_objects(path):
         query = str(fields.get("id", fields.get("_id", where.rpartition(":")[2])))
         if query in queries:
-            raise UnsupportedInputError(f"{where}: the id {query!r} was used before")
+            raise DataError(f"{where}: the id {query!r} was used before")
         if not isinstance(fields.get("query"), str):
-            raise UnsupportedInputError(f"{where}: `query` must be a string")
+            raise DataError(f"{where}: `query` must be a string")
         if "documents" in fields:
             texts, grades = _ordered(fields, query, where)
         elif "positive" in fields:
             texts, grades = _unordered(fields, query, where)
             unordered += 1
         else:
-            raise UnsupportedInputError(
+            raise DataError(
                 f"{where}: found neither `documents` nor `positive`; known keys: {', '.join(_KEYS)}"
             )
         for document, text in texts.items():
             if documents.setdefault(document, text) != text:
-                raise UnsupportedInputError(
-                    f"{where}: document {document!r} has another text than before"
-                )
+                raise DataError(f"{where}: document {document!r} has another text than before")
         queries[query], qrels[query] = fields["query"], grades
         candidates[query] = list(texts)
     return checked(
@@ -78,10 +76,10 @@ def _ordered(
         at = f"{where}: document {place}"
         given: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
         if not isinstance(given, dict):
-            raise UnsupportedInputError(f"{at} must be a string or an object")
+            raise DataError(f"{at} must be a string or an object")
         name = str(given.get("id", given.get("_id", f"{query}/{place}")))
         if name in texts:
-            raise UnsupportedInputError(f"{at}: the id {name!r} comes twice")
+            raise DataError(f"{at}: the id {name!r} comes twice")
         ids.append(name)
         texts[name] = text_of(given, at) if given.get("text") != "" else ""
         if "relevance" in given:
@@ -101,7 +99,7 @@ def _relevant(given: Any, ids: Sequence[str], where: str) -> dict[str, int]:
         elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(ids):
             grades[ids[item]] = 1
         else:
-            raise UnsupportedInputError(
+            raise DataError(
                 f"{where}: `relevant` holds {item!r}, which is neither an id nor a position from 0 "
                 f"to {len(ids) - 1}"
             )
@@ -119,7 +117,7 @@ def _unordered(
         for text in _list(fields, kind, where)
     ]
     if not all(isinstance(text, str) for text, _ in found):
-        raise UnsupportedInputError(f"{where}: `positive` and `negative` must hold strings")
+        raise DataError(f"{where}: `positive` and `negative` must hold strings")
     # Positive ones first would be a perfect first stage.
     found.sort(key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest())
     for place, (text, relevant) in enumerate(found):
@@ -133,11 +131,11 @@ def _list(fields: Mapping[str, Any], key: str, where: str) -> list[Any]:
     if isinstance(value, str) and key == "positive":
         return [value]
     if not isinstance(value, list):
-        raise UnsupportedInputError(f"{where}: `{key}` must be a list")
+        raise DataError(f"{where}: `{key}` must be a list")
     return value
 
 
 def _grade(value: Any, where: str) -> int:
     if isinstance(value, int):  # true is 1
         return int(value)
-    raise UnsupportedInputError(f"{where}: the grade {value!r} is not an integer")
+    raise DataError(f"{where}: the grade {value!r} is not an integer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.errors import ConfigError, DataError
 from rerank_plugins.evaluation.datasets.beir import read_files, read_folder
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES, read_demo
@@ -46,7 +46,7 @@ def load_dataset(
     Raises:
         ConfigError: there is no such dataset, or the arguments don't fit together.
         MissingDependencyError: it needs an extra that is not installed.
-        UnsupportedInputError: a file can't be read or used; the message names file and line.
+        DataError: a file can't be read or used; the message names file and line.
     """
     parts = {"qrels": qrels, "run": run, "queries": queries}
     given = [name for name, part in parts.items() if part is not None]
@@ -71,7 +71,7 @@ def load_dataset(
     if path.name.removesuffix(".gz").endswith(_JSON_LINES):
         return read_json_lines(path)
     if path.exists():
-        raise UnsupportedInputError(
+        raise DataError(
             f"can't tell what {str(path)!r} is: give a BEIR folder, a .jsonl file, or a corpus "
             "with its queries and qrels"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.errors import ConfigError, DataError
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked, counted
 
 __all__ = ["from_retriever"]
@@ -38,7 +38,7 @@ def from_retriever(
 
     Raises:
         ConfigError: `retriever` is none of these.
-        UnsupportedInputError: a document has no id or no text, one id has two texts, or there
+        DataError: a document has no id or no text, one id has two texts, or there
             is nothing to evaluate.
     """
     search = _search(retriever)
@@ -56,7 +56,7 @@ def from_retriever(
         for item in list(search(query))[:depth]:
             document, text = _identified(item, id_of)
             if documents.setdefault(document, text) != text:
-                raise UnsupportedInputError(
+                raise DataError(
                     f"query {number}: document {document!r} has another text than before; give "
                     "`id_of=`, a function from the document to an id that no other text has"
                 )
@@ -111,7 +111,7 @@ def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str
     elif hasattr(node, "get_content"):
         text, name = node.get_content(metadata_mode="embed"), node.node_id
     else:
-        raise UnsupportedInputError(
+        raise DataError(
             f"the retriever found a `{type(item).__name__}`, which is no document, node or pair"
         )
     metadata = getattr(node, "metadata", None) or {}
@@ -120,7 +120,7 @@ def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str
     if name is None:
         name = next((metadata[key] for key in _ID_KEYS if metadata.get(key) is not None), None)
     if name is None:
-        raise UnsupportedInputError(
+        raise DataError(
             "a document of the retriever has no id; give `id_of=`, a function from the document "
             f"to its id (metadata: {', '.join(map(str, metadata)) or 'none'})"
         )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins._internal.text_files import read_lines
+from rerank_plugins.errors import DataError
 from rerank_plugins.evaluation.datasets.dataset import counted
-from rerank_plugins.evaluation.datasets.lines import lines
 
 __all__ = ["read_qrels", "read_run"]
 
@@ -23,21 +23,21 @@ def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], list[str]]:
     grade) with or without a heading.
 
     Raises:
-        UnsupportedInputError: a line has another form or a grade that is not an integer, or a
+        DataError: a line has another form or a grade that is not an integer, or a
             document is judged twice, differently.
     """
     qrels: dict[str, dict[str, int]] = {}
     repeated = 0
     for where, fields in _rows(path):
         if len(fields) not in (_SHORT, _TREC_QRELS):
-            raise UnsupportedInputError(
+            raise DataError(
                 f"{where}: a judgement has 4 columns (query, 0, document, grade) or 3 (query, "
                 f"document, grade), not {len(fields)}"
             )
         query, document, grade = fields[0], fields[-2], _grade(fields[-1], where)
         grades = qrels.setdefault(query, {})
         if grades.get(document, grade) != grade:
-            raise UnsupportedInputError(
+            raise DataError(
                 f"{where}: document {document!r} is judged twice for query {query!r}: "
                 f"{grades[document]} and {grade}"
             )
@@ -56,7 +56,7 @@ def read_run(path: Path) -> dict[str, list[str]]:
     rank), are ordered by the third column, a rank from 1 up.
 
     Raises:
-        UnsupportedInputError: a line has another form, or a document comes twice for a query.
+        DataError: a line has another form, or a document comes twice for a query.
     """
     found: dict[str, list[tuple[float, str]]] = {}
     seen: set[tuple[str, str]] = set()
@@ -66,14 +66,12 @@ def read_run(path: Path) -> dict[str, list[str]]:
         elif len(fields) in (_SHORT, _SHORT + 1):
             query, document, key = fields[0], fields[1], _number(fields[2], where)
         else:
-            raise UnsupportedInputError(
+            raise DataError(
                 f"{where}: a run has 6 columns (query, Q0, document, rank, score, tag) or 3 "
                 f"(query, document, rank), not {len(fields)}"
             )
         if (query, document) in seen:
-            raise UnsupportedInputError(
-                f"{where}: document {document!r} comes twice for query {query!r}"
-            )
+            raise DataError(f"{where}: document {document!r} comes twice for query {query!r}")
         seen.add((query, document))
         found.setdefault(query, []).append((key, document))
     ordered = {}
@@ -85,11 +83,11 @@ def read_run(path: Path) -> dict[str, list[str]]:
 
 
 def _rows(path: Path, *, heading: bool = False) -> Iterator[tuple[str, Sequence[str]]]:
-    for number, (where, line) in enumerate(lines(path)):
+    for number, (where, line) in enumerate(read_lines(path)):
         fields = line.split("\t") if "\t" in line else line.split()
         if number == 0 and fields[:2] == [_QUERY, _DOCUMENT]:
             if heading and fields[2:3] != ["rank"]:
-                raise UnsupportedInputError(f"{where}: the third column of a run must be `rank`")
+                raise DataError(f"{where}: the third column of a run must be `rank`")
             continue
         yield where, [field.strip() for field in fields]
 
@@ -98,7 +96,7 @@ def _grade(text: str, where: str) -> int:
     try:
         return int(text)
     except ValueError as exc:
-        raise UnsupportedInputError(f"{where}: the grade {text!r} is not an integer") from exc
+        raise DataError(f"{where}: the grade {text!r} is not an integer") from exc
 
 
 def _number(text: str, where: str) -> float:
@@ -107,5 +105,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise UnsupportedInputError(f"{where}: {text!r} is not a number")
+        raise DataError(f"{where}: {text!r} is not a number")
     return number

@@ -1,20 +1,29 @@
-"""A ranking as people see it: a table in a terminal, a table in a notebook."""
+"""A ranking as a table, in a terminal and in a notebook."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
+from rerank_plugins._internal.html import HTML, Templates, join
 from rerank_plugins.backend import Content, Document, Ranked, Scale
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COLOURS", "FONT", "as_html", "as_table", "excerpt", "moved", "short_name"]
+__all__ = [
+    "COLOURS",
+    "STYLES",
+    "as_bar",
+    "as_html",
+    "as_table",
+    "excerpt",
+    "moved",
+    "short_name",
+]
 
 # Control characters could drive the terminal; direction overrides could reorder the table.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -105,10 +114,10 @@ def as_table(
 
     Args:
         documents: all documents, in their first order.
-        ranked: those that are shown, best first.
-        backend: the name of what made the scores.
-        scale: their range, which the bars are drawn to.
-        labels: a name per document for a column of its own.
+        ranked: the documents to show, best first.
+        backend: the name of the backend that made the scores.
+        scale: the range of the scores, which sets the length of the bars.
+        labels: a name per document, shown in a column of its own.
     """
     from rich import box  # noqa: PLC0415  # `import rerank_plugins` must not load it
     from rich.progress_bar import ProgressBar  # noqa: PLC0415
@@ -145,18 +154,27 @@ def as_table(
     return table
 
 
-# Styles stand on the elements and colours are the page's own or of middle lightness: notebooks
-# drop style sheets from pages they don't trust, and their themes ignore the system's setting.
-FONT = "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
-_LINE = "1px solid rgba(128,128,128,.22)"
+# Notebooks drop style sheets from pages they don't trust, and their themes ignore the system's
+# setting: so styles stand on the elements, and colours are the page's own or of middle lightness.
+STYLES: Mapping[str, str] = {
+    "font": "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif",
+    "line": "1px solid rgba(128,128,128,.22)",
+    "digits": "font-variant-numeric:tabular-nums",
+    "soft": "opacity:.65;font-size:12px",
+}
+"""Styles that all templates of notebooks use."""
+COLOURS = {"up": "#16924d", "down": "#e0483f", "same": "inherit"}
+
 _CELL = (
     "padding:5px 10px;border:0;text-align:{align};vertical-align:middle;white-space:nowrap;"
     "overflow:hidden;text-overflow:ellipsis;font:inherit;background:none;color:inherit"
 )
-_END, _START = _CELL.format(align="end"), _CELL.format(align="start")
-_NUMBER = "font-variant-numeric:tabular-nums"
-COLOURS = {"up": "#16924d", "down": "#e0483f", "same": "inherit"}
-_WIDTHS = ("38px", "46px", "66px", "170px", "auto")
+_TEMPLATES = Templates(
+    "rerank_plugins._internal",
+    "ranking.html",
+    constants={**STYLES, "end": _CELL.format(align="end"), "start": _CELL.format(align="start")},
+)
+_MOVES = {"up": "up", "down": "down", "same": "not moved"}
 
 
 def as_html(
@@ -170,70 +188,44 @@ def as_html(
     """Draw the ranking for a notebook: one self-contained piece of HTML without scripts.
 
     Args:
-        query: what was asked, for the heading.
+        query: the query, for the heading.
         documents: all documents, in their first order.
-        ranked: those that are shown, best first.
-        backend: the name of what made the scores.
-        scale: their range, which the bars are drawn to.
+        ranked: the documents to show, best first.
+        backend: the name of the backend that made the scores.
+        scale: the range of the scores, which sets the length of the bars.
     """
     rows = [_html_row(row) for row in _rows(documents, ranked, scale)]
-    heading = f"<bdi>{escape(excerpt(query, _SHOWN))}</bdi>"
-    summary = (
-        f'<span title="{escape(backend)}">'
-        f"{escape(_summary(documents, ranked, backend, scale))}</span>"
-    )
-    parts = [
-        f'<div style="{FONT};max-width:1000px">',
-        f'<div style="font-weight:600;font-size:15px;padding:2px 10px 0">{heading}</div>',
-        f'<div style="opacity:.65;font-size:12px;padding:0 10px 8px">{summary}</div>',
-    ]
+    tables = []
     if rows:
-        parts.append(_html_table(rows[:_OPEN_ROWS]))
-    if len(rows) > _OPEN_ROWS:
-        parts.append(
-            '<details><summary style="cursor:pointer;padding:7px 10px;opacity:.75">'
-            f"{len(rows) - _OPEN_ROWS} more</summary>"
-            f"{_html_table(rows[_OPEN_ROWS:], head=False)}</details>"
-        )
-    return "".join([*parts, "</div>"])
-
-
-def _html_table(rows: Sequence[str], *, head: bool = True) -> str:
-    columns = "".join(f'<col style="width:{width}">' for width in _WIDTHS)
-    titles = (("#", _END), ("was", _END), ("moved", _END), ("score", _START), ("document", _START))
-    cells = "".join(
-        f'<th scope="col" style="{style};font-size:12px;opacity:.65">{title}</th>'
-        for title, style in titles
-    )
-    return (
-        '<table style="border-collapse:collapse;table-layout:fixed;width:100%;margin:0;border:0;'
-        f'font:inherit;color:inherit"><colgroup>{columns}</colgroup>'
-        + (f'<thead><tr style="background:none">{cells}</tr></thead>' if head else "")
-        + f"<tbody>{''.join(rows)}</tbody></table>"
+        head = _TEMPLATES.fill("head")
+        tables.append(_TEMPLATES.fill("table", head=head, rows=join(rows[:_OPEN_ROWS])))
+    if hidden := rows[_OPEN_ROWS:]:
+        table = _TEMPLATES.fill("table", head="", rows=join(hidden))
+        tables.append(_TEMPLATES.fill("more", count=len(hidden), table=table))
+    return _TEMPLATES.fill(
+        "ranking",
+        query=excerpt(query, _SHOWN),
+        backend=backend,
+        summary=_summary(documents, ranked, backend, scale),
+        tables=join(tables),
     )
 
 
-def _html_row(row: _Row) -> str:
+def _html_row(row: _Row) -> HTML:
     direction, move = row.move
-    spoken = {"up": "up", "down": "down", "same": "not moved"}[direction]
-    text, more = excerpt(row.document, _SHOWN), excerpt(row.document, _HOVERED)
-    shown = escape(text) or f'<span style="opacity:.65">{_EMPTY}</span>'
-    return (
-        f'<tr style="background:none;border-top:{_LINE}">'
-        f'<td style="{_END};{_NUMBER};font-weight:600">{row.rank}</td>'
-        f'<td style="{_END};{_NUMBER};opacity:.65">{row.was}</td>'
-        f'<td title="{spoken}" style="{_END};{_NUMBER};font-weight:600;'
-        f'color:{COLOURS[direction]}">{move}</td>'
-        f'<td style="{_START}">{_html_bar(row)}</td>'
-        f'<td dir="auto" title="{escape(more)}" style="{_START}">{shown}</td></tr>'
+    return _TEMPLATES.fill(
+        "row",
+        rank=row.rank,
+        was=row.was,
+        direction=_MOVES[direction],
+        colour=COLOURS[direction],
+        move=move,
+        bar=as_bar(row.bar, row.score),
+        more=excerpt(row.document, _HOVERED),
+        text=excerpt(row.document, _SHOWN) or _TEMPLATES.fill("empty"),
     )
 
 
-def _html_bar(row: _Row) -> str:
-    return (
-        f'<span style="display:inline-block;width:50px;{_NUMBER}">{row.score}</span>'
-        '<span aria-hidden="true" style="display:inline-block;width:94px;height:6px;'
-        'border-radius:3px;background:rgba(128,128,128,.2);vertical-align:2px">'
-        f'<span style="display:block;width:{100 * row.bar:.1f}%;height:6px;border-radius:3px;'
-        'background:#4c82e6"></span></span>'
-    )
+def as_bar(share: float, value: str) -> HTML:
+    """Draw a value, and a bar that is filled to a share from 0 to 1."""
+    return _TEMPLATES.fill("bar", percent=f"{100 * share:.1f}", value=value)

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from rerank_plugins.evaluation.first_stage import bm25
+from rerank_plugins.evaluation.bm25 import bm25
 
 __all__ = ["search_engine"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rerank_plugins._internal.text_files import id_of, read_lines, read_objects, text_of
 from rerank_plugins.errors import DataError
+from rerank_plugins.evaluation.bm25 import BM25_NAME, bm25
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
 from rerank_plugins.evaluation.datasets.trec import read_qrels, read_run
-from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25
 
 __all__ = ["read_files", "read_folder"]
 

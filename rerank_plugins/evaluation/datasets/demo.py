@@ -7,9 +7,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.evaluation.bm25 import BM25_NAME
 from rerank_plugins.evaluation.datasets.beir import read_folder
 from rerank_plugins.evaluation.datasets.dataset import Dataset
-from rerank_plugins.evaluation.first_stage import BM25_NAME
 
 __all__ = ["DEMO_NAMES", "read_demo"]
 

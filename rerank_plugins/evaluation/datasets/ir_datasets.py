@@ -6,8 +6,8 @@ from typing import Any
 
 from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError, DataError
+from rerank_plugins.evaluation.bm25 import BM25_NAME, bm25
 from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
-from rerank_plugins.evaluation.first_stage import BM25_NAME, bm25
 
 __all__ = ["read_ir_dataset"]
 

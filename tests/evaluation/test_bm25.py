@@ -4,7 +4,7 @@ import pytest
 
 from rerank_plugins import ConfigError
 from rerank_plugins.evaluation import load_dataset
-from rerank_plugins.evaluation.first_stage import bm25, tokenize
+from rerank_plugins.evaluation.bm25 import bm25, tokenize
 from rerank_plugins.evaluation.metrics import measure
 
 pytest.importorskip("bm25s", reason="needs the extra `eval`")

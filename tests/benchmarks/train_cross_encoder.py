@@ -1,6 +1,6 @@
 """Train a cross-encoder that really ranks, from the encoder of the benchmarks.
 
-python tests/benchmarks/judge.py GROUPS.jsonl.xz FOLDER [--evaluate SET ...]
+python tests/benchmarks/train_cross_encoder.py GROUPS.jsonl.xz FOLDER [--evaluate SET ...]
 
 Whether 8 bits keep an order can only be judged by a model whose scores mean something. GROUPS
 holds a JSON object a line: `q`, a text; `pos`, a passage that answers it; `negs`, passages that

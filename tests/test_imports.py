@@ -47,7 +47,6 @@ HEAVY = {
     "jwt",
     "langchain_core",
     "llama_index",
-    "limits",
     "numpy",
     "onnx",
     "onnxruntime",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rerank_plugins._internal.optional import require
 
-for _module in ("fastapi", "jwt", "limits", "prometheus_client", "uvicorn"):
+for _module in ("fastapi", "jwt", "prometheus_client", "uvicorn"):
     require(_module, extra="server")
 
 from rerank_plugins.server.app import create_app  # noqa: E402  # first say what is missing

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,11 +17,11 @@ import rerank_plugins
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.auth import Authenticator
-from rerank_plugins.server.errors import Problem, reply
+from rerank_plugins.server.errors import APIError, api_error_of, error_response
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.middleware import Edge
-from rerank_plugins.server.openapi import describe
+from rerank_plugins.server.middleware import AdmissionMiddleware
+from rerank_plugins.server.openapi import complete_openapi
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.ui import ui_routes
@@ -52,7 +51,7 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     auth = Authenticator(settings)
     metrics = ServerMetrics()
     lifecycle = Lifecycle(loaded, settings, metrics)
-    lifecycles = [lifecycle, *_compared(settings, lifecycle)]
+    lifecycles = [lifecycle, *_compared_backends(settings, lifecycle)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,18 +65,14 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
 
     app = FastAPI(
         title="rerank-plugins",
-        description="Errors are as `ProblemReply`, also of what is no valid HTTP request (400) and "
-        "of headers larger than 64 KiB (431).",
+        description="Errors are `ErrorResponse`, also for what is not valid HTTP (400) and for "
+        "headers larger than 64 KiB (431).",
         version=rerank_plugins.__version__,
         lifespan=lifespan,
         docs_url=None,  # both pages load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={
-            Problem: _problem,
-            HTTPException: _http,
-            RequestValidationError: _invalid,
-        },
+        exception_handlers={HTTPException: _send_error},
     )
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
@@ -85,29 +80,28 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     app.include_router(routes(lifecycle, settings, metrics, needs_keys=not auth.is_open))
     if settings.ui:
         app.include_router(ui_routes(lifecycles, settings))
-    app.add_middleware(Edge, settings=settings, auth=auth, metrics=metrics)
-    describe(app, lifecycle, settings, needs_keys=not auth.is_open)
+    app.add_middleware(AdmissionMiddleware, settings=settings, auth=auth, metrics=metrics)
+    complete_openapi(app, lifecycle, settings, needs_keys=not auth.is_open)
     return app
 
 
-def _compared(settings: ServerSettings, main: Lifecycle) -> list[Lifecycle]:
-    """Return the backends that the page compares with, which have metrics of their own."""
-    own = replace(settings, model_names=(), cache_warm_up=None)
-    found = []
+def _compared_backends(settings: ServerSettings, main: Lifecycle) -> list[Lifecycle]:
+    """Return the backends that the page compares with, each with metrics of its own."""
+    own_settings = replace(settings, model_names=(), cache_warm_up=None)
+    lifecycles = []
     for spec in settings.compare:
-        backend = load_backend(spec)
-        lifecycle = Lifecycle(backend, own, ServerMetrics())
+        lifecycle = Lifecycle(load_backend(spec), own_settings, ServerMetrics())
         lifecycle.on_failure = partial(
-            _tell_failure, spec, lifecycle, None if settings.model_lock is None else main
+            _log_failure, spec, lifecycle, None if settings.model_lock is None else main
         )
-        found.append(lifecycle)
-    return found
+        lifecycles.append(lifecycle)
+    return lifecycles
 
 
-def _tell_failure(spec: str, lifecycle: Lifecycle, main: Lifecycle | None) -> None:
+def _log_failure(spec: str, lifecycle: Lifecycle, main: Lifecycle | None) -> None:
     """Log why a compared backend can't score; the server goes on without it.
 
-    But not where models are locked: one that is not as it was locked ends the server.
+    With a lock of models, one that is not as the lock says ends the server.
     """
     error = lifecycle.failure
     _log.error("can't compare with %s: %s: %s", spec, type(error).__name__, error)
@@ -115,21 +109,9 @@ def _tell_failure(spec: str, lifecycle: Lifecycle, main: Lifecycle | None) -> No
         main.fail(error)
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # noqa: S101  # for the type checker
-    request.app.state.metrics.rejected.labels(error.type).inc()
-    return reply(error, request.state.request_id)
-
-
-async def _http(request: Request, error: Exception) -> Response:
-    """Answer what no route answers."""
-    status = getattr(error, "status_code", 500)
-    types = {404: ("not_found", "no such path"), 405: ("wrong_method", "another method is wanted")}
-    kind, message = types.get(status, ("refused", "the request was refused"))
-    headers = dict(getattr(error, "headers", None) or {})
-    return reply(Problem(status, kind, message, headers=headers), request.state.request_id)
-
-
-async def _invalid(request: Request, _: Exception) -> Response:
-    problem = Problem(422, "invalid_request", "a parameter of the path is not valid")
-    return reply(problem, request.state.request_id)
+async def _send_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, APIError):
+        request.app.state.metrics.rejected.labels(error.type).inc()
+    else:
+        error = api_error_of(error)
+    return error_response(error, request.state.request_id)

@@ -1,4 +1,4 @@
-"""Who may ask: API keys and JSON Web Tokens."""
+"""Authentication of clients: API keys and JSON Web Tokens."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ import jwt
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.settings import JWTSettings, ServerSettings
 
-__all__ = ["Authenticator", "Refusal"]
+__all__ = ["AuthenticationFailed", "Authenticator"]
 
 _log = logging.getLogger(__name__)
 
 _LINE = re.compile(r"(?P<id>[A-Za-z0-9_.@-]{1,64}):(?:(?P<hash>sha256:[0-9a-f]{64})|(?P<key>\S+))")
-_LEAST_KEY = 16  # characters
-_LEAST_SECRET = 32  # bytes; RFC 7518, section 3.2, for HS256
-_MOST_TOKEN = 8192  # bytes
+_MIN_KEY_LENGTH = 16  # characters
+_MIN_SECRET_BYTES = 32  # bytes; RFC 7518, section 3.2, for HS256
+_MAX_TOKEN_BYTES = 8192  # bytes
 _LEEWAY = 30.0  # seconds by which clocks may differ
 _RELOAD_SECONDS = 1.0
 _SUBJECT = re.compile(r"[\w.@:/|-]{1,128}")
 
 
-class Refusal(Exception):
-    """A request without a valid key; its text is a word for the metrics."""
+class AuthenticationFailed(Exception):
+    """A request without a valid key.
+
+    Args:
+        reason: a word for the metrics.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,11 @@ class _Key:
 
 
 class Authenticator:
-    """Tells the client of an `Authorization` header.
+    """Identifies the client by its `Authorization` header.
 
-    Keys are kept as SHA-256 digests only, and all of them are compared in constant time. The
-    file of keys is read again within a second of a change; one that can't be read keeps the old
-    keys, and is logged.
+    It holds SHA-256 digests of the keys, and compares with all of them in constant time. It reads
+    the file of keys again within a second of a change; while that fails, the old keys stay valid
+    and the log says why.
 
     Raises:
         ConfigError: a key, a secret or a file is missing, malformed or too weak.
@@ -54,68 +62,77 @@ class Authenticator:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._file = None if settings.api_keys_file is None else Path(settings.api_keys_file)
-        self._fixed = _from_environment(settings.api_keys_env)
-        self._changed: object = None
-        self._checked = monotonic()
-        self._keys = self._fixed
+        self._environment_keys = _from_environment(settings.api_keys_env)
+        self._read_version: object = None
+        """The version of the file that was read last."""
+        self._reload_error = ""
+        self._checked_at = monotonic()
+        self._keys = self._environment_keys
         if self._file is not None:
             self._keys = self._read(self._file)
         self._jwt = None if settings.jwt is None else _TokenVerifier(settings.jwt)
         self.is_open = not settings.has_keys
 
-    def client(self, authorization: Sequence[str]) -> str:
-        """Return who sent these headers, as `key:ID` or `jwt:SUBJECT`.
+    def authenticate(self, authorization: Sequence[str]) -> str:
+        """Return the client that sent these headers, as `key:ID` or `jwt:SUBJECT`.
 
         Raises:
-            Refusal: nobody who is known.
+            AuthenticationFailed: they hold no valid key or token.
         """
         if not authorization:
-            raise Refusal("missing")
+            raise AuthenticationFailed("missing")
         scheme, _, credential = authorization[0].partition(" ")
         credential = credential.strip()
         if len(authorization) > 1 or scheme.lower() != "bearer" or not credential:
-            raise Refusal("malformed")
-        if len(credential) > _MOST_TOKEN:
-            raise Refusal("too_long")
+            raise AuthenticationFailed("malformed")
+        if len(credential) > _MAX_TOKEN_BYTES:
+            raise AuthenticationFailed("too_long")
+        key_id = self._key_id(credential)
+        if key_id is not None:
+            return f"key:{key_id}"
         if self._jwt is not None and credential.count(".") == 2:  # noqa: PLR2004  # parts of a JWT
             return f"jwt:{self._jwt.subject(credential)}"
-        return f"key:{self._key_id(credential)}"
+        raise AuthenticationFailed("unknown")
 
-    def _key_id(self, credential: str) -> str:
+    def _key_id(self, credential: str) -> str | None:
         self._reload()
         digest = _digest(credential)
-        found = None
-        for key in self._keys:  # all of them, so that time tells nothing
+        key_id = None
+        for key in self._keys:  # all of them, so that the time says nothing
             if hmac.compare_digest(key.digest, digest):
-                found = key
-        if found is None:
-            raise Refusal("unknown")
-        return found.id
+                key_id = key.id
+        return key_id
 
     def _reload(self) -> None:
         now = monotonic()
-        if self._file is None or now - self._checked < _RELOAD_SECONDS:
+        if self._file is None or now - self._checked_at < _RELOAD_SECONDS:
             return
-        self._checked = now
+        self._checked_at = now
         try:
-            if self._changed != _stamp(self._file):
+            if self._read_version != _version(self._file):
                 self._keys = self._read(self._file)
+                self._reload_error = ""
                 _log.info("read %d keys from %s", len(self._keys), self._file)
         except (ConfigError, OSError) as exc:
-            _log.error("the keys stay as they were: %s", exc)
+            if str(exc) != self._reload_error:
+                self._reload_error = str(exc)
+                _log.error("the keys stay as they were: %s", exc)
 
     def _read(self, file: Path) -> tuple[_Key, ...]:
         try:
-            self._changed = _stamp(file)
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except OSError as exc:
+            version = _version(file)
+            content = file.read_bytes()
+        except OSError as exc:  # and is read again: a change of permissions is no new version
             raise ConfigError(f"can't read the keys in {str(file)!r}: {exc.strerror}") from exc
+        self._read_version = version
+        try:
+            lines = content.decode().splitlines()
         except UnicodeDecodeError:
             raise ConfigError(f"the keys in {str(file)!r} are not UTF-8") from None
-        return self._fixed + _parsed(lines, where=f"{str(file)!r}, line ")
+        return self._environment_keys + _parse_keys(lines, where=f"{str(file)!r}, line ")
 
 
-def _stamp(file: Path) -> object:
+def _version(file: Path) -> object:
     stat = file.stat()
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
@@ -124,13 +141,13 @@ def _from_environment(variable: str | None) -> tuple[_Key, ...]:
     if variable is None:
         return ()
     value = os.environ.get(variable, "")
-    keys = _parsed(value.replace(",", "\n").splitlines(), where=f"{variable}, key ")
+    keys = _parse_keys(value.replace(",", "\n").splitlines(), where=f"{variable}, key ")
     if not keys:
         raise ConfigError(f"the environment variable {variable} holds no keys; write ID:KEY")
     return keys
 
 
-def _parsed(lines: Iterable[str], *, where: str) -> tuple[_Key, ...]:
+def _parse_keys(lines: Iterable[str], *, where: str) -> tuple[_Key, ...]:
     keys: list[_Key] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -141,8 +158,8 @@ def _parsed(lines: Iterable[str], *, where: str) -> tuple[_Key, ...]:
             raise ConfigError(f"{where}{number}: write ID:KEY or ID:sha256:HEX")
         if match["hash"]:
             digest = bytes.fromhex(match["hash"].removeprefix("sha256:"))
-        elif len(match["key"]) < _LEAST_KEY:
-            raise ConfigError(f"{where}{number}: a key needs {_LEAST_KEY} characters at least")
+        elif len(match["key"]) < _MIN_KEY_LENGTH:
+            raise ConfigError(f"{where}{number}: a key needs {_MIN_KEY_LENGTH} characters at least")
         else:
             digest = _digest(match["key"])
         keys.append(_Key(match["id"], digest))
@@ -164,7 +181,7 @@ class _TokenVerifier:
         """Return the `sub` of a valid token.
 
         Raises:
-            Refusal: it is not valid.
+            AuthenticationFailed: the token is not valid.
         """
         try:
             claims = jwt.decode(
@@ -180,21 +197,21 @@ class _TokenVerifier:
                 },
             )
         except jwt.ExpiredSignatureError:
-            raise Refusal("expired") from None
+            raise AuthenticationFailed("expired") from None
         except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):
-            raise Refusal("invalid_token") from None
+            raise AuthenticationFailed("invalid_token") from None
         subject = str(claims["sub"])
         if not _SUBJECT.fullmatch(subject):  # it goes into logs
-            raise Refusal("invalid_subject")
+            raise AuthenticationFailed("invalid_subject")
         return subject
 
 
 def _secret(settings: JWTSettings) -> bytes:
     secret = os.environ.get(settings.secret_env or "", "").encode()
-    if len(secret) < _LEAST_SECRET:
+    if len(secret) < _MIN_SECRET_BYTES:
         raise ConfigError(
             f"the secret in {settings.secret_env} has {len(secret)} bytes; "
-            f"{settings.algorithm} needs {_LEAST_SECRET} at least"
+            f"{settings.algorithm} needs {_MIN_SECRET_BYTES} at least"
         )
     return secret
 

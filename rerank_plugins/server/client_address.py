@@ -1,4 +1,4 @@
-"""Whose request it is, when proxies stand between."""
+"""The address of a request's client, also behind proxies."""
 
 from __future__ import annotations
 
@@ -11,57 +11,50 @@ __all__ = ["client_address", "rate_key"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_MOST_HOPS = 20
-_SHARED_BITS = 64  # an IPv6 customer has a whole /64
+_MAX_HOPS = 20
+_CUSTOMER_BITS = 64
+"""The prefix of the IPv6 addresses that one customer has."""
 
 
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
-    """Return the address of the client: the last one that no trusted proxy vouches for.
+    """Return the last address before the trusted proxies.
 
     `X-Forwarded-For` counts only if the peer is a trusted proxy, and is read from its end, where
     the trusted proxies write.
     """
-    peer = (scope.get("client") or ("unknown", 0))[0]
-    if not trusted or not _is_in(peer, trusted):
-        return str(peer)
+    address = str((scope.get("client") or ("unknown", 0))[0])
+    if not trusted or not _is_in(address, trusted):
+        return address
     lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    hops = b",".join(lines).decode("latin-1").split(",")[-_MOST_HOPS:]
+    hops = b",".join(lines).decode("latin-1").split(",")[-_MAX_HOPS:]
     for hop in reversed(hops):
-        address = hop.strip()
-        if not _is_address(address):
+        if _parse(hop.strip()) is None:
             break
-        peer = address
+        address = hop.strip()
         if not _is_in(address, trusted):
             break
-    return str(peer)
-
-
-def rate_key(address: str) -> str:
-    """Return what an address is counted as: itself, or its /64 for IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, _SHARED_BITS), strict=False))
     return address
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def rate_key(address: str) -> str:
+    """Return what the rates of an address count: itself, or its /64 for IPv6."""
+    parsed = _parse(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, _CUSTOMER_BITS), strict=False))
+    return address if parsed is None else str(parsed)
 
 
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
+def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address, an IPv4 one if it is mapped into IPv6; None if it is not an address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in networks)
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return parsed.ipv4_mapped or parsed
+    return parsed
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    parsed = _parse(address)
+    return parsed is not None and any(parsed in network for network in networks)

@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP: one JSON shape, which never repeats what was sent."""
+"""Errors as HTTP responses: one JSON shape that never repeats what the client sent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rerank_plugins.errors import (
@@ -17,84 +18,95 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.wrappers.process import ModelRestarting
 
-__all__ = ["Problem", "problem_of", "reply"]
+__all__ = ["APIError", "api_error_of", "error_response"]
+
+_MAX_RETRY_AFTER = 3600.0
+_ROUTING_ERRORS = {
+    404: ("not_found", "there is no such path"),
+    405: ("wrong_method", "this path takes another method"),
+}
 
 
-class Problem(Exception):
-    """A request that is not answered with scores.
+class APIError(HTTPException):
+    """An error that the client receives.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         type: a word for programs, in snake_case.
-        message: a sentence for people; holds nothing of the request.
+        message: a sentence for people, without anything from the request.
         retry_after: seconds after which the same request may succeed.
-        close: whether the connection is of no more use.
+        close: whether the server closes the connection afterwards.
+        headers: more headers of the response.
     """
 
     def __init__(
         self,
         status: int,
-        type: str,  # noqa: A002  # what the reply calls it
+        type: str,  # noqa: A002  # the name of the field in the response
         message: str,
         *,
         retry_after: float | None = None,
         close: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.type = type
-        self.message = message
-        self.headers = dict(headers or {})
+        all_headers = dict(headers or {})
         if retry_after is not None:
-            self.headers["Retry-After"] = str(max(1, math.ceil(min(retry_after, 3600.0))))
+            seconds = max(1, math.ceil(min(retry_after, _MAX_RETRY_AFTER)))
+            all_headers["Retry-After"] = str(seconds)
         if close:
-            self.headers["Connection"] = "close"
+            all_headers["Connection"] = "close"
+        super().__init__(status, message, all_headers)
+        self.type = type
 
 
-def problem_of(error: Exception) -> Problem:
-    """Return what a backend's error is to the client: whose fault, and whether to try again."""
+def api_error_of(error: Exception) -> APIError:
+    """Return what a client learns of an error: whose fault it is, and whether to retry."""
     match error:
+        case HTTPException():  # of the router
+            type_, message = _ROUTING_ERRORS.get(
+                error.status_code, ("refused", "the server refuses this request")
+            )
+            return APIError(error.status_code, type_, message, headers=error.headers)
         case MemoryError():
-            return Problem(503, "out_of_memory", "memory ran out on the server", retry_after=5)
+            return APIError(503, "out_of_memory", "the server ran out of memory", retry_after=5)
         case UnsupportedInputError():
-            return Problem(422, "unsupported_input", str(error))
+            return APIError(422, "unsupported_input", str(error))
         case BackendTimeout():
-            return Problem(504, "timeout", "the scores did not come in time", retry_after=1)
+            return APIError(504, "timeout", "the scores did not come in time", retry_after=1)
         case BackendOverloaded():
-            return Problem(
+            return APIError(
                 503,
                 "overloaded",
-                "too much is waiting to be scored; try again later",
+                "too many documents wait for their scores; try again later",
                 retry_after=error.retry_after or 1,
             )
         case ModelRestarting():
-            return Problem(
+            return APIError(
                 503,
                 "model_restarting",
-                "the model is being started again",
+                "the model is restarting",
                 retry_after=error.retry_after or 1,
             )
         case BackendUnavailable():
-            return Problem(
+            return APIError(
                 503,
                 "backend_unavailable",
-                "what scores can't be reached now; try again later",
+                "the backend can't be reached; try again later",
                 retry_after=error.retry_after or 1,
             )
         case BackendError():
-            return Problem(502, "backend_failed", "what scores gave no valid scores")
+            return APIError(502, "backend_failed", "the backend returned no valid scores")
         case _:
-            return Problem(500, "internal_error", "this request could not be scored")
+            return APIError(500, "internal_error", "the server can't score this request")
 
 
-def reply(problem: Problem, request_id: str) -> Response:
-    """Return the response that tells a client about a problem."""
+def error_response(error: APIError, request_id: str) -> Response:
+    """Return the response that carries an error."""
     body = {
-        "error": {"type": problem.type, "message": problem.message, "request_id": request_id},
-        "detail": problem.message,  # where Xinference's and FastAPI's clients look
-        "message": problem.message,  # where Cohere's look
+        "error": {"type": error.type, "message": error.detail, "request_id": request_id},
+        "detail": error.detail,  # where the clients of Xinference and FastAPI look
+        "message": error.detail,  # where those of Cohere look
     }
     return Response(
-        json.dumps(body), problem.status, problem.headers, media_type="application/json"
+        json.dumps(body), error.status_code, error.headers, media_type="application/json"
     )

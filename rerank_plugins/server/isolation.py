@@ -14,7 +14,7 @@ from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelProcess
 
-__all__ = ["is_remote", "isolate", "model_processes", "prepare_here"]
+__all__ = ["check_locked_models", "is_remote", "isolate", "model_processes"]
 
 
 def is_remote(backend: Backend) -> bool:
@@ -50,7 +50,7 @@ def isolate(backend: Backend, settings: ServerSettings) -> Backend:
     )
 
 
-def prepare_here(backend: Backend, settings: ServerSettings) -> None:
+def check_locked_models(backend: Backend, settings: ServerSettings) -> None:
     """Do what must be done before the models that run in this process are loaded.
 
     Raises:

@@ -14,10 +14,10 @@ from typing import Any
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
-from rerank_plugins.server.errors import Problem
-from rerank_plugins.server.isolation import is_remote, model_processes, prepare_here
+from rerank_plugins.server.errors import APIError
+from rerank_plugins.server.isolation import is_remote, model_processes, check_locked_models
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.scoring import Scoring, scoring_for
+from rerank_plugins.server.scoring import Scoring, select_scoring
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["Lifecycle"]
@@ -25,7 +25,7 @@ __all__ = ["Lifecycle"]
 _log = logging.getLogger(__name__)
 
 _TICK = 0.25  # seconds between looks at the loop's lag and at the batch in progress
-_MOST_OUT_OF_MEMORY = 3
+_MAX_OUT_OF_MEMORY = 3
 _TRY_AGAIN = 10.0
 """Seconds after which a server without memory scores something, which no client may ask it to."""
 _USUAL_LENGTH = 512
@@ -110,10 +110,10 @@ class Lifecycle:
         """Check that a request means this model.
 
         Raises:
-            Problem: it names another one.
+            APIError: it names another one.
         """
         if name not in self.model_names():
-            raise Problem(
+            raise APIError(
                 404, "model_not_found", "no such model here; see /v1/models, or leave `model` out"
             )
 
@@ -121,12 +121,12 @@ class Lifecycle:
         """Return what scores.
 
         Raises:
-            Problem: no request can be taken now.
+            APIError: no request can be taken now.
         """
         if self.refusing:
-            raise Problem(503, "shutting_down", "the server is ending", retry_after=1, close=True)
+            raise APIError(503, "shutting_down", "the server is ending", retry_after=1, close=True)
         if self._scoring is None:
-            raise Problem(503, "loading", "the model is being loaded", retry_after=5)
+            raise APIError(503, "loading", "the model is being loaded", retry_after=5)
         return self._scoring
 
     def fail(self, error: Exception) -> None:
@@ -175,7 +175,7 @@ class Lifecycle:
     def _become_ready(self) -> None:
         """Load the model and score with it once, in a thread; then take requests."""
         settings = self._settings
-        prepare_here(self.backend, settings)
+        check_locked_models(self.backend, settings)
         facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
         if not self._is_remote:
             facts = self.backend.describe()
@@ -190,7 +190,7 @@ class Lifecycle:
             str(facts.get("engine", "remote" if self._is_remote else "other")),
             str(facts.get("dtype") or ""),
         ).set(1)
-        self._scoring = scoring_for(
+        self._scoring = select_scoring(
             self.backend,
             settings,
             (self._metrics.hook, self._watch_batches),
@@ -205,7 +205,7 @@ class Lifecycle:
                 self._out_of_memory = 0
             case BatchFinished(1, outcome="out_of_memory"):
                 self._out_of_memory += 1
-                if self._out_of_memory >= _MOST_OUT_OF_MEMORY:
+                if self._out_of_memory >= _MAX_OUT_OF_MEMORY:
                     self.fail(MemoryError("single pairs do not fit into memory"))
 
     async def _watch_memory(self) -> None:
@@ -234,7 +234,7 @@ class Lifecycle:
             try:
                 await self.scoring().score(query, documents)
                 scored += 1
-            except (RerankError, Problem) as error:
+            except (RerankError, APIError) as error:
                 _log.warning("cache warm-up: %s", type(error).__name__)
         _log.info("cache warm-up: scored %d requests", scored)
 

@@ -1,4 +1,4 @@
-"""Logs of the command: one JSON object a line, whatever is in a message."""
+"""The logs of `rerank-plugins serve`: one JSON object a line, whatever a message holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 class _JSONLines(logging.Formatter):
-    """Escapes all but ASCII, so that no message can pretend to be another line."""
+    """Escapes everything but ASCII, so that no message can imitate another line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -33,12 +33,12 @@ def configure_logs(level: str) -> None:
     """Write the logs of this process to standard error.
 
     Raises:
-        ConfigError: no such level.
+        ConfigError: there is no such level.
     """
     if level not in _LEVELS:
         raise ConfigError(f"`log_level` must be one of {', '.join(_LEVELS)}, not {level!r}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JSONLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for verbose in ("httpx", "httpcore"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What every request passes before and after the routes: identity, rates, metrics, errors."""
+"""The middleware around all routes: authentication, rates, metrics, logs and errors."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from time import monotonic
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rerank_plugins.server.auth import Authenticator, Refusal
+from rerank_plugins.server.auth import AuthenticationFailed, Authenticator
 from rerank_plugins.server.client_address import client_address, rate_key
-from rerank_plugins.server.errors import Problem, reply
+from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.rate_limit import RateLimiter, Verdict
+from rerank_plugins.server.rate_limit import RateLimiter, RateLimitResult, parse_rate
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["CROWDED", "PROBES", "PUBLIC", "Edge"]
+__all__ = ["PROBE_PATHS", "PUBLIC_PATHS", "TOO_MANY_CONNECTIONS", "AdmissionMiddleware"]
 
 _log = logging.getLogger(__name__)
 
-PUBLIC = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
-"""The paths that need no key. The third only says whether others do, as Xinference's does; the page
-holds nothing but itself."""
+PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
+"""The paths that need no key.
 
-PROBES = frozenset({"/livez", "/readyz", "/metrics"})
-"""The paths that are not limited: to refuse a probe would only hide an overload."""
+`/v1/cluster/auth` only says whether the others do, as Xinference's does; the page at `/ui` holds
+nothing but itself.
+"""
 
-CROWDED = "rerank_plugins.crowded"
+PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+"""The paths without limits: a refused probe would only hide an overload."""
+
+TOO_MANY_CONNECTIONS = "rerank_plugins.too_many_connections"
 """The key of a request's state that says whether there are too many connections."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class Edge:
-    """The outermost layer: it denies by default, whatever routes there are.
+class AdmissionMiddleware:
+    """Admits or refuses each request, whatever routes there are, and records what became of it.
 
-    It reads the path that the server received, never a URL put together from headers.
+    It stands before FastAPI's routes and dependencies, so that a path without a route needs a key
+    too. It reads the path that the server received, never a URL put together from headers.
     """
 
     def __init__(
@@ -49,8 +53,8 @@ class Edge:
         self._auth = auth
         self._metrics = metrics
         self._trusted = settings.trusted_networks()
-        self._by_client = _limiter(settings.client_rate)
-        self._by_address = _limiter(settings.address_rate)
+        self._by_client = _limiter("client_rate", settings.client_rate)
+        self._by_address = _limiter("address_rate", settings.address_rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -59,57 +63,57 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._answer(scope, receive, send)
+        await self._handle(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = monotonic()
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = monotonic()
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "client": "-"}
         status = 500
-        added: dict[str, str] = {"X-Request-ID": request_id}
+        extra_headers = {"X-Request-ID": request_id}
 
         async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(added)
+                MutableHeaders(scope=message).update(extra_headers)
             await send(message)
 
         self._metrics.inflight.inc()
         try:
-            added |= self._admit(scope, headers)
+            extra_headers |= self._admit(scope, headers)
             await self._app(scope, receive, send_on)
-        except asyncio.CancelledError:  # by uvicorn, which has waited long enough to end
+        except asyncio.CancelledError:  # uvicorn ends, and has waited long enough
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
-                late = Problem(
+                ending = APIError(
                     503, "shutting_down", "the server is ending", retry_after=1, close=True
                 )
-                await reply(late, request_id)(scope, receive, send_on)
+                await error_response(ending, request_id)(scope, receive, send_on)
             raise
-        except Problem as problem:  # raised before the routes
-            await reply(problem, request_id)(scope, receive, send_on)
-        except Exception as error:  # noqa: BLE001  # a bug of ours; the client gets an answer
+        except APIError as error:  # of `_admit()`
+            await error_response(error, request_id)(scope, receive, send_on)
+        except Exception as error:  # noqa: BLE001  # a bug of ours; the client needs a response
             _log.error("request %s failed:\n%s", request_id, _frames(error))
-            bug = Problem(500, "internal_error", "the server failed; its log says where")
+            bug = APIError(500, "internal_error", "the server failed; its log says where")
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
-                await reply(bug, request_id)(scope, receive, send_on)
+                await error_response(bug, request_id)(scope, receive, send_on)
         finally:
             self._metrics.inflight.dec()
-            self._count(scope, status, monotonic() - began)
+            self._record(scope, status, monotonic() - started)
 
     def _admit(self, scope: Scope, headers: Headers) -> dict[str, str]:
-        """Return what the reply's headers add about rates.
+        """Return the headers that tell the client about its rates.
 
         Raises:
-            Problem: too many connections or requests, or no valid key.
+            APIError: too many connections or requests, or no valid key.
         """
         path = scope["path"]
-        if scope["state"].get(CROWDED) and path not in PROBES:
+        if scope["state"].get(TOO_MANY_CONNECTIONS) and path not in PROBE_PATHS:
             self._metrics.rejected.labels("too_many_connections").inc()
-            raise Problem(
+            raise APIError(
                 503,
                 "too_many_connections",
                 "there are too many connections; try again later",
@@ -117,42 +121,42 @@ class Edge:
                 close=True,
             )
         address = client_address(scope, self._trusted)
-        added: dict[str, str] = {}
-        if self._by_address is not None and path not in PROBES:
-            added |= self._within(self._by_address.hit(rate_key(address)), "address")
+        rate_headers: dict[str, str] = {}
+        if self._by_address is not None and path not in PROBE_PATHS:
+            rate_headers |= self._check_rate(self._by_address.hit(rate_key(address)), "address")
         client = f"address:{rate_key(address)}"
-        if not self._auth.is_open and path not in PUBLIC:
-            client = self._identified(headers)
+        if not self._auth.is_open and path not in PUBLIC_PATHS:
+            client = self._authenticate(headers)
         scope["state"]["client"] = client
-        if self._by_client is not None and path not in PROBES:
-            added |= self._within(self._by_client.hit(client), "client")
-        return added
+        if self._by_client is not None and path not in PROBE_PATHS:
+            rate_headers |= self._check_rate(self._by_client.hit(client), "client")
+        return rate_headers
 
-    def _identified(self, headers: Headers) -> str:
+    def _authenticate(self, headers: Headers) -> str:
         try:
-            return self._auth.client(headers.getlist("authorization"))
-        except Refusal as refusal:
-            self._metrics.auth_failures.labels(str(refusal)).inc()
-            raise Problem(
+            return self._auth.authenticate(headers.getlist("authorization"))
+        except AuthenticationFailed as exc:
+            self._metrics.auth_failures.labels(exc.reason).inc()
+            raise APIError(
                 401,
                 "unauthorized",
                 "send a valid key, as in: Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": 'Bearer realm="rerank"'},
             ) from None
 
-    def _within(self, verdict: Verdict, name: str) -> dict[str, str]:
-        if verdict.allowed:
-            return verdict.headers(name)
+    def _check_rate(self, result: RateLimitResult, name: str) -> dict[str, str]:
+        if result.allowed:
+            return result.headers(name)
         self._metrics.rejected.labels(f"{name}_rate").inc()
-        raise Problem(
+        raise APIError(
             429,
             "rate_limited",
-            f"the limit is {verdict.limit} requests in {verdict.window} seconds",
-            retry_after=verdict.reset,
-            headers=verdict.headers(name),
+            f"the limit is {result.rate.requests} requests in {result.rate.seconds} seconds",
+            retry_after=result.reset,
+            headers=result.headers(name),
         )
 
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, _outcome(status)).inc()
         self._metrics.duration.labels(route).observe(seconds)
@@ -168,15 +172,21 @@ class Edge:
         )
 
 
-def _limiter(rate: str | None) -> RateLimiter | None:
-    return None if rate is None else RateLimiter(rate)
+def _limiter(option: str, rate: str | None) -> RateLimiter | None:
+    return None if rate is None else RateLimiter(parse_rate(option, rate))
 
 
 def _outcome(status: int) -> str:
     if status < 400:  # noqa: PLR2004  # of HTTP
         return "ok"
-    known = {408: "timeout", 429: "rejected", 499: "cancelled", 503: "unavailable", 504: "timeout"}
-    return known.get(status, "refused" if status < 500 else "failed")  # noqa: PLR2004  # of HTTP
+    outcomes = {
+        408: "timeout",
+        429: "rejected",
+        499: "cancelled",
+        503: "unavailable",
+        504: "timeout",
+    }
+    return outcomes.get(status, "refused" if status < 500 else "failed")  # noqa: PLR2004  # of HTTP
 
 
 def _frames(error: Exception) -> str:

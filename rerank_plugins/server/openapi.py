@@ -1,4 +1,4 @@
-"""The server's OpenAPI: what the routes parse by themselves, and the limits of this server."""
+"""The server's OpenAPI: FastAPI's, with the limits of this server and what its middleware does."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
 
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.middleware import PROBES, PUBLIC
-from rerank_plugins.server.schemas import AnyRerankRequest, ProblemReply, RerankRequest
+from rerank_plugins.server.middleware import PROBE_PATHS, PUBLIC_PATHS
+from rerank_plugins.server.schemas import AnyRerankRequest, ErrorResponse, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["describe"]
+__all__ = ["complete_openapi"]
 
 _SPACE = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """What `str.isspace` knows as white space."""
@@ -24,104 +23,104 @@ _TEXT = {"schema": {"type": "string"}}
 _HEADERS: Mapping[str, dict[str, Any]] = {
     "401": {"WWW-Authenticate": {"description": "How to authenticate.", **_TEXT}},
     "429": {
-        "Retry-After": {"description": "Seconds until the next request is taken.", **_SECONDS},
-        "RateLimit": {"description": "What is left, and when there is more.", **_TEXT},
-        "RateLimit-Policy": {"description": "Which rate was exceeded.", **_TEXT},
+        "Retry-After": {"description": "Seconds until the server takes a request.", **_SECONDS},
+        "RateLimit": {"description": "Requests left, and seconds until there are more.", **_TEXT},
+        "RateLimit-Policy": {"description": "The exceeded rate.", **_TEXT},
     },
     "503": {"Retry-After": {"description": "Seconds after which to try again.", **_SECONDS}},
     "504": {"Retry-After": {"description": "Seconds after which to try again.", **_SECONDS}},
 }
 
 
-def describe(
+def complete_openapi(
     app: FastAPI, lifecycle: Lifecycle, settings: ServerSettings, *, needs_keys: bool
 ) -> None:
-    """Make `app.openapi()` tell the whole truth about this server."""
+    """Make `app.openapi()` describe this server completely.
+
+    FastAPI can't know what the middleware refuses before a route is found, nor the settings and
+    the model's length, which exceeded are a 413 and no 422 of pydantic's.
+    """
     generate = app.openapi
 
     @lru_cache(maxsize=1)
-    def described(max_length: int | None) -> dict[str, Any]:
-        app.openapi_schema = None  # else it is the one of before the model was loaded
+    def completed(max_length: int | None) -> dict[str, Any]:
+        app.openapi_schema = None  # FastAPI caches the one from before the model was loaded
         schema = generate()
-        _, found = models_json_schema(
-            [(RerankRequest, "validation"), (AnyRerankRequest, "validation")],
-            ref_template="#/components/schemas/{model}",
-        )
         definitions = schema["components"]["schemas"]
-        definitions.update(found["$defs"])
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, never sent
             definitions.pop(name, None)
         for model in (RerankRequest, AnyRerankRequest):
-            _limit(definitions[model.__name__]["properties"], settings, max_length)
-        _limit_texts(definitions["DocumentObject"]["properties"]["text"], settings)
+            _limit_request(definitions[model.__name__]["properties"], settings, max_length)
+        _limit_text(definitions["DocumentObject"]["properties"]["text"], settings)
         if needs_keys:
             schema["components"]["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer"}
             }
         for path, operations in schema["paths"].items():
             for operation in operations.values():
-                _complete(operation, path, settings, needs_keys=needs_keys)
+                _add_middleware(operation, path, settings, needs_keys=needs_keys)
         return schema
 
-    app.openapi = lambda: described(lifecycle.max_length)  # type: ignore[method-assign]  # as FastAPI's documentation does
+    app.openapi = lambda: completed(lifecycle.max_length)  # type: ignore[method-assign]  # as FastAPI's documentation does
 
 
-def _limit(properties: dict[str, Any], settings: ServerSettings, max_length: int | None) -> None:
+def _limit_request(
+    properties: dict[str, Any], settings: ServerSettings, max_length: int | None
+) -> None:
     """Add the limits of the settings and the model to the fields of a request."""
     properties["query"] |= {"maxLength": settings.query_characters, "pattern": f"[^{_SPACE}]"}
     for name in ("documents", "candidates", "texts"):
-        for shape in _shapes(properties.get(name, {})):
-            if shape.get("type") == "array":
-                shape["maxItems"] = settings.max_documents
-                for item in _shapes(shape["items"]):
-                    _limit_texts(item, settings)
-    for shape in _shapes(properties["model"]):
-        if shape.get("type") == "string" and settings.model_names:
-            shape["enum"] = list(settings.model_names)
-    for shape in _shapes(properties["max_tokens_per_doc"]):
-        if shape.get("type") == "integer" and max_length is not None:
-            shape["minimum"] = max_length
+        for schema in _alternatives(properties.get(name, {})):
+            if schema.get("type") == "array":
+                schema["maxItems"] = settings.max_documents
+                for item in _alternatives(schema["items"]):
+                    _limit_text(item, settings)
+    for schema in _alternatives(properties["model"]):
+        if schema.get("type") == "string" and settings.model_names:
+            schema["enum"] = list(settings.model_names)
+    for schema in _alternatives(properties["max_tokens_per_doc"]):
+        if schema.get("type") == "integer" and max_length is not None:
+            schema["minimum"] = max_length
 
 
-def _shapes(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what a field may be, each by itself."""
-    shapes: list[dict[str, Any]] = schema.get("anyOf", [schema])
-    return shapes
+def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    alternatives: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return alternatives
 
 
-def _limit_texts(schema: dict[str, Any], settings: ServerSettings) -> None:
+def _limit_text(schema: dict[str, Any], settings: ServerSettings) -> None:
     if schema.get("type") == "string":
         schema["maxLength"] = settings.document_characters
 
 
-def _complete(
+def _add_middleware(
     operation: dict[str, Any], path: str, settings: ServerSettings, *, needs_keys: bool
 ) -> None:
-    """Add what is decided before the routes, and the headers of every reply."""
+    """Add what the middleware refuses, and the headers that it sets on every response."""
     responses = operation["responses"]
     if "requestBody" not in operation:
         responses.pop("422", None)
-    is_public = path in PUBLIC
+    is_public = path in PUBLIC_PATHS
     if needs_keys:
         operation["security"] = [] if is_public else [{"bearer": []}]
         if not is_public:
-            responses["401"] = _problem("No valid key.")
-    if path not in PROBES and (settings.client_rate or settings.address_rate):
-        responses["429"] = _problem("Too many requests of this client.")
-    if path not in PROBES:
-        responses.setdefault("503", _problem("Too many connections, or the server is ending."))
+            responses["401"] = _error("The request has no valid key.")
+    if path not in PROBE_PATHS and (settings.client_rate or settings.address_rate):
+        responses["429"] = _error("The client sends too many requests.")
+    if path not in PROBE_PATHS:
+        responses.setdefault("503", _error("Too many connections, or the server is ending."))
     for status, response in responses.items():
-        headers = _HEADERS.get(status, {}) if _is_problem(response) else {}
+        headers = _HEADERS.get(status, {}) if _is_error(response) else {}
         response["headers"] = {
-            "X-Request-ID": {"description": "That of the request, or a new one.", **_TEXT},
+            "X-Request-ID": {"description": "The request's own, or a new one.", **_TEXT},
             **headers,
         }
 
 
-def _problem(description: str) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{ProblemReply.__name__}"}
+def _error(description: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}
     return {"description": description, "content": {"application/json": {"schema": reference}}}
 
 
-def _is_problem(response: dict[str, Any]) -> bool:
-    return "content" in response and response["content"] == _problem("")["content"]
+def _is_error(response: dict[str, Any]) -> bool:
+    return "content" in response and response["content"] == _error("")["content"]

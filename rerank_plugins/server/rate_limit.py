@@ -1,78 +1,98 @@
-"""How often a client may ask."""
+"""How many requests a client may send."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
 from dataclasses import dataclass
 from time import monotonic
 
-import limits
-
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["RateLimiter", "Verdict"]
+__all__ = ["MAX_CLIENTS", "Rate", "RateLimitResult", "RateLimiter", "parse_rate"]
 
-_MOST_CLIENTS = 10_000
+MAX_CLIENTS = 10_000
+"""The most clients that a limiter remembers."""
+
+_RATE = re.compile(r"([1-9]\d{0,8}) ?(?:/|per) ?(second|minute|hour|day)")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_ROUNDING_ERROR = 1e-9
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of one request."""
+class Rate:
+    """A number of requests in a number of seconds."""
+
+    requests: int
+    seconds: int
+
+
+def parse_rate(option: str, text: str) -> Rate:
+    """Return the rate that a text such as `"600/minute"` or `"10 per second"` states.
+
+    Raises:
+        ConfigError: the text, the value of `option`, is not a rate.
+    """
+    match = _RATE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigError(
+            f'`{option}` must be a rate such as "600/minute", not {text!r}; '
+            f"valid units: {', '.join(_SECONDS)}"
+        )
+    return Rate(int(match[1]), _SECONDS[match[2]])
+
+
+@dataclass(frozen=True)
+class RateLimitResult:
+    """Whether a request is within its client's rate, and what is left of that."""
 
     allowed: bool
-    limit: int
+    rate: Rate
     remaining: int
     reset: float
     """Seconds until the next request is allowed, or until all of them are."""
-    window: int
-    """Seconds."""
 
     def headers(self, name: str) -> dict[str, str]:
         """Return the fields `RateLimit` and `RateLimit-Policy` of the IETF's draft."""
         return {
-            "RateLimit-Policy": f'"{name}";q={self.limit};w={self.window}',
+            "RateLimit-Policy": f'"{name}";q={self.rate.requests};w={self.rate.seconds}',
             "RateLimit": f'"{name}";r={self.remaining};t={max(1, round(self.reset))}',
         }
 
 
 class RateLimiter:
-    """Counts the requests of many clients in fixed memory, by a clock that never jumps.
+    """Counts the requests of many clients in bounded memory, by a clock that never jumps.
 
-    Each client has a bucket that holds `limit` requests and fills up within the window (the
-    generic cell rate algorithm), so there is no burst at the border of two windows. Beyond
-    10,000 clients the one not seen for longest is forgotten.
-
-    Args:
-        rate: as `limits` writes it: `"600/minute"`, `"10 per second"`.
-
-    Raises:
-        ConfigError: `rate` is malformed.
+    Each client has a bucket that holds the requests of one window and fills up within that window
+    (the generic cell rate algorithm), so there is no burst at the border of two windows. Beyond
+    `MAX_CLIENTS` the limiter forgets the tenth with the fullest buckets: a client over its rate
+    must not get rid of its past by sending from many addresses.
     """
 
-    def __init__(self, rate: str) -> None:
-        try:
-            parsed = limits.parse(rate)
-        except ValueError as exc:
-            raise ConfigError(f'a rate is written like "600/minute", not {rate!r}') from exc
-        self._limit = parsed.amount
-        self._window = parsed.get_expiry()
-        self._interval = self._window / self._limit
-        self._full: OrderedDict[str, float] = OrderedDict()  # when each bucket is full again
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._interval = rate.seconds / rate.requests
+        self._full_at: dict[str, float] = {}
+        """When each client's bucket is full again."""
 
-    def hit(self, client: str) -> Verdict:
+    def hit(self, client: str) -> RateLimitResult:
         """Count a request, unless it is one too many."""
         now = monotonic()
-        full = max(self._full.get(client, 0.0), now) + self._interval
-        excess = full - now - self._window
-        allowed = excess <= 1e-9  # noqa: PLR2004  # a rounding error
-        if allowed:
-            self._full[client] = full
-            self._full.move_to_end(client)
-            if len(self._full) > _MOST_CLIENTS:
-                self._full.popitem(last=False)
-        left = max(0, int((self._window - (full - now)) / self._interval + 1e-9)) if allowed else 0
-        reset = full - now if allowed else excess
-        return Verdict(allowed, self._limit, left, reset, self._window)
+        full_at = max(self._full_at.get(client, 0.0), now) + self._interval
+        excess = full_at - now - self._rate.seconds
+        if excess > _ROUNDING_ERROR:
+            return RateLimitResult(allowed=False, rate=self._rate, remaining=0, reset=excess)
+        self._full_at[client] = full_at
+        if len(self._full_at) > MAX_CLIENTS:
+            self._forget()
+        remaining = int(-excess / self._interval + _ROUNDING_ERROR)
+        return RateLimitResult(
+            allowed=True, rate=self._rate, remaining=remaining, reset=full_at - now
+        )
+
+    def _forget(self) -> None:
+        by_fullness = sorted(self._full_at, key=self._full_at.__getitem__)
+        for client in by_fullness[: MAX_CLIENTS // 10]:
+            del self._full_at[client]
 
     def __len__(self) -> int:
-        return len(self._full)
+        return len(self._full_at)

@@ -17,8 +17,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from rerank_plugins.server.connections import limited_http_protocol
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.protocol import bounded_protocol
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["serve"]
@@ -44,13 +44,13 @@ def serve(app: FastAPI) -> Exception | None:
         app,
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings),
+        http=limited_http_protocol(settings),
         ws="none",
         loop="auto",
         lifespan="on",
-        proxy_headers=False,  # `Edge` reads them, from trusted proxies only
+        proxy_headers=False,  # `AdmissionMiddleware` reads them, from trusted proxies only
         server_header=False,
-        access_log=False,  # `Edge` writes it, with the client and the request's id
+        access_log=False,  # `AdmissionMiddleware` writes it, with the client and the request's id
         log_config=None,
         timeout_keep_alive=int(settings.keep_alive_seconds),
     )

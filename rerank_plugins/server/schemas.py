@@ -1,4 +1,4 @@
-"""What clients send and get: the shapes that Cohere, Jina, Xinference and TEI have in common."""
+"""Requests and responses: the shapes that Cohere, Jina, Xinference and TEI have in common."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pydantic.config import JsonDict
 
 __all__ = [
     "AnyRerankRequest",
-    "AuthReply",
+    "AuthStatus",
+    "CohereResult",
     "DocumentObject",
-    "Info",
-    "Limits",
+    "ErrorResponse",
     "ModelCard",
     "ModelList",
-    "PlainReply",
-    "ProblemReply",
-    "RankedText",
-    "RerankReply",
+    "PlainResponse",
+    "PlainResult",
+    "ProbeStatus",
+    "RequestLimits",
     "RerankRequest",
-    "RerankResult",
-    "Status",
-    "TEIReply",
+    "RerankResponse",
+    "ServerInfo",
+    "TEIResult",
 ]
 
 
@@ -40,7 +40,7 @@ def _never(**values: str | bool) -> JsonDict:
 
 
 _ONE_SCALE = [_never(raw_scores=value, use_activation=value) for value in (True, False)]
-"""What `_check_scale` checks, as JSON Schema."""
+"""What `_AnyShapeRequest._check_scale` checks, as JSON Schema."""
 
 
 class _Strict(BaseModel):
@@ -74,48 +74,54 @@ Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
 ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)] | None
 
 
-class RerankRequest(_Strict):
-    """A request as Cohere (v1 and v2), Jina, Xinference, Infinity and vLLM take it.
-
-    Fields that a server without chunking or instructions can't honour are accepted only at the
-    values that ask for nothing.
-    """
-
-    model_config = ConfigDict(json_schema_extra={"allOf": [*_ONE_SCALE]})
+class _AnyShapeRequest(_Strict):
+    """The fields that the requests of all shapes have."""
 
     query: str
-    documents: Documents
     model: ModelName = None
-    top_n: AtLeastOne = None
-    """How many results to return; all if it is not given."""
     return_documents: bool | None = None
     """Whether to repeat each document in its result."""
+    top_n: AtLeastOne = None
+    """How many results to return; None returns all."""
     raw_scores: bool | None = None
     """Whether to send logits instead of probabilities, as Infinity calls it."""
     use_activation: bool | None = None
     """The opposite, as vLLM calls it."""
-    return_len: Annotated[Literal[False], _BOOLEAN] | None = None
-    max_chunks_per_doc: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
     max_tokens_per_doc: AtLeastOne = None
     """Only at or above the length at which the model itself cuts."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1), _WHOLE] | None = None
     priority: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
-    rank_fields: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    kwargs: Literal["{}"] | None = None
-    """Xinference's client always sends it."""
 
     @model_validator(mode="after")
-    def _one_scale(self) -> Self:
-        _check_scale(self.raw_scores, self.use_activation)
+    def _check_scale(self) -> Self:
+        if self.raw_scores is not None and self.raw_scores is self.use_activation:
+            raise ValueError("raw_scores and use_activation contradict each other")
         return self
 
     @property
     def raw(self) -> bool | None:
-        """Whether logits are asked for; None leaves it to the server."""
+        """Whether the client wants logits; None leaves it to the server."""
         return self.raw_scores if self.use_activation is None else not self.use_activation
 
 
-class AnyRerankRequest(_Strict):
+class RerankRequest(_AnyShapeRequest):
+    """A request as Cohere (v1 and v2), Jina, Xinference, Infinity and vLLM take it.
+
+    A field that the server can't honour, without chunking or instructions, has one valid value:
+    that which changes nothing.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"allOf": [*_ONE_SCALE]})
+
+    documents: Documents
+    return_len: Annotated[Literal[False], _BOOLEAN] | None = None
+    max_chunks_per_doc: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
+    rank_fields: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    kwargs: Literal["{}"] | None = None
+    """Xinference's client always sends it."""
+
+
+class AnyRerankRequest(_AnyShapeRequest):
     """A request to `/rerank`, whose shape tells the protocol.
 
     `texts`: that of Text Embeddings Inference. `documents`: that of Infinity and vLLM.
@@ -134,107 +140,87 @@ class AnyRerankRequest(_Strict):
         }
     )
 
-    query: str
     texts: Texts | None = None
     documents: Documents | None = None
     candidates: Documents | None = None
-    model: ModelName = None
-    top_n: AtLeastOne = None
     top_k: AtLeastOne = None
-    return_documents: bool | None = None
     return_text: bool | None = None
     """TEI's name of `return_documents`."""
-    raw_scores: bool | None = None
-    use_activation: bool | None = None
     truncate: Annotated[Literal[True], _BOOLEAN] | None = None
-    """Too long texts are always cut."""
+    """The server always cuts texts that are too long."""
     truncation_direction: Literal["Right", "right"] | None = None
-    max_tokens_per_doc: AtLeastOne = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1), _WHOLE] | None = None
-    priority: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
 
     @model_validator(mode="after")
-    def _one_shape(self) -> Self:
+    def _check_shape(self) -> Self:
         lists = (self.texts, self.documents, self.candidates)
-        if sum(found is not None for found in lists) != 1:
+        if sum(documents is not None for documents in lists) != 1:
             raise ValueError("give one of: documents, candidates, texts")
         if self.top_n is not None and self.top_k is not None:
             raise ValueError("give top_n or top_k, not both")
         if self.texts is not None and (self.top_n or self.top_k):
             raise ValueError("top_n and top_k go with documents or candidates, not with texts")
-        _check_scale(self.raw_scores, self.use_activation)
         return self
 
     @property
-    def raw(self) -> bool | None:
-        """Whether logits are asked for; None leaves it to the server."""
-        return self.raw_scores if self.use_activation is None else not self.use_activation
-
-    @property
     def is_plain(self) -> bool:
-        """Whether it is of the plain shape."""
+        """Whether the request has the plain shape."""
         return self.candidates is not None or self.top_k is not None
 
 
-def _check_scale(raw_scores: bool | None, use_activation: bool | None) -> None:  # noqa: FBT001
-    if raw_scores is not None and raw_scores is use_activation:
-        raise ValueError("raw_scores and use_activation contradict each other")
-
-
-class RerankResult(BaseModel):
-    """The place of one document."""
+class CohereResult(BaseModel):
+    """A document's score."""
 
     index: int
     relevance_score: float
     document: DocumentObject | None = None
 
 
-class RerankReply(BaseModel):
+class RerankResponse(BaseModel):
     """The best documents, best first."""
 
     id: str
     model: str
-    results: list[RerankResult]
+    results: list[CohereResult]
     meta: dict[str, Any]
 
 
-class TEIReply(BaseModel):
-    """The place of one document, as Text Embeddings Inference says it."""
+class TEIResult(BaseModel):
+    """A document's score, as Text Embeddings Inference sends it."""
 
     index: int
     score: float
     text: str | None = None
 
 
-class RankedText(BaseModel):
-    """The place of one document, in the plain shape."""
+class PlainResult(BaseModel):
+    """A document's score, in the plain shape."""
 
     index: int
     score: float
     document: str
 
 
-class PlainReply(BaseModel):
+class PlainResponse(BaseModel):
     """The best documents, best first, in the plain shape."""
 
     model: str
-    results: list[RankedText]
+    results: list[PlainResult]
 
 
-class Status(BaseModel):
-    """What a probe says."""
+class ProbeStatus(BaseModel):
+    """The state of the server, or why it is not as it should be."""
 
     status: str
 
 
-class AuthReply(BaseModel):
+class AuthStatus(BaseModel):
     """Whether requests must carry a key."""
 
     auth: bool
 
 
-class Limits(BaseModel):
-    """The most that a request may hold."""
+class RequestLimits(BaseModel):
+    """The bounds of a request."""
 
     body_bytes: int
     documents: int
@@ -242,7 +228,7 @@ class Limits(BaseModel):
     query_characters: int
 
 
-class Info(BaseModel):
+class ServerInfo(BaseModel):
     """The model, its scale and the limits; the first fields are those of TEI."""
 
     model_id: str
@@ -255,7 +241,7 @@ class Info(BaseModel):
     status: str
     backend: dict[str, Any]
     """What the backend says about itself."""
-    limits: Limits
+    limits: RequestLimits
 
 
 class ModelCard(BaseModel):
@@ -278,17 +264,17 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class ProblemDetail(BaseModel):
-    """What went wrong."""
+class ErrorDetail(BaseModel):
+    """What went wrong, for programs and for people."""
 
     type: str
     message: str
     request_id: str
 
 
-class ProblemReply(BaseModel):
-    """Every error of this server."""
+class ErrorResponse(BaseModel):
+    """An error, in the fields where each protocol's clients look for its message."""
 
-    error: ProblemDetail
+    error: ErrorDetail
     detail: str
     message: str

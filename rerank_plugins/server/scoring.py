@@ -15,7 +15,7 @@ from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["Scoring", "SharedScoring", "SideBySide", "scoring_for"]
+__all__ = ["Scoring", "BatchedScoring", "ConcurrentScoring", "select_scoring"]
 
 
 class Scoring(Protocol):
@@ -48,7 +48,7 @@ class Scoring(Protocol):
         """End what runs in the background."""
 
 
-class SharedScoring:
+class BatchedScoring:
     """Scores the documents of all requests in shared batches, in one thread."""
 
     def __init__(
@@ -97,7 +97,7 @@ class SharedScoring:
         self._scheduler.close()
 
 
-class SideBySide:
+class ConcurrentScoring:
     """Passes each request on as it is: to a remote server, or to a listwise model."""
 
     def __init__(self, backend: Backend, settings: ServerSettings, hooks: Sequence[Hook]) -> None:
@@ -149,7 +149,7 @@ def _check_room(queued: int, new: int, most: int) -> None:
         )
 
 
-def scoring_for(
+def select_scoring(
     backend: Backend,
     settings: ServerSettings,
     hooks: Sequence[Hook],
@@ -159,5 +159,5 @@ def scoring_for(
 ) -> Scoring:
     """Return the way that fits: shared batches need a pointwise model on this machine."""
     if remote or not backend.cacheable:
-        return SideBySide(backend, settings, hooks)
-    return SharedScoring(backend, settings, hooks, max_length)
+        return ConcurrentScoring(backend, settings, hooks)
+    return BatchedScoring(backend, settings, hooks, max_length)

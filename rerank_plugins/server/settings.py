@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rerank_plugins._internal.options import check_variable, checked_options, unknown
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.server.rate_limit import parse_rate
 
 __all__ = ["JWTSettings", "ServerSettings", "read_settings"]
 
@@ -38,13 +39,13 @@ _POSITIVE = (
 
 @dataclass(frozen=True, kw_only=True)
 class JWTSettings:
-    """How JSON Web Tokens are checked: the table `[server.jwt]`.
+    """The JSON Web Tokens that the server accepts: the table `[server.jwt]`.
 
-    A token must be signed with this algorithm and carry `exp`, `aud`, `iss` and `sub`.
+    A token must be signed with this algorithm and hold `exp`, `aud`, `iss` and `sub`.
     """
 
     algorithm: Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
-    """The only algorithm that is accepted."""
+    """The only algorithm that the server accepts."""
     audience: str
     """What `aud` must hold."""
     issuer: str
@@ -56,16 +57,16 @@ class JWTSettings:
 
     def __post_init__(self) -> None:
         check_variable("secret_env", self.secret_env, "RERANK_JWT_SECRET")
-        wanted, other = "public_key_file", "secret_env"
+        needed, other = "public_key_file", "secret_env"
         if self.algorithm.startswith("HS"):
-            wanted, other = other, wanted
-        if getattr(self, wanted) is None or getattr(self, other) is not None:
-            raise ConfigError(f"`algorithm` {self.algorithm} needs `{wanted}`, and no `{other}`")
+            needed, other = other, needed
+        if getattr(self, needed) is None or getattr(self, other) is not None:
+            raise ConfigError(f"`algorithm` {self.algorithm} needs `{needed}`; remove `{other}`")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What the server promises and refuses; each field is a key of the table `[server]`.
+    """The limits and timeouts of the server; each field is a key of the table `[server]`.
 
     Raises:
         ConfigError: a value is out of range, or settings contradict each other.
@@ -76,27 +77,28 @@ class ServerSettings:
     port: int = 8787
     """The port; 0 picks a free one."""
     model_names: tuple[str, ...] = ()
-    """Names that requests may give as `model`; the first is answered. Empty: the backend's."""
+    """The names that `model` may have in a request, the default first. Empty: the backend's."""
 
     ui: bool = True
-    """Whether there is a page at `/ui`, for people who would rather look."""
+    """Whether there is a page at `/ui`, which shows rankings and compares backends."""
     compare: tuple[str, ...] = ()
-    """Specs or files of more backends, loaded beside this one for the page; they need `ui`."""
+    """Specs or files of more backends that the page compares with; they need `ui`."""
 
     api_keys_file: str | None = None
-    """A file with a line `ID:KEY` or `ID:sha256:HEX` per key; read again when it changes."""
+    """A file with a line `ID:KEY` or `ID:sha256:HEX` per key; the server reads it again when it
+    changes."""
     api_keys_env: str | None = None
     """The environment variable that holds such lines, separated by commas or line breaks."""
     jwt: JWTSettings | None = None
-    """How JSON Web Tokens are checked; None accepts none."""
+    """Which JSON Web Tokens the server accepts; None accepts none."""
     insecure_no_auth: bool = False
     """Whether to listen on a public address without any key."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks whose `X-Forwarded-For` is believed."""
+    """Addresses or networks of proxies, whose `X-Forwarded-For` counts."""
     client_rate: str | None = None
-    """Most requests of a client, as in `"600/minute"`; a client is a key, a subject, an address."""
+    """Most requests of a client (a key, a subject or an address), such as `"600/minute"`."""
     address_rate: str | None = None
-    """Most requests of an address (of a /64 for IPv6), counted before keys are checked."""
+    """Most requests of an address (of a /64 for IPv6), counted before the check of keys."""
 
     body_bytes: int = 4 * 1024 * 1024
     """Longest body."""
@@ -115,44 +117,50 @@ class ServerSettings:
     keep_alive_seconds: float = 75.0
     """How long an idle connection stays open; longer than a proxy in front keeps its own."""
     max_connections: int = 4096
-    """Requests on connections beyond it are answered 503, except for probes."""
+    """Requests on more connections get 503, except for probes."""
 
     batch_pairs: int = 256
-    """Most pairs that are scored at once."""
+    """Most pairs in a batch."""
     batch_tokens: int = 16_384
-    """Most tokens, estimated, that are scored at once; halved for good when memory runs out."""
+    """Most estimated tokens in a batch; the server halves it for good when memory runs out."""
     queue_pairs: int = 20_000
     """Most pairs that wait."""
     queue_tokens: int = 4_194_304
-    """Most tokens, estimated, that wait."""
+    """Most estimated tokens that wait."""
     queue_seconds: float = 2.0
-    """Longest wait that a new request may meet, at the speed of the last batches."""
+    """Longest wait of a new request, estimated from the last batches; a longer one is a 503."""
 
     model_process: bool = True
     """Whether `rerank-plugins serve` runs local models in processes of their own."""
     model_lock: str | None = None
-    """A file of `rerank-plugins lock`; the files of all models must be as it says."""
+    """A file of `rerank-plugins lock`; the files of all models must match it."""
     warm_up: bool = True
-    """Whether to score a few texts of all lengths before being ready."""
+    """Whether to score a few texts of all lengths before the server is ready."""
     cache_warm_up: str | None = None
-    """A file of `{"query": …, "documents": […]}` lines to score once ready, to fill `[cache]`."""
+    """A file of `{"query": …, "documents": […]}` lines that the ready server scores to fill
+    `[cache]`."""
     watchdog_seconds: float = 60.0
-    """A batch that takes longer is taken to hang."""
+    """A batch that takes longer counts as hanging."""
     shutdown_delay: float = 1.0
-    """How long requests are still taken after SIGTERM, so that balancers notice `/readyz`."""
+    """How long the server takes requests after SIGTERM, while load balancers notice `/readyz`."""
     drain_seconds: float = 25.0
-    """How long requests in progress have to end after that."""
+    """How long requests in progress may take after that."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"`{name}` must be positive, not {getattr(self, name)!r}")
+        for name in ("client_rate", "address_rate"):
+            if (rate := getattr(self, name)) is not None:
+                parse_rate(name, rate)
         if not 0 <= self.port <= 65_535:  # noqa: PLR2004  # of TCP
             raise ConfigError(f"`port` must be within 0 to 65535, not {self.port!r}")
         if not 0 <= self.shutdown_delay < float("inf"):
             raise ConfigError(f"`shutdown_delay` must not be negative, not {self.shutdown_delay!r}")
         if self.compare and not self.ui:
-            raise ConfigError("`compare` is for the page at /ui: set `ui = true`, or remove it")
+            raise ConfigError(
+                "`compare` is for the page at /ui: set `ui = true`, or remove `compare`"
+            )
         check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
         self.trusted_networks()
 
@@ -169,7 +177,7 @@ class ServerSettings:
         return bool(self.api_keys_file or self.api_keys_env or self.jwt)
 
     def check_exposure(self) -> None:
-        """Refuse to listen where others can reach it, without any key.
+        """Refuse to listen on a public address without any key.
 
         Raises:
             ConfigError: `host` is not a loopback address, and there is no way to authenticate.
@@ -177,7 +185,7 @@ class ServerSettings:
         if self.has_keys or self.insecure_no_auth or _is_loopback(self.host):
             return
         raise ConfigError(
-            f"`host` {self.host!r} can be reached by others, and no key is asked for: set "
+            f"`host` {self.host!r} is a public address and requests need no key: set "
             "`api_keys_file`, `api_keys_env` or [server.jwt], or accept it with `insecure_no_auth`"
         )
 
@@ -185,17 +193,17 @@ class ServerSettings:
 def read_settings(
     path: str | None, overrides: Mapping[str, object] | None = None
 ) -> tuple[dict[str, Any] | None, ServerSettings]:
-    """Return the tables of a file without `[server]`, and the settings in `[server]`.
+    """Return the other tables of a file, and the settings in its `[server]`.
 
     Args:
-        path: a TOML file; None has no tables.
+        path: a TOML file; None stands for no tables.
         overrides: settings that replace those of the file.
 
     Raises:
         ConfigError: the file can't be read, or a setting is unknown or out of range.
     """
     tables: dict[str, Any] | None = None
-    said: object = {}
+    server_table: object = {}
     if path is not None:
         try:
             tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -203,33 +211,33 @@ def read_settings(
             raise ConfigError(f"can't read {path!r}: {exc.strerror or exc}") from exc
         except ValueError as exc:
             raise ConfigError(f"{path!r} is not valid TOML: {exc}") from exc
-        said = tables.pop("server", {})
-    if not isinstance(said, Mapping):
-        raise ConfigError(f"`server` must be a table, not {said!r}; write: [server]")
-    return tables, settings_of({**said, **(overrides or {})})
+        server_table = tables.pop("server", {})
+    if not isinstance(server_table, Mapping):
+        raise ConfigError(f"`server` must be a table, not {server_table!r}; write: [server]")
+    return tables, settings_from({**server_table, **(overrides or {})})
 
 
-def settings_of(table: Mapping[str, object]) -> ServerSettings:
-    """Return the settings that a `[server]` table says.
+def settings_from(table: Mapping[str, object]) -> ServerSettings:
+    """Return the settings in a `[server]` table.
 
     Raises:
         ConfigError: a setting is unknown, of a wrong type or out of range.
     """
-    given = dict(table)
+    options = dict(table)
     lists: dict[str, Any] = {
-        name: _strings(name, given.pop(name)) for name in _LISTS if name in given
+        name: _strings(name, options.pop(name)) for name in _LISTS if name in options
     }
-    jwt = given.pop("jwt", None)
+    jwt = options.pop("jwt", None)
     if jwt is not None and not isinstance(jwt, Mapping):
         raise ConfigError("`jwt` must be a table; write: [server.jwt]")
     names = [field.name for field in fields(ServerSettings)]
-    for name in given:
+    for name in options:
         if name not in names:
             where = " in the table `server`"
             if name in signature(LocalBackend).parameters:
                 where += ", but an option of a local model: set it in [backend]"
             raise ConfigError(unknown("setting", name, names, where))
-    checked = checked_options(ServerSettings, given, what="table 'server'")
+    checked = checked_options(ServerSettings, options, what="table 'server'")
     if jwt is not None:
         checked["jwt"] = JWTSettings(
             **checked_options(JWTSettings, dict(jwt), what="table 'server.jwt'")

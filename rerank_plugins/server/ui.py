@@ -1,4 +1,4 @@
-"""The page at `/ui`: paste a query and documents, and see them move."""
+"""The page at `/ui`, which ranks a query's documents and compares backends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.rerank import Reranker
-from rerank_plugins.server.responses import as_json
+from rerank_plugins.server.rerank import RerankHandler
+from rerank_plugins.server.responses import json_response
+from rerank_plugins.server.routes import RerankRoute
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["ui_routes"]
@@ -56,34 +57,38 @@ def _page() -> tuple[bytes, dict[str, str]]:
 
 
 def ui_routes(lifecycles: Sequence[Lifecycle], settings: ServerSettings) -> APIRouter:
-    """Return the page and what it asks: which backends there are, and their scores.
+    """Return the page and what it fetches: the list of backends, and their scores.
 
-    The page holds no secret, so it needs no key; what it asks the server does.
+    The page holds no secret and needs no key; what it fetches does.
 
     Args:
-        lifecycles: of the server's backend, then of those that it can be compared with.
-        settings: of the server; the same limits hold for all.
+        lifecycles: that of the server's backend, then those of the backends to compare with.
+        settings: the server's; the same limits hold for all.
     """
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/ui", response_model=None)
+    @router.get("/ui")
     async def page() -> Response:
         body, headers = _page()
         return Response(body, headers=headers, media_type="text/html; charset=utf-8")
 
     paths = ["v1/rerank", *(f"ui/rerank/{number}" for number in range(1, len(lifecycles)))]
 
-    @router.get("/ui/backends", response_model=None)
+    @router.get("/ui/backends")
     async def backends() -> Response:
         names = [lifecycle.model_names()[0] for lifecycle in lifecycles]
         for number, spec in enumerate(settings.compare, start=1):
             if names[number] in names[:number]:  # the same model with other options
                 names[number] = spec
-        found = [{"name": name, "path": path} for name, path in zip(names, paths, strict=True)]
+        listed = [{"name": name, "path": path} for name, path in zip(names, paths, strict=True)]
         ready = lifecycles[0].why_not_ready() is None
-        return as_json({"backends": found, "ready": ready})
+        return json_response({"backends": listed, "ready": ready})
 
     for path, lifecycle in zip(paths[1:], lifecycles[1:], strict=True):
-        answer = Reranker(lifecycle, settings).by_documents
-        router.add_api_route(f"/{path}", answer, methods=["POST"], response_model=None)
+        router.add_api_route(
+            f"/{path}",
+            RerankHandler(lifecycle, settings).rerank,
+            methods=["POST"],
+            route_class_override=RerankRoute,
+        )
     return router

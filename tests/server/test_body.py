@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins.server.body import parse
-from rerank_plugins.server.errors import Problem
+from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.testing import FakeBackend
 from tests.support.serving import serving
@@ -122,7 +122,7 @@ def test_no_body_is_dear_to_refuse(model, name):
     """The event loop waits meanwhile: 50 ms of the processor a megabyte at most."""
     content = HEAVY[name]
     began = time.thread_time()
-    with contextlib.suppress(Problem):
+    with contextlib.suppress(APIError):
         parse(model, content, max_documents=1000)
 
     assert time.thread_time() - began < 0.05 * len(content) / 1e6

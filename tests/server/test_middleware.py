@@ -8,12 +8,8 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 import jwt as pyjwt
 
-from rerank_plugins import ConfigError
-from rerank_plugins.server import JWTSettings, ServerSettings
-from rerank_plugins.server.auth import Authenticator
-from rerank_plugins.server.client_address import client_address, rate_key
-from rerank_plugins.server.middleware import PUBLIC
-from rerank_plugins.server.rate_limit import RateLimiter
+from rerank_plugins.server import JWTSettings
+from rerank_plugins.server.middleware import PUBLIC_PATHS
 from rerank_plugins.testing import FakeBackend
 from tests.support.serving import serving
 
@@ -53,7 +49,7 @@ def test_every_route_but_the_probes_needs_a_key(keys):
         paths = list(client.app.openapi()["paths"])
         assert len(paths) > 8
         for path in [*paths, "/nope", "/docs", "/openapi.json", "//livez", "/livez/../info"]:
-            expected = 200 if path in PUBLIC else 401
+            expected = 200 if path in PUBLIC_PATHS else 401
             reply = client.get(path.replace("{name}", "x"))
             assert expected == reply.status_code, path
         for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
@@ -75,25 +71,6 @@ def test_a_key_opens_and_others_do_not(keys, caplog):
     assert 'rerank_auth_failures_total{reason="unknown"} 4.0' in metrics
     assert KEY not in caplog.text + metrics
     assert "key:alice" in caplog.text
-
-
-def test_keys_are_read_again_when_the_file_changes(keys, monkeypatch):
-    monkeypatch.setattr("rerank_plugins.server.auth._RELOAD_SECONDS", 0.0)
-    auth = Authenticator(ServerSettings(api_keys_file=str(keys)))
-    keys.write_text("bob:another-key-for-tests\n")
-
-    assert "key:bob" == auth.client(["Bearer another-key-for-tests"])
-    keys.write_text("broken")  # the old ones stay
-    assert "key:bob" == auth.client(["Bearer another-key-for-tests"])
-
-
-@pytest.mark.parametrize("text", ["alice:short", "no-colon", "alice:sha256:12"])
-def test_weak_and_malformed_keys_are_refused(keys, text):
-    keys.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        Authenticator(ServerSettings(api_keys_file=str(keys)))
-
-    assert "short" not in str(caught.value)
 
 
 AGO, AHEAD = "20 s ago", "in 10 min"  # counted from the test, not from the import
@@ -129,20 +106,6 @@ def test_tokens_must_be_right_in_everything(tokens, changed, status):
         assert 401 == asked(client, "a.b." + "c" * 9000).status_code
 
 
-def test_a_short_secret_is_refused(monkeypatch, tokens):
-    monkeypatch.setenv("RERANK_JWT_SECRET", "short")
-    with pytest.raises(ConfigError, match="has 5 bytes"):
-        Authenticator(ServerSettings(jwt=tokens))
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
-def test_a_public_address_needs_keys(host, keys):
-    with pytest.raises(ConfigError, match="no key is asked for"):
-        ServerSettings(host=host).check_exposure()
-    ServerSettings(host=host, api_keys_file=str(keys)).check_exposure()
-    ServerSettings(host=host, insecure_no_auth=True).check_exposure()
-
-
 def test_too_many_requests_are_told_when_to_come_back(keys):
     with serving(FakeBackend(), client_rate="2/minute") as client:
         replies = [asked(client) for _ in range(3)]
@@ -150,39 +113,3 @@ def test_too_many_requests_are_told_when_to_come_back(keys):
     assert [200, 200, 429] == [reply.status_code for reply in replies]
     assert 25 <= int(replies[2].headers["retry-after"]) <= 30
     assert '"client";q=2;w=60' == replies[0].headers["ratelimit-policy"]
-
-
-def test_the_limiter_forgets_in_bounds(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("rerank_plugins.server.rate_limit.monotonic", lambda: now[0])
-    limiter = RateLimiter("3/minute")
-    assert [True] * 3 + [False] == [limiter.hit("a").allowed for _ in range(4)]
-    now[0] = 20.5
-    assert [True, False] == [limiter.hit("a").allowed for _ in range(2)]
-    for number in range(100_000):
-        limiter.hit(str(number))
-
-    assert 10_000 == len(limiter)
-
-
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "address"),
-    [
-        ("1.2.3.4", "9.9.9.9", "1.2.3.4"),
-        ("10.0.0.1", "9.9.9.9", "9.9.9.9"),
-        ("10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.2", "9.9.9.9"),
-        ("10.0.0.1", "6.6.6.6, garbage", "10.0.0.1"),
-        ("10.0.0.1", "", "10.0.0.1"),
-        ("::ffff:10.0.0.1", "9.9.9.9", "9.9.9.9"),
-    ],
-)
-def test_forwarded_addresses_count_from_trusted_proxies_only(peer, forwarded, address):
-    trusted = ServerSettings(trusted_proxies=("10.0.0.0/8",)).trusted_networks()
-    scope = {"client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
-
-    assert address == client_address(scope, trusted)
-
-
-def test_an_ipv6_customer_is_one_client():
-    assert rate_key("2001:db8::1") == rate_key("2001:db8::ffff:1")
-    assert "9.9.9.9" == rate_key("::ffff:9.9.9.9")

@@ -22,7 +22,7 @@ from tests.support.serving import listening, serving
 KEY = "a-key-for-tests-0123456789"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 TOO_LONG = "413"
-PROBES = ("/livez", "/readyz")
+PROBE_PATHS = ("/livez", "/readyz")
 
 
 OPEN = ServerSettings(model_names=("mine", "also mine"), max_documents=20, query_characters=200)
@@ -71,7 +71,7 @@ def cases_of(settings):
 def check(case, url, headers=None):
     """Ask, and compare the reply with what the OpenAPI says."""
     reply = case.call_and_validate(base_url=url, headers=headers, timeout=60)
-    if reply.status_code >= 400 and case.path not in PROBES:
+    if reply.status_code >= 400 and case.path not in PROBE_PATHS:
         assert len(reply.content) <= 4096
         found = reply.json()
         assert found["error"]["request_id"] == reply.headers["x-request-id"][0]

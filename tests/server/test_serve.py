@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from tests.support.command import ask, served, wait_for
-from tests.support.watching import children
+from tests.support.monitoring import children
+from tests.support.server_process import ask, served, wait_for
 
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
 

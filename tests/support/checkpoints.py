@@ -56,7 +56,7 @@ CHAT_TEMPLATE = (
     '{{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}'
     "<|im_end|>\n<|im_start|>assistant\n"
 )
-"""As Qwen3-Reranker's, with less around it."""
+"""As Qwen3-RerankHandler's, with less around it."""
 
 
 def build_language_model(

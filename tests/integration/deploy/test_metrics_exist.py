@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from rerank_plugins import load_backend
 from rerank_plugins.server import ServerSettings, create_app
-from tests.integration.deploy.metrics_asked import DASHBOARD, EXPRESSIONS, RECORDED
+from tests.integration.deploy.metrics_queried import DASHBOARD, EXPRESSIONS, RECORDED
 
 SCRAPED = {"job", "instance", "namespace", "pod"}
 """Labels that Prometheus adds to what it scrapes."""

@@ -18,7 +18,7 @@ import pytest
 
 from rerank_plugins import load_backend
 from rerank_plugins.server import create_app
-from rerank_plugins.server.schemas import ProblemReply
+from rerank_plugins.server.schemas import ErrorResponse
 from rerank_plugins.server.settings import ServerSettings
 from tests.integration.deploy.processes import KEY, server
 from tests.integration.deploy.recipes import DEPLOY, run, tool
@@ -99,7 +99,7 @@ def front(tmp_path_factory, certificate):
 
 def problem(text):
     """Return the type of an error, which must have the shape of the server's own."""
-    return ProblemReply.model_validate_json(text).error.type
+    return ErrorResponse.model_validate_json(text).error.type
 
 
 def test_scores_pass_unchanged(front):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.integration.deploy.metrics_asked import EXPRESSIONS
+from tests.integration.deploy.metrics_queried import EXPRESSIONS
 from tests.integration.deploy.processes import KEY, server
 from tests.integration.deploy.recipes import DEPLOY, tool
 from tests.support.ports import free_ports

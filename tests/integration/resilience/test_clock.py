@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.command import EMBEDDED, served, wait_for
+from tests.support.server_process import EMBEDDED, served, wait_for
 
 REQUIRED = "RERANK_TEST_TOOLS_REQUIRED"
 HOUR = 3600

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from tests.support.command import served, wait_for
 from tests.support.memory import resident
+from tests.support.server_process import served, wait_for
 
 log = logging.getLogger(__name__)
 

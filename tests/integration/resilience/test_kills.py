@@ -17,8 +17,8 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 if not Path("/proc/self/task").exists():
     pytest.skip("looks into /proc", allow_module_level=True)
 
-from tests.support.command import ask, served_double, wait_for
-from tests.support.watching import children, held, metric, wait_until
+from tests.support.monitoring import children, held, metric, wait_until
+from tests.support.server_process import ask, served_double, wait_for
 
 log = logging.getLogger(__name__)
 

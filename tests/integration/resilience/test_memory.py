@@ -14,8 +14,8 @@ if not hasattr(resource, "prlimit"):
 
 from rerank_plugins import BackendOutOfMemory, load_backend
 from rerank_plugins.wrappers.process import ModelProcess
-from tests.support.command import ask, served_double, wait_for
-from tests.support.watching import children, metric
+from tests.support.monitoring import children, metric
+from tests.support.server_process import ask, served_double, wait_for
 
 MIB = 2**20
 PAIR = 64 * MIB

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from tests.support.command import ask, served_double, wait_for
 from tests.support.doubles import Marked
+from tests.support.monitoring import children, held, metric, wait_until
+from tests.support.server_process import ask, served_double, wait_for
 from tests.support.serving import listening
-from tests.support.watching import children, held, metric, wait_until
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins.testing import FakeBackend
+from tests.support.monitoring import get, metric, wait_until
 from tests.support.serving import listening
-from tests.support.watching import get, metric, wait_until
 
 
 class Gate(FakeBackend):

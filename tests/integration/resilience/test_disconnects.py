@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins.testing import FakeBackend
+from tests.support.monitoring import metric, wait_until
 from tests.support.serving import listening
-from tests.support.watching import metric, wait_until
 
 log = logging.getLogger(__name__)
 

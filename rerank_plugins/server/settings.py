@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
+from rerank_plugins._internal.checks import check_boolean, check_integer, check_number
 from rerank_plugins._internal.options import check_variable, checked_options, unknown
+from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.rate_limit import parse_rate
 
 __all__ = ["JWTSettings", "ServerSettings", "read_settings"]
 
-_POSITIVE = (
+_COUNTS = (
     "batch_pairs",
     "batch_tokens",
     "body_bytes",
-    "body_seconds",
     "document_characters",
-    "drain_seconds",
-    "header_seconds",
-    "keep_alive_seconds",
     "max_connections",
     "max_documents",
     "query_characters",
     "queue_pairs",
-    "queue_seconds",
     "queue_tokens",
+)
+_SECONDS = (
+    "body_seconds",
+    "drain_seconds",
+    "header_seconds",
+    "keep_alive_seconds",
+    "queue_seconds",
     "request_seconds",
     "watchdog_seconds",
 )
+_BOOLEANS = ("insecure_no_auth", "model_process", "ui", "warm_up")
+_LISTS = ("compare", "model_names", "trusted_proxies")
+_MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +152,19 @@ class ServerSettings:
     """How long requests in progress may take after that."""
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"`{name}` must be positive, not {getattr(self, name)!r}")
+        for name in _COUNTS:
+            check_integer(name, getattr(self, name))
+        for name in _SECONDS:
+            check_number(name, getattr(self, name), above=0, unit="seconds")
+        check_number("shutdown_delay", self.shutdown_delay, least=0, unit="seconds")
+        check_integer("port", self.port, least=0)
+        for name in _BOOLEANS:
+            check_boolean(name, getattr(self, name))
         for name in ("client_rate", "address_rate"):
             if (rate := getattr(self, name)) is not None:
                 parse_rate(name, rate)
-        if not 0 <= self.port <= 65_535:  # noqa: PLR2004  # of TCP
-            raise ConfigError(f"`port` must be within 0 to 65535, not {self.port!r}")
-        if not 0 <= self.shutdown_delay < float("inf"):
-            raise ConfigError(f"`shutdown_delay` must not be negative, not {self.shutdown_delay!r}")
+        if self.port > _MAX_PORT:
+            raise ConfigError(f"`port` must be at most {_MAX_PORT}, not {self.port!r}")
         if self.compare and not self.ui:
             raise ConfigError(
                 "`compare` is for the page at /ui: set `ui = true`, or remove `compare`"
@@ -205,12 +213,7 @@ def read_settings(
     tables: dict[str, Any] | None = None
     server_table: object = {}
     if path is not None:
-        try:
-            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as exc:
-            raise ConfigError(f"can't read {path!r}: {exc.strerror or exc}") from exc
-        except ValueError as exc:
-            raise ConfigError(f"{path!r} is not valid TOML: {exc}") from exc
+        tables = read_toml(path)
         server_table = tables.pop("server", {})
     if not isinstance(server_table, Mapping):
         raise ConfigError(f"`server` must be a table, not {server_table!r}; write: [server]")
@@ -243,9 +246,6 @@ def settings_from(table: Mapping[str, object]) -> ServerSettings:
             **checked_options(JWTSettings, dict(jwt), what="table 'server.jwt'")
         )
     return ServerSettings(**checked, **lists)
-
-
-_LISTS = ("compare", "model_names", "trusted_proxies")
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

@@ -144,8 +144,9 @@ def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
     [
         ("prot = 1", "unknown setting 'prot'"),
         ("gpu_memory_fraction = 0.5", "an option of a local model: set it in [backend]"),
-        ('host = "0.0.0.0"', "no key is asked for"),
-        ("queue_seconds = -1.0", "`queue_seconds` must be positive"),
+        ('host = "0.0.0.0"', "requests need no key"),
+        ("queue_seconds = -1.0", "`queue_seconds` must be a number of seconds above 0, not -1.0"),
+        ('client_rate = "often"', '`client_rate` must be a rate such as "600/minute"'),
         ('model_lock = "x"', "can't read the lock 'x'"),
         ('ui = false\ncompare = ["embedded"]', "`compare` is for the page at /ui: set `ui = true`"),
     ],

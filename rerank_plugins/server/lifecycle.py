@@ -1,4 +1,4 @@
-"""From the first moment to the last: loading, warm-up, watchdog, drain."""
+"""The life of the server's backend: loading, warm-up, watchdog, drain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.server.errors import APIError
-from rerank_plugins.server.isolation import is_remote, model_processes, check_locked_models
+from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.scoring import Scoring, select_scoring
 from rerank_plugins.server.settings import ServerSettings
@@ -24,41 +24,42 @@ __all__ = ["Lifecycle"]
 
 _log = logging.getLogger(__name__)
 
-_TICK = 0.25  # seconds between looks at the loop's lag and at the batch in progress
+_TICK = 0.25
+"""Seconds between two checks of the loop's lag and of the batch in progress."""
 _MAX_OUT_OF_MEMORY = 3
-_TRY_AGAIN = 10.0
-"""Seconds after which a server without memory scores something, which no client may ask it to."""
-_USUAL_LENGTH = 512
-_WORDS = (1, 30, 120, 400)
-"""Lengths of the documents that warm a model up."""
+_MEMORY_RETRY_SECONDS = 10.0
+"""Seconds between two tries of a server without memory, which gets no requests of clients."""
+_DEFAULT_MAX_LENGTH = 512
+_WARM_UP_WORDS = (1, 30, 120, 400)
+"""Lengths of the documents of the warm-up."""
 
 
 class Lifecycle:
     """Owns the backend while the server runs.
 
     Args:
-        backend: what scores.
-        settings: of the server.
-        metrics: of the server.
+        backend: the server's backend.
+        settings: the server's settings.
+        metrics: the server's metrics.
     """
 
     def __init__(self, backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self.backend = backend
-        self._usual_name = _usual_name(backend)
+        self._default_name = _default_name(backend)
         self._is_remote = is_remote(backend)
         self._processes = model_processes(backend)
         self.draining = False
         """Whether the server is about to end."""
         self.refusing = False
-        """Whether no new request is taken any more."""
+        """Whether the server takes no new requests any more."""
         self.failure: Exception | None = None
         """Why the server can't go on."""
         self.facts: dict[str, object] = {}
-        """What `Backend.describe()` said once the model was loaded."""
+        """`Backend.describe()` of the loaded model; empty before."""
         self.on_failure: Callable[[], None] = lambda: None
-        """Is called when `failure` is set."""
+        """Called when `failure` is set."""
         self.on_loaded: Callable[[], None] = lambda: None
-        """Is called, in a thread, before the first request is taken."""
+        """Called in a thread before the server takes the first request."""
         self._settings = settings
         self._metrics = metrics
         self._scoring: Scoring | None = None
@@ -75,12 +76,12 @@ class Lifecycle:
     @property
     def is_alive(self) -> bool:
         """Whether there is progress: no batch has been running for too long."""
-        # A model's own process is ended when it hangs, so that there is progress again.
-        longest = self._settings.watchdog_seconds * (2 if self._processes else 1)
-        return self._scoring is None or self._scoring.stalled_for() <= longest
+        # A model's own process ends when it hangs, and a new one makes progress.
+        max_seconds = self._settings.watchdog_seconds * (2 if self._processes else 1)
+        return self._scoring is None or self._scoring.stalled_for() <= max_seconds
 
     def why_not_ready(self) -> str | None:
-        """Return why new requests had better go elsewhere; None if they are welcome."""
+        """Return why the server is not ready for requests; None if it is."""
         if self.draining:
             return "shutting_down"
         if self.failure is not None:
@@ -96,56 +97,58 @@ class Lifecycle:
 
     @property
     def max_length(self) -> int | None:
-        """The tokens at which the model cuts a pair, if that is known."""
+        """The number of tokens at which the model cuts a pair; None if unknown."""
         length = self.facts.get("max_length")
         return length if isinstance(length, int) else None
 
     def model_names(self) -> tuple[str, ...]:
-        """Return the names that requests may give as `model`, the usual one first."""
+        """Return the names that `model` may have in a request, the default first."""
         if self._settings.model_names:
             return self._settings.model_names
-        return (self._usual_name or str(self.facts.get("name", type(self.backend).__name__)),)
+        return (self._default_name or str(self.facts.get("name", type(self.backend).__name__)),)
 
     def check_model(self, name: str) -> None:
-        """Check that a request means this model.
+        """Check the name of a model in a request.
 
         Raises:
-            APIError: it names another one.
+            APIError: it is another model's.
         """
         if name not in self.model_names():
             raise APIError(
-                404, "model_not_found", "no such model here; see /v1/models, or leave `model` out"
+                404,
+                "model_not_found",
+                "there is no such model; choose one of /v1/models, or leave `model` out",
             )
 
     def scoring(self) -> Scoring:
-        """Return what scores.
+        """Return the way to score requests.
 
         Raises:
-            APIError: no request can be taken now.
+            APIError: the server takes no requests now.
         """
         if self.refusing:
             raise APIError(503, "shutting_down", "the server is ending", retry_after=1, close=True)
         if self._scoring is None:
-            raise APIError(503, "loading", "the model is being loaded", retry_after=5)
+            raise APIError(503, "loading", "the model is loading", retry_after=5)
         return self._scoring
 
     def fail(self, error: Exception) -> None:
-        """Say why the server can't go on."""
+        """Record why the server can't go on, and call `on_failure`."""
         self.failure = error
         self.on_failure()
 
     def start(self) -> None:
-        """Begin to load, and to watch."""
+        """Start to load the model, and to watch it."""
         self._spawn(self._load())
         self._spawn(self._watch_lag())
         self._spawn(self._watch_memory())
 
     async def stop(self) -> None:
-        """End all tasks; free the backend, unless a batch hangs in it."""
+        """End all tasks, and close the backend unless a batch hangs in it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._loading is not None:  # its thread can't be cancelled, and would load once more
+        if self._loading is not None:  # its thread can't be cancelled, and would load again
             await asyncio.wait((self._loading,))
         if self._scoring is not None and self._scoring.stalled_for() < 1:
             await asyncio.to_thread(self._scoring.close)
@@ -153,34 +156,34 @@ class Lifecycle:
             with contextlib.suppress(RerankError):
                 await self.backend.aclose()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(coroutine))
 
     async def _load(self) -> None:
-        began = monotonic()
+        started = monotonic()
         file = self._settings.cache_warm_up
         try:
-            known = [] if file is None else await asyncio.to_thread(_requests_in, Path(file))
+            requests = [] if file is None else await asyncio.to_thread(_read_requests, Path(file))
             self._loading = asyncio.ensure_future(asyncio.to_thread(self._become_ready))
             await asyncio.shield(self._loading)
-        except Exception as error:  # noqa: BLE001  # told by whoever runs the server
+        except Exception as error:  # noqa: BLE001  # reported by `on_failure`
             self.fail(error)
             return
-        seconds = monotonic() - began
+        seconds = monotonic() - started
         self._metrics.load_seconds.set(seconds)
         _log.info("ready after %.1f s: %s", seconds, self.facts["name"])
-        if known:
-            await self._fill_cache(known)
+        if requests:
+            await self._fill_cache(requests)
 
     def _become_ready(self) -> None:
-        """Load the model and score with it once, in a thread; then take requests."""
+        """Load the model and warm it up, in a thread; then take requests."""
         settings = self._settings
         check_locked_models(self.backend, settings)
         facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
         if not self._is_remote:
             facts = self.backend.describe()
             if settings.warm_up:
-                for words in _WORDS:
+                for words in _WARM_UP_WORDS:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
         self.on_loaded()
         self.facts = facts
@@ -195,7 +198,7 @@ class Lifecycle:
             settings,
             (self._metrics.hook, self._watch_batches),
             remote=self._is_remote,
-            max_length=self.max_length or _USUAL_LENGTH,
+            max_length=self.max_length or _DEFAULT_MAX_LENGTH,
         )
 
     def _watch_batches(self, event: Event) -> None:
@@ -209,37 +212,38 @@ class Lifecycle:
                     self.fail(MemoryError("single pairs do not fit into memory"))
 
     async def _watch_memory(self) -> None:
-        """Find out whether there is memory again: a server that is not ready gets no requests."""
+        """Find out when there is memory again: a server that is not ready gets no requests."""
         while True:
-            await asyncio.sleep(_TRY_AGAIN)
+            await asyncio.sleep(_MEMORY_RETRY_SECONDS)
             if self._out_of_memory and self._scoring is not None:
                 with contextlib.suppress(RerankError, MemoryError):
                     await self._scoring.score("what is a panda?", ["panda"])
 
     async def _watch_lag(self) -> None:
-        """Measure how late the event loop is; say so when a batch hangs."""
-        told = False
+        """Measure how late the event loop wakes up, and log a batch that hangs."""
+        was_alive = True
         while True:
             due = monotonic() + _TICK
             await asyncio.sleep(_TICK)
             self._metrics.lag.observe(max(0.0, monotonic() - due))
-            if not self.is_alive and not told:
+            is_alive = self.is_alive
+            if was_alive and not is_alive:
                 _log.error("a batch has been running for %g s", self._settings.watchdog_seconds)
-            told = not self.is_alive
+            was_alive = is_alive
 
     async def _fill_cache(self, requests: Sequence[tuple[str, list[str]]]) -> None:
-        """Score requests, one after the other, beside those of clients."""
-        scored = 0
+        """Score requests one after the other, beside those of clients."""
+        count = 0
         for query, documents in requests:
             try:
                 await self.scoring().score(query, documents)
-                scored += 1
+                count += 1
             except (RerankError, APIError) as error:
                 _log.warning("cache warm-up: %s", type(error).__name__)
-        _log.info("cache warm-up: scored %d requests", scored)
+        _log.info("cache warm-up: scored %d requests", count)
 
 
-def _usual_name(backend: Backend) -> str | None:
+def _default_name(backend: Backend) -> str | None:
     """Return what a configuration calls the model: its id, its folder's name, or its kind."""
     try:
         spec = backend.to_spec()
@@ -250,7 +254,7 @@ def _usual_name(backend: Backend) -> str | None:
     return Path(model).name if Path(model).is_absolute() else model
 
 
-def _requests_in(file: Path) -> list[tuple[str, list[str]]]:
+def _read_requests(file: Path) -> list[tuple[str, list[str]]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as exc:
@@ -258,9 +262,10 @@ def _requests_in(file: Path) -> list[tuple[str, list[str]]]:
     requests = []
     for number, line in enumerate(lines, start=1):
         try:
-            found = json.loads(line) if line.strip() else None
-            if found is not None:
-                requests.append((str(found["query"]), [str(text) for text in found["documents"]]))
+            request = json.loads(line) if line.strip() else None
+            if request is not None:
+                documents = [str(text) for text in request["documents"]]
+                requests.append((str(request["query"]), documents))
         except (ValueError, KeyError, TypeError) as exc:
             raise ConfigError(
                 f'{str(file)!r}, line {number}: write {{"query": "…", "documents": ["…"]}}'

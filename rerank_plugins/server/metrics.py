@@ -1,4 +1,4 @@
-"""What the server counts and measures, for Prometheus."""
+"""The server's metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TOKENS = tuple(2**power for power in range(5, 18))
 class ServerMetrics:
     """The metrics of one server, in a registry of its own.
 
-    No label holds anything that a request says.
+    No label holds anything of a request.
     """
 
     def __init__(self) -> None:
@@ -74,12 +74,12 @@ class ServerMetrics:
         )
         self.batch_limit = Gauge(
             "rerank_batch_tokens_limit",
-            "Most estimated tokens of a batch: less than was set, once memory ran out.",
+            "Most estimated tokens of a batch; lower than its setting after memory ran out.",
             registry=registry,
         )
         self.batch_seconds = Histogram(
             "rerank_batch_duration_seconds",
-            "What a batch took to be scored.",
+            "Seconds to score a batch.",
             buckets=DURATION_BUCKETS,
             registry=registry,
         )
@@ -88,7 +88,7 @@ class ServerMetrics:
         )
         self.cancelled = Counter(
             "rerank_cancelled_pairs",
-            "Pairs whose request was given up, by what had become of them.",
+            "Pairs whose request was cancelled, by the stage they had reached.",
             ["stage"],
             registry=registry,
         )
@@ -103,7 +103,7 @@ class ServerMetrics:
         )
         self.restarts = Counter(
             "rerank_model_restarts",
-            "How often the model's process was started again.",
+            "Restarts of the model's process.",
             registry=registry,
         )
         self.ready = Gauge(
@@ -111,7 +111,7 @@ class ServerMetrics:
         )
         self.load_seconds = Gauge(
             "rerank_model_load_seconds",
-            "What the model took to be loaded and warmed up.",
+            "Seconds to load the model and warm it up.",
             registry=registry,
         )
         self.info = Gauge(
@@ -122,7 +122,7 @@ class ServerMetrics:
         )
         self.lag = Histogram(
             "rerank_event_loop_lag_seconds",
-            "How much too late the event loop wakes up.",
+            "How late the event loop wakes up.",
             buckets=_SHORT,
             registry=registry,
         )

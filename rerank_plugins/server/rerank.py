@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rerank_plugins.backend import Ranked, rank
+from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import RerankError
 from rerank_plugins.server.errors import APIError, api_error_of
 from rerank_plugins.server.lifecycle import Lifecycle
@@ -124,7 +125,7 @@ class RerankHandler:
         """Return the scores on the scale of the request."""
         if raw is None or self._lifecycle.backend.scale == ("logit" if raw else "probability"):
             return scores
-        return [_logit(score) if raw else _sigmoid(score) for score in scores]
+        return [_logit(score) for score in scores] if raw else to_probability(scores)
 
     def _model_name(self, body: RerankRequest | AnyRerankRequest) -> str:
         return body.model or self._lifecycle.model_names()[0]
@@ -143,9 +144,3 @@ def _logit(probability: float) -> float:
     if probability in (0.0, 1.0):
         return _MAX_LOGIT if probability else -_MAX_LOGIT
     return math.log(probability / (1.0 - probability))
-
-
-def _sigmoid(logit: float) -> float:
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    return math.exp(logit) / (1.0 + math.exp(logit))

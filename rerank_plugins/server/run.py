@@ -1,4 +1,4 @@
-"""Running the server: signals, draining, and the code it exits with."""
+"""The server's process: signals, draining and exit codes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _TICK = 0.05
 def serve(app: FastAPI) -> Exception | None:
     """Serve an application of `create_app()` until a signal ends it.
 
-    The first SIGTERM makes `/readyz` say 503; requests are taken for `shutdown_delay` seconds
-    more, and those in progress end within `drain_seconds`. A second signal ends the process at
-    once. SIGINT (Ctrl-C) is a SIGTERM without the delay.
+    At the first SIGTERM `/readyz` responds 503; the server takes requests for `shutdown_delay`
+    seconds more, and those in progress have `drain_seconds` to finish. A second signal ends the
+    process at once. SIGINT (Ctrl-C) is a SIGTERM without the delay.
 
     Returns:
-        What kept the server from going on, if anything; None after a signal.
+        The error that ended the server; None after a signal.
     """
     settings: ServerSettings = app.state.settings
     lifecycle: Lifecycle = app.state.lifecycle
@@ -48,15 +48,15 @@ def serve(app: FastAPI) -> Exception | None:
         ws="none",
         loop="auto",
         lifespan="on",
-        proxy_headers=False,  # `AdmissionMiddleware` reads them, from trusted proxies only
+        proxy_headers=False,  # the middleware reads them, from trusted proxies only
         server_header=False,
-        access_log=False,  # `AdmissionMiddleware` writes it, with the client and the request's id
+        access_log=False,  # the middleware logs the client and the request's id too
         log_config=None,
         timeout_keep_alive=int(settings.keep_alive_seconds),
     )
     server = _Server(config, lifecycle, settings)
-    lifecycle.on_failure = server.end_soon
-    lifecycle.on_loaded = _spare_the_collector
+    lifecycle.on_failure = server.stop_after_failure
+    lifecycle.on_loaded = _freeze_loaded_objects
     server.run()
     if lifecycle.failure is None and not server.started:
         return OSError(f"can't listen on {settings.host}:{settings.port}")
@@ -67,7 +67,7 @@ def serve(app: FastAPI) -> Exception | None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which stays open while it drains."""
+    """uvicorn's server, which goes on listening while it drains."""
 
     def __init__(
         self, config: uvicorn.Config, lifecycle: Lifecycle, settings: ServerSettings
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._lifecycle = lifecycle
         self._settings = settings
-        self._ending: asyncio.Task[None] | None = None
+        self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_forced = False
 
@@ -85,13 +85,13 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while serving, and don't raise them again afterwards."""
+        """Handle signals while serving, and don't raise them again afterwards, as uvicorn does."""
         handled = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        previous = {number: signal.signal(number, self.handle_exit) for number in handled}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # of uvicorn
@@ -101,29 +101,29 @@ class _Server(uvicorn.Server):
         self._lifecycle.draining = True
         delay = self._settings.shutdown_delay if sig == signal.SIGTERM else 0.0
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._drain_soon, delay)
+            self._loop.call_soon_threadsafe(self._start_draining, delay)
 
-    def end_soon(self) -> None:
-        """Stop serving: there is nothing to serve with."""
+    def stop_after_failure(self) -> None:
+        """Stop at once: the backend can't score any more."""
         self._lifecycle.draining = self._lifecycle.refusing = True
         self.should_exit = True
 
-    def _drain_soon(self, delay: float) -> None:
-        self._ending = asyncio.ensure_future(self._drain(delay))
+    def _start_draining(self, delay: float) -> None:
+        self._drain_task = asyncio.ensure_future(self._drain(delay))
 
     async def _drain(self, delay: float) -> None:
-        _log.info("ending: new requests are taken for %g s more", delay)
+        _log.info("ending: taking requests for %g s more", delay)
         await asyncio.sleep(delay)
         self._lifecycle.refusing = True
-        until = monotonic() + self._settings.drain_seconds
-        while self.server_state.tasks and monotonic() < until:  # noqa: ASYNC110  # uvicorn's set
+        deadline = monotonic() + self._settings.drain_seconds
+        while self.server_state.tasks and monotonic() < deadline:  # noqa: ASYNC110  # uvicorn's set
             await asyncio.sleep(_TICK)
         self.config.timeout_graceful_shutdown = 1
         self.should_exit = True
 
 
-def _spare_the_collector() -> None:
-    """Keep garbage collections from what was loaded: they would stop all requests for 0.2 s."""
+def _freeze_loaded_objects() -> None:
+    """Keep garbage collections off the loaded objects: they would stop all requests for 0.2 s."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""How requests reach the backend: in shared batches, or side by side."""
+"""How requests reach the backend: in shared batches, or concurrently."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["Scoring", "BatchedScoring", "ConcurrentScoring", "select_scoring"]
+__all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
 
 
 class Scoring(Protocol):
-    """Scores one request; `queued_pairs` and the rest tell how busy it is."""
+    """Scores requests; the properties say how many wait."""
 
     @property
     def queued_pairs(self) -> int:
@@ -31,7 +31,7 @@ class Scoring(Protocol):
 
     @property
     def batch_cost(self) -> int:
-        """The most estimated tokens of a batch; 0 where nothing is batched."""
+        """The most estimated tokens of a batch; 0 without batches."""
 
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running."""
@@ -40,12 +40,12 @@ class Scoring(Protocol):
         """Return one score per document.
 
         Raises:
-            BackendOverloaded: too much waits already; nothing was begun.
-            BackendError: as the backend does.
+            BackendOverloaded: too many pairs wait already.
+            BackendError: the backend raised it.
         """
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """End the background thread, if there is one."""
 
 
 class BatchedScoring:
@@ -89,7 +89,7 @@ class BatchedScoring:
         texts = check_texts(query, documents)
         if not texts:
             return []
-        _check_room(self.queued_pairs, len(texts), self._queue_pairs)
+        _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
         costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
 
@@ -98,7 +98,7 @@ class BatchedScoring:
 
 
 class ConcurrentScoring:
-    """Passes each request on as it is: to a remote server, or to a listwise model."""
+    """Passes each request on as it is, to a remote server or a listwise model."""
 
     def __init__(self, backend: Backend, settings: ServerSettings, hooks: Sequence[Hook]) -> None:
         self._backend = backend
@@ -116,36 +116,36 @@ class ConcurrentScoring:
         texts = check_texts(query, documents)
         if not texts:
             return []
-        _check_room(self.queued_pairs, len(texts), self._queue_pairs)
+        _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
         cost = sum(estimated_tokens(query, text, limit=2**31) for text in texts)
-        began = monotonic()
+        started = monotonic()
         self.queued_pairs += len(texts)
         self.queued_cost += cost
         try:
-            with until(began + self._seconds), dispatch_to([self._dispatcher]):
+            with until(started + self._seconds), dispatch_to([self._dispatcher]):
                 scores = check_scores(await self._backend.ascore(query, texts), len(texts))
         except asyncio.CancelledError:
             self._dispatcher(Dropped(len(texts)))
             raise
         except Exception as error:
             self._dispatcher(
-                BatchFinished(len(texts), cost, outcome_of(error), monotonic() - began)
+                BatchFinished(len(texts), cost, outcome_of(error), monotonic() - started)
             )
             raise
         finally:
             self.queued_pairs -= len(texts)
             self.queued_cost -= cost
-        self._dispatcher(BatchFinished(len(texts), cost, "ok", monotonic() - began))
+        self._dispatcher(BatchFinished(len(texts), cost, "ok", monotonic() - started))
         return scores
 
     def close(self) -> None:
-        """Nothing runs in the background."""
+        """Do nothing: there is no background thread."""
 
 
-def _check_room(queued: int, new: int, most: int) -> None:
-    if queued and queued + new > most:
+def _check_queue(queued: int, new: int, limit: int) -> None:
+    if queued and queued + new > limit:
         raise BackendOverloaded(
-            f"{queued} pairs wait and this request has {new}; {most} may wait", retry_after=1.0
+            f"{queued} pairs wait and this request has {new}; the limit is {limit}", retry_after=1.0
         )
 
 
@@ -157,7 +157,7 @@ def select_scoring(
     remote: bool,
     max_length: int,
 ) -> Scoring:
-    """Return the way that fits: shared batches need a pointwise model on this machine."""
+    """Return shared batches for a pointwise model on this machine; else concurrent requests."""
     if remote or not backend.cacheable:
         return ConcurrentScoring(backend, settings, hooks)
     return BatchedScoring(backend, settings, hooks, max_length)

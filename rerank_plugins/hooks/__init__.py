@@ -1,4 +1,4 @@
-"""What happens inside a call, told to hooks: for logs, metrics and traces."""
+"""Hooks and the events they receive: what happens inside a call, for logs, metrics and traces."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 def open_hook(spec: str | Hook) -> Hook:
-    """Build the hook that a spec describes; a hook is returned as it is.
+    """Build the hook that a spec describes; return a hook as it is.
 
     Args:
         spec: `"logging"`, `"prometheus"` or `"opentelemetry"`; the options after a `?` are the
             keywords of the hook's constructor, as in `"logging?slow=0.5"`.
 
     Raises:
-        ConfigError: the spec is malformed, or names an unknown hook or option; or the hook can't
-            be called with an event, or would have to be awaited.
+        ConfigError: the spec is malformed, or names an unknown hook or option; or the hook is no
+            callable, or is `async`.
         MissingDependencyError: the hook needs an extra that is not installed.
     """
     if not isinstance(spec, str):
@@ -85,15 +85,17 @@ def open_hook(spec: str | Hook) -> Hook:
     if name not in _KINDS:
         raise ConfigError(unknown("hook", name, _KINDS))
     constructor = getattr(importlib.import_module(_KINDS[name].module), _KINDS[name].name)
-    given = with_options({}, options)
-    hook: Hook = constructor(**checked_options(constructor, given, what=f"hook {name!r}"))
+    settings = checked_options(constructor, with_options({}, options), what=f"hook {name!r}")
+    hook: Hook = constructor(**settings)
     return hook
 
 
 def _check(hook: object) -> None:
     if isinstance(hook, type):
-        raise ConfigError(f"a hook is no class; make one: `{hook.__name__}()`")
+        raise ConfigError(f"the hook is a class; pass an instance: `{hook.__name__}()`")
     if not callable(hook):
-        raise ConfigError(f"a hook is called with events; `{type(hook).__name__}` can't be")
+        raise ConfigError(
+            f"a hook is called with each event, but `{type(hook).__name__}` can't be called"
+        )
     if any(map(inspect.iscoroutinefunction, (hook, type(hook).__call__))):
-        raise ConfigError("a hook is called, not awaited; make it a `def`, not an `async def`")
+        raise ConfigError("a hook is called and never awaited; write `def`, not `async def`")

@@ -1,4 +1,4 @@
-"""How events reach the hooks: a context variable, which threads and tasks of a call inherit."""
+"""How events reach hooks: by a context variable, which the threads and tasks of a call inherit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _may_warn = Throttle()
 
 
 class Dispatcher:
-    """Hooks that hear the same events; what one raises stops neither the others nor the call."""
+    """Passes events to hooks; what one raises stops neither the others nor the call."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
-        # Each hears an event once; equal ones are one, such as two with the same registry.
+        # Equal hooks, such as two with the same registry, receive an event once.
         self.hooks = tuple({_identity(hook): hook for hook in hooks}.values())
 
     def __call__(self, event: Event) -> None:
@@ -59,7 +59,7 @@ class Dispatcher:
 def _identity(hook: Hook) -> object:
     try:
         hash(hook)
-    except TypeError:  # a dataclass that keeps events, say: two that are equal now are still two
+    except TypeError:  # such as a dataclass that collects events: equal now, but not the same
         return id(hook)
     return hook
 
@@ -68,14 +68,14 @@ _dispatcher: ContextVar[Dispatcher | None] = ContextVar("dispatcher", default=No
 
 
 def dispatcher() -> Dispatcher | None:
-    """Return who listens; None if nobody does, and then no event need be made."""
+    """Return what passes events to the hooks of this call; None if it has no hooks."""
     return _dispatcher.get()
 
 
 def emit(event: Event) -> None:
-    """Tell an event to those who listen."""
-    if (told := _dispatcher.get()) is not None:
-        told(event)
+    """Pass an event to the hooks of this call."""
+    if (dispatch := _dispatcher.get()) is not None:
+        dispatch(event)
 
 
 def merged(dispatchers: Iterable[Dispatcher | None]) -> Dispatcher | None:
@@ -103,15 +103,14 @@ def dispatch_to(dispatchers: Iterable[Dispatcher | None]) -> Iterator[None]:
 
 @contextmanager
 def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
-    """Tell `hooks` the beginning and the end of this block, and all that happens in it.
+    """Pass to `hooks` the beginning and the end of this block, and what happens in it.
 
-    Hooks that listen already go on to hear what happens inside.
+    The hooks of the calls around it receive what happens in it, too.
     """
     own, outer = Dispatcher(hooks), _dispatcher.get()
     _context.told_to(own)
     own(started)
-    heard = own if outer is None else Dispatcher((*outer.hooks, *own.hooks))
-    token = _dispatcher.set(heard)
+    token = _dispatcher.set(merged((outer, own)))
     start, error = perf_counter(), None
     try:
         with _context.scorer() as scorer:
@@ -127,24 +126,24 @@ def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
 
 
 class AttemptFacts:
-    """What a request to a server and its hooks tell each other."""
+    """What a request to a server and its hooks learn from each other."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
-        """What the hooks want to be sent along."""
+        """Headers that the hooks add."""
         self.status_code: int | None = None
-        """The status of the reply."""
+        """The status of the response."""
 
 
 @contextmanager
 def observe_attempt(endpoint: str, documents: int, facts: AttemptFacts) -> Iterator[None]:
-    """Tell those who listen that this block asks a server, and how that ends."""
-    told = _dispatcher.get()
-    if told is None:
+    """Emit the beginning and the end of this block, which sends a request to a server."""
+    dispatch = _dispatcher.get()
+    if dispatch is None:
         yield
         return
     started = AttemptStarted(endpoint, documents, facts.headers)
-    told(started)
+    dispatch(started)
     start, error = perf_counter(), None
     try:
         yield
@@ -153,4 +152,4 @@ def observe_attempt(endpoint: str, documents: int, facts: AttemptFacts) -> Itera
         raise
     finally:
         seconds = perf_counter() - start
-        told(AttemptFinished(started, outcome_of(error), seconds, facts.status_code))
+        dispatch(AttemptFinished(started, outcome_of(error), seconds, facts.status_code))

@@ -1,4 +1,4 @@
-"""The events that hooks hear: facts and counts, never a text, a key or a score."""
+"""The events that hooks receive: facts and counts, never a text, a key or a score."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class CallStarted:
-    """A caller asks for scores."""
+    """A call begins."""
 
     route: str
-    """Who calls, as the user named it: `"library"`, or the path of a server's route."""
+    """Where the call comes from: the `route` of `InstrumentedBackend`."""
     kind: str
-    """The kind of backend, such as `"xinference"`; of a chain, its first."""
+    """The kind of backend, such as `"xinference"`; of a chain, that of its first backend."""
     model: str | None
     """Its model, if the configuration names one."""
     queries: int
-    """How many requests the call holds."""
+    """How many requests the call has."""
     documents: int
-    """How many documents they hold together."""
+    """How many documents the requests have together."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """The caller has scores, or an error."""
+    """A call has ended with scores or an error."""
 
     started: CallStarted
-    """The event with which it began; the same object."""
+    """The event of its beginning; the same object."""
     outcome: str
-    """`"ok"`, or what `outcome_of()` says of the error."""
+    """`"ok"`, or the word of `outcome_of()` for the error."""
     seconds: float
     """How long it took."""
     scored_by: str | None = None
@@ -63,14 +63,14 @@ class CallFinished:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class AttemptStarted:
-    """A request is sent to a server. A call may take several, one after another or at once."""
+    """A request is sent to a server. A call may send several, one after another or at once."""
 
     endpoint: str
     """The server's `host:port`."""
     documents: int
-    """How many documents the request holds."""
+    """How many documents the request has."""
     headers: MutableMapping[str, str] = field(default_factory=dict)
-    """Headers that a hook wants to be sent, such as `traceparent`; none replaces ours."""
+    """Headers that hooks add, such as `traceparent`; they can't replace those of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class AttemptFinished:
     """A request has been answered, or has failed."""
 
     started: AttemptStarted
-    """The event with which it began; the same object."""
+    """The event of its beginning; the same object."""
     outcome: str
-    """`"ok"`, or what `outcome_of()` says of the error."""
+    """`"ok"`, or the word of `outcome_of()` for the error."""
     seconds: float
     """How long it took."""
     status_code: int | None = None
-    """The HTTP status, if there was a reply."""
+    """The HTTP status, if there was a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class Retried:
     attempt: int
     """The number of the attempt that failed, from 1."""
     reason: str
-    """What `outcome_of()` says of its error."""
+    """The word of `outcome_of()` for its error."""
     wait: float
-    """Seconds until the next."""
+    """Seconds until the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +104,19 @@ class FellBack:
     """A backend failed, and something else takes its place."""
 
     reason: str
-    """What `outcome_of()` says of the error."""
+    """The word of `outcome_of()` for the error."""
     to: Literal["backend", "original_order"]
     """The next backend of a chain, or the order in which the documents came."""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerChanged:
-    """A circuit breaker is in another state than before; the first call tells the first one."""
+    """A circuit breaker has changed its state; its first call reports the state it starts with."""
 
     endpoint: str
-    """The server's `host:port`, or the kind of backend that is no server."""
+    """The server's `host:port`, or the label of a backend that is no server."""
     state: Literal["closed", "half_open", "open"]
-    """`"closed"`: calls pass. `"open"`: none does. `"half_open"`: one tries it out."""
+    """`"closed"`: calls pass. `"open"`: none does. `"half_open"`: one passes, as a probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +126,29 @@ class CacheLookedUp:
     tier: str
     """The kind of store: `"memory"`, `"sqlite"`, `"redis"`, or the class of another."""
     result: Literal["hit", "shared", "miss", "damaged"]
-    """From the store, from another caller, from the model; damaged ones are misses as well."""
+    """Where the scores come from: the store, another caller, or the model.
+
+    Damaged values in the store are counted once more, as misses.
+    """
     pairs: int
     """How many (query, document) pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A request is sent in parts, because a server does not take it whole."""
+    """A request is sent in parts, because it is too large for a server."""
 
     endpoint: str
     """The server's `host:port`."""
     documents: int
-    """How many documents the request holds."""
+    """How many documents the request has."""
     parts: int
-    """Into how many it is split."""
+    """Into how many parts it is split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """Documents are cut because they are too long. What servers cut, they don't tell."""
+    """Documents were cut because they are too long; most servers don't report what they cut."""
 
     documents: int
     """How many."""
@@ -153,16 +156,16 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A local model has scored pairs; calls whose pairs it scored together all hear of them."""
+    """A local model has scored pairs; all calls whose pairs it scored together receive this."""
 
     model: str
     """The id of the model on the hub, or the name of its folder."""
     tokens: int
-    """How many it read, padding included."""
+    """How many tokens it read, padding included."""
     padding: int
-    """How many of these only fill up batches."""
+    """How many of these are padding."""
     memory: Mapping[str, int]
-    """Bytes that its process takes now: on CUDA `allocated`, `reserved` and `peak`, as torch calls
+    """Bytes that its process uses now: on CUDA `allocated`, `reserved` and `peak`, as torch calls
     them; else `resident`."""
 
 
@@ -178,15 +181,15 @@ class Dequeued:
 class BatchFinished:
     """A batch was scored or failed, or a part of one that was split.
 
-    The calls that share it all hear of it.
+    All calls that share it receive this.
     """
 
     documents: int
     """How many documents it has."""
     tokens: int
-    """How many tokens they have together, estimated."""
+    """How many tokens these have together, estimated."""
     outcome: str
-    """`"ok"`, or what `outcome_of()` says of the error."""
+    """`"ok"`, or the word of `outcome_of()` for the error."""
     seconds: float
     """How long it took."""
 
@@ -196,7 +199,7 @@ class BatchShrunk:
     """Memory ran out, so later batches are smaller."""
 
     tokens: int
-    """The most tokens that a batch has from now on, estimated."""
+    """The most tokens that a batch may have from now on, estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +230,14 @@ Event: TypeAlias = (
 
 
 class Hook(Protocol):
-    """Hears what happens, in the thread or task in which it happens, before that goes on.
+    """Receives events, in the thread or task in which they happen, before that goes on.
 
-    It must be quick, and safe to share between threads. What it raises is logged and forgotten:
-    a hook never fails a call. There may be events of other classes in later versions.
+    It must be quick, and safe to share between threads. What it raises is logged: a hook never
+    fails a call. Later versions may have events of other classes.
     """
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of an event."""
+        """Receive an event."""
 
 
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (  # the first that fits
@@ -255,7 +258,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (  # the first that fit
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Return the one of a dozen words that says how something ended; None is `"ok"`."""
+    """Return the word for how something ended: `"ok"` for None, else one of a dozen."""
     if error is None:
         return "ok"
     return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "error")

@@ -26,18 +26,17 @@ _logger = logging.getLogger("rerank_plugins.calls")
 class LoggingHook:
     """Writes a line for each call, attempt, retry and change of a breaker.
 
-    The logger is `rerank_plugins.calls`; handlers, formats and levels are the application's. The
-    facts are in the message and, for JSON formatters, in the record's `rerank`, a mapping.
+    The logger is `rerank_plugins.calls`; the application sets its handlers, formats and level.
+    The facts are in the message and, for JSON formatters, in the record's `rerank`, a mapping.
 
-    Calls that fail, attempts that fail, fallbacks and open breakers are warnings, as are calls
-    that are slow; retries, other changes of breakers and cancelled calls are of level INFO, all
-    else DEBUG.
+    Failed or slow calls, failed attempts, fallbacks and breakers that open are warnings; retries,
+    other changes of breakers and cancelled calls have the level INFO, everything else DEBUG.
 
     Args:
-        slow: seconds from which a call that succeeds is a warning; `inf` for never.
+        slow: a call that takes so many seconds or more is a warning; `inf` for never.
 
     Raises:
-        ConfigError: `slow` is negative or no number.
+        ConfigError: `slow` is negative or not a number.
     """
 
     def __init__(self, *, slow: float = math.inf) -> None:
@@ -89,5 +88,5 @@ class LoggingHook:
 def _write(level: int, what: str, **facts: Any) -> None:
     if _logger.isEnabledFor(level):
         known = {name: value for name, value in facts.items() if value is not None}
-        said = " ".join(f"{name}={value}" for name, value in known.items())
-        _logger.log(level, "%s %s", what, said, extra={"rerank": {"event": what, **known}})
+        text = " ".join(f"{name}={value}" for name, value in known.items())
+        _logger.log(level, "%s %s", what, text, extra={"rerank": {"event": what, **known}})

@@ -28,13 +28,13 @@ _SCOPE = "rerank_plugins"
 class OpenTelemetryHook:
     """Makes a span of each call, with a child span for each request to a server.
 
-    Names and attributes keep to OpenTelemetry's conventions for GenAI and HTTP clients, and to
-    OpenInference's for rerankers. Retries, fallbacks, changes of a breaker and cache look-ups are
-    events of the span of the call. Requests carry the trace on to the server (`traceparent`), as
-    the application's propagators say. No span holds a text or a key.
+    Names and attributes follow OpenTelemetry's conventions for GenAI and HTTP clients, and those
+    of OpenInference for rerankers. Retries, fallbacks, changes of a breaker and cache look-ups are
+    events of the call's span. Requests carry the trace on to the server (`traceparent`), with the
+    propagators that the application sets. No span holds a text or a key.
 
     Args:
-        tracer_provider: whose tracer to use; None is the global one. With another one the hook
+        tracer_provider: gives the tracer; None is the global provider. With another one the hook
             can be neither pickled nor written as a spec.
 
     Raises:
@@ -57,19 +57,19 @@ class OpenTelemetryHook:
                 self._begin(event, "POST", "CLIENT", _attempt_attributes(event))
                 self._propagate.inject(event.headers)
             case CallFinished(started, outcome, _, scored_by):
-                self._end(started, outcome, "rerank.scored_by", scored_by)
+                self._end(started, outcome, **{"rerank.scored_by": scored_by})
             case AttemptFinished(started, outcome, _, status_code):
-                self._end(started, outcome, "http.response.status_code", status_code)
+                self._end(started, outcome, **{"http.response.status_code": status_code})
             case Retried(attempt, reason, wait):
-                self._note("rerank.retry", attempt=attempt, reason=reason, wait=wait)
+                self._add_event("rerank.retry", attempt=attempt, reason=reason, wait=wait)
             case FellBack(reason, to):
-                self._note("rerank.fallback", reason=reason, to=to)
+                self._add_event("rerank.fallback", reason=reason, to=to)
             case BreakerChanged(endpoint, state):
-                self._note("rerank.breaker", endpoint=endpoint, state=state)
+                self._add_event("rerank.breaker", endpoint=endpoint, state=state)
             case CacheLookedUp(tier, result, pairs):
-                self._note("rerank.cache", tier=tier, result=result, pairs=pairs)
+                self._add_event("rerank.cache", tier=tier, result=result, pairs=pairs)
             case Split(endpoint, documents, parts):
-                self._note("rerank.split", endpoint=endpoint, documents=documents, parts=parts)
+                self._add_event("rerank.split", endpoint=endpoint, documents=documents, parts=parts)
 
     def _begin(self, event: object, name: str, kind: str, attributes: dict[str, Any]) -> None:
         """Start a span and make it the current one of this thread or task."""
@@ -77,17 +77,16 @@ class OpenTelemetryHook:
         token = self._context.attach(self._trace.set_span_in_context(span))
         self._open[event] = _Open(span, token)
 
-    def _end(self, started: object, outcome: str, fact: str, value: str | int | None) -> None:
+    def _end(self, started: object, outcome: str, **facts: str | int | None) -> None:
         span, token = self._open.pop(started)
         self._context.detach(token)
-        if value is not None:
-            span.set_attribute(fact, value)
+        span.set_attributes({name: value for name, value in facts.items() if value is not None})
         if outcome != "ok":
             span.set_attribute("error.type", outcome)
             span.set_status(self._trace.StatusCode.ERROR, outcome)
         span.end()
 
-    def _note(self, name: str, **facts: Any) -> None:
+    def _add_event(self, name: str, **facts: Any) -> None:
         """Add an event to the span of the call, or the attempt, in which it happens."""
         attributes = {f"rerank.{fact}": value for fact, value in facts.items()}
         self._trace.get_current_span().add_event(name, attributes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from threading import Lock
 from typing import Any
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks.events import (
@@ -31,8 +31,8 @@ DURATION_BUCKETS = (
 
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 
-_MOST_VALUES = 100
-"""Most values of a label that a configuration sets; what comes later is counted as `other`."""
+_MAX_VALUES = 100
+"""Most values of a label that comes from a configuration; later values are counted as `other`."""
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 
@@ -40,8 +40,8 @@ _STATES = {"closed": 0, "half_open": 1, "open": 2}
 class PrometheusHook:
     """Counts calls, attempts, retries, fallbacks, breaker states and cache look-ups.
 
-    Hooks with one registry share its metrics, so any number of backends may have one. Labels
-    come from the configuration and from fixed lists, never from a request.
+    Hooks of one registry share its metrics, so any number of backends may have such a hook. The
+    values of labels come from the configuration and from fixed lists, never from a request.
 
     Args:
         registry: the `CollectorRegistry`; None is the one that `prometheus_client` serves by
@@ -59,7 +59,7 @@ class PrometheusHook:
             if self._registry not in _metrics:
                 _metrics[self._registry] = Metrics(library, self._registry)
         self.metrics = _metrics[self._registry]
-        """What it counts and measures, for those who count more of the same."""
+        """Its metrics, for code that counts more of the same."""
 
     def __call__(self, event: Event, /) -> None:
         metrics = self.metrics
@@ -161,11 +161,11 @@ class Metrics:
         """Return the value of a label, or `other` if there are too many."""
         seen = self._seen.setdefault(label, set())
         if value not in seen:
-            if len(seen) >= _MOST_VALUES:
+            if len(seen) >= _MAX_VALUES:
                 return "other"
             seen.add(value)
         return value
 
 
-_lock = Lock()
+_lock = ForkSafeLock()
 _metrics: weakref.WeakKeyDictionary[Any, Metrics] = weakref.WeakKeyDictionary()

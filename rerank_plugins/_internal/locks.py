@@ -1,4 +1,4 @@
-"""A lock that no fork can leave locked."""
+"""Locks, and whatever else has threads or locks, in a forked child."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import functools
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
-__all__ = ["ForkSafeLock"]
+__all__ = ["ForkAware", "ForkSafeCondition", "ForkSafeLock", "reset_in_forked_child"]
+
+_Value = TypeVar("_Value")
+
+
+class ForkAware(Protocol):
+    """Holds what does not survive a fork, such as a lock or a thread."""
+
+    def reset_after_fork(self) -> None:
+        """Start anew; called in the child before anything else runs there."""
+
+
+def reset_in_forked_child(holder: ForkAware) -> None:
+    """Call `holder.reset_after_fork()` in every forked child, for as long as the holder lives."""
+    _holders.add(holder)
+    _hook_fork()
 
 
 class ForkSafeLock:
-    """A lock that is free in a forked child, whichever thread of the parent held it."""
+    """A reentrant lock; in a forked child it is free unless the forking thread itself holds it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        _locks.add(self)
-        _hook_fork()
+        self._lock = threading.RLock()
+        reset_in_forked_child(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -24,19 +40,70 @@ class ForkSafeLock:
     def __exit__(self, *exc: object) -> None:
         self._lock.release()
 
-    def _free(self) -> None:
-        self._lock = threading.Lock()
+    def acquire(self, *, timeout: float = -1) -> bool:
+        """Take the lock, waiting at most `timeout` seconds; say whether it was taken."""
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+    def reset_after_fork(self) -> None:
+        self._lock = _freed(self._lock)
 
 
-_locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+class ForkSafeCondition:
+    """A condition variable that no fork leaves locked; a forked child has no waiters."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
+        reset_in_forked_child(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a notification; say whether one came within `timeout` seconds."""
+        return self._condition.wait(timeout)
+
+    def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
+        """Wait until `predicate()` is true, at most `timeout` seconds; return its last value."""
+        return self._condition.wait_for(predicate, timeout)
+
+    def notify(self) -> None:
+        """Wake one waiter."""
+        self._condition.notify()
+
+    def notify_all(self) -> None:
+        """Wake all waiters."""
+        self._condition.notify_all()
+
+    def reset_after_fork(self) -> None:
+        self._lock = _freed(self._lock)
+        self._condition = threading.Condition(self._lock)
+
+
+def _freed(lock: threading.RLock) -> threading.RLock:
+    """Return the lock if the thread that forked can take it, else a new one."""
+    if lock.acquire(blocking=False):
+        lock.release()
+        return lock
+    return threading.RLock()
+
+
+_holders: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 @functools.cache
 def _hook_fork() -> None:
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_free_all)
+        os.register_at_fork(after_in_child=_reset_all)
 
 
-def _free_all() -> None:
-    for lock in list(_locks):
-        lock._free()  # noqa: SLF001  # of this module's own class
+def _reset_all() -> None:
+    for holder in list(_holders):
+        holder.reset_after_fork()

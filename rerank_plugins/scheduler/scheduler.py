@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from rerank_plugins._internal.locks import ForkSafeCondition, reset_in_forked_child
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import Dropped, Hook
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatcher, merged
@@ -70,11 +69,14 @@ class Scheduler:
         self._quantum = quantum
         self._name = name
         self._reset()
-        _schedulers.add(self)
-        _hook_fork()
+        reset_in_forked_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Start anew in a forked child, which has neither the worker nor its requests."""
+        self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = ForkSafeCondition()
         self._queue = FairQueue(quantum=self._quantum)
         self._scorer.forget()
         self._worker: threading.Thread | None = None
@@ -183,18 +185,3 @@ class Scheduler:
                 if idle and not self._queue and not self._queue.has_outside:
                     self._worker = None
                     return []
-
-
-_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
-
-
-@functools.cache
-def _hook_fork() -> None:
-    """Give a forked child schedulers of its own: threads and locks don't survive a fork."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_reset_all)
-
-
-def _reset_all() -> None:
-    for scheduler in list(_schedulers):
-        scheduler._reset()  # noqa: SLF001  # of this module's own class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -9,30 +10,41 @@ from time import monotonic
 from typing import Any
 
 from rerank_plugins._internal.checks import check_number
+from rerank_plugins._internal.locks import (
+    ForkSafeCondition,
+    ForkSafeLock,
+    reset_in_forked_child,
+)
 from rerank_plugins.backend import Backend, Document, check_texts
-from rerank_plugins.wrappers.worker import Child, ModelRestarting, Prepare
+from rerank_plugins.wrappers.worker import ModelRestarting, Prepare, WorkerProcess
 
 __all__ = ["ModelProcess", "ModelRestarting"]
 
 _log = logging.getLogger(__name__)
 
 _TICK = 0.1
+"""Seconds between two checks of a worker."""
 _SHORT_LIFE = 10.0
-_LONGEST_PAUSE = 30.0
+"""Seconds; after two workers that lived shorter, the next one waits."""
+_MAX_PAUSE = 30.0
 
 
 class ModelProcess(Backend):
-    """Runs a backend in another process, and starts that again whenever it dies or hangs.
+    """Runs a backend in another process, and starts a new one whenever that dies or hangs.
 
-    Calls in progress then fail with `ModelRestarting` at once, as do calls until the next
-    process has loaded the model. The first call starts the first process and waits for it.
+    The calls in progress then fail with `ModelRestarting` at once, and so do calls until the next
+    process has loaded the model. The first call starts the first process and waits for it. A
+    forked child starts a process of its own.
 
     Args:
         wrapped: the backend; it is sent to the process and never used in this one.
-        batch_seconds: a call that takes longer is taken to hang.
-        prepare: is called with the backend in the new process, before anything else.
-        on_restart: is called in a thread whenever a process has to be started again; what it
-            raises is logged.
+        batch_seconds: a call that takes longer hangs, and its process is killed.
+        prepare: called with the backend in the new process, before anything else.
+        on_restart: called in a thread whenever another process has to start; what it raises is
+            logged.
+
+    Raises:
+        ConfigError: `batch_seconds` is not a positive number.
     """
 
     def __init__(
@@ -43,23 +55,34 @@ class ModelProcess(Backend):
         prepare: Prepare | None = None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
+        check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
         self.wrapped = wrapped
         self.scale = wrapped.scale
         self.cacheable = wrapped.cacheable
         self.on_restart = on_restart
-        check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
         self._batch_seconds = batch_seconds
         self._prepare = prepare
-        self._one_call = threading.Lock()
-        self._changed = threading.Condition()
-        self._child: Child | None = None
-        self._loading: Child | None = None
-        """The one that takes the place of another, until it has the model."""
         self._facts: dict[str, Any] | None = None
-        self._began: float | None = None
+        """What `describe()` of the backend returned once the model was loaded."""
+        self._reset()
+        reset_in_forked_child(self)
+
+    def _reset(self) -> None:
+        self._one_call = ForkSafeLock()
+        self._changed = ForkSafeCondition()
+        self._worker: WorkerProcess | None = None
+        self._next_worker: WorkerProcess | None = None
+        """The one that replaces another, while it loads the model."""
+        self._call_started: float | None = None
         self._supervisor: threading.Thread | None = None
         self._closing = threading.Event()
-        """Of the supervisor of now: a later call, even during `close`, begins with another."""
+        """Of the current supervisor: a later call, even during `close`, starts another one."""
+
+    def reset_after_fork(self) -> None:
+        for worker in (self._worker, self._next_worker):
+            if worker is not None:
+                worker.disown()
+        self._reset()
 
     @property
     def name(self) -> str:
@@ -68,39 +91,39 @@ class ModelProcess(Backend):
     @property
     def is_restarting(self) -> bool:
         """Whether calls fail for now."""
-        return self._supervisor is not None and self._child is None
+        return self._supervisor is not None and self._worker is None
 
     @property
     def process_id(self) -> int | None:
         """The id of the process that has the model now."""
-        child = self._child
-        return None if child is None else child.process.pid
+        worker = self._worker
+        return None if worker is None else worker.process.pid
 
     def score(self, query: str, documents: Sequence[Document]) -> list[float]:
         return self.score_many([(query, documents)])[0]
 
     def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        asked = [(query, check_texts(query, documents)) for query, documents in requests]
-        if not any(texts for _, texts in asked):
-            return [[] for _ in asked]
+        checked = [(query, check_texts(query, documents)) for query, documents in requests]
+        if not any(texts for _, texts in checked):
+            return [[] for _ in checked]
         with self._one_call:
-            child = self._running()
-            self._began = monotonic()
+            worker = self._current_worker()
+            self._call_started = monotonic()
             try:
-                child.send(asked)
-                answer = child.answer()
-            except BaseException:  # what is left in its pipes would answer the next call
-                self._forget(child)
+                worker.send(checked)
+                result = worker.receive()
+            except BaseException:  # what is left in its pipes would be the result of the next call
+                self._drop(worker)
                 raise
             finally:
-                self._began = None
-        found: list[list[float]] = answer.get()
-        return found
+                self._call_started = None
+        scores: list[list[float]] = result.unwrap()
+        return scores
 
     def describe(self) -> dict[str, object]:
         if self._facts is None:  # else don't wait for the batch in progress
             with self._one_call:
-                self._running()
+                self._current_worker()
         return {**(self._facts or {}), "process": "own"}
 
     def to_spec(self) -> dict[str, object]:
@@ -110,124 +133,130 @@ class ModelProcess(Backend):
         with self._changed:
             supervisor, self._supervisor = self._supervisor, None
             self._closing.set()
-            if self._loading is not None:
-                self._loading.process.kill()
+            if self._next_worker is not None:
+                self._next_worker.process.kill()
             self._changed.notify_all()
         if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
 
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.wrapped!r}>"
 
-    def _running(self) -> Child:
-        """Return the process, started if this is the first call.
+    def _current_worker(self) -> WorkerProcess:
+        """Return the worker; the first call starts it.
 
         Raises:
             ModelRestarting: there is none for now.
-            RerankError: the first one could not load the model.
+            RerankError: the first worker could not load the model.
         """
         if self._supervisor is None:
-            child = Child(self.wrapped, self._prepare)
-            self._load(child)
-            self._watch(child)
-        child_now = self._child
-        if child_now is None:
+            first = WorkerProcess(self.wrapped, self._prepare)
+            self._load(first)
+            self._start_supervisor(first)
+        worker = self._worker
+        if worker is None:
             raise ModelRestarting("the model is being loaded again", retry_after=2.0)
-        return child_now
+        return worker
 
-    def _load(self, child: Child) -> None:
-        """Wait until a process has the model; end it if that fails."""
+    def _load(self, worker: WorkerProcess) -> None:
+        """Wait until a worker has loaded the model; end it if that fails."""
         try:
-            self._facts = child.answer().get()
+            self._facts = worker.receive().unwrap()
         except BaseException:
-            child.end()
+            worker.stop()
             raise
 
-    def _watch(self, child: Child) -> None:
-        """Use a process, and have it supervised."""
+    def _start_supervisor(self, worker: WorkerProcess) -> None:
+        """Use a worker, and have it supervised."""
         closing = threading.Event()
         supervisor = threading.Thread(
-            target=self._supervise, args=(child, closing), name="rerank-supervisor", daemon=True
+            target=self._supervise, args=(worker, closing), name="rerank-supervisor", daemon=True
         )
         with self._changed:
             try:
                 supervisor.start()
             except BaseException:  # no memory for one more thread
-                child.end()
+                worker.stop()
                 raise
-            self._child, self._supervisor, self._closing = child, supervisor, closing
+            self._worker, self._supervisor, self._closing = worker, supervisor, closing
 
-    def _supervise(self, child: Child, closing: threading.Event) -> None:
-        """Start a process whenever the last one has ended; end the last one on `close`."""
+    def _supervise(self, worker: WorkerProcess, closing: threading.Event) -> None:
+        """Replace each worker that has ended; end the last one on `close`."""
         short_lives = 0
         while True:
-            self._outlive(child, closing)
-            self._forget(child)
-            while not self._one_call.acquire(timeout=_TICK):  # a call in progress has the pipes
-                self._kill_if_it_hangs(child)
+            self._wait_for_end(worker, closing)
+            self._drop(worker)
+            while not self._one_call.acquire(timeout=_TICK):  # a call in progress uses the pipes
+                self._kill_if_it_hangs(worker)
             try:
-                child.end()
+                worker.stop()
             finally:
                 self._one_call.release()
             if closing.is_set():
                 return
-            _log.error("the model's process ended with code %s", child.process.returncode)
-            self._tell_restart()
-            short_lives = short_lives + 1 if monotonic() - child.began < _SHORT_LIFE else 0
-            while (next_child := self._next(short_lives, closing)) is None:
+            _log.error("the model's process ended with code %s", worker.process.returncode)
+            self._call_on_restart()
+            short_lives = short_lives + 1 if monotonic() - worker.started < _SHORT_LIFE else 0
+            while (replacement := self._replacement(short_lives, closing)) is None:
                 short_lives += 1
                 if closing.is_set():
                     return
-            child = next_child
+            worker = replacement
             with self._changed:
                 if not closing.is_set():
-                    self._child = child
-            _log.info("the model is back after %.1f s", monotonic() - child.began)
+                    self._worker = worker
+            _log.info("the model is loaded again after %.1f s", monotonic() - worker.started)
 
-    def _forget(self, child: Child) -> None:
+    def _drop(self, worker: WorkerProcess) -> None:
+        """Use a worker no more."""
         with self._changed:
-            if self._child is child:
-                self._child = None
+            if self._worker is worker:
+                self._worker = None
 
-    def _outlive(self, child: Child, closing: threading.Event) -> None:
-        """Return when a process has ended, hangs, or is no longer wanted."""
-        while not closing.is_set() and child.process.poll() is None:
-            self._kill_if_it_hangs(child)
+    def _wait_for_end(self, worker: WorkerProcess, closing: threading.Event) -> None:
+        """Return when a worker has ended, hangs, or is no longer used."""
+        while not closing.is_set() and worker.process.poll() is None:
+            self._kill_if_it_hangs(worker)
             with self._changed:
-                self._changed.wait_for(lambda: closing.is_set() or self._child is not child, _TICK)
-            if self._child is not child:  # a call found it dead; it is, or is about to be
-                child.process.kill()
+                self._changed.wait_for(
+                    lambda: closing.is_set() or self._worker is not worker, _TICK
+                )
+            if self._worker is not worker:  # a call dropped it: it is dead, or about to be
+                worker.process.kill()
 
-    def _kill_if_it_hangs(self, child: Child) -> None:
-        began = self._began
-        too_long = began is not None and monotonic() - began > self._batch_seconds
-        if too_long and child.process.poll() is None:
-            _log.error("a batch has been running for %g s: it hangs", self._batch_seconds)
-            child.process.kill()
+    def _kill_if_it_hangs(self, worker: WorkerProcess) -> None:
+        started = self._call_started
+        too_long = started is not None and monotonic() - started > self._batch_seconds
+        if too_long and worker.process.poll() is None:
+            _log.error("a batch takes more than %g s: it hangs", self._batch_seconds)
+            worker.process.kill()
 
-    def _tell_restart(self) -> None:
+    def _call_on_restart(self) -> None:
         try:
             self.on_restart()
-        except Exception as error:  # noqa: BLE001  # else the supervisor ends, and no process comes
+        except Exception as error:  # noqa: BLE001  # else the supervisor ends, and no worker starts
             _log.error("`on_restart` failed with %s", type(error).__name__)
 
-    def _next(self, short_lives: int, closing: threading.Event) -> Child | None:
-        """Return a new process, after a pause if the last ones died young; None if it fails."""
-        pause = min(_LONGEST_PAUSE, 2.0**short_lives) if short_lives > 1 else 0.0
+    def _replacement(self, short_lives: int, closing: threading.Event) -> WorkerProcess | None:
+        """Return a new worker, after a pause if the last ones died young; None if it fails."""
+        pause = min(_MAX_PAUSE, 2.0**short_lives) if short_lives > 1 else 0.0
         with self._changed:
             self._changed.wait_for(closing.is_set, pause)
         if closing.is_set():
             return None
         try:
-            child = Child(self.wrapped, self._prepare)
+            worker = WorkerProcess(self.wrapped, self._prepare)
             with self._changed:
-                self._loading = child
+                self._next_worker = worker
                 if closing.is_set():  # `close` came before it could be seen
-                    child.process.kill()
-            self._load(child)
-        except Exception as error:  # noqa: BLE001  # it may be better next time
+                    worker.process.kill()
+            self._load(worker)
+        except Exception as error:  # noqa: BLE001  # the next try may succeed
             _log.error("the model can't be loaded again: %s", type(error).__name__)
             return None
         finally:
-            self._loading = None
-        return child
+            self._next_worker = None
+        return worker

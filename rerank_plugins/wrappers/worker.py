@@ -1,4 +1,4 @@
-"""A process that has a model, and the pickles that go to it and come from it."""
+"""The process that has a model, and the pickles that go to it and come from it."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, sleep
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
-from rerank_plugins.hooks import CallFinished, CallStarted, Event
-from rerank_plugins.hooks._dispatch import emit, observe_call
+from rerank_plugins.hooks import Event
+from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
 
-__all__ = ["Answer", "Child", "ModelRestarting", "Prepare"]
+__all__ = ["ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
 
-_FAREWELL = 2.0
-"""Seconds that a process has to end by itself."""
+_EXIT_SECONDS = 2.0
+"""How long a worker may take to end by itself."""
 
-_TICK = 1.0
-"""Seconds between two looks at whether the other process lives."""
+_PARENT_CHECK_SECONDS = 1.0
+"""How often a worker checks that its parent lives."""
 
 _CODE = """\
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from rerank_plugins.wrappers.worker import _work
-_work()
+from rerank_plugins.wrappers.worker import _run
+_run()
 """
-"""What the process runs. `multiprocessing` would run the main module of this process once more."""
+"""What a worker runs. `multiprocessing` would run the main module of this process once more."""
 
-Prepare = Callable[[Backend], None]
+Prepare: TypeAlias = Callable[[Backend], None]
 
 
 class ModelRestarting(BackendUnavailable):
-    """The model's process died, or was ended because it hung; the next one is being started."""
+    """The model's process died, or was killed because it hung; another one is starting."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a process has sent: a value or an error, and what hooks would have heard there."""
+class WorkerResult:
+    """What a worker sends back: a value or an error, and the events on the way to it."""
 
     error: Exception | None
     value: Any
     events: Sequence[Event]
 
-    def get(self) -> Any:
-        """Return the value, or raise the error; tell the events to those who listen here."""
+    def unwrap(self) -> Any:
+        """Emit the events to the hooks of this call; return the value, or raise the error."""
         for event in self.events:
             emit(event)
         if self.error is not None:
@@ -62,11 +62,11 @@ class Answer:
         return self.value
 
 
-class Child:
-    """One process; pickles go in by its standard input and out by its standard output."""
+class WorkerProcess:
+    """One worker; pickles go in by its standard input and come out by its standard output."""
 
     def __init__(self, backend: Backend, prepare: Prepare | None) -> None:
-        self.began = monotonic()
+        self.started = monotonic()
         self.process = subprocess.Popen(  # noqa: S603  # our own code
             [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -78,94 +78,109 @@ class Child:
         """Send a message.
 
         Raises:
-            ModelRestarting: the process is dead.
+            ModelRestarting: the worker is dead.
         """
         stream: Any = self.process.stdin
         try:
             pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
             stream.flush()
-        except (OSError, ValueError):  # a closed pipe, ours or theirs
+        except (OSError, ValueError):  # a closed pipe, at this end or at the other
             raise _died() from None
 
-    def answer(self) -> Answer:
-        """Return what the process sends next.
+    def receive(self) -> WorkerResult:
+        """Wait for the next result.
 
         Raises:
-            ModelRestarting: it died.
+            ModelRestarting: the worker died.
         """
         stream: Any = self.process.stdout
         try:
-            return Answer(*pickle.load(stream))  # noqa: S301  # of our own code
+            return WorkerResult(*pickle.load(stream))  # noqa: S301  # of our own code
         except (OSError, ValueError, EOFError, pickle.UnpicklingError):
             raise _died() from None
 
-    def end(self) -> None:
-        """End the process: ask it first, by closing its input."""
+    def stop(self) -> None:
+        """End the worker: ask it first, by closing its input, then kill it."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_FAREWELL)
+            self.process.wait(_EXIT_SECONDS)
         self.process.kill()
         self.process.wait()
+
+    def disown(self) -> None:
+        """Leave the worker to the parent, in a forked child.
+
+        What the parent has written into a buffer must reach the pipe once, so the child's copy of
+        it goes nowhere.
+        """
+        _disowned.append(self)  # a buffer that another thread has locked can't be freed
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None and not stream.closed:
+                os.dup2(null, stream.fileno(), inheritable=False)
+        os.close(null)
+
+
+_disowned: list[WorkerProcess] = []
 
 
 def _died() -> ModelRestarting:
     return ModelRestarting("the model's process died", retry_after=1.0)
 
 
-def _work() -> None:
-    """Load a backend and answer requests until the input ends."""
+def _run() -> None:
+    """Load a backend and score requests until the input ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the other process decides when this one ends
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when this process ends
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     source, out = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not be read
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps what libraries print out of `out`
     with contextlib.suppress(EOFError, BrokenPipeError):
         backend, prepare = pickle.load(source)  # noqa: S301  # of our own code
 
         def load() -> dict[str, object]:
             if prepare is not None:
                 prepare(backend)
-            found: dict[str, object] = backend.describe()
+            facts: dict[str, object] = backend.describe()
             gc.collect()
             gc.freeze()  # or collections would look through all libraries between two batches
-            return found
+            return facts
 
-        if not _told(out, load):
+        if not _send_result(out, load):
             return
         while True:
             requests = pickle.load(source)  # noqa: S301  # of our own code
-            _told(out, partial(backend.score_many, requests))
+            _send_result(out, partial(backend.score_many, requests))
 
 
-def _die_with(parent: int) -> None:
-    """End this process, even one that hangs in a model, once the other one was killed."""
+def _exit_with(parent: int) -> None:
+    """End this process, even one that hangs in a model, once its parent is gone."""
     while os.getppid() == parent:
-        sleep(_TICK)
+        sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)
 
 
-def _told(out: BinaryIO, function: Callable[[], object]) -> bool:
-    """Send the result of a function or its error, and the events; say whether it was a result."""
-    heard: list[Event] = []
+def _send_result(out: BinaryIO, function: Callable[[], object]) -> bool:
+    """Send what a function returns or raises, and its events; say whether it returned."""
+    events: list[Event] = []
     value, failure = None, None
     try:
-        with observe_call((heard.append,), CallStarted("model", "", None, 0, 0)):
+        with dispatch_to([Dispatcher((events.append,))]):
             value = function()
-    except BaseException as error:  # noqa: BLE001  # raised again in the other process
-        failure = _sendable(error)
-    events = [event for event in heard if not isinstance(event, CallStarted | CallFinished)]
+    except BaseException as error:  # noqa: BLE001  # raised again in the parent
+        failure = _picklable(error)
     pickle.dump((failure, value, events), out, pickle.HIGHEST_PROTOCOL)
     out.flush()
     return failure is None
 
 
-def _sendable(error: BaseException) -> Exception:
-    """Return an error that survives the way to the other process, and ends nothing there."""
+def _picklable(error: BaseException) -> Exception:
+    """Return an error that can be sent to the parent, and does not end a thread or loop there."""
     if isinstance(error, Exception):  # else a panic of a library written in Rust, or `SystemExit`
-        with contextlib.suppress(Exception):  # whatever keeps it from being sent
+        with contextlib.suppress(Exception):  # whatever keeps it from being pickled
             pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
             return error
     kind = MemoryError if isinstance(error, MemoryError) else BackendError

@@ -1,5 +1,6 @@
 """A model in a process of its own: it may die, hang or not load, and nobody waits for ever."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from rerank_plugins import BackendError, ConfigError, InvalidResponse
 from rerank_plugins.hooks import CallStarted, Truncated
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract
+from rerank_plugins.wrappers import process
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
 from tests.support.doubles import Frozen, Marked, Unloadable
 from tests.support.places import ROOT
@@ -29,9 +31,15 @@ class TestContract(BackendContract):
         return ModelProcess(Marked())
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch):
+    """Start workers again at once, however short the last ones lived."""
+    monkeypatch.setattr(process, "_MAX_PAUSE", 0.05)
+
+
 @pytest.fixture(scope="module")
 def model():
-    with ModelProcess(Marked(), batch_seconds=2) as model:
+    with ModelProcess(Marked(), batch_seconds=1) as model:
         model.score("q", ["a"])
         yield model
 
@@ -55,7 +63,7 @@ def test_what_is_known_needs_no_end_of_a_batch(model):
     """Who asks may be an event loop, which must not wait."""
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(model.score, "q", ["hang"])
-        while not model._one_call.locked():
+        while model._call_started is None:
             time.sleep(0.001)
         told = model.describe()
         assert not hanging.done()
@@ -68,6 +76,7 @@ def test_what_is_known_needs_no_end_of_a_batch(model):
 
 OWNER = """
 from tests.support.doubles import Marked
+from rerank_plugins.wrappers import process
 from rerank_plugins.wrappers.process import ModelProcess
 
 model = ModelProcess(Marked())
@@ -203,11 +212,11 @@ def test_it_closes_while_other_threads_go_on_calling():
 def test_it_ends_with_the_backend():
     model = ModelProcess(Marked())
     model.score("q", ["a"])
-    process = model.process_id
+    worker = model.process_id
     model.close()
 
     with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+        os.kill(worker, 0)
 
 
 class Interrupted(BaseException):
@@ -235,7 +244,7 @@ def test_scores_of_an_interrupted_call_reach_no_other_call():
 
 
 def interrupt_once_it_scores(model):
-    while model._began is None:
+    while model._call_started is None:
         time.sleep(0.001)
     time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGUSR1)
@@ -301,14 +310,14 @@ def closes_within(model, seconds):
 def test_it_closes_while_a_call_hangs():
     model = ModelProcess(Marked(), batch_seconds=1)
     model.score("q", ["a"])
-    process = model.process_id
+    worker = model.process_id
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(model.score, "q", ["hang"])
-        while model._began is None:
+        while model._call_started is None:
             time.sleep(0.001)
         closed = closes_within(model, 30)
         if not closed:
-            os.kill(process, signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)
 
         assert closed
         with pytest.raises(ModelRestarting):
@@ -346,3 +355,96 @@ def test_a_process_that_can_not_be_supervised_is_not_used(monkeypatch):
         assert model.process_id is None
 
         assert [1.0] == model.score("q", ["a"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+class TestFork:
+    """A forked child has a worker of its own, and leaves that of its parent alone."""
+
+    def child_scores(self, model):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = int(model.score("q", ["abc"]) != [3.0])
+                model.close()
+            finally:
+                os._exit(code)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        return os.waitstatus_to_exitcode(ended[1]) == 0
+
+    def test_after_scoring(self, model):
+        worker = model.process_id
+        assert [1.0] == model.score("q", ["a"])
+
+        assert self.child_scores(model)
+        assert [2.0] == model.score("q", ["bb"])
+        assert worker == model.process_id
+
+    def test_before_the_first_call(self):
+        with ModelProcess(Marked()) as model:
+            assert self.child_scores(model)
+            assert model.process_id is None
+
+    def test_while_another_thread_scores(self):
+        with ModelProcess(Marked(seconds=1.0)) as model, ThreadPoolExecutor(1) as pool:
+            model.describe()
+            scores = pool.submit(model.score, "q", ["a"])
+            while model._call_started is None:
+                time.sleep(0.001)
+
+            assert self.child_scores(model)
+            assert [1.0] == scores.result(30)
+
+    def test_while_another_thread_sends_a_request(self):
+        """What waits in the parent's buffer is not sent twice."""
+        with ModelProcess(Marked()) as model, ThreadPoolExecutor(2) as pool:
+            model.score("q", ["a"])
+            os.kill(model.process_id, signal.SIGSTOP)
+            scores = pool.submit(model.score, "q", ["a" * 1_000_000] * 3)
+            time.sleep(0.2)  # for its pipe to be full
+            child = pool.submit(self.child_scores, model)
+            time.sleep(0.5)
+            os.kill(model.process_id, signal.SIGCONT)
+
+            assert child.result(60)
+            assert [1_000_000.0] * 3 == scores.result(30)
+            assert [1.0] == model.score("q", ["a"])
+
+    def test_while_another_thread_loads(self, tmp_path):
+        obstacle = tmp_path / "obstacle"
+        obstacle.touch()
+        model = ModelProcess(Marked(), prepare=partial(wait_while_there_is, obstacle))
+        with model, ThreadPoolExecutor(2) as pool:
+            scores = pool.submit(model.score, "q", ["a"])
+            time.sleep(0.5)  # for the process to start
+            child = pool.submit(self.child_scores, model)
+            time.sleep(0.5)
+            obstacle.unlink()
+
+            assert child.result(60)
+            assert [1.0] == scores.result(30)
+
+
+def test_the_loop_stays_free_while_it_loads_scores_and_closes():
+    async def beats(work):
+        """Return the longest time between two beats of the loop while it works."""
+        task, last, longest = asyncio.create_task(work), time.monotonic(), 0.0
+        while not task.done():
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            last, longest = now, max(longest, now - last)
+        await task
+        return longest
+
+    async def use():
+        model = ModelProcess(Marked(seconds=0.5))
+        scoring = await beats(model.ascore("q", ["a"]))
+        return scoring, await beats(model.aclose())
+
+    assert max(asyncio.run(use())) < 0.25

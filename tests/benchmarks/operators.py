@@ -14,7 +14,7 @@ import onnxruntime
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.build import build_graph
 from rerank_plugins.backends.local.onnx.build.linear import Precision
-from rerank_plugins.backends.local.onnx.build.verify import Sample, measured
+from rerank_plugins.backends.local.onnx.build.verify import Sample, with_peaks
 from tests.benchmarks.models import MODELS
 
 __all__ = ["measure_operators"]
@@ -36,7 +36,7 @@ def measure_operators(model: str, models: Path, *, runs: int) -> dict[str, Any]:
 def _profiled(model: Path, dtype: Precision, runs: int) -> dict[str, float]:
     encoder = read_encoder(model)
     if encoder.head is not None:  # as the engine does
-        encoder = measured(encoder, Sample.draw(encoder, encoder.head, longest=512))
+        encoder = with_peaks(encoder, Sample.draw(encoder, encoder.head, longest=512))
     graph = build_graph(encoder, dtype=dtype, words=dtype, max_length=512).to_bytes()
     ids = np.random.default_rng(0).integers(1000, 30000, (1, _TOKENS)).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:

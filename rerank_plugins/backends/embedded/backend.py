@@ -112,7 +112,7 @@ class EmbeddedBackend(Backend):
     def _loaded(self) -> Scorer:
         with self._lock:
             if self._scorer is None:
-                from rerank_plugins.backends.embedded.encoder import Encoder  # noqa: PLC0415 - heavy
+                from rerank_plugins.backends.embedded.embedder import Encoder  # noqa: PLC0415 - heavy
                 from rerank_plugins.backends.embedded.scorer import Scorer  # noqa: PLC0415 - heavy
 
                 encoder = Encoder(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.backends.embedded.encoder import WINDOW, Encoder
+from rerank_plugins.backends.embedded.embedder import WINDOW, Encoder
 from rerank_plugins.backends.embedded.scorer import Scorer
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
 

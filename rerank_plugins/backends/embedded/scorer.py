@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rerank_plugins.backends.embedded import char_ngrams as foreign
-from rerank_plugins.backends.embedded.encoder import Encoder
+from rerank_plugins.backends.embedded.embedder import Encoder
 from rerank_plugins.backends.embedded.late_interaction import max_sim
 
 __all__ = ["CHUNK", "Matches", "Scorer"]

@@ -7,10 +7,10 @@ from typing import Any
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["answer_ids"]
+__all__ = ["answer_token_ids"]
 
 
-def answer_ids(checkpoint: Checkpoint, tokenizer: Any) -> list[int]:
+def answer_token_ids(checkpoint: Checkpoint, tokenizer: Any) -> list[int]:
     """Return the tokens whose logits make the score: true and false, or true alone, or none.
 
     Args:
@@ -20,9 +20,12 @@ def answer_ids(checkpoint: Checkpoint, tokenizer: Any) -> list[int]:
     Raises:
         ConfigError: a word is not one token.
     """
-    if checkpoint.answer is None:
+    if checkpoint.answer_tokens is None:
         return []
-    words = [("true_token", checkpoint.answer.true), ("false_token", checkpoint.answer.false)]
+    words = [
+        ("true_token", checkpoint.answer_tokens.true),
+        ("false_token", checkpoint.answer_tokens.false),
+    ]
     return [_id(option, word, tokenizer) for option, word in words if word is not None]
 
 

@@ -14,8 +14,8 @@ from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import Attention, DType, EngineSettings
-from rerank_plugins.backends.local.loaded_model import Loaded
-from rerank_plugins.backends.local.prompts import Wishes
+from rerank_plugins.backends.local.loaded_model import LoadedModel
+from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import ConfigError
@@ -33,7 +33,7 @@ _USUAL_LENGTH = 512
 """Tokens at which a pair is taken to be cut when nobody said so; only costs are guessed by it."""
 
 
-_WISHES = ("template", "instruction", "true_token", "false_token")
+_PROMPT_OPTIONS = ("template", "instruction", "true_token", "false_token")
 
 
 class LocalBackend(Backend):
@@ -136,7 +136,7 @@ class LocalBackend(Backend):
         }
         _check(self._options)
         self.scale = scale
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._lock = threading.Lock()
         self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
 
@@ -216,7 +216,7 @@ class LocalBackend(Backend):
         type(self).__init__(self, **options)
 
     @contextmanager
-    def _use(self) -> Iterator[Loaded]:
+    def _use(self) -> Iterator[LoadedModel]:
         """Lend the loaded model; it is freed by `close`, or by the last who still uses it."""
         with self._lock:
             if self._loaded is None:
@@ -232,7 +232,7 @@ class LocalBackend(Backend):
             if left:
                 loaded.engine.close()
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedModel:
         options = self._options
         check_installed(options["engine"])  # before gigabytes are fetched
         checkpoint = resolve(
@@ -243,16 +243,16 @@ class LocalBackend(Backend):
             max_length=options["max_length"],
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
-            wishes=Wishes(**{name: options[name] for name in _WISHES}),
+            prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
         )
         chosen = {field.name: options[field.name] for field in fields(EngineSettings)}
         settings = EngineSettings(**chosen)
         engine, reason = load_engine(options["engine"], checkpoint, settings)
-        return Loaded(checkpoint, engine, reason)
+        return LoadedModel(checkpoint, engine, reason)
 
-    def _name(self, loaded: Loaded) -> str:
+    def _name(self, loaded: LoadedModel) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
-        asks = f"&prompt={checkpoint.asks}" if checkpoint.asks else ""
+        asks = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
         return (
             f"local:{checkpoint.name}?engine={engine.name}{asks}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}"
@@ -288,7 +288,7 @@ def _check(options: dict[str, Any]) -> None:
     fraction = options["gpu_memory_fraction"]
     if fraction is not None and not 0 < fraction <= 1:
         raise ConfigError(f"`gpu_memory_fraction` must be above 0 and at most 1, not {fraction!r}")
-    for name in _WISHES:
+    for name in _PROMPT_OPTIONS:
         if options[name] is not None and not options[name]:
             raise ConfigError(f"`{name}` must be None or a text that is not empty")
     if options["cached_tokens"] < 0:

@@ -13,7 +13,13 @@ from typing import Any
 
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.hub import fetch
-from rerank_plugins.backends.local.prompts import Answer, Prompt, Reading, Wishes, read_prompt
+from rerank_plugins.backends.local.prompts import (
+    AnswerTokens,
+    Prompt,
+    PromptConfig,
+    PromptOptions,
+    read_prompt_config,
+)
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Checkpoint", "resolve"]
@@ -35,7 +41,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.
 _HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NO_WISHES = Wishes()
+_NO_PROMPT_OPTIONS = PromptOptions()
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Checkpoint:
     """The most the model could read; None if its files do not say."""
     prompt: Prompt | None = None
     """What is put around a pair; None: the tokenizer joins the two texts."""
-    answer: Answer | None = None
+    answer_tokens: AnswerTokens | None = None
     """The words whose logits make the score; None: a classifier gives it."""
     query_prefix: str = ""
     """What is put before every query where there is no prompt."""
@@ -79,11 +85,11 @@ class Checkpoint:
         return tuple(self.config.get("architectures") or ())
 
     @property
-    def asks(self) -> str:
+    def prompt_digest(self) -> str:
         """A digest of what is asked and read off beside the weights; empty if there is nothing."""
-        if self.prompt is None and self.answer is None and not self.query_prefix:
+        if self.prompt is None and self.answer_tokens is None and not self.query_prefix:
             return ""
-        said = json.dumps([repr(self.prompt), repr(self.answer), self.query_prefix])
+        said = json.dumps([repr(self.prompt), repr(self.answer_tokens), self.query_prefix])
         return hashlib.sha256(said.encode()).hexdigest()[:8]
 
     def describe(self) -> dict[str, object]:
@@ -92,15 +98,15 @@ class Checkpoint:
         if self.prompt is not None:
             facts["template"] = self.prompt.text or "the model's chat template"
             facts["instruction"] = self.prompt.instruction
-        if self.answer is not None:
-            facts["true_token"] = self.answer.true
-            facts["false_token"] = self.answer.false
+        if self.answer_tokens is not None:
+            facts["true_token"] = self.answer_tokens.true
+            facts["false_token"] = self.answer_tokens.false
         return facts
 
     @property
     def is_decoder(self) -> bool:
         """Whether this is a language model in form, be its head a classifier or not."""
-        return self.answer is not None or "num_key_value_heads" in self.config
+        return self.answer_tokens is not None or "num_key_value_heads" in self.config
 
     @property
     def num_labels(self) -> int:
@@ -128,7 +134,7 @@ def resolve(
     max_length: int | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
-    wishes: Wishes = _NO_WISHES,
+    prompt_options: PromptOptions = _NO_PROMPT_OPTIONS,
 ) -> Checkpoint:
     """Find a reranker's files, fetching them from the hub if need be.
 
@@ -144,7 +150,7 @@ def resolve(
         max_length: most tokens in a pair; None: what the model can read, up to 1,024.
         allow_pickle: accept weights that can only be unpickled, which can run any code.
         trust_remote_code: also fetch the Python files of the model.
-        wishes: what the user says about the prompt and its answer.
+        prompt_options: what the user says about the prompt and its answer.
 
     Raises:
         ConfigError: there is no such model, it is not a reranker this package can run, or
@@ -154,7 +160,11 @@ def resolve(
         MissingDependencyError: the hub client is not installed.
     """
     folder = Path(model).expanduser()
-    read: dict[str, Any] = {"max_length": max_length, "pickle": allow_pickle, "wishes": wishes}
+    read: dict[str, Any] = {
+        "max_length": max_length,
+        "pickle": allow_pickle,
+        "prompt_options": prompt_options,
+    }
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
@@ -191,7 +201,7 @@ def _read(
     *,
     max_length: int | None,
     pickle: bool,
-    wishes: Wishes,
+    prompt_options: PromptOptions,
 ) -> Checkpoint:
     config = _json(folder / "config.json")
     if config is None:
@@ -206,25 +216,25 @@ def _read(
         raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     _check_kind(model, config)
-    reading = read_prompt(
+    prompt_config = read_prompt_config(
         model,
         config,
         lambda name: _json(folder / name, kind=list if name == "modules.json" else dict),
         has_chat_template=_has_chat_template(folder, tokenizer_config),
-        wishes=wishes,
+        prompt_options=prompt_options,
     )
-    longest = _longest(config, tokenizer_config, reading)
+    longest = _longest(config, tokenizer_config, prompt_config)
     return Checkpoint(
         model=model,
         folder=folder,
-        revision=commit or digest(folder, weights, reading.files),
+        revision=commit or digest(folder, weights, prompt_config.files),
         config=config,
         tokenizer_config=tokenizer_config,
         max_length=_chosen(max_length, longest),
         longest=longest,
-        prompt=reading.prompt,
-        answer=reading.answer,
-        query_prefix=reading.query_prefix,
+        prompt=prompt_config.prompt,
+        answer_tokens=prompt_config.answer_tokens,
+        query_prefix=prompt_config.query_prefix,
     )
 
 
@@ -256,10 +266,10 @@ def _has_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> boo
 
 
 def _longest(
-    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], reading: Reading
+    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], prompt_config: PromptConfig
 ) -> int | None:
     """The most tokens the model has positions for and its files were made for."""
-    limits = [tokenizer_config.get("model_max_length"), reading.max_length]
+    limits = [tokenizer_config.get("model_max_length"), prompt_config.max_length]
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _OFFSET_POSITIONS:
         positions -= int(config.get("pad_token_id") or 0) + 1

@@ -13,7 +13,7 @@ __all__ = [
     "DType",
     "Engine",
     "EngineSettings",
-    "Readings",
+    "EngineStats",
     "Request",
     "UnsupportedByEngine",
 ]
@@ -61,7 +61,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
+class EngineStats:
     """What an engine has done since it was loaded; counts only grow."""
 
     truncated_pairs: int = 0
@@ -98,7 +98,7 @@ class Engine(Protocol):
     def describe(self) -> dict[str, object]:
         """Say how the engine works here, as JSON-ready facts: device, dtype, path, counts."""
 
-    def readings(self) -> Readings:
+    def stats(self) -> EngineStats:
         """Say what was done so far; quick, and safe while others score."""
 
     def memory(self) -> dict[str, int]:

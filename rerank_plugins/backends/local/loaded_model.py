@@ -6,15 +6,15 @@ import threading
 from dataclasses import dataclass, field
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
-from rerank_plugins.backends.local.engine import Engine, Readings
+from rerank_plugins.backends.local.engine import Engine, EngineStats
 from rerank_plugins.hooks import Computed, Truncated
 from rerank_plugins.hooks._dispatch import dispatcher, emit
 
-__all__ = ["Loaded"]
+__all__ = ["LoadedModel"]
 
 
 @dataclass(eq=False)
-class Loaded:
+class LoadedModel:
     """A model in use."""
 
     checkpoint: Checkpoint
@@ -23,7 +23,7 @@ class Loaded:
     """Why this engine."""
     users: int = 0
     """Calls in progress; changed under the backend's lock."""
-    _told: Readings = field(default_factory=Readings)
+    _told: EngineStats = field(default_factory=EngineStats)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def emit_events(self) -> None:
@@ -32,7 +32,7 @@ class Loaded:
         What calls side by side have done is told by the first that ends.
         """
         with self._lock:
-            before, now = self._told, self.engine.readings()
+            before, now = self._told, self.engine.stats()
             self._told = now
         if dispatcher() is None:
             return

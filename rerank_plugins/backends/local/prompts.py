@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["KNOWN", "PAIR", "Answer", "Prompt", "Reading", "Wishes", "pieces", "read_prompt"]
+__all__ = [
+    "PAIR",
+    "TEMPLATES",
+    "AnswerTokens",
+    "Prompt",
+    "PromptConfig",
+    "PromptOptions",
+    "pieces",
+    "read_prompt_config",
+]
 
 PAIR = "pair"
 """The value of `template` that stands for the tokenizer's own way to join two texts."""
@@ -36,7 +45,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerTokens:
     """The words whose logits make the score: logit(true) - logit(false), or logit(true) alone."""
 
     true: str | int
@@ -45,11 +54,11 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PromptTemplate:
     """The prompt of a family of rerankers, as its authors publish it."""
 
     prompt: Prompt
-    answer: Answer
+    answer_tokens: AnswerTokens
     instructed: str = ""
     """What the prompt's `{instruction}` becomes where one is given; "": the instruction itself."""
 
@@ -73,23 +82,25 @@ _BGE = (
     "query by providing a prediction of either 'Yes' or 'No'."
 )
 
-KNOWN: dict[str, Known] = {
-    "bge-reranker-v2-gemma": Known(
-        Prompt("<bos>A: {query}\nB: {document}\n{instruction}", _BGE), Answer("Yes")
+TEMPLATES: dict[str, PromptTemplate] = {
+    "bge-reranker-v2-gemma": PromptTemplate(
+        Prompt("<bos>A: {query}\nB: {document}\n{instruction}", _BGE), AnswerTokens("Yes")
     ),
-    "mxbai-rerank-v2": Known(Prompt(_MXBAI, ""), Answer("1", "0"), "instruction: {instruction}\n"),
-    "qwen3-reranker": Known(
+    "mxbai-rerank-v2": PromptTemplate(
+        Prompt(_MXBAI, ""), AnswerTokens("1", "0"), "instruction: {instruction}\n"
+    ),
+    "qwen3-reranker": PromptTemplate(
         Prompt(
             _QWEN3, "Given a web search query, retrieve relevant passages that answer the query"
         ),
-        Answer("yes", "no"),
+        AnswerTokens("yes", "no"),
     ),
 }
 """Templates by the names that the option `template` takes; no model is matched with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class PromptOptions:
     """What the user says about the prompt; None: what the files of the checkpoint say."""
 
     template: str | None = None
@@ -99,12 +110,12 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PromptConfig:
     """How a checkpoint reads pairs and gives scores."""
 
     prompt: Prompt | None = None
     """None: pairs are joined by the tokenizer."""
-    answer: Answer | None = None
+    answer_tokens: AnswerTokens | None = None
     """None: a classifier gives the score."""
     query_prefix: str = ""
     """What is put before every query where there is no prompt."""
@@ -114,14 +125,14 @@ class Reading:
     """Files in folders of their own that were read."""
 
 
-def read_prompt(
+def read_prompt_config(
     model: str,
     config: Mapping[str, Any],
     read: Read,
     *,
     has_chat_template: bool,
-    wishes: Wishes,
-) -> Reading:
+    prompt_options: PromptOptions,
+) -> PromptConfig:
     """Find out from a checkpoint's files, and from what the user says, how it is asked.
 
     The files are `modules.json` and those it names, as sentence-transformers writes them, the
@@ -132,7 +143,7 @@ def read_prompt(
         config: `config.json`.
         read: gives another JSON file of the checkpoint.
         has_chat_template: whether its tokenizer has one.
-        wishes: what the user said.
+        prompt_options: what the user said.
 
     Raises:
         ConfigError: the files don't say enough, with the options that would; or what was said
@@ -155,20 +166,20 @@ def read_prompt(
         form = settings["modality_config"]["message"].get("format", "auto")
         structured = None if form == "auto" else form == "structured"
         chat = Prompt(None, default, text_options.get("chat_template") or {}, structured)
-    prompt = _prompt(model, wishes, chat)
+    prompt = _prompt(model, prompt_options, chat)
     files = (f"{chain[1]}/config.json",) if len(chain) > 1 else ()
-    answer = _answer(model, wishes, read(files[0]) if files else None) if causal else None
-    if not causal and (wishes.true_token or wishes.false_token):
+    answer = _answer(model, prompt_options, read(files[0]) if files else None) if causal else None
+    if not causal and (prompt_options.true_token or prompt_options.false_token):
         raise ConfigError(
             f"{model!r} is a classifier: `true_token` and `false_token` are for language models"
         )
-    if answer is not None and not chain and prompt is None and wishes.template != PAIR:
+    if answer is not None and not chain and prompt is None and prompt_options.template != PAIR:
         raise ConfigError(
             f"the files of {model!r} don't say how it is asked about a pair; {_say_template()}"
         )
-    return Reading(
+    return PromptConfig(
         prompt=prompt,
-        answer=answer,
+        answer_tokens=answer,
         query_prefix="" if prompt or not default else default,
         max_length=settings.get("max_seq_length")
         or (text_options.get("text") or {}).get("max_length"),
@@ -198,10 +209,10 @@ def _default_prompt(settings: Mapping[str, Any]) -> str | None:
     return (settings.get("prompts") or {}).get(name) if name is not None else None
 
 
-def _prompt(model: str, wishes: Wishes, chat: Prompt | None) -> Prompt | None:
-    instruction, template = wishes.instruction, wishes.template
-    if template in KNOWN:
-        known = KNOWN[template]
+def _prompt(model: str, prompt_options: PromptOptions, chat: Prompt | None) -> Prompt | None:
+    instruction, template = prompt_options.instruction, prompt_options.template
+    if template in TEMPLATES:
+        known = TEMPLATES[template]
         if instruction is None:
             return known.prompt
         form = known.instructed or "{instruction}"
@@ -221,8 +232,8 @@ def _check_template(template: str, instruction: str | None) -> None:
     twice = any(template.count(name) > 1 for name in ("{query}", "{document}", "{instruction}"))
     if query < 0 or document < query or twice:
         raise ConfigError(
-            f"`template` must be {PAIR!r}, one of {sorted(KNOWN)}, or a text with {{query}}, then "
-            f"{{document}}, each once, not {template!r}"
+            f"`template` must be {PAIR!r}, one of {sorted(TEMPLATES)}, or a text that holds "
+            f"{{query}} and then {{document}}, each once, not {template!r}"
         )
     if ("{instruction}" in template) != (instruction is not None):
         raise ConfigError(
@@ -230,18 +241,20 @@ def _check_template(template: str, instruction: str | None) -> None:
         )
 
 
-def _answer(model: str, wishes: Wishes, scores: Mapping[str, Any] | None) -> Answer:
-    if wishes.true_token is not None:
-        return Answer(wishes.true_token, wishes.false_token)
-    if wishes.false_token is not None:
+def _answer(
+    model: str, prompt_options: PromptOptions, scores: Mapping[str, Any] | None
+) -> AnswerTokens:
+    if prompt_options.true_token is not None:
+        return AnswerTokens(prompt_options.true_token, prompt_options.false_token)
+    if prompt_options.false_token is not None:
         raise ConfigError("`false_token` needs a `true_token`")
     if scores is not None:
         true, false = scores.get("true_token_id"), scores.get("false_token_id")
         if type(true) is int and type(false) in {int, type(None)}:
-            return Answer(true, false)
+            return AnswerTokens(true, false)
         raise ConfigError(f"the LogitScore of {model!r} names no tokens: {dict(scores)}")
-    if wishes.template in KNOWN:
-        return KNOWN[wishes.template].answer
+    if prompt_options.template in TEMPLATES:
+        return TEMPLATES[prompt_options.template].answer_tokens
     raise ConfigError(
         f"{model!r} is a language model, and its files don't say which words are its answer; "
         f"{_say_template()}"
@@ -250,8 +263,8 @@ def _answer(model: str, wishes: Wishes, scores: Mapping[str, Any] | None) -> Ans
 
 def _say_template() -> str:
     return (
-        f"give `template` (one of {sorted(KNOWN)}, if its card says that it is such a model, or a "
-        "text with {query} and {document}) and, for a text, `true_token` and `false_token`, as in "
+        f"set `template` to one of {sorted(TEMPLATES)} if the model's card names it, or to a text "
+        "with {query} and {document}; a text needs `true_token` and `false_token` too. Example: "
         "local:MODEL?template=qwen3-reranker"
     )
 

@@ -73,7 +73,7 @@ def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | Non
 
 def _refuse_for_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> None:
     """Refuse what the ONNX engine would have to ignore."""
-    if checkpoint.prompt is not None or checkpoint.answer is not None:
+    if checkpoint.prompt is not None or checkpoint.answer_tokens is not None:
         raise UnsupportedByEngine(
             f"{checkpoint.model!r} reads pairs in a prompt or answers in words, which only the "
             "torch engine can do"

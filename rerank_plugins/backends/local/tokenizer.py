@@ -18,7 +18,7 @@ from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["PairEncoder", "Pairs", "Pooling", "cut_pair"]
+__all__ = ["PairTokenizer", "Pairs", "Pooling", "cut_pair"]
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Pairs:
         )
 
 
-class PairEncoder:
+class PairTokenizer:
     """Encodes pairs as the model's own tokenizer would: same ids, same types, same cuts.
 
     Pairs above `max_length` are cut as transformers' `longest_first` does, which cuts documents

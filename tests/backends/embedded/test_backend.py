@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BackendError, ConfigError, load_backend, rank
-from rerank_plugins.backends.embedded import EmbeddedBackend, encoder, recipe, scorer
+from rerank_plugins.backends.embedded import EmbeddedBackend, embedder, recipe, scorer
 from rerank_plugins.backends.embedded import char_ngrams as foreign
 from rerank_plugins.backends.embedded.backend import MODEL_SHA256
 from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim, quantized
 from rerank_plugins.testing import BackendContract
 from tests.support.places import DATA
 
-FOLDER = Path(encoder.__file__).parent
+FOLDER = Path(embedder.__file__).parent
 PANDA = "what is a panda?"
 PANDAS = [
     "hi",
@@ -167,9 +167,9 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
     with EmbeddedBackend() as backend:
         backend.score(PANDA, PANDAS)
         runs = []
-        run = encoder.Encoder._run
+        run = embedder.Encoder._run
         monkeypatch.setattr(
-            encoder.Encoder, "_run", lambda self, ids: (runs.append(len(ids)), run(self, ids))[1]
+            embedder.Encoder, "_run", lambda self, ids: (runs.append(len(ids)), run(self, ids))[1]
         )
         backend.score("how heavy is a panda?", [*PANDAS, *PANDAS, "new"])
 
@@ -217,7 +217,7 @@ def test_describe_says_what_scores():
 
 
 def test_missing_files_are_a_backend_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(encoder, "_FOLDER", tmp_path)
+    monkeypatch.setattr(embedder, "_FOLDER", tmp_path)
 
     with pytest.raises(BackendError, match="reinstall rerank-plugins"):
         EmbeddedBackend().score(PANDA, PANDAS)

@@ -23,7 +23,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from rerank_plugins import Backend, ConfigError, InvalidResponse, load_backend
-from rerank_plugins.backends import local
+from rerank_plugins.backends.local import backend as local_backend
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.engine import Request
 from rerank_plugins.backends.local.torch.engine import TorchEngine
@@ -179,8 +179,8 @@ def test_threads_that_come_at_once_load_one_model(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[str] = []
-    real = local.load_engine
-    monkeypatch.setattr(local, "load_engine", lambda *a: (loads.append("load"), real(*a))[1])
+    real = local_backend.load_engine
+    monkeypatch.setattr(local_backend, "load_engine", lambda *a: (loads.append("load"), real(*a))[1])
     backend = LocalBackend(checkpoint("bert"), engine="torch", device="cpu")
     with ThreadPoolExecutor(8) as pool:
         scores = list(pool.map(lambda _: backend.score("q", ["a", "b"]), range(16)))

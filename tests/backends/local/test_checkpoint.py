@@ -221,8 +221,8 @@ def test_the_words_of_a_language_model_are_fetched_too(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
     found = resolve("owner/tiny")
 
-    assert found.answer is not None
-    assert isinstance(found.answer.true, int)
+    assert found.answer_tokens is not None
+    assert isinstance(found.answer_tokens.true, int)
     assert ["*/*"] == made.asked[0]["ignore_patterns"]
     assert (["*_LogitScore/config.json"], None) == (
         made.asked[1]["allow_patterns"],

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.backend import LocalBackend
-from rerank_plugins.backends.local.prompts import KNOWN
+from rerank_plugins.backends.local.prompts import TEMPLATES
 from tests.support.checkpoints import CHAT_TEMPLATE, build_language_model
 
 QUERIES = ["what is a panda?", "大熊猫"]
@@ -138,13 +138,13 @@ def test_without_modules_the_options_say_it(language_model: Callable[..., str]) 
     )
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_known_templates_give_what_their_authors_compute(
     name: str, language_model: Callable[..., str]
 ) -> None:
     """The whole prompt through transformers, the logits of all words, and two of them."""
     folder = language_model("qwen3", chained=False, template=None)
-    known = KNOWN[name]
+    known = TEMPLATES[name]
     model = CrossEncoder(folder, device="cpu").model
     tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = []
@@ -155,7 +155,7 @@ def test_known_templates_give_what_their_authors_compute(
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         with torch.inference_mode():
             logits = model(ids[:, :1024]).logits[0, -1]
-        words = [w for w in (known.answer.true, known.answer.false) if w is not None]
+        words = [w for w in (known.answer_tokens.true, known.answer_tokens.false) if w is not None]
         values = [logits[tokenizer.vocab[word]].item() for word in words]
         expected.append(values[0] - sum(values[1:]) if len(text) < 1000 else None)
     found = ours(folder, template=name, max_length=512)
@@ -178,18 +178,18 @@ def test_a_prefix_is_computed_once_per_query(
     language_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer tokens reach the model, and the scores stay."""
-    from rerank_plugins.backends.local.torch.packed import PackedPath  # noqa: PLC0415
+    from rerank_plugins.backends.local.torch.packed import PackedForward  # noqa: PLC0415
 
     folder = language_model("qwen3")
     seen: list[int] = []
-    real = PackedPath.pack
+    real = PackedForward.pack
 
-    def pack(path: PackedPath, pairs: Any) -> Any:
-        packed = real(path, pairs)
+    def pack(packed: PackedForward, pairs: Any) -> Any:
+        packed = real(packed, pairs)
         seen.append(len(packed.ids) / len(pairs.ids))
         return packed
 
-    monkeypatch.setattr(PackedPath, "pack", pack)
+    monkeypatch.setattr(PackedForward, "pack", pack)
     query, few = "what is a panda? " * 5, ["a bear", "no", "", "a city in France"]
     with LocalBackend(folder, engine="torch", device="cpu") as backend:
         together = backend.score(query, few)
@@ -205,22 +205,22 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing(
     language_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a batch holds what its pairs share."""
-    from rerank_plugins.backends.local.torch.packed import PackedPath  # noqa: PLC0415
+    from rerank_plugins.backends.local.torch.packed import PackedForward  # noqa: PLC0415
 
     folder = language_model("qwen3")
     expected = ours(folder)
-    real = PackedPath.__call__
+    real = PackedForward.__call__
     for failing in range(2):
         calls: list[int] = []
 
-        def call(path: PackedPath, pairs: Any, calls=calls, failing=failing) -> torch.Tensor:
+        def call(packed: PackedForward, pairs: Any, calls=calls, failing=failing) -> torch.Tensor:
             calls.append(len(pairs))
             if len(calls) == failing + 4:  # the first three are the checks of the model
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(path, pairs)
+            return real(packed, pairs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(PackedPath, "__call__", call)
+            patch.setattr(PackedForward, "__call__", call)
             found = ours(folder, batch_tokens=1200)
 
         assert len(calls) > failing + 4
@@ -255,11 +255,11 @@ def edited(folder: str, to: Path, name: str, change: Callable[[Any], Any]) -> st
 @pytest.mark.parametrize(
     ("built", "options", "message"),
     [
-        ({"chained": False}, {}, "don't say which words are its answer; give `template`"),
+        ({"chained": False}, {}, "don't say which words are its answer; set `template`"),
         ({"chained": False, "template": None}, {"true_token": "yes"}, "how it is asked"),
         ({"chained": False}, {"false_token": "no"}, "`false_token` needs a `true_token`"),
         ({}, {"template": "qwen3"}, "must be 'pair', one of .*'qwen3-reranker'"),
-        ({}, {"template": "{document} {query}"}, "with {query}, then {document}"),
+        ({}, {"template": "{document} {query}"}, "that holds {query} and then {document}"),
         ({}, {"template": "{query} {document}", "instruction": "x"}, "need each other"),
         ({"template": None}, {"instruction": "x"}, "no template to put an `instruction` in"),
         ({}, {"true_token": "relevant?"}, "must be one token .* and 'relevant\\?' is"),

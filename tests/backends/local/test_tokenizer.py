@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
-from rerank_plugins.backends.local.tokenizer import PairEncoder, cut_pair
+from rerank_plugins.backends.local.tokenizer import PairTokenizer, cut_pair
 from tests.support.checkpoints import KINDS
 
 TEXTS = [
@@ -62,7 +62,7 @@ def test_ids_equal_transformers(
     """
     folder = checkpoint(kind)
     reference = AutoTokenizer.from_pretrained(folder, truncation_side=side)
-    encoder = PairEncoder(
+    encoder = PairTokenizer(
         Tokenizer.from_file(str(Path(folder) / "tokenizer.json")),
         max_length=max_length,
         cut_left=side == "left",
@@ -98,7 +98,7 @@ def test_cuts_are_counted_and_cut_queries_are_told_once(
     checkpoint: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No text reaches the log."""
-    encoder = PairEncoder.load(resolve(checkpoint("bert"), max_length=16), cached_tokens=0)
+    encoder = PairTokenizer.load(resolve(checkpoint("bert"), max_length=16), cached_tokens=0)
     with caplog.at_level(logging.WARNING):
         encoder.encode([("panda", ["panda", "panda " * 50])])
         assert {"truncated_pairs": 1, "truncated_queries": 0} == encoder.describe()
@@ -117,15 +117,15 @@ def test_settings_of_the_callers_tokenizer_do_not_matter(checkpoint: Callable[[s
     plain, set_up = Tokenizer.from_file(path), Tokenizer.from_file(path)
     set_up.enable_padding(length=40)
     set_up.enable_truncation(5)
-    encoder = PairEncoder(set_up, max_length=64)
+    encoder = PairTokenizer(set_up, max_length=64)
     set_up.enable_truncation(3)
 
-    expected = PairEncoder(plain, max_length=64).encode(requests(0))
+    expected = PairTokenizer(plain, max_length=64).encode(requests(0))
     assert np.array_equal(expected.ids, encoder.encode(requests(0)).ids)
 
 
 def test_take_returns_pairs_in_the_order_asked(checkpoint: Callable[[str], str]) -> None:
-    pairs = PairEncoder.load(resolve(checkpoint("bert")), cached_tokens=0).encode(requests(0))
+    pairs = PairTokenizer.load(resolve(checkpoint("bert")), cached_tokens=0).encode(requests(0))
     taken = pairs.take([5, 0, 5])
 
     assert 3 == len(taken)
@@ -138,7 +138,7 @@ def test_take_returns_pairs_in_the_order_asked(checkpoint: Callable[[str], str])
 
 def test_threads_share_an_encoder(checkpoint: Callable[[str], str]) -> None:
     """A cache so small that entries come and go changes nothing."""
-    encoder = PairEncoder.load(resolve(checkpoint("bert"), max_length=64), cached_tokens=300)
+    encoder = PairTokenizer.load(resolve(checkpoint("bert"), max_length=64), cached_tokens=300)
     expected = [encoder.encode(requests(seed)).ids.tolist() for seed in range(4)]
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda i: encoder.encode(requests(i % 4)).ids.tolist(), range(32))
@@ -148,7 +148,7 @@ def test_threads_share_an_encoder(checkpoint: Callable[[str], str]) -> None:
 
 def test_no_room_for_text_is_an_error(checkpoint: Callable[[str], str]) -> None:
     with pytest.raises(ConfigError, match="no room for text beside 3 special tokens"):
-        PairEncoder.load(resolve(checkpoint("bert"), max_length=4), cached_tokens=0)
+        PairTokenizer.load(resolve(checkpoint("bert"), max_length=4), cached_tokens=0)
 
 
 def test_pairs_in_another_order_are_refused() -> None:
@@ -159,7 +159,7 @@ def test_pairs_in_another_order_are_refused() -> None:
         single="$A", pair="$B [SEP] $A", special_tokens=[("[SEP]", 2)]
     )
     with pytest.raises(UnsupportedByEngine, match="no pairs of a query and a document"):
-        PairEncoder(tokenizer, max_length=64)
+        PairTokenizer(tokenizer, max_length=64)
 
 
 def test_a_broken_tokenizer_file_is_an_error(
@@ -169,4 +169,4 @@ def test_a_broken_tokenizer_file_is_an_error(
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(ConfigError, match="can't read the tokenizer"):
-        PairEncoder.load(resolve(str(tmp_path)), cached_tokens=0)
+        PairTokenizer.load(resolve(str(tmp_path)), cached_tokens=0)

@@ -16,21 +16,20 @@ import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import (
     EngineSettings,
-    Readings,
+    EngineStats,
     Request,
     UnsupportedByEngine,
 )
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.build import build_graph
-from rerank_plugins.backends.local.onnx.build.embedding_table import WordTable
+from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.onnx.build.linear import Precision
-from rerank_plugins.backends.local.onnx.build.verify import Sample, measured, verify
+from rerank_plugins.backends.local.onnx.build.verify import Sample, verify, with_peaks
 from rerank_plugins.backends.local.onnx.build.weights import Array
-from rerank_plugins.backends.local.onnx.memory import give_back_memory
 from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
 from rerank_plugins.backends.local.onnx.session import Session
-from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
-from rerank_plugins.backends.local.torch.memory import resident_memory
+from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 
 __all__ = ["ONNXEngine", "load"]
 
@@ -63,14 +62,14 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
             'nothing to it; use engine="torch"'
         )
     dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
-    pairs = PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens)
+    pairs = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
     try:
         session, facts = _built(checkpoint, dtype)
         name = f"onnx-{dtype}"
     except UnsupportedByEngine as exc:
         session, facts = _exported(checkpoint, dtype, exc)
         name = "onnx-exported"
-    give_back_memory()
+    release_memory()
     return ONNXEngine(session, pairs, name, settings.threads or _usable_cores(), facts)
 
 
@@ -82,9 +81,9 @@ def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str,
         raise UnsupportedByEngine(f"{checkpoint.model!r} has no classification head")
     samples = Sample.draw(encoder, head, longest=checkpoint.max_length)
     if dtype == "int8":
-        encoder = measured(encoder, samples)
+        encoder = with_peaks(encoder, samples)
     graph = build_graph(encoder, dtype=dtype, words="input", max_length=checkpoint.max_length)
-    words = WordTable(encoder.embeddings.words)
+    words = EmbeddingTable(encoder.embeddings.words)
     encoder = replace(encoder, layers=())  # so that there need not be two of all weights
     session = Session(*graph.to_parts(), words=words)
     error = verify(session, encoder, head, samples, tolerance=_TOLERANCES[dtype])
@@ -117,7 +116,7 @@ class ONNXEngine:
     def __init__(
         self,
         session: Session,
-        encoder: PairEncoder,
+        encoder: PairTokenizer,
         name: str,
         threads: int,
         facts: dict[str, object],
@@ -152,8 +151,8 @@ class ONNXEngine:
             "onnxruntime": onnxruntime.__version__,
         }
 
-    def readings(self) -> Readings:
-        return Readings(self._encoder.truncated_pairs, self._tokens)
+    def stats(self) -> EngineStats:
+        return EngineStats(self._encoder.truncated_pairs, self._tokens)
 
     def memory(self) -> dict[str, int]:
         return resident_memory()

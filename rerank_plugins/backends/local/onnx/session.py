@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
-from rerank_plugins.backends.local.onnx.build.embedding_table import WordTable
+from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.onnx.build.weights import Array
 from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
 from rerank_plugins.errors import BackendError, BackendOutOfMemory, ConfigError
@@ -40,7 +40,7 @@ class Session:
         self,
         model: bytes | Path,
         constants: Iterable[tuple[str, Array]] = (),
-        words: WordTable | None = None,
+        words: EmbeddingTable | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["plan", "tokens_taken"]
+__all__ = ["plan_batches", "tokens_in_batch"]
 
 
-def plan(
+def plan_batches(
     lengths: Sequence[int],
     budget: int,
     *,
     padded: bool,
-    most: int | None = None,
+    max_pairs: int | None = None,
     groups: Sequence[int] | None = None,
     shared: Sequence[int] | None = None,
 ) -> list[list[int]]:
@@ -26,7 +26,7 @@ def plan(
         lengths: tokens in each pair.
         budget: most tokens in a batch.
         padded: whether each pair of a batch takes as many tokens as the longest one.
-        most: most pairs in a batch; None: as many as the budget allows.
+        max_pairs: most pairs in a batch; None: as many as the budget allows.
         groups: the group of each pair.
         shared: how many tokens of each pair its group takes only once in a batch.
     """
@@ -44,7 +44,7 @@ def plan(
         group = None if groups is None else groups[index]
         saved = shared[index] if shared is not None and group in present else 0
         cost = longest if padded and batch else lengths[index] - saved
-        if batch and (tokens + cost > budget or len(batch) == most):
+        if batch and (tokens + cost > budget or len(batch) == max_pairs):
             batches.append(batch)
             batch, tokens, cost = [], 0, lengths[index]
             present.clear()
@@ -56,7 +56,7 @@ def plan(
     return [*batches, batch] if batch else batches
 
 
-def tokens_taken(
+def tokens_in_batch(
     batch: Sequence[int],
     lengths: Sequence[int],
     *,
@@ -64,7 +64,7 @@ def tokens_taken(
     groups: Sequence[int] | None = None,
     shared: Sequence[int] | None = None,
 ) -> int:
-    """Return how many tokens a batch takes; see `plan` for the arguments."""
+    """Return how many tokens a batch takes; see `plan_batches` for the arguments."""
     if padded:
         return max(lengths[index] for index in batch) * len(batch)
     taken = sum(lengths[index] for index in batch)

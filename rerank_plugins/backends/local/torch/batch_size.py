@@ -12,7 +12,7 @@ from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.local.torch.model import is_out_of_memory
 
-__all__ = ["find_budget"]
+__all__ = ["find_batch_size"]
 
 _BUSY = {"cpu": 4096, "cuda": 65_536}
 """Where a batch is large enough for the device to be busy; more only costs memory."""
@@ -61,30 +61,30 @@ class _CUDAMemory:
         torch.cuda.reset_peak_memory_stats(self._device)
 
 
-def find_budget(path: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
-    """Return the most tokens of a batch on the device of a path, and how that was found.
+def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
+    """Return the most tokens of a batch on the device of a forward, and how that was found.
 
     On CUDA a batch is run and its memory per token is measured; elsewhere memory is no concern.
 
     Args:
-        path: calls the model.
+        forward: calls the model.
         checkpoint: says how long a pair may be.
         fraction: how much of a GPU's memory this process may use.
     """
-    device = path.model.device
+    device = forward.model.device
     busy = _BUSY.get(device.type, _OTHERWISE_BUSY)
     if device.type != "cuda":
         return busy, "keeps the device busy"
-    vocabulary = path.model.config.get_text_config().vocab_size
+    vocabulary = forward.model.config.get_text_config().vocab_size
 
     def run(tokens: int) -> None:
         with torch.inference_mode():
-            path(_batch(tokens, min(checkpoint.max_length, tokens), vocabulary))
+            forward(_batch(tokens, min(checkpoint.max_length, tokens), vocabulary))
 
-    return measured_budget(run, _CUDAMemory(device, fraction), busy)
+    return measure_batch_size(run, _CUDAMemory(device, fraction), busy)
 
 
-def measured_budget(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:
+def measure_batch_size(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:
     """Return the most tokens of a batch, and how that was found.
 
     Args:

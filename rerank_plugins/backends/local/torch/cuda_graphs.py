@@ -12,10 +12,10 @@ import torch
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.packed import PackedForward
 from rerank_plugins.backends.local.torch.packing import Pack, rounded_up
 
-__all__ = ["GraphedPath", "record"]
+__all__ = ["CUDAGraphForward", "record"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Bucket:
     result: torch.Tensor
 
 
-class GraphedPath:
+class CUDAGraphForward:
     """Calls a packed model through graphs where a batch is small, and as it is otherwise.
 
     There is a graph per bucket of tokens, recorded when a batch first needs it. A batch is filled
@@ -62,7 +62,7 @@ class GraphedPath:
     are arbitrary and never read.
 
     Args:
-        path: the packed model.
+        packed: the packed model.
         longest: tokens of the longest pair.
         record: records a graph.
 
@@ -73,15 +73,15 @@ class GraphedPath:
 
     name = "packed"
     padded = False
-    most = None
+    max_pairs = None
 
-    def __init__(self, path: PackedPath, *, longest: int, record: Record = record) -> None:
-        if path.pooling == "mean":
+    def __init__(self, packed: PackedForward, *, longest: int, record: Record = record) -> None:
+        if packed.pooling == "mean":
             raise UnsupportedByEngine("`cuda_graphs` needs a model that reads one row per pair")
-        self.model = path.model
-        self.dtype = path.dtype
-        self.shares = path.shares
-        self._path = path
+        self.model = packed.model
+        self.dtype = packed.dtype
+        self.shares = packed.shares
+        self._packed = packed
         self._longest = rounded_up(longest)
         self._record = record
         self._buckets: dict[int, _Bucket] = {}
@@ -89,41 +89,41 @@ class GraphedPath:
     @property
     def facts(self) -> dict[str, object]:
         """Which savings are made, and what was recorded so far."""
-        return {**self._path.facts, "cuda_graphs": sorted(self._buckets)}
+        return {**self._packed.facts, "cuda_graphs": sorted(self._buckets)}
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], on the model's device."""
         if len(pairs) <= _MOST_PAIRS and len(pairs.ids) < _BUCKETS[-1]:
-            packed = self._path.pack(pairs)
-            if not packed.longest_key:  # what shares a beginning has no layout of fixed size
-                return self._replayed(packed)
-        return self._path(pairs)
+            pack = self._packed.pack(pairs)
+            if not pack.longest_key:  # what shares a beginning has no layout of fixed size
+                return self._replayed(pack)
+        return self._packed(pairs)
 
-    def _replayed(self, packed: Pack) -> torch.Tensor:
+    def _replayed(self, pack: Pack) -> torch.Tensor:
         # One token is left over at least: it is what empty sequences point at.
-        size = next(bucket for bucket in _BUCKETS if bucket > len(packed.ids))
+        size = next(bucket for bucket in _BUCKETS if bucket > len(pack.ids))
         bucket = self._buckets.get(size)
         if bucket is None:
-            bucket = self._buckets[size] = self._recorded(size, packed)
-        bucket.on_host.copy_(_filled(packed, size))
+            bucket = self._buckets[size] = self._recorded(size, pack)
+        bucket.on_host.copy_(_filled(pack, size))
         bucket.on_device.copy_(bucket.on_host, non_blocking=True)
         bucket.replay()
         # A copy, for the next batch overwrites the result; it also ends before the host memory
         # is written again.
-        scores = bucket.result[: len(packed.rows)].clone()
+        scores = bucket.result[: len(pack.rows)].clone()
         if scores.is_cuda:
             torch.cuda.current_stream(scores.device).synchronize()
         return scores
 
-    def _recorded(self, size: int, packed: Pack) -> _Bucket:
-        on_host = _filled(packed, size)
+    def _recorded(self, size: int, pack: Pack) -> _Bucket:
+        on_host = _filled(pack, size)
         device = self.model.device
         if device.type == "cuda":
             on_host = on_host.pin_memory()
         on_device = on_host.to(device, copy=True)
         parts = torch.split(on_device, _sizes(size))
         longest = min(self._longest, rounded_up(size))
-        replay, result = self._record(lambda: self._path.forward(parts, longest))
+        replay, result = self._record(lambda: self._packed.run(parts, longest))
         _log.info("recorded a CUDA graph for %d tokens", size)
         return _Bucket(on_host, on_device, replay, result)
 
@@ -132,15 +132,15 @@ def _sizes(size: int) -> list[int]:
     return [size, size, size, _MOST_PAIRS + 1, _MOST_PAIRS, 0, 0]
 
 
-def _filled(packed: Pack, size: int) -> torch.Tensor:
+def _filled(pack: Pack, size: int) -> torch.Tensor:
     """Return the arrays of a pack, each filled up to its place in a bucket."""
-    used = len(packed.ids)
-    parts: Sequence[np.ndarray[tuple[int], np.dtype[np.integer]]] = packed.arrays
+    used = len(pack.ids)
+    parts: Sequence[np.ndarray[tuple[int], np.dtype[np.integer]]] = pack.arrays
     filled = np.zeros(sum(_sizes(size)), dtype=np.int32)
     start = 0
     for part, room in zip(parts, _sizes(size), strict=True):
         filled[start : start + len(part)] = part
-        if part is packed.offsets:
+        if part is pack.offsets:
             filled[start + len(part) : start + room] = used
         start += room
     return torch.from_numpy(filled)

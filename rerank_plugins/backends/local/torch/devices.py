@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.backends.local.torch.batch_plan import plan
+from rerank_plugins.backends.local.torch.batch_plan import plan_batches
 
-__all__ = ["Fleet", "Worker"]
+__all__ = ["DevicePool", "Worker"]
 
 _LEAST = 2048  # tokens below which splitting a call costs more than it brings
 
@@ -23,7 +23,7 @@ class Worker(Protocol):
     """What scores encoded pairs on one device."""
 
     @property
-    def budget(self) -> int:
+    def batch_tokens(self) -> int:
         """Tokens that it takes at once."""
 
     def score(self, pairs: Pairs) -> NDArray[np.float64]:
@@ -33,7 +33,7 @@ class Worker(Protocol):
 _Job: TypeAlias = tuple[Pairs, "Future[NDArray[np.float64]]"]
 
 
-class Fleet:
+class DevicePool:
     """Spreads pairs over workers, a thread for each, that take work from one queue.
 
     Whoever is free takes the next part, so fast devices do more, and calls of several threads
@@ -86,10 +86,12 @@ class Fleet:
 
     def _parts(self, pairs: Pairs) -> list[list[int]]:
         share = -(-int(pairs.offsets[-1]) // len(self._workers))
-        budget = min(max(share, _LEAST), *(worker.budget for worker in self._workers))
+        budget = min(max(share, _LEAST), *(worker.batch_tokens for worker in self._workers))
         groups = None if pairs.groups is None else pairs.groups.tolist()
         shared = None if pairs.shared is None else pairs.shared.tolist()
-        return plan(pairs.lengths.tolist(), budget, padded=False, groups=groups, shared=shared)
+        return plan_batches(
+            pairs.lengths.tolist(), budget, padded=False, groups=groups, shared=shared
+        )
 
     def _work(self, score: Callable[[Pairs], NDArray[np.float64]]) -> None:
         while (job := self._jobs.get()) is not None:

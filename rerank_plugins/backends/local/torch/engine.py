@@ -13,12 +13,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from rerank_plugins.backends.local.answer_tokens import answer_ids
+from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint
-from rerank_plugins.backends.local.engine import EngineSettings, Readings, Request
-from rerank_plugins.backends.local.prompt_encoder import PromptEncoder
-from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
-from rerank_plugins.backends.local.torch.devices import Fleet
+from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
+from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
+from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.model import (
     choose_devices,
     choose_dtype,
@@ -61,29 +61,29 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
 
 def _encoder(
     checkpoint: Checkpoint, settings: EngineSettings
-) -> tuple[PairEncoder | PromptEncoder, list[int]]:
+) -> tuple[PairTokenizer | PromptTokenizer, list[int]]:
     """Return what encodes pairs, and the tokens whose logits are wanted.
 
     tokenizer.json is read as it is; what is older, and chat templates, need transformers.
     """
-    plain = checkpoint.prompt is None and checkpoint.answer is None
+    plain = checkpoint.prompt is None and checkpoint.answer_tokens is None
     if plain and (checkpoint.folder / "tokenizer.json").exists():
-        return PairEncoder.load(checkpoint, cached_tokens=settings.cached_tokens), []
+        return PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens), []
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         checkpoint.folder,
         local_files_only=True,
         trust_remote_code=settings.trust_remote_code,
     )
-    answers = answer_ids(checkpoint, tokenizer.backend_tokenizer)
+    answers = answer_token_ids(checkpoint, tokenizer.backend_tokenizer)
     if checkpoint.prompt is not None:
-        prompts = PromptEncoder(
+        prompts = PromptTokenizer(
             tokenizer,
             checkpoint.prompt,
             max_length=checkpoint.max_length,
             cached_tokens=settings.cached_tokens,
         )
         return prompts, answers
-    pairs = PairEncoder(
+    pairs = PairTokenizer(
         tokenizer.backend_tokenizer,
         max_length=checkpoint.max_length,
         cut_left=tokenizer.truncation_side == "left",
@@ -104,14 +104,14 @@ class TorchEngine:
     def __init__(
         self,
         replicas: Sequence[Replica],
-        encoder: PairEncoder | PromptEncoder,
+        encoder: PairTokenizer | PromptTokenizer,
         settings: EngineSettings,
     ) -> None:
         self._replicas = replicas
         self._encoder = encoder
         self._precision = _Precision("high" if settings.dtype == "tf32" else None)
         self._dtype = "tf32" if settings.dtype == "tf32" else None
-        self._fleet = Fleet(replicas) if len(replicas) > 1 else None
+        self._device_pool = DevicePool(replicas) if len(replicas) > 1 else None
 
     @property
     def name(self) -> str:
@@ -129,14 +129,14 @@ class TorchEngine:
         return {
             "engine": "torch",
             **devices[0],
-            **({"devices": devices} if self._fleet else {}),
+            **({"devices": devices} if self._device_pool else {}),
             **self._encoder.describe(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
-    def readings(self) -> Readings:
-        return Readings(
+    def stats(self) -> EngineStats:
+        return EngineStats(
             self._encoder.truncated_pairs,
             sum(replica.tokens for replica in self._replicas),
             sum(replica.padding for replica in self._replicas),
@@ -148,8 +148,8 @@ class TorchEngine:
         return {kind: sum(each[kind] for each in found) for kind in found[0]}
 
     def close(self) -> None:
-        if self._fleet is not None:
-            self._fleet.close()
+        if self._device_pool is not None:
+            self._device_pool.close()
         for replica in self._replicas:
             replica.close()
 
@@ -168,7 +168,7 @@ class TorchEngine:
             yield coming.result()
 
     def _score(self, pairs: Pairs) -> NDArray[np.float64]:
-        return (self._fleet or self._replicas[0]).score(pairs)
+        return (self._device_pool or self._replicas[0]).score(pairs)
 
 
 class _Precision:

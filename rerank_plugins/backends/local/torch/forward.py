@@ -9,20 +9,22 @@ import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings, UnsupportedByEngine
-from rerank_plugins.backends.local.torch.cuda_graphs import GraphedPath
-from rerank_plugins.backends.local.torch.packed import CannotPack, PackedPath
-from rerank_plugins.backends.local.torch.padded import PaddedPath
-from rerank_plugins.backends.local.torch.self_check import differs, probe
+from rerank_plugins.backends.local.torch.cuda_graphs import CUDAGraphForward
+from rerank_plugins.backends.local.torch.packed import CannotPack, PackedForward
+from rerank_plugins.backends.local.torch.padded import PaddedForward
+from rerank_plugins.backends.local.torch.self_check import find_difference, make_check_pairs
 
-__all__ = ["Path", "choose_path", "overflows"]
+__all__ = ["Forward", "choose_forward", "overflows"]
 
-Path: TypeAlias = PaddedPath | PackedPath | GraphedPath
+Forward: TypeAlias = PaddedForward | PackedForward | CUDAGraphForward
 """How a model is called."""
 
 _COMPILER = "inductor"
 
 
-def choose_path(model: Any, checkpoint: Checkpoint, settings: EngineSettings) -> tuple[Path, str]:
+def choose_forward(
+    model: Any, checkpoint: Checkpoint, settings: EngineSettings
+) -> tuple[Forward, str]:
     """Return the way the model is called, and why.
 
     What is asked for to be faster is dropped where it fails or changes scores; the facts of the
@@ -39,53 +41,53 @@ def choose_path(model: Any, checkpoint: Checkpoint, settings: EngineSettings) ->
     if settings.attention == "padded":
         if faster:
             raise UnsupportedByEngine('`compile` and `cuda_graphs` need attention="packed"')
-        return PaddedPath(model, checkpoint, save=True), "asked for"
+        return PaddedForward(model, checkpoint, save=True), "asked for"
     try:
-        path = PackedPath(model, checkpoint)
+        packed = PackedForward(model, checkpoint)
     except CannotPack as exc:
         if settings.attention == "packed" or faster:
             raise UnsupportedByEngine(
                 f"{checkpoint.model!r} can't be scored without padding: {exc}"
             ) from exc
-        return PaddedPath(model, checkpoint, save=True), str(exc)
+        return PaddedForward(model, checkpoint, save=True), str(exc)
     if settings.compile:
-        _compile(path, checkpoint)
+        _compile(packed, checkpoint)
     why = "equal to padded scores when it was loaded"
-    return (_graphed(path, checkpoint) if settings.cuda_graphs else path), why
+    return (_graphed(packed, checkpoint) if settings.cuda_graphs else packed), why
 
 
 def overflows(model: Any, checkpoint: Checkpoint) -> bool:
     """Tell whether numbers get too large for the dtype of a model."""
     with torch.inference_mode():
-        logits = PaddedPath(model, checkpoint)(probe(model.config, checkpoint))
+        logits = PaddedForward(model, checkpoint)(make_check_pairs(model.config, checkpoint))
     return not bool(torch.isfinite(logits).all())
 
 
-def _compile(path: PackedPath, checkpoint: Checkpoint) -> None:
+def _compile(packed: PackedForward, checkpoint: Checkpoint) -> None:
     """Let torch compile the backbone, if the scores stay."""
-    pairs, plain = probe(path.model.config, checkpoint), path.backbone
+    pairs, plain = make_check_pairs(packed.model.config, checkpoint), packed.backbone
     try:
         with torch.inference_mode():
-            expected = path(pairs)
-            path.backbone = torch.compile(plain, dynamic=True, backend=_COMPILER)
-            reason = differs(path(pairs), expected, path.dtype)
+            expected = packed(pairs)
+            packed.backbone = torch.compile(plain, dynamic=True, backend=_COMPILER)
+            reason = find_difference(packed(pairs), expected, packed.dtype)
     except Exception as exc:  # noqa: BLE001 - compilers fail in any way
         reason = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
     if reason is not None:
-        path.backbone = plain
-    path.facts["compile"] = reason or f"by {_COMPILER}"
+        packed.backbone = plain
+    packed.facts["compile"] = reason or f"by {_COMPILER}"
 
 
-def _graphed(path: PackedPath, checkpoint: Checkpoint) -> PackedPath | GraphedPath:
+def _graphed(packed: PackedForward, checkpoint: Checkpoint) -> PackedForward | CUDAGraphForward:
     """Return the path with CUDA graphs for small batches, if the scores stay."""
-    pairs = replace(probe(path.model.config, checkpoint), groups=None, shared=None)
+    pairs = replace(make_check_pairs(packed.model.config, checkpoint), groups=None, shared=None)
     try:
-        graphed = GraphedPath(path, longest=checkpoint.max_length)
-        with torch.inference_mode(), torch.cuda.device(path.model.device):
-            reason = differs(graphed(pairs), path(pairs), path.dtype)
+        graphed = CUDAGraphForward(packed, longest=checkpoint.max_length)
+        with torch.inference_mode(), torch.cuda.device(packed.model.device):
+            reason = find_difference(graphed(pairs), packed(pairs), packed.dtype)
     except RuntimeError as exc:
         reason = f"{type(exc).__name__}: {exc}"
     if reason is None:
         return graphed
-    path.facts["cuda_graphs"] = reason
-    return path
+    packed.facts["cuda_graphs"] = reason
+    return packed

@@ -12,7 +12,14 @@ from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.tokenizer import Pooling
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["dtype_of", "keep_answers", "marked", "pooling_of", "scores", "widen_head"]
+__all__ = [
+    "find_dtype",
+    "find_pooling",
+    "keep_answer_rows",
+    "mark_overflow",
+    "scores",
+    "upcast_head",
+]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -22,14 +29,14 @@ def scores(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
 
 
-def pooling_of(model: Any, checkpoint: Checkpoint) -> Pooling:
+def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
     """Tell which rows the model's head reads; a wrong guess shows when scores are compared."""
-    if checkpoint.answer is not None or hasattr(model, "score"):
+    if checkpoint.answer_tokens is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
 
 
-def dtype_of(model: Any) -> torch.dtype:
+def find_dtype(model: Any) -> torch.dtype:
     """Return the dtype that most weights have.
 
     `model.dtype` is that of whichever weight comes first, in some models the widened head's.
@@ -40,7 +47,7 @@ def dtype_of(model: Any) -> torch.dtype:
     return weights.most_common(1)[0][0]
 
 
-def marked(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def mark_overflow(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Return the scores, NaN where a state that they were read from is no finite number.
 
     A head may turn infinity into a number that looks like a score, as `tanh` does.
@@ -54,7 +61,7 @@ def marked(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> tor
     return found.masked_fill(wrong.any(1), torch.nan)
 
 
-def keep_answers(model: Any, ids: Sequence[int]) -> None:
+def keep_answer_rows(model: Any, ids: Sequence[int]) -> None:
     """Leave only some rows of a language model's head: those of the words that are its answer.
 
     The model's own code runs on, so what it does to logits afterwards stays as it is.
@@ -83,13 +90,13 @@ def keep_answers(model: Any, ids: Sequence[int]) -> None:
     model.set_output_embeddings(head.requires_grad_(requires_grad=False))
 
 
-def widen_head(model: Any) -> None:
+def upcast_head(model: Any) -> None:
     """Let everything behind the backbone compute in float32, where the model is in half precision.
 
     It runs on one row per pair, so it costs next to nothing, and ties become rare.
     """
     backbone = getattr(model, model.base_model_prefix, None)
-    if dtype_of(model) not in _HALF or backbone is None:
+    if find_dtype(model) not in _HALF or backbone is None:
         return
     parts = [part for part in model.children() if part is not backbone]
     pooler = getattr(backbone, "pooler", None)

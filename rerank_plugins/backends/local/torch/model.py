@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
-from rerank_plugins.backends.local.torch.heads import keep_answers, widen_head
+from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
 __all__ = ["choose_devices", "choose_dtype", "is_out_of_memory", "limit_memory", "load_model"]
@@ -143,8 +143,8 @@ def load_model(
         )
     model.config.get_text_config().use_cache = False
     if answers:
-        keep_answers(model, answers)
-    widen_head(model)
+        keep_answer_rows(model, answers)
+    upcast_head(model)
     try:
         return model.eval().to(device)
     except (RuntimeError, MemoryError) as exc:

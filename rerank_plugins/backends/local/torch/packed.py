@@ -15,13 +15,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.tokenizer import Pairs, Pooling
 from rerank_plugins.backends.local.torch.attention import varlen_attention
-from rerank_plugins.backends.local.torch.heads import dtype_of, marked, pooling_of, scores
+from rerank_plugins.backends.local.torch.heads import (
+    find_dtype,
+    find_pooling,
+    mark_overflow,
+    scores,
+)
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
 from rerank_plugins.backends.local.torch.packing import Pack, pack, pack_shared
-from rerank_plugins.backends.local.torch.padded import PaddedPath
-from rerank_plugins.backends.local.torch.self_check import differs, probe
+from rerank_plugins.backends.local.torch.padded import PaddedForward
+from rerank_plugins.backends.local.torch.self_check import find_difference, make_check_pairs
 
-__all__ = ["CannotPack", "PackedPath"]
+__all__ = ["CannotPack", "PackedForward"]
 
 _ATTENTION = "rerank_packed"  # without "flash": transformers treats such names in its own way
 
@@ -30,7 +35,7 @@ class CannotPack(Exception):
     """This model can't be scored without padding."""
 
 
-class PackedPath:
+class PackedForward:
     """Calls the backbone on one row of tokens, and the model's own head on the pooled rows.
 
     Each pair attends to itself alone, through an attention function that knows where pairs
@@ -46,16 +51,16 @@ class PackedPath:
 
     name = "packed"
     padded = False
-    most = None
+    max_pairs = None
 
     def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
         self.model = model
-        self.dtype = dtype_of(model)
+        self.dtype = find_dtype(model)
         if not getattr(type(model), "_supports_attention_backend", False):
             raise CannotPack(f"{type(model).__name__} does not use the attention interface")
         self._backbone = getattr(model, model.base_model_prefix)
         self._takes_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
-        self.pooling: Pooling = pooling_of(model, checkpoint)
+        self.pooling: Pooling = find_pooling(model, checkpoint)
         self._first_position = _first_position(model)
         self._pad = model.config.get_text_config().pad_token_id
         self._pooled = _Pooled(getattr(self._backbone, "pooler", None))
@@ -73,16 +78,16 @@ class PackedPath:
         packed = self.pack(pairs)
         if self.model.device.type != "cuda":
             packed = packed.filled()
-        return self.forward(self._on_device(packed), packed.longest, packed.longest_key)
+        return self.run(self._on_device(packed), packed.longest, packed.longest_key)
 
     def pack(self, pairs: Pairs) -> Pack:
-        """Lay out pairs as `forward` wants them."""
+        """Lay out pairs as `run` wants them."""
         shared = pack_shared(pairs) if self.shares else None
         return shared or pack(
             pairs, pooling=self.pooling, first_position=self._first_position, pad=self._pad
         )
 
-    def forward(
+    def run(
         self, arrays: Sequence[torch.Tensor], longest: int, longest_key: int = 0
     ) -> torch.Tensor:
         """Return one logit per row of the pack, [rows]; works on meta tensors and in graphs.
@@ -121,7 +126,7 @@ class PackedPath:
         found = scores(logits.reshape(len(states), -1))
         if states.dtype != torch.float16:
             return found
-        return marked(found, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
+        return mark_overflow(found, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
 
     @property
     def backbone(self) -> Any:
@@ -156,23 +161,23 @@ class PackedPath:
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Compare with padded scores, on pairs of unlike lengths, before any real use."""
-        pairs = probe(self.model.config, checkpoint)
+        pairs = make_check_pairs(self.model.config, checkpoint)
         before = self.model.config._attn_implementation  # noqa: SLF001 - it has no public reader
         with torch.inference_mode():
-            expected = PaddedPath(self.model, checkpoint)(pairs)
+            expected = PaddedForward(self.model, checkpoint)(pairs)
             AttentionInterface.register(_ATTENTION, _attention)
             self.model.set_attn_implementation(_ATTENTION)
-            reason = self.differs(pairs, expected)
+            reason = self._differs(pairs, expected)
             if reason is not None:
                 self.model.set_attn_implementation(before)
                 raise CannotPack(reason)
             self._save_last_layer(pairs, expected)
             self._save_shared(pairs, expected)
 
-    def differs(self, pairs: Pairs, expected: torch.Tensor) -> str | None:
+    def _differs(self, pairs: Pairs, expected: torch.Tensor) -> str | None:
         """Say how the scores of pairs differ from what they should be; None: they don't."""
         try:
-            return differs(self(pairs), expected, self.dtype)
+            return find_difference(self(pairs), expected, self.dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
             return f"{type(exc).__name__}: {exc}"
 
@@ -184,7 +189,7 @@ class PackedPath:
             except ValueError as exc:
                 reason = str(exc)
             else:
-                reason = self.differs(pairs, expected)
+                reason = self._differs(pairs, expected)
         if reason is not None and self._last is not None:
             self._last.remove()
             self._last = None
@@ -194,7 +199,7 @@ class PackedPath:
         if self.pooling != "last":
             return
         self.shares = True
-        reason = self.differs(pairs, expected)
+        reason = self._differs(pairs, expected)
         self.shares = reason is None
         self.facts["shared_prefix"] = reason or "computed once per query"
 

@@ -10,14 +10,19 @@ import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.backends.local.torch.heads import dtype_of, marked, pooling_of, scores
+from rerank_plugins.backends.local.torch.heads import (
+    find_dtype,
+    find_pooling,
+    mark_overflow,
+    scores,
+)
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
-from rerank_plugins.backends.local.torch.self_check import differs, probe
+from rerank_plugins.backends.local.torch.self_check import find_difference, make_check_pairs
 
-__all__ = ["PaddedPath"]
+__all__ = ["PaddedForward"]
 
 
-class PaddedPath:
+class PaddedForward:
     """Calls the model on a rectangle of tokens and a mask.
 
     Args:
@@ -32,15 +37,15 @@ class PaddedPath:
 
     def __init__(self, model: Any, checkpoint: Checkpoint, *, save: bool = False) -> None:
         self.model = model
-        self.dtype = dtype_of(model)
+        self.dtype = find_dtype(model)
         self._pad = model.config.get_text_config().pad_token_id
         self._takes_types = (
             checkpoint.uses_types
             and "token_type_ids" in inspect.signature(model.forward).parameters
         )
-        self._pooling = pooling_of(model, checkpoint)
-        self._answers = checkpoint.answer is not None
-        self.most = 1 if self._pad is None and not self._answers else None
+        self._pooling = find_pooling(model, checkpoint)
+        self._answers = checkpoint.answer_tokens is not None
+        self.max_pairs = 1 if self._pad is None and not self._answers else None
         """Most pairs in a batch; a model without a padding token reads one at a time."""
         self._last: LastLayer | None = None
         self.facts: dict[str, object] = {}
@@ -66,9 +71,9 @@ class PaddedPath:
         wanted = mask.sum(1) - 1 if last else torch.zeros_like(mask[:, 0])
         if self._last is not None:
             self._last.select = lambda states: _rows(states, wanted)
-        kept: list[torch.Tensor] = []
+        backbone_states: list[torch.Tensor] = []
         backbone = getattr(self.model, self.model.base_model_prefix)
-        watch = backbone.register_forward_hook(lambda *call: kept.append(call[2][0]))
+        watch = backbone.register_forward_hook(lambda *call: backbone_states.append(call[2][0]))
         try:
             logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **extra).logits
         finally:
@@ -78,22 +83,24 @@ class PaddedPath:
         if self._answers:
             logits = (logits if self._last is not None else _rows(logits, wanted))[:, 0]
         found = scores(logits)
-        if kept[0].dtype != torch.float16:
+        if backbone_states[0].dtype != torch.float16:
             return found
-        states = kept[0] if self._pooling == "mean" or self._last else _rows(kept[0], wanted)
+        states = backbone_states[0]
+        if self._pooling != "mean" and self._last is None:
+            states = _rows(states, wanted)
         real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
-        return marked(found, states, real.bool())
+        return mark_overflow(found, states, real.bool())
 
     def _save_last_layer(self, checkpoint: Checkpoint) -> None:
         if self._pooling == "mean":
             self.facts["last_layer"] = "the score is read from all rows"
             return
-        pairs = probe(self.model.config, checkpoint)
+        pairs = make_check_pairs(self.model.config, checkpoint)
         try:
             with torch.inference_mode():
                 expected = self(pairs)
                 self._last = LastLayer(getattr(self.model, self.model.base_model_prefix))
-                reason = differs(self(pairs), expected, self.dtype)
+                reason = find_difference(self(pairs), expected, self.dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
             reason = str(exc)
         if reason is not None and self._last is not None:

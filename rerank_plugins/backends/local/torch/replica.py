@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings
+from rerank_plugins.backends.local.process_memory import resident_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.backends.local.torch.batch_plan import plan, tokens_taken
-from rerank_plugins.backends.local.torch.batch_size import find_budget
-from rerank_plugins.backends.local.torch.forward import Path, choose_path, overflows
-from rerank_plugins.backends.local.torch.memory import resident_memory
+from rerank_plugins.backends.local.torch.batch_plan import plan_batches, tokens_in_batch
+from rerank_plugins.backends.local.torch.batch_size import find_batch_size
+from rerank_plugins.backends.local.torch.forward import Forward, choose_forward, overflows
 from rerank_plugins.backends.local.torch.model import is_out_of_memory
 from rerank_plugins.errors import BackendError, BackendOutOfMemory
 
@@ -57,12 +57,12 @@ class Replica:
         if settings.dtype == "auto" and dtype == torch.float16 and overflows(model, checkpoint):
             model = load(torch.bfloat16)
         self.device: torch.device = model.device
-        self.path, self._path_reason = choose_path(model, checkpoint, settings)
-        self._wide_path: Path | None = None  # bfloat16, once float16 overflowed
-        self.budget, self._budget_reason = (
+        self.forward, self._forward_reason = choose_forward(model, checkpoint, settings)
+        self._bfloat16_forward: Forward | None = None  # bfloat16, once float16 overflowed
+        self.batch_tokens, self._batch_tokens_reason = (
             (settings.batch_tokens, "asked for")
             if settings.batch_tokens
-            else find_budget(self.path, checkpoint, settings.gpu_memory_fraction or 1.0)
+            else find_batch_size(self.forward, checkpoint, settings.gpu_memory_fraction or 1.0)
         )
         self._out_of_memory = 0
         self._overflows = 0
@@ -75,7 +75,7 @@ class Replica:
     @property
     def dtype(self) -> str:
         """The dtype of the layers, as `"float16"`."""
-        return str(self.path.dtype).removeprefix("torch.")
+        return str(self.forward.dtype).removeprefix("torch.")
 
     def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """Return the logits of encoded pairs; one copy to the device per batch, one back.
@@ -84,12 +84,14 @@ class Replica:
             BackendError: the model failed, or a single pair does not fit into memory.
         """
         with self._lock, torch.inference_mode(), self._own_settings():
-            logits = self._run(self.path, pairs)
-            if self.path.dtype == torch.float16:
+            logits = self._run(self.forward, pairs)
+            if self.forward.dtype == torch.float16:
                 overflowed = np.flatnonzero(~np.isfinite(logits))
                 if len(overflowed):
                     self._overflows += len(overflowed)
-                    logits[overflowed] = self._run(self._wide(), pairs.take(overflowed.tolist()))
+                    logits[overflowed] = self._run(
+                        self._in_bfloat16(), pairs.take(overflowed.tolist())
+                    )
         return logits
 
     def describe(self) -> dict[str, object]:
@@ -100,11 +102,11 @@ class Replica:
         return {
             "device": name,
             "dtype": self.dtype,
-            "attention": self.path.name,
-            "attention_reason": self._path_reason,
-            **self.path.facts,
-            "batch_tokens": self.budget,
-            "batch_tokens_reason": self._budget_reason,
+            "attention": self.forward.name,
+            "attention_reason": self._forward_reason,
+            **self.forward.facts,
+            "batch_tokens": self.batch_tokens,
+            "batch_tokens_reason": self._batch_tokens_reason,
             "out_of_memory": self._out_of_memory,
             "overflowed_pairs": self._overflows,
         }
@@ -122,29 +124,29 @@ class Replica:
 
     def close(self) -> None:
         """Free the model."""
-        del self.path
-        self._wide_path = None
+        del self.forward
+        self._bfloat16_forward = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run(self, path: Path, pairs: Pairs) -> NDArray[np.float64]:
+    def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
         lengths: list[int] = pairs.lengths.tolist()
         left = list(range(len(lengths)))
-        batches = self._plan(path, pairs, left)
+        batches = self._plan(forward, pairs, left)
         order: list[int] = []
         results: list[torch.Tensor] = []
         try:
             while batches:
                 try:
-                    results.append(path(pairs.take(batches[0])).float())
+                    results.append(forward(pairs.take(batches[0])).float())
                 except (RuntimeError, MemoryError) as exc:
                     if not is_out_of_memory(exc):
                         raise
-                    self._shrink(batches[0], pairs, path, exc)
+                    self._shrink(batches[0], pairs, forward, exc)
                     left = [index for batch in batches for index in batch]
-                    batches = self._plan(path, pairs, left)
+                    batches = self._plan(forward, pairs, left)
                 else:
-                    self._count(batches[0], pairs, path)
+                    self._count(batches[0], pairs, forward)
                     order += batches.pop(0)
             logits = np.empty(len(pairs))
             logits[order] = torch.cat(results).cpu().numpy() if results else []
@@ -154,25 +156,25 @@ class Replica:
             ) from exc
         return logits
 
-    def _count(self, batch: list[int], pairs: Pairs, path: Path) -> None:
-        taken = tokens_taken(batch, pairs.lengths.tolist(), padded=path.padded)
+    def _count(self, batch: list[int], pairs: Pairs, forward: Forward) -> None:
+        taken = tokens_in_batch(batch, pairs.lengths.tolist(), padded=forward.padded)
         self.tokens += taken
         self.padding += taken - int(pairs.lengths[batch].sum())
 
-    def _plan(self, path: Path, pairs: Pairs, indices: list[int]) -> list[list[int]]:
+    def _plan(self, forward: Forward, pairs: Pairs, indices: list[int]) -> list[list[int]]:
         part = pairs.take(indices)
-        groups, shared = _sharing(path, part)
-        batches = plan(
+        groups, shared = _sharing(forward, part)
+        batches = plan_batches(
             part.lengths.tolist(),
-            self.budget,
-            padded=path.padded,
-            most=path.most,
+            self.batch_tokens,
+            padded=forward.padded,
+            max_pairs=forward.max_pairs,
             groups=groups,
             shared=shared,
         )
         return [[indices[i] for i in batch] for batch in batches]
 
-    def _shrink(self, batch: list[int], pairs: Pairs, path: Path, exc: BaseException) -> None:
+    def _shrink(self, batch: list[int], pairs: Pairs, forward: Forward, exc: BaseException) -> None:
         """Halve the budget."""
         self._out_of_memory += 1
         lengths = pairs.lengths.tolist()
@@ -183,19 +185,21 @@ class Replica:
             ) from exc
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        groups, shared = _sharing(path, pairs)
-        taken = tokens_taken(batch, lengths, padded=path.padded, groups=groups, shared=shared)
-        self.budget = max(taken // 2, 1)
-        self._budget_reason = "halved when memory ran out"
-        _log.warning("out of memory on %s: batches now hold %d tokens", self.device, self.budget)
+        groups, shared = _sharing(forward, pairs)
+        taken = tokens_in_batch(batch, lengths, padded=forward.padded, groups=groups, shared=shared)
+        self.batch_tokens = max(taken // 2, 1)
+        self._batch_tokens_reason = "halved when memory ran out"
+        _log.warning(
+            "out of memory on %s: batches now hold %d tokens", self.device, self.batch_tokens
+        )
 
-    def _wide(self) -> Path:
+    def _in_bfloat16(self) -> Forward:
         """Return the model in bfloat16, for the pairs whose values are too large for float16."""
-        if self._wide_path is None:
+        if self._bfloat16_forward is None:
             _log.warning("float16 overflowed: such pairs are scored in bfloat16")
             model = self._load(torch.bfloat16)
-            self._wide_path, _ = choose_path(model, self._checkpoint, self._settings)
-        return self._wide_path
+            self._bfloat16_forward, _ = choose_forward(model, self._checkpoint, self._settings)
+        return self._bfloat16_forward
 
     @contextmanager
     def _own_settings(self) -> Iterator[None]:
@@ -211,7 +215,7 @@ class Replica:
                 torch.set_num_threads(before)
 
 
-def _sharing(path: Path, pairs: Pairs) -> tuple[list[int] | None, list[int] | None]:
-    if not path.shares or pairs.groups is None or pairs.shared is None:
+def _sharing(forward: Forward, pairs: Pairs) -> tuple[list[int] | None, list[int] | None]:
+    if not forward.shares or pairs.groups is None or pairs.shared is None:
         return None, None
     return pairs.groups.tolist(), pairs.shared.tolist()

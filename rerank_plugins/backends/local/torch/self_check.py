@@ -10,7 +10,7 @@ import torch
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.tokenizer import Pairs
 
-__all__ = ["differs", "probe"]
+__all__ = ["find_difference", "make_check_pairs"]
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
 _HALF_TOLERANCE = 5e-2
@@ -20,7 +20,7 @@ _SHARED = 20
 _NO_SPECIAL_TOKEN = 10  # ids below are mostly special tokens
 
 
-def probe(config: Any, checkpoint: Checkpoint) -> Pairs:
+def make_check_pairs(config: Any, checkpoint: Checkpoint) -> Pairs:
     """Return three pairs of random tokens; the longest is longer than any attention window.
 
     They begin with the same tokens, as the prompts of one query do, where the model asks.
@@ -48,7 +48,7 @@ def probe(config: Any, checkpoint: Checkpoint) -> Pairs:
     )
 
 
-def differs(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
+def find_difference(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
     """Say how far scores of a model are from what they should be; None: near enough.
 
     Args:

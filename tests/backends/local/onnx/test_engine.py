@@ -32,7 +32,7 @@ from rerank_plugins.backends.local.onnx import engine as onnx_engine
 from rerank_plugins.backends.local.onnx.build import reference
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
 from rerank_plugins.backends.local.onnx.session import Session
-from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.testing import BackendContract
 from tests.support.places import DATA
 
@@ -212,13 +212,13 @@ def test_a_text_of_unknown_words_is_a_backend_error(
     """A tokenizer that knows more words than the model: no other row, no foreign error."""
     with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
         backend.score(QUERY, DOCUMENTS)
-        encode = PairEncoder.encode
+        encode = PairTokenizer.encode
 
-        def shifted(self: PairEncoder, requests: Sequence[Request]) -> Pairs:
+        def shifted(self: PairTokenizer, requests: Sequence[Request]) -> Pairs:
             pairs = encode(self, requests)
             return replace(pairs, ids=pairs.ids + 10**6)
 
-        monkeypatch.setattr(PairEncoder, "encode", shifted)
+        monkeypatch.setattr(PairTokenizer, "encode", shifted)
         with pytest.raises(BackendError, match="tokens"):
             backend.score(QUERY, DOCUMENTS)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.local.torch.batch_plan import plan, tokens_taken
+from rerank_plugins.backends.local.torch.batch_plan import plan_batches, tokens_in_batch
 
 lengths_of_pairs = st.lists(st.integers(1, 600), max_size=80)
 
@@ -20,23 +20,23 @@ def cost(batch: list[int], lengths: list[int], *, padded: bool) -> int:
     lengths=lengths_of_pairs,
     budget=st.integers(1, 2000),
     padded=st.booleans(),
-    most=st.none() | st.integers(1, 9),
+    max_pairs=st.none() | st.integers(1, 9),
 )
 def test_each_pair_once_within_the_budget(
-    lengths: list[int], budget: int, *, padded: bool, most: int | None
+    lengths: list[int], budget: int, *, padded: bool, max_pairs: int | None
 ) -> None:
     """Only a pair that is alone in its batch may be above the budget."""
-    batches = plan(lengths, budget, padded=padded, most=most)
+    batches = plan_batches(lengths, budget, padded=padded, max_pairs=max_pairs)
 
     assert list(range(len(lengths))) == sorted(index for batch in batches for index in batch)
     for batch in batches:
         assert cost(batch, lengths, padded=padded) <= budget or len(batch) == 1
-        assert most is None or len(batch) <= most
+        assert max_pairs is None or len(batch) <= max_pairs
 
 
 @given(lengths=lengths_of_pairs, budget=st.integers(1, 2000), padded=st.booleans())
 def test_longest_pairs_come_first(lengths: list[int], budget: int, *, padded: bool) -> None:
-    order = [lengths[i] for batch in plan(lengths, budget, padded=padded) for i in batch]
+    order = [lengths[i] for batch in plan_batches(lengths, budget, padded=padded) for i in batch]
 
     assert sorted(lengths, reverse=True) == order
 
@@ -44,14 +44,14 @@ def test_longest_pairs_come_first(lengths: list[int], budget: int, *, padded: bo
 @pytest.mark.parametrize("padded", [True, False])
 def test_batches_are_filled(*, padded: bool) -> None:
     """What fits into one batch is not spread over two."""
-    assert [[0, 1, 2, 3]] == plan([100] * 4, 400, padded=padded)
-    assert [[0, 1, 2], [3]] == plan([100] * 4, 399, padded=padded)
+    assert [[0, 1, 2, 3]] == plan_batches([100] * 4, 400, padded=padded)
+    assert [[0, 1, 2], [3]] == plan_batches([100] * 4, 399, padded=padded)
 
 
 def test_padding_counts() -> None:
     """A short pair beside a long one costs as much as the long one, if it is padded."""
-    assert [[0, 1]] == plan([100, 10], 110, padded=False)
-    assert [[0], [1]] == plan([100, 10], 110, padded=True)
+    assert [[0, 1]] == plan_batches([100, 10], 110, padded=False)
+    assert [[0], [1]] == plan_batches([100, 10], 110, padded=True)
 
 
 @given(
@@ -63,19 +63,21 @@ def test_what_a_group_shares_is_counted_once(pairs: list[tuple[int, int]], budge
     lengths, groups = [length for length, _ in pairs], [group for _, group in pairs]
     least = {group: min(n for n, g in pairs if g == group) for group in groups}
     shared = [least[group] - 1 for group in groups]
-    batches = plan(lengths, budget, padded=False, groups=groups, shared=shared)
+    batches = plan_batches(lengths, budget, padded=False, groups=groups, shared=shared)
     order = [index for batch in batches for index in batch]
     changes = sum(groups[a] != groups[b] for a, b in pairwise(order))
 
     assert list(range(len(pairs))) == sorted(order)
     assert changes == max(len(set(groups)) - 1, 0)
     for batch in batches:
-        taken = tokens_taken(batch, lengths, padded=False, groups=groups, shared=shared)
+        taken = tokens_in_batch(batch, lengths, padded=False, groups=groups, shared=shared)
         assert taken <= budget or len(batch) == 1
 
 
 def test_sharing_makes_room() -> None:
     lengths, groups, shared = [100] * 4, [0, 0, 1, 1], [80] * 4
-    assert 240 == tokens_taken(range(4), lengths, padded=False, groups=groups, shared=shared)
-    assert [[0, 1, 2, 3]] == plan(lengths, 240, padded=False, groups=groups, shared=shared)
-    assert [[0, 1], [2, 3]] == plan(lengths, 219, padded=False, groups=groups, shared=shared)
+    assert 240 == tokens_in_batch(range(4), lengths, padded=False, groups=groups, shared=shared)
+    assert [[0, 1, 2, 3]] == plan_batches(lengths, 240, padded=False, groups=groups, shared=shared)
+    assert [[0, 1], [2, 3]] == plan_batches(
+        lengths, 219, padded=False, groups=groups, shared=shared
+    )

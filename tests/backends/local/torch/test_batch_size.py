@@ -8,7 +8,7 @@ pytest.importorskip("torch", reason="needs the extra `local`")
 
 import torch
 
-from rerank_plugins.backends.local.torch.batch_size import measured_budget
+from rerank_plugins.backends.local.torch.batch_size import measure_batch_size
 
 
 class Device:
@@ -41,7 +41,7 @@ class Device:
 
 def found(free: int, per_token: int = 1000) -> tuple[int, str, list[int]]:
     device = Device(free, per_token)
-    budget, reason = measured_budget(device.run, device, 65_536)
+    budget, reason = measure_batch_size(device.run, device, 65_536)
     return budget, reason, device.ran
 
 
@@ -78,4 +78,4 @@ def test_other_failures_are_not_taken_for_memory() -> None:
         raise RuntimeError("device-side assert")
 
     with pytest.raises(RuntimeError, match="device-side"):
-        measured_budget(run, device, 65_536)
+        measure_batch_size(run, device, 65_536)

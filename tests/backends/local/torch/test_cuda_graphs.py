@@ -18,10 +18,10 @@ from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import EngineSettings, UnsupportedByEngine
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.local.torch import cuda_graphs as graphs
-from rerank_plugins.backends.local.torch.cuda_graphs import GraphedPath, Recording
+from rerank_plugins.backends.local.torch.cuda_graphs import CUDAGraphForward, Recording
 from rerank_plugins.backends.local.torch.engine import load
 from rerank_plugins.backends.local.torch.model import load_model
-from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.packed import PackedForward
 
 
 class Recorder:
@@ -48,11 +48,11 @@ def pairs_of(lengths: list[int], seed: int = 0) -> Pairs:
     return Pairs(ids, np.zeros_like(ids), offsets)
 
 
-def paths(folder: str, recorder: Recorder) -> tuple[PackedPath, GraphedPath]:
+def paths(folder: str, recorder: Recorder) -> tuple[PackedForward, CUDAGraphForward]:
     found = resolve(folder)
     model = load_model(found, torch.device("cpu"), torch.float64, EngineSettings())
-    path = PackedPath(model, found)
-    return path, GraphedPath(path, longest=found.max_length, record=recorder)
+    path = PackedForward(model, found)
+    return path, CUDAGraphForward(path, longest=found.max_length, record=recorder)
 
 
 @pytest.mark.usefixtures("_poisoned_filling")
@@ -91,7 +91,7 @@ def test_large_batches_go_without_a_graph(
     recorder = Recorder()
     _path, graphed = paths(checkpoint("bert"), recorder)
     seen: list[int] = []
-    monkeypatch.setattr(PackedPath, "__call__", lambda _, pairs: seen.append(len(pairs)))
+    monkeypatch.setattr(PackedForward, "__call__", lambda _, pairs: seen.append(len(pairs)))
     graphed(pairs_of(lengths))
 
     assert [len(lengths)] == seen

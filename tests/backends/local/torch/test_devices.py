@@ -19,7 +19,7 @@ from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import EngineSettings
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.local.torch import engine as torch_engine
-from rerank_plugins.backends.local.torch.devices import Fleet
+from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.engine import load
 
 
@@ -33,7 +33,7 @@ class Worker:
     """Scores a pair by its first token; may wait for another, or fail."""
 
     def __init__(self, budget: int = 10_000) -> None:
-        self.budget = budget
+        self.batch_tokens = budget
         self.seen: list[int] = []
         self.before: Callable[[], object] = lambda: None
 
@@ -52,7 +52,7 @@ def test_each_pair_is_scored_once_and_stays_in_order(
     lengths: list[int], budgets: list[int]
 ) -> None:
     workers = [Worker(budget) for budget in budgets]
-    fleet = Fleet(workers)
+    fleet = DevicePool(workers)
     scores = fleet.score(numbered(lengths))
     fleet.close()
 
@@ -66,7 +66,7 @@ def test_one_call_uses_all_devices() -> None:
     workers = [Worker(), Worker()]
     for worker in workers:
         worker.before = meeting.wait
-    fleet = Fleet(workers)
+    fleet = DevicePool(workers)
     fleet.score(numbered([512] * 8))
     fleet.close()
 
@@ -75,7 +75,7 @@ def test_one_call_uses_all_devices() -> None:
 
 def test_a_small_call_is_not_split() -> None:
     workers = [Worker(), Worker()]
-    fleet = Fleet(workers)
+    fleet = DevicePool(workers)
     fleet.score(numbered([50] * 20))
     fleet.close()
 
@@ -88,7 +88,7 @@ def test_who_is_free_takes_the_next_part() -> None:
     rest_done = threading.Event()
     stuck.before = lambda: rest_done.wait(30)
     free.before = lambda: rest_done.set() if len(free.seen) >= 4 * 7 else None
-    fleet = Fleet([stuck, free])
+    fleet = DevicePool([stuck, free])
     scores = fleet.score(numbered([512] * 4 * 9))
     fleet.close()
 
@@ -103,7 +103,7 @@ def test_an_error_reaches_only_its_call() -> None:
     def fail() -> None:
         raise RuntimeError("broken")
 
-    fleet = Fleet(workers)
+    fleet = DevicePool(workers)
     for worker in workers:
         worker.before = fail
     with pytest.raises(RuntimeError, match="broken"):

@@ -30,9 +30,9 @@ from rerank_plugins.backends.local.torch import model as torch_model
 from rerank_plugins.backends.local.torch.engine import TorchEngine, load
 from rerank_plugins.backends.local.torch.forward import overflows
 from rerank_plugins.backends.local.torch.model import choose_dtype, load_model
-from rerank_plugins.backends.local.torch.packed import PackedPath
-from rerank_plugins.backends.local.torch.padded import PaddedPath
-from rerank_plugins.backends.local.torch.self_check import probe
+from rerank_plugins.backends.local.torch.packed import PackedForward
+from rerank_plugins.backends.local.torch.padded import PaddedForward
+from rerank_plugins.backends.local.torch.self_check import make_check_pairs
 from tests.support.checkpoints import KINDS
 
 REQUESTS: list[Request] = [
@@ -40,7 +40,7 @@ REQUESTS: list[Request] = [
     ("capital of France", []),
     ("capital of France", ["Paris", "", "Berlin " * 200]),
 ]
-PATHS = {"packed": PackedPath, "padded": PaddedPath}
+PATHS = {"packed": PackedForward, "padded": PaddedForward}
 
 
 def engine_of(folder: str | Path, **changes: Any) -> TorchEngine:
@@ -165,7 +165,7 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing(
         engine = engine_of(checkpoint("bert"), attention="padded", batch_tokens=700)
         with monkeypatch.context() as patch:
             memory = Memory(call=call, error=error)
-            memory.limit(PaddedPath, patch)
+            memory.limit(PaddedForward, patch)
             found = flat(engine.logits(REQUESTS))
 
         assert expected == pytest.approx(found, rel=1e-6, abs=1e-5)
@@ -178,7 +178,7 @@ def test_a_single_pair_that_does_not_fit_is_one_error(
     """It says how long the pair is and what to do; the engine works on."""
     engine = engine_of(checkpoint("bert"))
     with monkeypatch.context() as patch:
-        Memory(tokens=100).limit(PackedPath, patch)
+        Memory(tokens=100).limit(PackedForward, patch)
         with pytest.raises(BackendOutOfMemory, match=r"pair of 206 tokens .* lower `max_length`"):
             engine.logits(REQUESTS)
 
@@ -190,7 +190,7 @@ def test_a_model_that_can_not_be_started_is_a_typed_error(
     error: Exception, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where memory runs out while it is checked."""
-    Memory(call=0, error=error).limit(PaddedPath, monkeypatch)
+    Memory(call=0, error=error).limit(PaddedForward, monkeypatch)
     with pytest.raises(BackendError, match="can't be started on cpu"):
         engine_of(checkpoint("bert"))
 
@@ -199,7 +199,7 @@ def test_other_failures_are_not_taken_for_memory(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint("bert"))
-    Memory(call=0, error=RuntimeError("device-side assert")).limit(PackedPath, monkeypatch)
+    Memory(call=0, error=RuntimeError("device-side assert")).limit(PackedForward, monkeypatch)
     with pytest.raises(BackendError, match="failed on cpu: device-side assert"):
         engine.logits(REQUESTS)
 
@@ -216,7 +216,7 @@ def loud(folder: Path) -> Path:
         lambda *call: seen.append(call[2].last_hidden_state[:, 0])
     )
     with torch.inference_mode():
-        path(probe(path.model.config, engine._replicas[0]._checkpoint))
+        path(make_check_pairs(path.model.config, engine._replicas[0]._checkpoint))
     engine.logits(REQUESTS)
     hook.remove()
     usual, others = seen[0].abs().amax(0), torch.cat(seen[1:]).abs().amax(0)
@@ -412,13 +412,13 @@ def test_threads_are_set_for_the_time_of_a_call(
     before = torch.get_num_threads()
     engine = engine_of(checkpoint("bert"), threads=before + 1)
     seen: list[int] = []
-    real = PackedPath.__call__
+    real = PackedForward.__call__
 
-    def call(this: PackedPath, pairs: Pairs) -> torch.Tensor:
+    def call(this: PackedForward, pairs: Pairs) -> torch.Tensor:
         seen.append(torch.get_num_threads())
         return real(this, pairs)
 
-    monkeypatch.setattr(PackedPath, "__call__", call)
+    monkeypatch.setattr(PackedForward, "__call__", call)
     engine.logits(REQUESTS)
 
     assert {before + 1} == set(seen)

@@ -21,16 +21,16 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import AutoTokenizer
 
-from rerank_plugins.backends.local.answer_tokens import answer_ids
+from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
 from rerank_plugins.backends.local.engine import EngineSettings
 from rerank_plugins.backends.local.torch import attention as varlen
 from rerank_plugins.backends.local.torch import packed
-from rerank_plugins.backends.local.torch.cuda_graphs import GraphedPath
+from rerank_plugins.backends.local.torch.cuda_graphs import CUDAGraphForward
 from rerank_plugins.backends.local.torch.model import load_model
-from rerank_plugins.backends.local.torch.packed import PackedPath
-from rerank_plugins.backends.local.torch.padded import PaddedPath
-from rerank_plugins.backends.local.torch.self_check import probe
+from rerank_plugins.backends.local.torch.packed import PackedForward
+from rerank_plugins.backends.local.torch.padded import PaddedForward
+from rerank_plugins.backends.local.torch.self_check import make_check_pairs
 from tests.support.checkpoints import KINDS, build_language_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torch's library has other names")
@@ -94,7 +94,7 @@ def check(logits: torch.Tensor, pairs: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
     model, found = loaded(checkpoint(kind), dtype)
-    path, pairs = PackedPath(model, found), probe(model.config, found)
+    path, pairs = PackedForward(model, found), make_check_pairs(model.config, found)
     with gpu(model):
         if (kind, dtype) == ("modernbert", torch.float32):
             with pytest.raises(NotImplementedError, match="no float32 kernel for windows"):
@@ -107,19 +107,19 @@ def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_padded(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
     model, found = loaded(checkpoint(kind), dtype)
-    path, pairs = PaddedPath(model, found, save=True), probe(model.config, found)
+    path, pairs = PaddedForward(model, found, save=True), make_check_pairs(model.config, found)
     with gpu(model):
         check(path(pairs), len(pairs))
 
 
-@pytest.mark.parametrize("path", [PackedPath, PaddedPath])
+@pytest.mark.parametrize("path", [PackedForward, PaddedForward])
 def test_a_language_model(path: Any, tmp_path: Path) -> None:
     found = resolve(str(build_language_model("qwen3", tmp_path)))
     tokenizer = AutoTokenizer.from_pretrained(found.folder).backend_tokenizer
-    answers = answer_ids(found, tokenizer)
+    answers = answer_token_ids(found, tokenizer)
     cpu, dtype = torch.device("cpu"), torch.bfloat16
     model = load_model(found, cpu, dtype, EngineSettings(), answers)
-    called, pairs = path(model, found), probe(model.config, found)
+    called, pairs = path(model, found), make_check_pairs(model.config, found)
     with gpu(model):
         check(called(pairs), len(pairs))
 
@@ -128,13 +128,13 @@ def test_a_language_model(path: Any, tmp_path: Path) -> None:
 def test_what_a_graph_holds(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Filled up to its bucket, a batch takes the same kernels."""
     model, found = loaded(checkpoint(kind), torch.float16)
-    pairs, held = probe(model.config, found), []
+    pairs, held = make_check_pairs(model.config, found), []
 
     def record(work: Callable[[], torch.Tensor]) -> Any:
         held.append(work())
         raise Recorded
 
-    path = GraphedPath(PackedPath(model, found), longest=found.max_length, record=record)
+    path = CUDAGraphForward(PackedForward(model, found), longest=found.max_length, record=record)
     with gpu(model), pytest.raises(Recorded):
         path(pairs)
     check(held[0], 64)
@@ -145,7 +145,7 @@ def test_waiting_is_an_error(
 ) -> None:
     """Otherwise the tests above would prove nothing."""
     model, found = loaded(checkpoint("bert"), torch.float16)
-    path, pairs = PackedPath(model, found), probe(model.config, found)
+    path, pairs = PackedForward(model, found), make_check_pairs(model.config, found)
 
     def waiting(query: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         assert query.isfinite().all()

@@ -19,7 +19,7 @@ from rerank_plugins.backends.local.torch import forward as paths
 from rerank_plugins.backends.local.torch import model as torch_model
 from rerank_plugins.backends.local.torch.engine import load
 from rerank_plugins.backends.local.torch.model import choose_devices, limit_memory
-from rerank_plugins.backends.local.torch.packed import PackedPath
+from rerank_plugins.backends.local.torch.packed import PackedForward
 
 REQUESTS = [("what is a panda?", [f"panda {i} " * (i * 5) for i in range(12)])]
 
@@ -85,12 +85,12 @@ def test_sharing_that_changes_scores_is_left_out(
 ) -> None:
     """As in a model that looks both ways though it is made like a language model."""
     found = resolve(checkpoint("qwen3"))
-    real = PackedPath.forward
+    real = PackedForward.run
 
-    def forward(path: PackedPath, arrays: Any, longest: int, longest_key: int = 0) -> Any:
-        return real(path, arrays, longest, longest_key) + bool(longest_key)
+    def run(packed: PackedForward, arrays: Any, longest: int, longest_key: int = 0) -> Any:
+        return real(packed, arrays, longest, longest_key) + bool(longest_key)
 
-    monkeypatch.setattr(PackedPath, "forward", forward)
+    monkeypatch.setattr(PackedForward, "run", run)
     facts = load(found, EngineSettings(device="cpu")).describe()
 
     assert "packed" == facts["attention"]

@@ -13,12 +13,12 @@ import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
 from rerank_plugins.backends.local.engine import EngineSettings
-from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.backends.local.torch import last_layer
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
 from rerank_plugins.backends.local.torch.model import load_model
-from rerank_plugins.backends.local.torch.packed import PackedPath
-from rerank_plugins.backends.local.torch.padded import PaddedPath
+from rerank_plugins.backends.local.torch.packed import PackedForward
+from rerank_plugins.backends.local.torch.padded import PaddedForward
 from tests.support.checkpoints import KINDS
 
 DOCUMENTS = ["bear", "panda " * 60, "Where? " * 20, ""]
@@ -27,7 +27,7 @@ DOCUMENTS = ["bear", "panda " * 60, "Where? " * 20, ""]
 def loaded(folder: str) -> tuple[Any, Checkpoint, Pairs]:
     found = resolve(folder, max_length=256)
     model = load_model(found, torch.device("cpu"), torch.float64, EngineSettings())
-    pairs = PairEncoder.load(found, cached_tokens=0).encode([("what is a panda?", DOCUMENTS)])
+    pairs = PairTokenizer.load(found, cached_tokens=0).encode([("what is a panda?", DOCUMENTS)])
     return model, found, pairs
 
 
@@ -56,8 +56,8 @@ def test_packed_layers_compute_one_row_per_pair(
     """And the scores stay, to the last digits."""
     model, found, pairs = loaded(checkpoint(kind))
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
-    path = PackedPath(model, found)
+        expected = PaddedForward(model, found)(pairs)
+    path = PackedForward(model, found)
     rows, scores = rows_of_the_last_mlp(model, path, pairs)
 
     assert "pooled rows only" == path.facts["last_layer"]
@@ -71,29 +71,29 @@ def test_padded_layers_compute_one_row_per_pair(
 ) -> None:
     model, found, pairs = loaded(checkpoint(kind))
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
-    path = PaddedPath(model, found, save=True)
+        expected = PaddedForward(model, found)(pairs)
+    path = PaddedForward(model, found, save=True)
     rows, scores = rows_of_the_last_mlp(model, path, pairs)
 
     assert len(DOCUMENTS) == rows
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("save", [PackedPath, lambda *given: PaddedPath(*given, save=True)])
+@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
 def test_a_mean_needs_all_rows(save: Any, checkpoint: Callable[[str], str]) -> None:
     model, found, _ = loaded(checkpoint("modernbert"))
 
     assert "the score is read from all rows" == save(model, found).facts["last_layer"]
 
 
-@pytest.mark.parametrize("save", [PackedPath, lambda *given: PaddedPath(*given, save=True)])
+@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
 def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
     save: Any, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed when the model loads, and the layer is left as it was."""
     model, found, pairs = loaded(checkpoint("bert"))
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
+        expected = PaddedForward(model, found)(pairs)
         monkeypatch.setattr(
             LastLayer,
             "_gather",
@@ -114,5 +114,5 @@ def test_an_unknown_layer_is_computed_whole(
     monkeypatch.setattr(last_layer, "_NORMS_FIRST", {})
 
     assert "Qwen3DecoderLayer is no layer of a known form" in str(
-        PackedPath(model, found).facts["last_layer"]
+        PackedForward(model, found).facts["last_layer"]
     )

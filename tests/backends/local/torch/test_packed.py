@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
 from rerank_plugins.backends.local.engine import EngineSettings
-from rerank_plugins.backends.local.tokenizer import PairEncoder, Pairs
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.backends.local.torch import packed as module
 from rerank_plugins.backends.local.torch.model import load_model
-from rerank_plugins.backends.local.torch.packed import CannotPack, PackedPath
+from rerank_plugins.backends.local.torch.packed import CannotPack, PackedForward
 from rerank_plugins.backends.local.torch.packing import pack
-from rerank_plugins.backends.local.torch.padded import PaddedPath
+from rerank_plugins.backends.local.torch.padded import PaddedForward
 from tests.support.checkpoints import KINDS
 
 DOCUMENTS = ["", "bear", "<pad> a [PAD] b <pad>", "panda " * 60, "Where? " * 400, "a b c d e f"]
@@ -34,7 +34,7 @@ def loaded(folder: str, dtype: Any = torch.float32) -> tuple[Any, Checkpoint]:
 
 
 def pairs_of(found: Checkpoint, documents: list[str] = DOCUMENTS) -> Pairs:
-    return PairEncoder.load(found, cached_tokens=0).encode([("what is a panda?", documents)])
+    return PairTokenizer.load(found, cached_tokens=0).encode([("what is a panda?", documents)])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -46,8 +46,8 @@ def test_packed_scores_equal_padded_ones(
     model, found = loaded(checkpoint(kind), dtype)
     pairs = pairs_of(found)
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
-        actual = PackedPath(model, found)(pairs)
+        expected = PaddedForward(model, found)(pairs)
+        actual = PackedForward(model, found)(pairs)
 
     assert expected.std() > 0.05, "scores that hardly differ prove nothing"
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
@@ -59,11 +59,11 @@ def test_what_fills_up_a_batch_reaches_no_score(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
     model, found = loaded(checkpoint(kind), torch.float64)
-    path = PackedPath(model, found)
+    path = PackedForward(model, found)
     some = (pairs_of(found, [*DOCUMENTS, "a " * more]) for more in range(9))
     pairs = next(p for p in some if len(path.pack(p).filled().ids) > len(path.pack(p).ids))
     with torch.inference_mode():
-        expected = PaddedPath(*loaded(checkpoint(kind), torch.float64))(pairs)
+        expected = PaddedForward(*loaded(checkpoint(kind), torch.float64))(pairs)
         torch.testing.assert_close(path(pairs), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -89,7 +89,7 @@ def test_batches_have_few_sizes(lengths: list[int]) -> None:
 def test_a_pair_does_not_see_its_neighbours(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Changing one document changes one score; order and company change none."""
     model, found = loaded(checkpoint(kind), torch.float64)
-    path = PackedPath(model, found)
+    path = PackedForward(model, found)
     with torch.inference_mode():
         scores = path(pairs_of(found))
         changed = path(pairs_of(found, [*DOCUMENTS[:3], "something else", *DOCUMENTS[4:]]))
@@ -105,7 +105,7 @@ def test_a_pair_does_not_see_its_neighbours(kind: str, checkpoint: Callable[[str
 def test_attention_without_boundaries_raises(checkpoint: Callable[[str], str]) -> None:
     """A padded call of a packed model fails, rather than attend across pairs."""
     model, found = loaded(checkpoint("bert"))
-    PackedPath(model, found)
+    PackedForward(model, found)
     with pytest.raises(RuntimeError, match="boundaries of the pairs did not reach"):
         model(input_ids=torch.ones(2, 4, dtype=torch.long))
 
@@ -124,13 +124,13 @@ def test_a_model_outside_the_attention_interface_is_refused(
     )
     model = transformers.DebertaV2ForSequenceClassification(config)
     with pytest.raises(CannotPack, match="does not use the attention interface"):
-        PackedPath(model, found)
+        PackedForward(model, found)
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("pooling_of", "scores would differ by"),
+        ("find_pooling", "scores would differ by"),
         ("_first_position", "scores would differ by"),
         ("_attention", "RuntimeError: no kernel"),
     ],
@@ -144,15 +144,15 @@ def test_wrong_scores_are_noticed_before_use(
         raise RuntimeError("no kernel")
 
     model, found = loaded(checkpoint("xlm-roberta"))
-    wrong = {"pooling_of": lambda *_: "last", "_first_position": lambda _: None}
+    wrong = {"find_pooling": lambda *_: "last", "_first_position": lambda _: None}
     monkeypatch.setattr(module, broken, wrong.get(broken, no_kernel))
     pairs = pairs_of(found)
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
+        expected = PaddedForward(model, found)(pairs)
         with pytest.raises(CannotPack, match=message):
-            PackedPath(model, found)
+            PackedForward(model, found)
 
-        assert torch.equal(expected, PaddedPath(model, found)(pairs))
+        assert torch.equal(expected, PaddedForward(model, found)(pairs))
 
 
 def test_padding_tokens_take_no_part(checkpoint: Callable[[str], str]) -> None:
@@ -160,7 +160,7 @@ def test_padding_tokens_take_no_part(checkpoint: Callable[[str], str]) -> None:
     model, found = loaded(checkpoint("bert"), torch.float64)
     pairs = pairs_of(found, ["", "bear", "panda " * 60])
     with torch.inference_mode():
-        expected = PaddedPath(model, found)(pairs)
+        expected = PaddedForward(model, found)(pairs)
         model.bert.embeddings.word_embeddings.weight[model.config.pad_token_id] = 1e3
 
-        torch.testing.assert_close(PaddedPath(model, found)(pairs), expected)
+        torch.testing.assert_close(PaddedForward(model, found)(pairs), expected)

@@ -40,13 +40,13 @@ def read_encoder(folder: Path) -> Encoder:
     except (OSError, ValueError) as exc:
         raise ConfigError(f"can't read {str(folder / 'config.json')!r}: {exc}") from exc
     model_type = config.get("model_type")
-    if model_type not in _FAMILIES:
+    if model_type not in _READERS:
         raise UnsupportedByEngine(
             f"the ONNX engine can't build model_type {model_type!r}; it knows: "
             f'{", ".join(MODEL_TYPES)}. Use engine="torch"'
         )
     weights = _Weights(Tensors(folder), folder)
-    return _FAMILIES[model_type](_Config(config), weights)
+    return _READERS[model_type](_Config(config), weights)
 
 
 class _Config:
@@ -269,7 +269,7 @@ def _stacked(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-_FAMILIES: Mapping[str, Callable[[_Config, _Weights], Encoder]] = {
+_READERS: Mapping[str, Callable[[_Config, _Weights], Encoder]] = {
     "bert": _bert,
     "camembert": _roberta,
     "electra": _electra,
@@ -278,5 +278,5 @@ _FAMILIES: Mapping[str, Callable[[_Config, _Weights], Encoder]] = {
     "xlm-roberta": _roberta,
 }
 
-MODEL_TYPES = tuple(_FAMILIES)
+MODEL_TYPES = tuple(_READERS)
 """Values of `model_type` that `read_encoder` knows."""

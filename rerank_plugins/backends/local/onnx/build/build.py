@@ -10,7 +10,7 @@ from rerank_plugins.backends.local.onnx.build.encoder import Encoder
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.graph import Graph
 from rerank_plugins.backends.local.onnx.build.linear import Precision
-from rerank_plugins.backends.local.onnx.build.layers import Parts, Words
+from rerank_plugins.backends.local.onnx.build.layers import EmbeddingSource, LayerBuilder
 
 __all__ = ["Output", "build_encoder", "build_graph"]
 
@@ -53,11 +53,11 @@ def build_graph(
     *,
     output: Output = "logits",
     dtype: Precision = "float32",
-    words: Words = "float32",
+    words: EmbeddingSource = "float32",
     max_length: int | None = None,
 ) -> Graph:
     """Build the graph; as `build_encoder`, where `words` says where the word table is."""
-    parts = Parts(encoder, dtype=dtype, words=words, max_length=max_length)
+    parts = LayerBuilder(encoder, dtype=dtype, words=words, max_length=max_length)
     graph = parts.graph
     x = parts.embed()
     if output == "tokens":

@@ -9,13 +9,13 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["WordTable"]
+__all__ = ["EmbeddingTable"]
 
 _KEPT = 4096
 """Rows kept in memory: most words of most texts are among the few thousand that are frequent."""
 
 
-class WordTable:
+class EmbeddingTable:
     """Gives rows by token id; safe to share between threads.
 
     Rows read last are kept. Pages of a mapped file are let go once their rows are copied, so

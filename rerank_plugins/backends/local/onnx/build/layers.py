@@ -10,12 +10,12 @@ from rerank_plugins.backends.local.onnx.build.encoder import Activation, Embeddi
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
 from rerank_plugins.backends.local.onnx.build.linear import LinearMaps, Precision
 from rerank_plugins.backends.local.onnx.build.protobuf import number_of
-from rerank_plugins.backends.local.onnx.build.quantise import parted, quantised
+from rerank_plugins.backends.local.onnx.build.quantise import split_outliers, quantise
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["Parts", "Words"]
+__all__ = ["LayerBuilder", "EmbeddingSource"]
 
-Words: TypeAlias = Literal["input", "float32", "int8"]
+EmbeddingSource: TypeAlias = Literal["input", "float32", "int8"]
 """Where the word table is: its rows come with each run, or it is in the graph."""
 
 _POSITIONS = 8192
@@ -34,7 +34,7 @@ _FAR = -1e30
 """Added to the attention score of a token outside the window; `exp` makes it 0."""
 
 
-class Parts:
+class LayerBuilder:
     """Adds parts to a graph; each method takes and returns the names of values.
 
     Between layers a value is a matrix of (sequences x length) rows: ONNX Runtime multiplies
@@ -42,7 +42,7 @@ class Parts:
     """
 
     def __init__(
-        self, encoder: Encoder, *, dtype: Precision, words: Words, max_length: int | None
+        self, encoder: Encoder, *, dtype: Precision, words: EmbeddingSource, max_length: int | None
     ) -> None:
         self.graph = Graph()
         self.maps = LinearMaps(self.graph, dtype)
@@ -72,7 +72,7 @@ class Parts:
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
         if self._words == "int8":
-            values, scales = quantised(words.astype(np.float32), pairs=False)
+            values, scales = quantise(words.astype(np.float32), pairs=False)
             rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
             scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
             return graph.op("Mul", graph.op("Cast", rows, to=number_of(np.float32)), scale)
@@ -114,7 +114,7 @@ class Parts:
         if self._dtype == "float32" or layer.unit_peaks is None:
             y = self._activate_feed(self.maps.linear(before, layer.feed_in))
             return self._add(x, self.maps.linear(y, layer.feed_out), layer.feed_norm)
-        few, others = parted(layer.feed_out, layer.unit_peaks)
+        few, others = split_outliers(layer.feed_out, layer.unit_peaks)
         y = self._activate_feed(self.maps.exact(before, self._feed_in(layer, few)))
         x = self.graph.op(
             "Gemm", y, self.graph.constant(layer.feed_out.weight[:, few]), x, transB=1

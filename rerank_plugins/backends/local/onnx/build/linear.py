@@ -8,7 +8,7 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
-from rerank_plugins.backends.local.onnx.build.quantise import quantised, smoothed
+from rerank_plugins.backends.local.onnx.build.quantise import quantise, smooth
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
 __all__ = ["LinearMaps", "Precision"]
@@ -42,9 +42,9 @@ class LinearMaps:
         if self._dtype == "float32":
             return self.exact(x, linear)
         if peaks is not None:
-            linear, factors = smoothed(linear, peaks)
+            linear, factors = smooth(linear, peaks)
             x = self._graph.op("Mul", x, self._graph.constant(factors))
-        values, scales = quantised(linear.weight, pairs=True)
+        values, scales = quantise(linear.weight, pairs=True)
         constants = [values.T, scales.ravel(), np.zeros(len(scales), np.int8)]
         if linear.bias is not None:
             constants.append(linear.bias)
@@ -69,7 +69,7 @@ class LinearMaps:
         zeros = graph.constant(np.array([zero], np.uint8), f"zero_{zero}")
         zeros = graph.op("Expand", zeros, graph.op("Shape", scales))
         rows = graph.op("QuantizeLinear", x, scales, zeros, axis=0)
-        values, factors = quantised(linear.weight, pairs=True)
+        values, factors = quantise(linear.weight, pairs=True)
         y = graph.op(
             "MatMulIntegerToFloat",
             rows,

@@ -7,7 +7,7 @@ import numpy as np
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["parted", "quantised", "smoothed"]
+__all__ = ["split_outliers", "quantise", "smooth"]
 
 _SHARE = 0.65
 """How much of the differences between inputs moves into the matrix (SmoothQuant's alpha)."""
@@ -18,7 +18,7 @@ _FEW = 16
 _SMALLEST = 1e-5
 
 
-def quantised(rows: Array, *, pairs: bool) -> tuple[Array, Array]:
+def quantise(rows: Array, *, pairs: bool) -> tuple[Array, Array]:
     """Return 8-bit integers and the factor of each row that gives the numbers back.
 
     With `pairs`, no two neighbours add up to more than 128: x86 processors without VNNI add the
@@ -34,7 +34,7 @@ def quantised(rows: Array, *, pairs: bool) -> tuple[Array, Array]:
         return np.rint(rows / scales).astype(np.int8), scales
 
 
-def smoothed(linear: Linear, peaks: Array) -> tuple[Linear, Array]:
+def smooth(linear: Linear, peaks: Array) -> tuple[Linear, Array]:
     """Return a linear map of inputs that are more alike in size, and what to multiply them by.
 
     One scale holds for all inputs of a run, so a few large ones leave few steps for the others.
@@ -51,7 +51,7 @@ def smoothed(linear: Linear, peaks: Array) -> tuple[Linear, Array]:
     return Linear(linear.weight * factors, linear.bias), 1 / factors
 
 
-def parted(linear: Linear, peaks: Array) -> tuple[Array, Array]:
+def split_outliers(linear: Linear, peaks: Array) -> tuple[Array, Array]:
     """Tell the few inputs that stand out, in size or by their column, from the others.
 
     They would leave few steps for all others (LLM.int8, https://arxiv.org/abs/2208.07339).

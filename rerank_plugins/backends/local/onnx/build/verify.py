@@ -14,7 +14,7 @@ from rerank_plugins.backends.local.onnx.build.reference import logits_of, pooled
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["Sample", "measured", "verify"]
+__all__ = ["Sample", "with_peaks", "verify"]
 
 _LENGTHS = (2, 7, 40)
 _BEYOND = 9  # tokens that see nothing of the first, where attention is local
@@ -53,7 +53,7 @@ class Sample:
             return cls(ids, types, pooled_of(head, tokens), inputs)
 
 
-def measured(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
+def with_peaks(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
     """Return the encoder with the peaks of each layer's inputs."""
     layers = []
     for i, layer in enumerate(encoder.layers):

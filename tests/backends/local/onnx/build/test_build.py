@@ -18,7 +18,7 @@ import transformers
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.onnx.build.build import build_encoder, build_graph
 from rerank_plugins.backends.local.onnx.build.architectures import MODEL_TYPES, read_encoder
-from rerank_plugins.backends.local.onnx.build.verify import Sample, measured
+from rerank_plugins.backends.local.onnx.build.verify import Sample, with_peaks
 from rerank_plugins.errors import ConfigError
 
 SMALL = {
@@ -127,7 +127,7 @@ def test_int8_stays_close_and_is_smaller(case):
     model, folder = case
     small, large = build_encoder(folder, dtype="int8"), build_encoder(folder)
     encoder = read_encoder(folder)
-    encoder = measured(encoder, Sample.draw(encoder, encoder.head, longest=512))
+    encoder = with_peaks(encoder, Sample.draw(encoder, encoder.head, longest=512))
     shared_out = build_graph(encoder, dtype="int8", words="int8").to_bytes()
     for session in map(open_session, (small, shared_out)):
         for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):

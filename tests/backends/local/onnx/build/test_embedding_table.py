@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins.backends.local.onnx.build.weights import Tensors
-from rerank_plugins.backends.local.onnx.build.embedding_table import WordTable
+from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 
 TABLE = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
 
@@ -18,7 +18,7 @@ TABLE = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
 def test_rows_are_those_of_the_table(kept: int, dtype: str) -> None:
     """However few are kept: hits, misses, repeats, and texts of more words than fit."""
     table = TABLE.astype(dtype)
-    words = WordTable(table, kept=kept)
+    words = EmbeddingTable(table, kept=kept)
     random = np.random.default_rng(1)
     for length in (1, 3, 8, 9, 40, 200, 0, 8):
         ids = random.integers(300, size=length).astype(np.int32)
@@ -29,7 +29,7 @@ def test_rows_are_those_of_the_table(kept: int, dtype: str) -> None:
 
 
 def test_threads_share_a_table() -> None:
-    words = WordTable(TABLE, kept=40)
+    words = EmbeddingTable(TABLE, kept=40)
     texts = [np.random.default_rng(n).integers(300, size=30) for n in range(400)]
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(words.rows, texts))
@@ -38,7 +38,7 @@ def test_threads_share_a_table() -> None:
 
 
 def test_a_row_that_is_not_there_is_an_error() -> None:
-    words = WordTable(TABLE)
+    words = EmbeddingTable(TABLE)
     with pytest.raises(IndexError):
         words.rows(np.array([5, 300], np.int32))
 
@@ -49,7 +49,7 @@ def test_a_row_that_is_not_there_is_an_error() -> None:
 def test_a_mapped_table_stays_on_disk(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file({"table": np.ones((50_000, 64), np.float32)}, tmp_path / "model.safetensors")
-    words = WordTable(Tensors(tmp_path)["table"], kept=100)
+    words = EmbeddingTable(Tensors(tmp_path)["table"], kept=100)
     before = mapped_kib()
     for start in range(0, 50_000, 50):
         words.rows(np.arange(start, start + 50, dtype=np.int32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
-from rerank_plugins.backends.local.onnx.build.quantise import parted, quantised
+from rerank_plugins.backends.local.onnx.build.quantise import split_outliers, quantise
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64])
@@ -12,7 +12,7 @@ def test_no_two_neighbours_saturate_16_bits(width):
     """AVX2 adds two products of 0…255 and a weight in 16 bits."""
     weights = np.random.default_rng(13).standard_normal((200, width)).astype(np.float32)
     weights[0] = 1.0
-    values, scales = quantised(weights, pairs=True)
+    values, scales = quantise(weights, pairs=True)
     even = values[:, : width // 2 * 2].astype(int)
 
     assert np.abs(255 * (even[:, 0::2] + even[:, 1::2])).max(initial=0) < 1 << 15
@@ -21,7 +21,7 @@ def test_no_two_neighbours_saturate_16_bits(width):
 
 
 def test_rows_of_zeros_stay_zero():
-    values, scales = quantised(np.zeros((2, 4), np.float32), pairs=True)
+    values, scales = quantise(np.zeros((2, 4), np.float32), pairs=True)
 
     assert not values.any()
     assert (scales == 1).all()
@@ -33,7 +33,7 @@ def test_inputs_that_stand_out_are_told_from_the_others():
     peaks[[0, 1, 2, 3, 4, 5, 6, 39]] = 10
     weight[1, [7, 8, 9, 10, 20, 30, 31, 32]] = -9
 
-    few, others = parted(Linear(weight, None), peaks)
+    few, others = split_outliers(Linear(weight, None), peaks)
 
     assert [*range(11), 20, 30, 31, 32, 39] == few.tolist()
     assert sorted({*range(40)} - {*few.tolist()}) == others.tolist()

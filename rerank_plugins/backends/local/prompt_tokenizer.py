@@ -16,7 +16,7 @@ from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["PromptEncoder"]
+__all__ = ["PromptTokenizer"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _FILLERS = ("0", "1 2 3 4")
 """Documents that have no token in common: what equals in their prompts is the template."""
 
 
-class PromptEncoder:
+class PromptTokenizer:
     """Encodes prompts as the model's own tokenizer would: each is one text, tokenised whole.
 
     A prompt above `max_length` loses the end of its document, never a part of the template. A

@@ -26,7 +26,7 @@ LAYERS = {
     "scheduler": {"errors", "_internal", "hooks", "backend"},
     "backends": {"errors", "_internal", "hooks", "backend", "scheduler"},
     "wrappers": {"errors", "_internal", "hooks", "backend", "scheduler"},
-    "testing": {"errors", "backend"},
+    "testing": {"errors", "_internal", "backend"},
     "spec": {"errors", "_internal", "backend"},
     "_adapter": {"errors", "_internal", "backend"},
     "_outcome": {"errors", "_internal", "hooks", "backend"},

@@ -10,17 +10,18 @@ from typing import Literal
 from rerank_plugins.backend import Scale
 from rerank_plugins.errors import InvalidResponse
 
-__all__ = ["Scaling", "to_probability"]
+__all__ = ["Scaling", "sigmoid", "to_probability"]
 
 _TOLERANCE = 1e-6
 
 
 def to_probability(logits: Iterable[float]) -> list[float]:
-    """Return the sigmoid of each logit, from 0 to 1; no logit overflows."""
-    return [_sigmoid(logit) for logit in logits]
+    """Return the sigmoid of each logit, from 0 to 1."""
+    return [sigmoid(logit) for logit in logits]
 
 
-def _sigmoid(logit: float) -> float:
+def sigmoid(logit: float) -> float:
+    """Return 1 / (1 + exp(-logit)) without overflow."""
     if logit >= 0:
         return 1.0 / (1.0 + math.exp(-logit))
     small = math.exp(logit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from operator import truediv
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
+from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.rank_statistics import kendall_tau
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.speed import compare_speed
@@ -214,7 +214,7 @@ def _threads(best: Mapping[str, object], facts: Mapping[str, object]) -> list[di
     """Return other thread counts, unless one was given or a GPU does the work."""
     if "threads" in best or not str(facts.get("device", "cpu")).startswith("cpu"):
         return []
-    cores = os.cpu_count() or 1
+    cores = usable_cpus()
     counts = {max(1, cores // 4), max(1, cores // 2), cores}
     return [{**best, "threads": count} for count in sorted(counts, reverse=True)]
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, TypeAlias
 
+from rerank_plugins._internal.locks import ForkSafeCondition, ForkSafeLock
+
 __all__ = ["Behaviour", "FakeResponse", "FakeServer", "Received", "Writer", "in_turn"]
 
 
@@ -70,7 +72,7 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
     if not behaviours:
         raise ValueError("`in_turn` needs at least one behaviour")
     turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
-    lock = threading.Lock()
+    lock = ForkSafeLock()
 
     def behave(received: Received) -> FakeResponse | Writer:
         with lock:
@@ -104,7 +106,7 @@ class FakeServer:
         self.connections = 0
         """Connections accepted so far."""
         self._open: set[socket.socket] = set()
-        self._lock = threading.Condition()
+        self._lock = ForkSafeCondition()
         self._server = _Server(self)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         """Where it listens, without a path."""

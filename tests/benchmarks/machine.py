@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rerank_plugins._internal.cpu import usable_cpus
+
 __all__ = ["describe_machine", "instructions", "measure_peak"]
 
 _FLAGS = (
@@ -67,7 +69,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor.get("model name", platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "flags": instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -94,7 +96,7 @@ def measure_peak(*, seconds: float) -> dict[str, dict[str, int]]:
                 check=True,
             ).stdout
         )
-        for threads in range(1, len(os.sched_getaffinity(0)) + 1)
+        for threads in range(1, usable_cpus() + 1)
     }
 
 

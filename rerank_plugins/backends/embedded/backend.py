@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rerank_plugins._internal.cpu import usable_cpus
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend, Document, Scale, check_texts
 from rerank_plugins.errors import ConfigError
@@ -23,7 +23,7 @@ MODEL_SHA256 = "5bee7ff222b23b20b498dd658e64c89f52f4a2e848c52708e186621932dc811f
 _METHOD = "late-1"
 """How scores are made from the model; raise it when any score changes."""
 
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 
 
 class EmbeddedBackend(Backend):
@@ -61,7 +61,7 @@ class EmbeddedBackend(Backend):
         self._max_length = max_length
         self._threads = threads
         self._cached_tokens = cached_tokens
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._scorer: Scorer | None = None
 
     @property
@@ -107,7 +107,7 @@ class EmbeddedBackend(Backend):
         }
 
     def _workers(self) -> int:
-        return self._threads or min(_processors(), _MOST_THREADS)
+        return self._threads or min(usable_cpus(), _MAX_THREADS)
 
     def _loaded(self) -> Scorer:
         with self._lock:
@@ -127,10 +127,3 @@ class EmbeddedBackend(Backend):
 def _check(option: str, value: int, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"`{option}` must be an integer of at least {least}, not {value!r}")
-
-
-def _processors() -> int:
-    """Count the processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from rerank_plugins.backends.embedded.embedder import WINDOW, Encoder
 from rerank_plugins.backends.embedded.scorer import Scorer
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
+from rerank_plugins.backends.scale import to_probability
 
 __all__ = ["build", "fit"]
 
@@ -58,7 +59,7 @@ def _logistic(pairs: NDArray[np.float64]) -> tuple[float, float]:
     x = np.stack([pairs[:, 0], np.ones(len(pairs))], axis=1)
     weights = np.zeros(2)
     for _ in range(50):
-        p = 1.0 / (1.0 + np.exp(-(x @ weights)))
+        p = np.array(to_probability(x @ weights))
         step = np.linalg.solve((x * (p * (1.0 - p))[:, None]).T @ x, x.T @ (pairs[:, 1] - p))
         weights += step
     return float(weights[0]), float(weights[1])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rerank_plugins.backends.embedded import char_ngrams as foreign
 from rerank_plugins.backends.embedded.embedder import Encoder
 from rerank_plugins.backends.embedded.late_interaction import max_sim
+from rerank_plugins.backends.scale import sigmoid
 
 __all__ = ["CHUNK", "Matches", "Scorer"]
 
@@ -42,7 +42,7 @@ class Matches:
         """That the document is relevant, as calibrated on candidates of a first search."""
         log_odds = (1.0 - self.foreign) * (_WORDS[0] * self.words + _WORDS[1])
         log_odds += self.foreign * (_LETTERS[0] * self.letters + _LETTERS[1])
-        return 1.0 / (1.0 + math.exp(-log_odds))
+        return sigmoid(log_odds)
 
 
 class Scorer:

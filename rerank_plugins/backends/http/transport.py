@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import httpx
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.http.deadline import bind, deadline_of_thread
 from rerank_plugins.backends.http.responses import Incoming, Reply, Request, translated
 from rerank_plugins.errors import ConfigError
@@ -196,7 +196,7 @@ class _Held(NamedTuple):
 class _Pools:
     """The clients of one process."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: ForkSafeLock = field(default_factory=ForkSafeLock)
     trusted: ssl.SSLContext | None = None
     shared: _Shared | None = None
     loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = field(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins.backend import Backend, Document, check_scores, check_texts
 from rerank_plugins.backends.local.checkpoint import resolve
@@ -137,7 +137,7 @@ class LocalBackend(Backend):
         _check(self._options)
         self.scale = scale
         self._loaded: LoadedModel | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
 
     @property

@@ -1,44 +1,43 @@
-"""What a folder of model files holds, as a short text that changes with it."""
+"""A digest of a model's folder: equal digests mean equal files, for all practical purposes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.backends.local.safetensors_header import read_header
 
 __all__ = ["digest"]
 
 _SAMPLE = 4096
+_SMALL_SUFFIXES = {".jinja", ".json", ".model", ".py", ".txt"}
 
 
 def digest(folder: Path, weights: Sequence[Path], files: Sequence[str]) -> str:
-    """Digest the small files, and samples of every tensor of the large ones.
+    """Digest the small files whole, and samples of every tensor of the large ones.
 
     Args:
         folder: where the files are.
-        weights: the large ones.
-        files: small ones in folders below it, by their paths.
+        weights: the large files.
+        files: small files in subfolders, by their paths below `folder`.
 
     Raises:
-        ConfigError: the header of a safetensors file can't be read.
+        ConfigError: a safetensors file is broken.
     """
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for path in [*sorted(folder.iterdir()), *(folder / file for file in files)]:
-        if path.suffix in {".jinja", ".json", ".model", ".py", ".txt"}:
+        if path.suffix in _SMALL_SUFFIXES:
             content = hashlib.sha256(path.read_bytes()).digest()
-            found.update(path.name.encode() + b"\0" + content)
+            total.update(path.name.encode() + b"\0" + content)
     for path in weights:
         size = path.stat().st_size
-        found.update(f"{path.name}\0{size}\0".encode())
+        total.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
             for start, length in _samples(path, size):
                 file.seek(start)
-                found.update(file.read(length))
-    return found.hexdigest()
+                total.update(file.read(length))
+    return total.hexdigest()
 
 
 def _samples(path: Path, size: int) -> Iterator[tuple[int, int]]:
@@ -46,19 +45,10 @@ def _samples(path: Path, size: int) -> Iterator[tuple[int, int]]:
     if path.suffix != ".safetensors":
         yield from ((start, _SAMPLE) for start in range(0, size, max(size // 256, _SAMPLE)))
         return
-    try:
-        with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            header = file.read(min(header_size, size))
-        tensors = dict(json.loads(header))
-        tensors.pop("__metadata__", None)
-        spans = [tuple(map(int, tensor["data_offsets"])) for tensor in tensors.values()]
-        places = [(8 + header_size + start, 8 + header_size + end) for start, end in spans]
-    except (struct.error, ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(
-            f"{path.name!r} is no safetensors file: its header can't be read; fetch it again"
-        ) from exc
-    yield 0, 8 + len(header)
-    for start, end in places:
-        for at in (start, (start + end) // 2, end - _SAMPLE):
-            yield max(at, start), min(_SAMPLE, end - max(at, start))
+    header = read_header(path)
+    yield 0, header.size
+    for tensor in header.tensors.values():
+        middle = (tensor.start + tensor.end) // 2
+        last = max(tensor.end - _SAMPLE, tensor.start)
+        for start in (tensor.start, middle, last):
+            yield start, min(_SAMPLE, tensor.end - start)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineStats
 from rerank_plugins.hooks import Computed, Truncated
@@ -24,7 +24,7 @@ class LoadedModel:
     users: int = 0
     """Calls in progress; changed under the backend's lock."""
     _told: EngineStats = field(default_factory=EngineStats)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: ForkSafeLock = field(default_factory=ForkSafeLock)
 
     def emit_events(self) -> None:
         """Tell those who listen what was done since the last time.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.engine import Request
 from rerank_plugins.backends.local.prompts import Prompt, pieces
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
@@ -60,7 +60,7 @@ class PromptTokenizer:
                 f"{template} tokens of the template"
             )
         self._prompts: TokenCache[Tokens] = TokenCache(cached_tokens)
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self.truncated_pairs = 0
         """Prompts whose document was cut so far."""
         self.truncated_queries = 0

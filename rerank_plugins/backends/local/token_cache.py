@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rerank_plugins._internal.locks import ForkSafeLock
 
 __all__ = ["TokenCache", "Tokens"]
 
@@ -35,7 +36,7 @@ class TokenCache(Generic[Entry]):
         self._limit = limit
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def fill(
         self, texts: Iterable[str], encode: Callable[[Sequence[str]], list[Entry]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine
@@ -112,7 +112,7 @@ class PairTokenizer:
             )
         self._cut_left = cut_left
         self._documents: TokenCache[Tokens] = TokenCache(cached_tokens)
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self.truncated_pairs = 0
         """Pairs that were cut to `max_length` so far."""
         self.truncated_queries = 0

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import rerank_plugins
+from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins.backends.http.dialects import DIALECTS
 
 __all__ = ["describe_environment"]
@@ -31,7 +32,7 @@ def describe_environment() -> dict[str, object]:
         "rerank-plugins": rerank_plugins.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": {"cores": _cores(), "features": _cpu_features()},
+        "cpu": {"cores": usable_cpus(), "features": _cpu_features()},
         "packages": packages.pop("", {}),
         "extras": packages,
         "devices": _devices(),
@@ -58,13 +59,6 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    """Cores this process may use, which a container or `taskset` can limit."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_features() -> list[str]:

@@ -180,7 +180,9 @@ def test_threads_that_come_at_once_load_one_model(
 ) -> None:
     loads: list[str] = []
     real = local_backend.load_engine
-    monkeypatch.setattr(local_backend, "load_engine", lambda *a: (loads.append("load"), real(*a))[1])
+    monkeypatch.setattr(
+        local_backend, "load_engine", lambda *a: (loads.append("load"), real(*a))[1]
+    )
     backend = LocalBackend(checkpoint("bert"), engine="torch", device="cpu")
     with ThreadPoolExecutor(8) as pool:
         scores = list(pool.map(lambda _: backend.score("q", ["a", "b"]), range(16)))

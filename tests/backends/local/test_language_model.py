@@ -169,7 +169,7 @@ def test_only_the_rows_of_the_answer_are_kept(language_model: Callable[..., str]
     with LocalBackend(language_model("llama"), engine="torch", device="cpu") as backend:
         backend.score("q", ["d"])
         assert backend._loaded is not None
-        model = backend._loaded.engine._replicas[0].path.model
+        model = backend._loaded.engine._replicas[0].forward.model
 
         assert 2 == model.lm_head.out_features
 

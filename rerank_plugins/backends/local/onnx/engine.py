@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
+from rerank_plugins._internal.cpu import usable_cpus
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import (
     EngineSettings,
@@ -70,7 +69,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
         session, facts = _exported(checkpoint, dtype, exc)
         name = "onnx-exported"
     release_memory()
-    return ONNXEngine(session, pairs, name, settings.threads or _usable_cores(), facts)
+    return ONNXEngine(session, pairs, name, settings.threads or usable_cpus(), facts)
 
 
 def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
@@ -127,7 +126,7 @@ class ONNXEngine:
         self._threads = threads
         self._facts = facts
         self._workers = ThreadPoolExecutor(threads, "rerank-onnx")
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._tokens = 0
 
     @property
@@ -183,14 +182,3 @@ class ONNXEngine:
 
     def _logit(self, ids: Array, types: Array) -> float:
         return float(self._session.run("logits", ids, types).item())
-
-
-def _usable_cores() -> int:
-    """Count the processors this process may use: its affinity, and its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        limit = int(quota) // int(period)
-    except (OSError, ValueError):  # no such file, or the quota is "max"
-        return cores or 1
-    return max(1, min(cores or 1, limit))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
@@ -181,7 +181,7 @@ class _Precision:
         self._wanted = wanted
         self._before = ""
         self._holders = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings
 from rerank_plugins.backends.local.process_memory import resident_memory
@@ -66,7 +66,7 @@ class Replica:
         )
         self._out_of_memory = 0
         self._overflows = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self.tokens = 0
         """What the model read so far, padding included."""
         self.padding = 0

@@ -210,13 +210,13 @@ def test_other_failures_are_not_taken_for_memory(
 def loud(folder: Path) -> Path:
     """A model of the same scores, but one value inside is too large for float16 in some pairs."""
     engine = engine_of(folder, attention="padded")
-    path = engine._replicas[0].path
+    forward = engine._replicas[0].forward
     seen: list[torch.Tensor] = []
-    hook = path.model.bert.register_forward_hook(
+    hook = forward.model.bert.register_forward_hook(
         lambda *call: seen.append(call[2].last_hidden_state[:, 0])
     )
     with torch.inference_mode():
-        path(make_check_pairs(path.model.config, engine._replicas[0]._checkpoint))
+        forward(make_check_pairs(forward.model.config, engine._replicas[0]._checkpoint))
     engine.logits(REQUESTS)
     hook.remove()
     usual, others = seen[0].abs().amax(0), torch.cat(seen[1:]).abs().amax(0)
@@ -259,7 +259,7 @@ def test_the_head_computes_in_float32(attention: str, checkpoint: Callable[[str]
     """Also the pooler, so that scores in half precision are no multiples of 2^-8."""
     engine = engine_of(checkpoint("bert"), dtype="bfloat16", attention=attention)
     logits = flat(engine.logits(REQUESTS))
-    model = engine._replicas[0].path.model
+    model = engine._replicas[0].forward.model
 
     assert torch.bfloat16 == model.dtype
     assert {torch.float32} == {

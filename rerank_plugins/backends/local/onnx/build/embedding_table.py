@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import threading
 
 import numpy as np
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
 __all__ = ["EmbeddingTable"]
@@ -32,7 +32,7 @@ class EmbeddingTable:
         self._slots = np.full(len(table), -1, np.int32)
         self._rows = np.empty((min(kept, len(table)), table.shape[1]), table.dtype)
         self._used = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def rows(self, ids: Array) -> Array:
         """Return a copy of these tokens' rows, ids x width, in the dtype of the table.

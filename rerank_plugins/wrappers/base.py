@@ -1,8 +1,6 @@
-"""How a wrapper is written once for sync and async: a flow says what to do, a driver does it.
+"""Backends around backends, written once for sync and async: a flow yields what to do.
 
-A flow is a generator. It yields steps, receives their results, sees their errors raised at the
-`yield`, and returns the scores. It does no I/O and never blocks, so the same flow serves
-`score`, `score_many` and `ascore`. The idea is that of httpx's `Auth.auth_flow`.
+See `rerank_plugins._internal.flow`: the same flow serves `score`, `score_many` and `ascore`.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
+from rerank_plugins._internal.flow import arun, run
 from rerank_plugins.backend import Backend, Document, check_texts
 from rerank_plugins.errors import ConfigError
 
@@ -92,10 +91,10 @@ class WrapperBackend(Backend):
         return self.score_many([(query, documents)])[0]
 
     def score_many(self, requests: Requests) -> list[list[float]]:
-        return _driven(self.flow(_checked(requests)))
+        return run(self.flow(_checked(requests)), _perform)
 
     async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
-        return (await _adriven(self.flow(_checked([(query, documents)]))))[0]
+        return (await arun(self.flow(_checked([(query, documents)])), _aperform))[0]
 
     def describe(self) -> dict[str, object]:
         mine = {self.table: self._options()} if self.table else {}
@@ -138,40 +137,7 @@ def _checked(requests: Requests) -> Requests:
     return requests
 
 
-def _driven(flow: Flow) -> list[list[float]]:
-    """Do the steps of a flow in this thread."""
-    proceed, result = flow.send, None
-    while True:
-        try:
-            step = proceed(result)
-        except StopIteration as stop:
-            return _returned(stop)
-        try:
-            proceed, result = flow.send, _done(step)
-        except BaseException as error:  # noqa: BLE001  # the flow decides what it means
-            proceed, result = flow.throw, error
-
-
-async def _adriven(flow: Flow) -> list[list[float]]:
-    """Do the steps of a flow on the running event loop."""
-    proceed, result = flow.send, None
-    while True:
-        try:
-            step = proceed(result)
-        except StopIteration as stop:
-            return _returned(stop)
-        try:
-            proceed, result = flow.send, await _adone(step)
-        except BaseException as error:  # noqa: BLE001  # the flow decides, also when cancelled
-            proceed, result = flow.throw, error
-
-
-def _returned(stop: StopIteration) -> list[list[float]]:
-    scores: list[list[float]] = stop.value
-    return scores
-
-
-def _done(step: Step) -> Any:
+def _perform(step: Step) -> Any:
     match step:
         case Call(backend, requests):
             return backend.score_many(requests)
@@ -183,7 +149,7 @@ def _done(step: Step) -> Any:
             return future.result(seconds if blocking else 0.0)
 
 
-async def _adone(step: Step) -> Any:
+async def _aperform(step: Step) -> Any:
     match step:
         case Call(backend, requests):
             return [await backend.ascore(query, documents) for query, documents in requests]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 
 from rerank_plugins._internal.display import excerpt
+from rerank_plugins._internal.html import HTML, Templates, join
 from rerank_plugins.evaluation.report.format import (
-    Verdict,
     figure,
     how_measured,
     interval,
@@ -24,237 +23,224 @@ from rerank_plugins.evaluation.results import Evaluation, PairedTest, System
 
 __all__ = ["as_html"]
 
+_PACKAGE = "rerank_plugins.evaluation.report"
+_TEMPLATES = Templates(_PACKAGE, "report.html")
 _WORDS = {"better": "better", "worse": "worse", "unclear": "no clear difference"}
 _WORST = 10
 """Queries that got worse, shown per backend."""
 _TOP = 5
 """Documents shown before and after."""
 _EXCERPT = 280
-_UP, _DOWN = "<span class=good>▲</span>", "<span class=bad>▼</span>"
 
 
-def as_html(found: Evaluation) -> str:
+def as_html(result: Evaluation) -> str:
     """Return the report as a whole page. It holds texts of queries and documents."""
-    title = escape(f"Reranking {found.dataset.name}")
-    style = (files("rerank_plugins.evaluation.report") / "style.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{title}</title>'
-        f"<style>{style}</style></head>"
-        f"<body><main>{''.join(_sections(found))}</main></body></html>\n"
+    data, baseline = result.dataset, result.baseline
+    return _TEMPLATES.fill(
+        "page",
+        style=HTML((files(_PACKAGE) / "style.css").read_text(encoding="utf-8")),
+        name=data.name,
+        queries=f"{len(data.queries):,}",
+        depth=result.depth,
+        first_stage=data.first_stage,
+        baseline=baseline.label,
+        metric=result.metrics[0],
+        up=_TEMPLATES.fill("up"),
+        down=_TEMPLATES.fill("down"),
+        cards=join(_card(result, system) for system in result.backends),
+        remarks=join(_TEMPLATES.fill("remark", remark=remark) for remark in remarks(result)),
+        quality=_quality(result),
+        plots=join(_plots(result)),
+        legend=HTML(" ".join(_backend(result, system) for system in result.systems)),
+        gains=join(_gain(result, system) for system in result.backends),
+        worse=join(_worse(result, system) for system in result.backends),
+        depths=_depths(result),
+        pairs=_pairs(result) if len(result.backends) > 1 else "",
+        notes=join(_notes(result)),
     )
 
 
-def _sections(found: Evaluation) -> Iterator[str]:
-    data = found.dataset
-    metric = escape(found.metrics[0])
-    yield (
-        f"<header><p class=over>Does reranking help?</p><h1>{escape(data.name)}</h1>"
-        f"<p class=muted>{len(data.queries):,} queries · {found.depth} candidates of "
-        f"{escape(data.first_stage)} each</p></header>"
+def _plots(result: Evaluation) -> Iterator[HTML]:
+    metric = result.metrics[0]
+    plots = (
+        ("Quality against latency", f"{metric} and time at each depth", latency_plot(result)),
+        ("How deep to rerank", f"{metric} with its 95 % interval", depth_plot(result)),
     )
-    cards = "".join(_card(found, system) for system in found.backends)
-    yield f"<section class=cards>{cards}</section>"
-    yield "".join(f"<p class=remark>{escape(remark)}</p>" for remark in remarks(found))
-    yield f"<section><h2>Quality</h2>{_quality(found)}</section>"
-    pictures = [
-        ("Quality against latency", f"{metric} and time at each depth", latency_plot(found)),
-        ("How deep to rerank", f"{metric} with its 95 % interval", depth_plot(found)),
-    ]
-    yield "<section class=pair>"
-    yield "".join(
-        f"<figure><figcaption><b>{title}</b> <span>{about}</span></figcaption>{picture}</figure>"
-        for title, about, picture in pictures
-        if picture
-    )
-    yield f"</section>{_legend(found)}"
-    yield f"<section><h2>Gain of each query</h2><p class=muted>{metric} minus that of "
-    yield f"{escape(found.baseline.label)}, the best first</p>"
-    for system in found.backends:
-        yield (
-            f"<figure><figcaption>{_named(found, system)}</figcaption>"
-            f"<div class=wide>{gain_plot(found, system)}</div></figure>"
-        )
-    yield "</section><section><h2>Queries that got worse</h2>"
-    for system in found.backends:
-        yield _worse(found, system)
-    yield f"</section><section><h2>Depth and speed</h2>{_depths(found)}</section>"
-    if len(found.backends) > 1:
-        yield f"<section><h2>Backends compared</h2>{_pairs(found)}</section>"
-    lines = "".join(f"<li>{escape(line)}</li>" for line in how_measured(found))
-    names = "".join(
-        f"<li>{escape(system.label)}: <code>{escape(system.name)}</code></li>"
-        for system in found.backends
-    )
-    credit = f"<li>{escape(data.credit)}</li>" if data.credit else ""
-    yield "<section class=how><h2>How this was measured</h2>"
-    yield f"<ul>{lines}{names}{credit}</ul></section>"
+    for title, about, plot in plots:
+        if plot:
+            yield _TEMPLATES.fill("plot", title=title, about=about, plot=plot)
 
 
-def _named(found: Evaluation, system: System) -> str:
-    mark = "base" if system is found.baseline else colour(found, system)
-    return f'<i class="swatch {mark}"></i><b>{escape(system.label)}</b>'
+def _gain(result: Evaluation, system: System) -> HTML:
+    plot = gain_plot(result, system)
+    return _TEMPLATES.fill("gain", backend=_backend(result, system), plot=plot)
 
 
-def _card(found: Evaluation, system: System) -> str:
-    result = found.compared(system.label, found.baseline.label)
-    judged: Verdict = verdict(found, system)
-    before, after = (each.figures[result.metric].mean for each in (found.baseline, system))
-    speed = system.speed
-    timing = (
-        f"{milliseconds(speed.percentile(50))} ms per query (p95 "
-        f"{milliseconds(speed.percentile(95))}), "
-        f"<span class=whole>{speed.pairs_per_second:,.0f} pairs/s</span>"
-        if speed
-        else "not timed"
-    )
-    return (
-        f'<article class="card {judged.kind}"><p class=name>{_named(found, system)}'
-        f"<em>{_WORDS[judged.kind]}</em></p>"
-        f"<p class=big>{signed(result.difference.mean)}<small>{escape(result.metric)}</small></p>"
-        f"<p>{figure(before)} → <b>{figure(after)}</b></p>"
-        f"<p class=muted>95 % interval {interval(result.difference, signed_ends=True)}, "
-        f"<span class=whole>p {escape(p_value(result))}</span></p>"
-        f"<p class=muted>better on {result.better}, worse on {result.worse} of "
-        f"{len(found.dataset.queries):,} queries</p><p class=muted>{timing}</p></article>"
+def _notes(result: Evaluation) -> Iterator[HTML]:
+    for note in how_measured(result):
+        yield _TEMPLATES.fill("note", note=note)
+    for system in result.backends:
+        yield _TEMPLATES.fill("name", label=system.label, name=system.name)
+    if result.dataset.credit:
+        yield _TEMPLATES.fill("note", note=result.dataset.credit)
+
+
+def _backend(result: Evaluation, system: System) -> HTML:
+    swatch = "base" if system is result.baseline else colour(result, system)
+    return _TEMPLATES.fill("backend", colour=swatch, label=system.label)
+
+
+def _card(result: Evaluation, system: System) -> HTML:
+    test = result.compared(system.label, result.baseline.label)
+    kind = verdict(result, system).kind
+    return _TEMPLATES.fill(
+        "card",
+        verdict=kind,
+        word=_WORDS[kind],
+        backend=_backend(result, system),
+        metric=test.metric,
+        difference=signed(test.difference.mean),
+        before=figure(result.baseline.figures[test.metric].mean),
+        after=figure(system.figures[test.metric].mean),
+        interval=interval(test.difference, signed_ends=True),
+        p=p_value(test),
+        better=test.better,
+        worse=test.worse,
+        queries=f"{len(result.dataset.queries):,}",
+        timing=_timing(system),
     )
 
 
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    titles = "".join(f"<th>{title}</th>" for title in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    head_row = f"<thead><tr>{titles}</tr></thead>"
-    return f"<div class=scroll><table>{head_row}<tbody>{lines}</tbody></table></div>"
+def _timing(system: System) -> str:
+    if system.speed is None:
+        return "not timed"
+    return _TEMPLATES.fill(
+        "timing",
+        median=milliseconds(system.speed.percentile(50)),
+        p95=milliseconds(system.speed.percentile(95)),
+        pairs=f"{system.speed.pairs_per_second:,.0f}",
+    )
 
 
-def _quality(found: Evaluation) -> str:
-    best = {metric: max(s.figures[metric].mean for s in found.systems) for metric in found.metrics}
+def _table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> HTML:
+    lines = (join(_TEMPLATES.fill("cell", value=value) for value in row) for row in rows)
+    return _TEMPLATES.fill(
+        "table",
+        head=join(_TEMPLATES.fill("title", title=title) for title in titles),
+        rows=join(_TEMPLATES.fill("row", cells=cells) for cells in lines),
+    )
 
-    def cell(system: System, metric: str) -> str:
-        estimate = system.figures[metric]
-        shown = figure(estimate.mean)
-        shown = f"<b>{shown}</b>" if estimate.mean == best[metric] else shown
-        mark = ""
-        if system is not found.baseline:
-            result = found.compared(system.label, found.baseline.label, metric)
-            mark = _arrow(result)
-        return f"{shown}{mark}<small>{interval(estimate)}</small>"
 
+def _quality(result: Evaluation) -> HTML:
     rows = (
-        [_named(found, system), *(cell(system, metric) for metric in found.metrics)]
-        for system in found.systems
+        [_backend(result, system), *(_quality_cell(result, system, m) for m in result.metrics)]
+        for system in result.systems
     )
-    note = (
-        f"<p class=muted>Small: 95 % interval. {_UP} and {_DOWN}: "
-        f"differs from {escape(found.baseline.label)} by more than chance explains (p &lt; 0.05, "
-        "adjusted).</p>"
-    )
-    return _table(["", *map(escape, found.metrics)], rows) + note
+    return _table(["", *result.metrics], rows)
 
 
-def _arrow(result: PairedTest) -> str:
-    if not result.significant:
-        return ""
-    return " " + (_UP if result.difference.mean > 0 else _DOWN)
+def _quality_cell(result: Evaluation, system: System, metric: str) -> HTML:
+    estimate = system.figures[metric]
+    best = max(other.figures[metric].mean for other in result.systems)
+    shown: str = figure(estimate.mean)
+    if estimate.mean == best:
+        shown = _TEMPLATES.fill("best", figure=shown)
+    arrow = HTML()
+    if system is not result.baseline:
+        arrow = _arrow(result.compared(system.label, result.baseline.label, metric))
+    return _TEMPLATES.fill("figure", figure=shown, arrow=arrow, interval=interval(estimate))
 
 
-def _legend(found: Evaluation) -> str:
-    return f"<p class=legend>{' '.join(_named(found, s) for s in found.systems)}</p>"
+def _arrow(test: PairedTest) -> HTML:
+    if not test.significant:
+        return HTML()
+    return _TEMPLATES.fill("up" if test.difference.mean > 0 else "down")
 
 
-def _depths(found: Evaluation) -> str:
-    head = [
-        "",
-        "depth",
-        *map(escape, found.metrics),
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "pairs/s",
-        "calls",
-    ]
+def _depths(result: Evaluation) -> HTML:
+    titles = ["", "depth", *result.metrics, "p50 ms", "p95 ms", "p99 ms", "pairs/s", "calls"]
     rows = (
         [
-            _named(found, system) if place == 0 else "",
+            _backend(result, system) if place == 0 else "",
             str(cut.depth),
             *(figure(estimate.mean) for estimate in cut.figures.values()),
             *speed_cells(cut.speed),
         ]
-        for system in found.backends
+        for system in result.backends
         for place, cut in enumerate(system.cuts)
     )
-    return _table(head, rows)
+    return _table(titles, rows)
 
 
-def _pairs(found: Evaluation) -> str:
+def _pairs(result: Evaluation) -> HTML:
     rows = (
         [
-            escape(result.metric),
-            escape(result.label),
-            escape(result.against),
-            signed(result.difference.mean) + _arrow(result),
-            interval(result.difference, signed_ends=True),
-            escape(p_value(result).removeprefix("= ")),
-            f"{result.better} / {result.worse}",
+            test.metric,
+            test.label,
+            test.against,
+            _TEMPLATES.fill(
+                "difference", difference=signed(test.difference.mean), arrow=_arrow(test)
+            ),
+            interval(test.difference, signed_ends=True),
+            p_value(test).removeprefix("= "),
+            f"{test.better} / {test.worse}",
         ]
-        for result in found.comparisons
-        if result.against != found.baseline.label
+        for test in result.comparisons
+        if test.against != result.baseline.label
     )
-    head = ["metric", "", "compared with", "difference", "95 % interval", "p", "better / worse"]
-    return _table(head, rows)
+    titles = ["metric", "", "compared with", "difference", "95 % interval", "p", "better / worse"]
+    return _TEMPLATES.fill("pairs", table=_table(titles, rows))
 
 
-def _worse(found: Evaluation, system: System) -> str:
-    metric = found.metrics[0]
-    before, after = found.baseline.values[metric], system.values[metric]
+def _worse(result: Evaluation, system: System) -> HTML:
+    metric = result.metrics[0]
+    before, after = result.baseline.values[metric], system.values[metric]
     drops = sorted(
         (a - b, query)
-        for query, b, a in zip(found.dataset.queries, before, after, strict=True)
+        for query, b, a in zip(result.dataset.queries, before, after, strict=True)
         if a < b
     )
+    backend = _backend(result, system)
     if not drops:
-        return f"<p>{_named(found, system)}: none.</p>"
-    more = f", the {_WORST} that lost most" if len(drops) > _WORST else ""
+        return _TEMPLATES.fill("none-worse", backend=backend)
     count = "1 query" if len(drops) == 1 else f"{len(drops):,} queries"
-    shown = "".join(
-        _drop(found, system, drop, query, opened=place == 0)
+    count += f", the {_WORST} that lost most" if len(drops) > _WORST else ""
+    queries = (
+        _TEMPLATES.fill(
+            "query" if place else "open-query", content=_drop(result, system, drop, query)
+        )
         for place, (drop, query) in enumerate(drops[:_WORST])
     )
-    return f"<p>{_named(found, system)}: {count}{more}.</p>{shown}"
+    return _TEMPLATES.fill("worse", backend=backend, count=count, queries=join(queries))
 
 
-def _drop(found: Evaluation, system: System, drop: float, query: str, *, opened: bool) -> str:
-    columns = "".join(
-        f"<div><h3>{escape(title)}</h3>{_ranking(found, query, other, order)}</div>"
-        for title, other, order in (
-            (f"before: {found.baseline.label}", system, found.baseline),
-            (f"after: {system.label}", found.baseline, system),
-        )
-    )
-    text = escape(excerpt(found.dataset.queries[query], _EXCERPT))
-    return (
-        f"<details{' open' if opened else ''}>"
-        f"<summary><span class=bad>{signed(drop)}</span> <bdi>{text}</bdi></summary>"
-        f"<div class=two>{columns}</div></details>"
+def _drop(result: Evaluation, system: System, drop: float, query: str) -> HTML:
+    baseline = result.baseline
+    before = _ranking(result, query, baseline, system, f"before: {baseline.label}")
+    after = _ranking(result, query, system, baseline, f"after: {system.label}")
+    return _TEMPLATES.fill(
+        "drop",
+        drop=signed(drop),
+        query=excerpt(result.dataset.queries[query], _EXCERPT),
+        rankings=join((before, after)),
     )
 
 
-def _ranking(found: Evaluation, query: str, other: System, order: System) -> str:
-    data = found.dataset
-    ids = order.rankings[query]
+def _ranking(result: Evaluation, query: str, shown: System, other: System, title: str) -> HTML:
+    """Show the first documents of a ranking, each with its place in the other one."""
+    data, ids = result.dataset, shown.rankings[query]
     relevant = [document for document in ids if data.qrels[query].get(document, 0) > 0]
-    shown = list(ids[:_TOP])
-    shown += [document for document in relevant[:1] if document not in shown]
-    when = "after" if order is found.baseline else "before"
-    items = []
-    for document in shown:
-        place, elsewhere = ids.index(document) + 1, other.rankings[query].index(document) + 1
-        good = document in relevant
-        chip = "<em>relevant</em> " if good else ""
-        items.append(
-            f'<li value="{place}"{" class=relevant" if good else ""}>{chip}'
-            f"<bdi>{escape(excerpt(data.documents[document], _EXCERPT)) or '(empty)'}</bdi>"
-            f"<small>{escape(document)} · place {when}: {elsewhere}</small></li>"
+    documents = list(ids[:_TOP])
+    documents += [document for document in relevant[:1] if document not in documents]
+    items = (
+        _TEMPLATES.fill(
+            "relevant" if document in relevant else "document",
+            place=ids.index(document) + 1,
+            text=excerpt(data.documents[document], _EXCERPT) or "(empty)",
+            document=document,
+            when="after" if shown is result.baseline else "before",
+            elsewhere=other.rankings[query].index(document) + 1,
         )
-    return f"<ol>{''.join(items)}</ol>"
+        for document in documents
+    )
+    return _TEMPLATES.fill("ranking", title=title, documents=join(items))

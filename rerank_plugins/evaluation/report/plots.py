@@ -1,37 +1,38 @@
-"""The pictures of a report."""
+"""The plots of a report."""
 
 from __future__ import annotations
 
 import math
 
 from rerank_plugins._internal.display import excerpt
+from rerank_plugins._internal.html import HTML
 from rerank_plugins.evaluation.report.format import figure, milliseconds, signed
-from rerank_plugins.evaluation.report.svg import Frame, nice_ticks
+from rerank_plugins.evaluation.report.svg import Plot, nice_ticks
 from rerank_plugins.evaluation.results import Evaluation, System
 
 __all__ = ["depth_plot", "gain_plot", "latency_plot"]
 
 _COLOURS = 6
 _TITLED = 400
-"""Bars that say their query; more would make the page heavy."""
+"""With more bars than this, none has its query as a title: the page would grow heavy."""
 _LOG_FROM = 8
-"""Ratio of times from which their axis is logarithmic."""
+"""The time axis is logarithmic where the slowest takes so many times as long as the fastest."""
 
 
-def colour(found: Evaluation, system: System) -> str:
-    """Return the class of a backend's colour."""
-    place = next(n for n, other in enumerate(found.backends) if other.label == system.label)
+def colour(result: Evaluation, system: System) -> str:
+    """Return the CSS class of a backend's colour."""
+    place = next(n for n, other in enumerate(result.backends) if other.label == system.label)
     return f"c{place % _COLOURS + 1}"
 
 
-def latency_plot(found: Evaluation) -> str:
+def latency_plot(result: Evaluation) -> HTML:
     """Draw quality against the median latency: a line per backend, a point per depth."""
-    metric = found.metrics[0]
-    before = found.baseline.figures[metric].mean
-    times = [cut.speed.percentile(50) for each in found.backends for cut in each.cuts if cut.speed]
+    metric = result.metrics[0]
+    before = result.baseline.figures[metric].mean
+    times = [cut.speed.percentile(50) for each in result.backends for cut in each.cuts if cut.speed]
     if not times:
-        return ""
-    values = [cut.figures[metric].mean for each in found.backends for cut in each.cuts]
+        return HTML()
+    values = [cut.figures[metric].mean for each in result.backends for cut in each.cuts]
     marks = nice_ticks(*_padded(min(*values, before), max(*values, before)))
     low, high = 1000 * min(times), 1000 * max(times)
     logarithmic = high / low >= _LOG_FROM
@@ -41,86 +42,86 @@ def latency_plot(found: Evaluation) -> str:
     else:
         ticks = nice_ticks(0, high)
         ends = (0.0, ticks[-1])
-    frame = Frame(
+    plot = Plot(
         ends,
         (marks[0], marks[-1]),
         label=f"{metric} against the median latency per query",
         x_scale=math.log10 if logarithmic else float,
     )
-    frame.axes(
+    plot.axes(
         [(tick, f"{tick:g}") for tick in ticks],
         [(mark, f"{mark:g}") for mark in marks],
         x_title="median milliseconds per query" + (", logarithmic" if logarithmic else ""),
         y_title=metric,
     )
-    frame.line([(ends[0], before), (ends[1], before)], "base")
-    frame.label(ends[0], before, found.baseline.label, style="note halo", dx=4, dy=-6)
-    for system in found.backends:
-        style = colour(found, system)
+    plot.line([(ends[0], before), (ends[1], before)], "base")
+    plot.label(ends[0], before, result.baseline.label, style="note halo", dx=4, dy=-6)
+    for system in result.backends:
+        style = colour(result, system)
         points = [
             (1000 * cut.speed.percentile(50), cut.figures[metric].mean, cut.depth)
             for cut in system.cuts
             if cut.speed is not None
         ]
-        frame.line([(x, y) for x, y, _ in points], f"series {style}")
+        plot.line([(x, y) for x, y, _ in points], f"series {style}")
         for x, y, depth in points:
-            deepest = depth == found.depth
+            deepest = depth == result.depth
             title = f"{system.label}, depth {depth}: {figure(y)}, {milliseconds(x / 1000)} ms"
-            frame.dot(x, y, f"dot {style}", radius=5 if deepest else 3, title=title)
-            if len(found.backends) == 1 or deepest or depth == points[0][2]:
-                frame.label(x, y, str(depth), style="note halo", dy=-9, anchor="middle")
-    return frame.svg()
+            plot.dot(x, y, f"dot {style}", radius=5 if deepest else 3, title=title)
+            if len(result.backends) == 1 or deepest or depth == points[0][2]:
+                plot.label(x, y, str(depth), style="note halo", dy=-9, anchor="middle")
+    return plot.svg()
 
 
-def depth_plot(found: Evaluation) -> str:
-    """Draw quality against how many candidates are reranked, with intervals of confidence."""
-    metric = found.metrics[0]
-    depths = [cut.depth for cut in found.backends[0].cuts]
+def depth_plot(result: Evaluation) -> HTML:
+    """Draw quality against the number of candidates reranked, with confidence intervals."""
+    metric = result.metrics[0]
+    depths = [cut.depth for cut in result.backends[0].cuts]
     ranges = [
         (cut.figures[metric].low, cut.figures[metric].high)
-        for each in found.backends
+        for each in result.backends
         for cut in each.cuts
     ]
-    base = found.baseline.figures[metric]
+    base = result.baseline.figures[metric]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     marks = nice_ticks(*_padded(min(low, base.low), max(high, base.high)))
-    frame = Frame(
+    plot = Plot(
         (-0.15, len(depths) + 0.15),
         (marks[0], marks[-1]),
         label=f"{metric} against the number of candidates reranked",
     )
-    frame.axes(
+    plot.axes(
         [(place, str(depth)) for place, depth in enumerate([0, *depths])],
         [(mark, f"{mark:g}") for mark in marks],
         x_title="candidates reranked (0: the first stage's order)",
         y_title=metric,
     )
-    for system in found.backends:
+    for system in result.backends:
         estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
-        frame.band(
-            [(n, e.low, e.high) for n, e in enumerate(estimates)], f"band {colour(found, system)}"
+        plot.band(
+            [(n, e.low, e.high) for n, e in enumerate(estimates)], f"band {colour(result, system)}"
         )
-    frame.line([(-0.15, base.mean), (len(depths) + 0.15, base.mean)], "base")
-    for system in found.backends:
-        style = colour(found, system)
+    plot.line([(-0.15, base.mean), (len(depths) + 0.15, base.mean)], "base")
+    for system in result.backends:
+        style = colour(result, system)
         estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
-        frame.line([(n, e.mean) for n, e in enumerate(estimates)], f"series {style}")
+        plot.line([(n, e.mean) for n, e in enumerate(estimates)], f"series {style}")
         for place, cut in enumerate(system.cuts, start=1):
             value = cut.figures[metric].mean
             title = f"{system.label}, depth {cut.depth}: {figure(value)}"
-            frame.dot(place, value, f"dot {style}", radius=3.5, title=title)
-    return frame.svg()
+            plot.dot(place, value, f"dot {style}", radius=3.5, title=title)
+    return plot.svg()
 
 
-def gain_plot(found: Evaluation, system: System) -> str:
+def gain_plot(result: Evaluation, system: System) -> HTML:
     """Draw the gain of each query over the first stage as bars, the best first."""
-    metric = found.metrics[0]
+    metric = result.metrics[0]
     gains = sorted(
         (
             (after - before, query)
             for query, before, after in zip(
-                found.dataset.queries,
-                found.baseline.values[metric],
+                result.dataset.queries,
+                result.baseline.values[metric],
                 system.values[metric],
                 strict=True,
             )
@@ -128,7 +129,7 @@ def gain_plot(found: Evaluation, system: System) -> str:
         key=lambda item: -item[0],
     )
     most, least = max(gains[0][0], 0.1), min(gains[-1][0], -0.1)
-    frame = Frame(
+    plot = Plot(
         (0, len(gains)),
         (least - 0.05, most + 0.05),
         label=f"gain in {metric} of each query, the best first",
@@ -137,7 +138,7 @@ def gain_plot(found: Evaluation, system: System) -> str:
         foot=12,
     )
     ticks = [tick for tick in nice_ticks(least, most, 4) if least - 0.02 <= tick <= most + 0.02]
-    frame.axes(
+    plot.axes(
         [],
         [(tick, signed(tick)[:5] if tick else "0") for tick in ticks],
         x_title="",
@@ -146,8 +147,8 @@ def gain_plot(found: Evaluation, system: System) -> str:
     titled = len(gains) <= _TITLED
     for place, (gain, query) in enumerate(gains):
         style = "good" if gain > 0 else "bad" if gain < 0 else "same"
-        words = excerpt(found.dataset.queries[query], 120)
-        frame.bar(place, 1, gain, style, f"{signed(gain)}  {words}" if titled else "")
+        words = excerpt(result.dataset.queries[query], 120)
+        plot.bar(place, 1, gain, style, f"{signed(gain)}  {words}" if titled else "")
     better, worse = sum(g > 0 for g, _ in gains), sum(g < 0 for g, _ in gains)
     same = len(gains) - better - worse
     for start, count, word, dy in (
@@ -158,8 +159,8 @@ def gain_plot(found: Evaluation, system: System) -> str:
         if count:
             middle = start + count / 2
             words = f"{count} {word}"
-            frame.label(middle, 0, words, style="note halo", dy=dy, anchor="middle")
-    return frame.svg()
+            plot.label(middle, 0, words, style="note halo", dy=dy, anchor="middle")
+    return plot.svg()
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Frame", "nice_ticks", "text"]
+from rerank_plugins._internal.html import HTML, Templates, join
+
+__all__ = ["Plot", "nice_ticks"]
+
+_TEMPLATES = Templates("rerank_plugins.evaluation.report", "plot.svg")
 
 
-class Frame:
-    """A plot's frame: what is drawn in units of the data lands on the page.
+class Plot:
+    """A plot: shapes given in units of the data become SVG.
 
     Colours are CSS classes of the page: `c1`, `c2`, … for series, `grid`, `axis`, `note`.
 
     Args:
         x: ends of the horizontal axis, in units of the data.
         y: ends of the vertical axis.
-        label: what the picture shows, for those who can't see it.
-        width: of the whole picture, in its own units.
-        height: of the whole picture.
-        foot: of that, what is kept for the horizontal axis.
+        label: what the plot shows, for those who can't see it.
+        width: of the whole plot, in its own units.
+        height: of the whole plot.
+        foot: how much of the height the horizontal axis takes.
         x_scale: from the data to what is linear on the page, as `math.log10`.
     """
 
@@ -40,13 +43,22 @@ class Frame:
         self._x = x_scale(x[0]), x_scale(x[1])
         self._y = y
         self._size = width, height
-        self._parts: list[str] = []
+        self._shapes: list[HTML] = []
         self._label = label
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return where a point of the data lands."""
-        across = (self._x_scale(x) - self._x[0]) / (self._x[1] - self._x[0])
-        return self._left + across * (self._right - self._left), self._row(y)
+    def _add(self, template: str, **values: object) -> None:
+        self._shapes.append(_TEMPLATES.fill(template, **values))
+
+    def _column(self, value: float) -> float:
+        share = (self._x_scale(value) - self._x[0]) / (self._x[1] - self._x[0])
+        return self._left + share * (self._right - self._left)
+
+    def _row(self, value: float) -> float:
+        share = (value - self._y[0]) / (self._y[1] - self._y[0])
+        return self._bottom - share * (self._bottom - self._top)
+
+    def _points(self, points: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{self._column(x):.1f},{self._row(y):.1f}" for x, y in points)
 
     def axes(
         self,
@@ -56,87 +68,80 @@ class Frame:
         x_title: str,
         y_title: str,
     ) -> None:
-        """Draw a grid, ticks with their labels, and what the axes mean."""
+        """Draw a grid, ticks with their labels, and the titles of the axes."""
         for value, label in y_ticks:
             y = self._row(value)
-            self._parts.append(
-                f'<line class="grid" x1="{self._left}" x2="{self._right}" y1="{y:.1f}" '
-                f'y2="{y:.1f}"/>'
-            )
-            self._parts.append(text(self._left - 7, y + 4, label, anchor="end"))
+            self._line("grid", (self._left, y), (self._right, y))
+            self._text(self._left - 7, y + 4, label, anchor="end")
         for value, label in x_ticks:
-            x, _ = self.at(value, self._y[0])
-            self._parts.append(
-                f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{self._bottom}" '
-                f'y2="{self._bottom + 4}"/>'
-            )
-            self._parts.append(text(x, self._bottom + 17, label, anchor="middle"))
+            x = self._column(value)
+            self._line("axis", (x, self._bottom), (x, self._bottom + 4))
+            self._text(x, self._bottom + 17, label, anchor="middle")
         base = self._row(max(self._y[0], 0.0))
-        self._parts.append(
-            f'<line class="axis" x1="{self._left}" x2="{self._right}" y1="{base:.1f}" '
-            f'y2="{base:.1f}"/>'
-        )
+        self._line("axis", (self._left, base), (self._right, base))
         middle = (self._left + self._right) / 2
-        self._parts.append(text(middle, self._size[1] - 6, x_title, style="note", anchor="middle"))
-        self._parts.append(text(self._left + 5, self._top + 8, y_title, style="note halo"))
+        self._text(middle, self._size[1] - 6, x_title, style="note", anchor="middle")
+        self._text(self._left + 5, self._top + 8, y_title, style="note halo")
 
-    def _row(self, value: float) -> float:
-        up = (value - self._y[0]) / (self._y[1] - self._y[0])
-        return self._bottom - up * (self._bottom - self._top)
+    def _line(self, style: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        (x1, y1), (x2, y2) = start, end
+        self._add("line", style=style, x1=_at(x1), x2=_at(x2), y1=_at(y1), y2=_at(y2))
+
+    def _text(
+        self, x: float, y: float, text: str, *, style: str = "", anchor: str = "start"
+    ) -> None:
+        self._add("text", x=_at(x), y=_at(y), text=text, style=style, anchor=anchor)
 
     def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
         """Draw straight lines through the points."""
-        path = " ".join("{:.1f},{:.1f}".format(*self.at(x, y)) for x, y in points)
-        self._parts.append(f'<polyline class="{style}" points="{path}"/>')
+        self._add("polyline", style=style, points=self._points(points))
 
     def band(self, points: Sequence[tuple[float, float, float]], style: str) -> None:
         """Fill the area between two values of y for each x."""
         edge = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in points[::-1]]
-        path = " ".join("{:.1f},{:.1f}".format(*self.at(x, y)) for x, y in edge)
-        self._parts.append(f'<polygon class="{style}" points="{path}"/>')
+        self._add("polygon", style=style, points=self._points(edge))
 
     def dot(self, x: float, y: float, style: str, *, radius: float = 4, title: str = "") -> None:
         """Draw a point; its title shows under a mouse."""
-        across, down = self.at(x, y)
-        self._parts.append(
-            f'<circle class="{style}" cx="{across:.1f}" cy="{down:.1f}" r="{radius}">'
-            f"<title>{escape(title)}</title></circle>"
-        )
+        x, y = self._column(x), self._row(y)
+        self._add("circle", style=style, x=_at(x), y=_at(y), radius=radius, title=title)
 
     def bar(self, x: float, width: float, y: float, style: str, title: str = "") -> None:
         """Draw a bar from 0 to y."""
-        left, down = self.at(x, y)
-        right, zero = self.at(x + width, 0.0)
+        left, right, end, zero = (
+            self._column(x),
+            self._column(x + width),
+            self._row(y),
+            self._row(0.0),
+        )
         gap = min(1.0, 0.2 * (right - left))
-        top = min(down, zero)
-        self._parts.append(
-            f'<rect class="{style}" x="{left + gap / 2:.2f}" y="{top:.1f}" '
-            f'width="{right - left - gap:.2f}" height="{max(abs(down - zero), 0.8):.1f}">'
-            f"<title>{escape(title)}</title></rect>"
+        self._add(
+            "rect",
+            style=style,
+            x=f"{left + gap / 2:.2f}",
+            y=_at(min(end, zero)),
+            width=f"{right - left - gap:.2f}",
+            height=_at(max(abs(end - zero), 0.8)),
+            title=title,
         )
 
     def label(
-        self, x: float, y: float, words: str, *, style: str = "", dx: float = 0, dy: float = 0,
+        self, x: float, y: float, text: str, *, style: str = "", dx: float = 0, dy: float = 0,
         anchor: str = "start",
     ) -> None:  # fmt: skip
-        """Write beside a point of the data."""
-        across, down = self.at(x, y)
-        self._parts.append(text(across + dx, down + dy, words, style=style, anchor=anchor))
+        """Write a text beside a point of the data."""
+        self._text(self._column(x) + dx, self._row(y) + dy, text, style=style, anchor=anchor)
 
-    def svg(self) -> str:
-        """Return the picture."""
+    def svg(self) -> HTML:
+        """Return the plot as an SVG element."""
         width, height = self._size
-        return (
-            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self._label)}" '
-            f'xmlns="http://www.w3.org/2000/svg">{"".join(self._parts)}</svg>'
+        return _TEMPLATES.fill(
+            "plot", width=width, height=height, label=self._label, shapes=join(self._shapes)
         )
 
 
-def text(x: float, y: float, words: str, *, style: str = "", anchor: str = "start") -> str:
-    """Return words at a place of the page."""
-    attributes = f' class="{style}"' if style else ""
-    attributes += f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{escape(words)}</text>'
+def _at(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

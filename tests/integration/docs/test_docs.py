@@ -21,6 +21,7 @@ from rerank_plugins import load_backend
 from tests.support.places import ROOT
 
 PAGES = [ROOT / "README.md", *ROOT.glob("README.*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = {"README.zh-CN.md", "cli.md", "evaluation.md"}  # they run whole evaluations
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 HUB_MODEL = re.compile(r"local:([\w.-]+/[\w.-]+)|model\"? ?[=:] ?\"([\w-]+/[\w.-]+)\"")
 
@@ -81,7 +82,10 @@ def run_shell(code):
             assert shlex.split(command, comments=True) is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in SLOW), id=p.name) for p in PAGES],
+)
 def test_every_block_runs(page, hub, workspace, capsys):
     text = page.read_text(encoding="utf-8")
     for match in HUB_MODEL.finditer(text):
@@ -100,6 +104,7 @@ def test_every_block_runs(page, hub, workspace, capsys):
             assert language in {"text", "json", "html", "mermaid"}, f"{page.name}:{line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
 def test_every_example_runs(example, hub, workspace, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(example)])

@@ -33,17 +33,33 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory):
+    """A configuration that scores a pair once, however many recipes ask for it."""
+    file = tmp_path_factory.mktemp("recipes") / "rerank.toml"
+    file.write_text('[backend]\nkind = "embedded"\n[cache]\n', encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """What each recipe has printed, by its name."""
+    return {}
+
+
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs a recipe as a script and gives what it printed."""
+def run(monkeypatch, capsys, backend, printed):
+    """Return a function that runs a recipe as a script, once, and gives what it printed."""
 
     def runner(name):
-        for package in NEEDS[name]:
-            pytest.importorskip(package, reason="needs the extra `examples`")
-        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-        monkeypatch.syspath_prepend(FOLDER)
-        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
-        return capsys.readouterr().out
+        if name not in printed:
+            for package in NEEDS[name]:
+                pytest.importorskip(package, reason="needs the extra `examples`")
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", backend])
+            monkeypatch.syspath_prepend(FOLDER)
+            runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+            printed[name] = capsys.readouterr().out
+        return printed[name]
 
     return runner
 
@@ -59,6 +75,7 @@ def test_every_recipe_is_tested():
     assert sorted(NEEDS) == sorted(p.stem for p in FOLDER.glob("*_rerank.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
@@ -80,6 +97,7 @@ def test_reranking_helps_what_an_engine_finds_in_english(run, name, tables):
         assert gain == pytest.approx(after - before, abs=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("product", ["elasticsearch", "opensearch"])
 def test_official_clients_work_against_the_documented_wire_format(run, monkeypatch, product):
     with search_engine(product) as (url, asked):
@@ -93,6 +111,7 @@ def test_official_clients_work_against_the_documented_wire_format(run, monkeypat
     assert expected == sum(path.endswith("/_search") for _, path in asked)
 
 
+@pytest.mark.slow
 def test_the_hybrid_finds_more_than_either_part(run):
     words, vectors, hybrid = figures(run("hybrid_rerank"))
 

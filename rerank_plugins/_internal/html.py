@@ -44,9 +44,7 @@ class Templates:
             filled in as they are.
     """
 
-    def __init__(
-        self, package: str, file: str, *, constants: Mapping[str, str] = _NONE
-    ) -> None:
+    def __init__(self, package: str, file: str, *, constants: Mapping[str, str] = _NONE) -> None:
         self._package, self._file = package, file
         self._constants = constants
 

@@ -1,6 +1,7 @@
 """Rerank the candidates of a retriever, locally or through a rerank server."""
 
-from rerank_plugins.backend import Backend, Content, Document, Ranked, Scale, rank
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,
@@ -16,7 +17,9 @@ from rerank_plugins.errors import (
     RerankError,
     UnsupportedInputError,
 )
+from rerank_plugins.ranking import Ranked, rank
 from rerank_plugins.result import RerankResult, arerank, rerank
+from rerank_plugins.scores import Passage, Scale, Scores, Usage
 from rerank_plugins.spec import BackendSpec, load_backend
 
 __version__ = "0.1.0"
@@ -37,11 +40,15 @@ __all__ = [
     "Document",
     "InvalidResponse",
     "MissingDependencyError",
+    "Passage",
+    "Query",
     "Ranked",
     "RerankError",
     "RerankResult",
     "Scale",
+    "Scores",
     "UnsupportedInputError",
+    "Usage",
     "arerank",
     "load_backend",
     "rank",

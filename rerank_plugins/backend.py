@@ -1,63 +1,18 @@
-"""The one interface: a backend scores documents against a query; `rank()` orders the scores."""
+"""The one interface: a backend scores documents against a query."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Any, Self
 
-from rerank_plugins.errors import ConfigError, InvalidResponse, UnsupportedInputError
+from rerank_plugins.content import TEXT_ONLY, Document, Query, Requests
+from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scale, Scores, check_scores
 
-__all__ = [
-    "Backend",
-    "Content",
-    "Document",
-    "Ranked",
-    "Scale",
-    "check_cut",
-    "check_encodable",
-    "check_scores",
-    "check_texts",
-    "rank",
-]
-
-Scale: TypeAlias = Literal["probability", "logit", "unknown"]
-"""`"probability"`: 0 to 1. `"logit"`: any finite number. `"unknown"`: nothing is promised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A document that is more than a string: text, an image, or both.
-
-    Raises:
-        UnsupportedInputError: both fields are None.
-    """
-
-    text: str | None = None
-    """The text, if any."""
-    image: str | bytes | None = None
-    """The image, if any: encoded bytes (PNG, JPEG, …), a `data:` URI, a path or a URL."""
-
-    def __post_init__(self) -> None:
-        if self.text is None and self.image is None:
-            raise UnsupportedInputError("`Content()` holds neither text nor an image; give one")
-
-
-Document: TypeAlias = str | Content
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """One document's place in a ranking."""
-
-    index: int
-    """Position of the document in the list that was scored, from 0."""
-    score: float
-    """Its score, on the scale of the backend."""
+__all__ = ["Backend", "as_scores"]
 
 
 class Backend(ABC):
@@ -65,6 +20,9 @@ class Backend(ABC):
 
     Safe to share between threads and cheap to build: models load and connections open on
     first use. The order of the scores is the order of the documents; sorting is `rank()`'s.
+
+    What a backend says of itself is cheap and never loads a model: `kind`, `model`, `label`,
+    `children`, `scale` and the other attributes. Only `name` and `describe()` may load.
     """
 
     scale: Scale = "unknown"
@@ -73,31 +31,85 @@ class Backend(ABC):
     cacheable: bool = True
     """Whether a score depends on `name`, the query and its own document alone.
 
-    False for listwise models (a score depends on the other documents) and for backends that
-    may answer from different models.
+    False where another model may answer, as in a fallback chain, and for listwise models.
     """
+
+    pointwise: bool = True
+    """Whether a score does not depend on the other documents of the request.
+
+    False for listwise models; their requests are never split.
+    """
+
+    inputs: frozenset[str] = TEXT_ONLY
+    """What queries and documents may hold: `{"text"}` or `{"text", "image"}`."""
+
+    instructions: bool = False
+    """Whether a `Query` may hold an instruction."""
+
+    hooks: tuple[Callable[[Any], None], ...] = ()
+    """Who hears of its calls; see `rerank_plugins.hooks`."""
 
     @property
     @abstractmethod
     def name(self) -> str:
         """What makes the scores: backends of equal names give equal scores. Holds no secret."""
 
+    @property
+    def kind(self) -> str:
+        """What sort of backend this is, as in a spec: `"local"`, `"tei"`, `"cache"`."""
+        return type(self).__name__
+
+    @property
+    def model(self) -> str | None:
+        """The model as the user wrote it; None if there is no choice."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """Kind and model, as in `"local:BAAI/bge-reranker-v2-m3"`; no secret, no host.
+
+        For traces, metrics and messages.
+        """
+        return f"{self.kind}:{self.model}" if self.model else self.kind
+
+    @property
+    def children(self) -> tuple[Backend, ...]:
+        """The backends that this one asks; none for one that scores by itself."""
+        return ()
+
+    def walk(self) -> Iterator[Backend]:
+        """Yield this backend and all below it, each before its children."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def with_children(self, children: Sequence[Backend]) -> Backend:
+        """Return a copy of this backend that asks `children`; this one does not change.
+
+        Raises:
+            ConfigError: their number is not that of `self.children`, or they don't fit.
+        """
+        if children:
+            raise ConfigError(f"{self!r} asks no other backend, so it can't be given any")
+        return self
+
     @abstractmethod
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         """Return one finite float per document, in input order; higher is more relevant.
 
-        No documents give `[]` without any work. It is all or nothing: never a partial list.
+        No documents give no scores without any work. It is all or nothing: never a partial list.
+        A backend of yours may return any sequence of floats.
 
         Raises:
             UnsupportedInputError: the query or a document is of a kind that can't be scored.
             BackendError: the backend failed; its subclasses say whether a retry may help.
         """
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        """Score several `(query, documents)` requests; like `score`, one list per request."""
+    def score_many(self, requests: Requests) -> list[Scores]:
+        """Score several `(query, documents)` requests; like `score`, one result per request."""
         return [self.score(query, documents) for query, documents in requests]
 
-    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         """Like `score`, without blocking the event loop (by default: in a thread)."""
         return await asyncio.to_thread(self.score, query, documents)
 
@@ -120,8 +132,11 @@ class Backend(ABC):
         """Free models and connections. Closing twice is fine; so is using it again."""
 
     async def aclose(self) -> None:
-        """Like `close`, from async code; also closes what belongs to the running event loop."""
-        self.close()
+        """Like `close`, without blocking the event loop (by default: in a thread).
+
+        A backend that holds what belongs to the running event loop closes that, too.
+        """
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -146,137 +161,22 @@ class Backend(ABC):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+        name, label = type(self).__name__, self.label
+        return f"<{name}>" if label == name else f"<{name} {label}>"
 
 
-def rank(
-    scores: Sequence[float], *, top_n: int | None = None, min_score: float | None = None
-) -> list[Ranked]:
-    """Order documents by score, best first; equal scores keep their input order.
+def as_scores(scores: Sequence[object], count: int, backend: Backend) -> Scores:
+    """Return what `backend` answered for `count` documents as `Scores`.
 
-    Args:
-        scores: one finite number per document, as `Backend.score` returns them.
-        top_n: keep at most this many; None keeps all, 0 none.
-        min_score: keep scores of at least this, on the scale of the scores.
+    Our backends answer in `Scores`; those of users may answer in any sequence of numbers, and
+    then the facts are what the backend says of itself.
 
     Raises:
-        ConfigError: `top_n` is negative or not an integer, or `min_score` is not finite.
-        InvalidResponse: a score is not a finite number.
+        InvalidResponse: the count differs, or a score is not a finite number.
     """
-    check_cut(top_n=top_n, min_score=min_score)
-    finite = check_scores(scores, len(scores))
-    order = sorted(range(len(finite)), key=finite.__getitem__, reverse=True)
-    ranked = [Ranked(index, finite[index]) for index in order]
-    if min_score is not None:
-        ranked = [item for item in ranked if item.score >= min_score]
-    return ranked[:top_n]
-
-
-def check_cut(*, top_n: int | None, min_score: float | None) -> None:
-    """Check the two settings of `rank()`; adapters call it when they are built.
-
-    Raises:
-        ConfigError: `top_n` is negative or not an integer, or `min_score` is not finite.
-    """
-    if top_n is not None and (not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 0):
-        raise ConfigError(
-            f"`top_n` must be None (keep all) or an integer of at least 0, not {top_n!r}"
-        )
-    if min_score is not None and not _is_finite(min_score):
-        raise ConfigError(f"`min_score` must be None or a finite number, not {min_score!r}")
-
-
-def check_scores(scores: Sequence[object], count: int) -> list[float]:
-    """Return `scores` as Python floats if there is one finite number per document.
-
-    Accepts anything with `__float__` except booleans and strings, so NumPy scalars pass.
-
-    Raises:
-        InvalidResponse: it is no list, the count differs, or a score is not a finite number.
-    """
-    try:
-        found = len(scores)
-    except TypeError:  # also an array without dimensions
-        raise InvalidResponse(f"got {_kind(scores)}, not a list of scores") from None
-    if found != count:
-        raise InvalidResponse(f"got {found} scores for {count} documents")
-    for position, score in enumerate(scores):
-        if not _is_finite(score):
-            raise InvalidResponse(
-                f"score {position} of {count} is {score!r}, which is not a finite number"
-            )
-    return [float(score) for score in scores]  # type: ignore[arg-type]  # checked just above
-
-
-def check_texts(query: str, documents: Sequence[Document]) -> list[str]:
-    """Return the documents' texts if a text-only backend can score this request.
-
-    Every backend applies these rules, so bad input fails alike everywhere: the query is a
-    string that is not blank; each document is a string or a `Content` with text and no image;
-    all are encodable as UTF-8 (no lone surrogates). Empty documents are fine.
-
-    Raises:
-        UnsupportedInputError: a rule is broken; the message names the document, not its text.
-    """
-    if not isinstance(query, str):
-        raise UnsupportedInputError(f"the query must be a string, not {_kind(query)}")
-    if not query.strip():
-        raise UnsupportedInputError(
-            "the query is empty or only white space: there is nothing to rank by"
-        )
-    check_encodable(query, "the query")
-    if isinstance(documents, str | bytes | Content):
-        raise UnsupportedInputError(
-            f"`documents` is a single {_kind(documents)}; pass a list: [document]"
-        )
-    if not isinstance(documents, Sequence):
-        raise UnsupportedInputError(
-            f"`documents` must be a sequence such as a list, not {_kind(documents)}"
-        )
-    return [_text(document, position) for position, document in enumerate(documents)]
-
-
-def _text(document: Document, position: int) -> str:
-    text = document
-    if isinstance(document, Content):
-        if document.image is not None:
-            raise UnsupportedInputError(
-                f"document {position} holds an image, and this backend scores text only"
-            )
-        text = document.text  # type: ignore[assignment]  # not None: there is no image
-    if not isinstance(text, str):
-        raise UnsupportedInputError(
-            f"document {position} must be a string or `Content`, not {_kind(text)}"
-        )
-    check_encodable(text, f"document {position}")
-    return text
-
-
-def check_encodable(text: str, what: str) -> None:
-    """Check that `text`, which messages call `what`, can be written as UTF-8.
-
-    Raises:
-        UnsupportedInputError: it holds a lone surrogate.
-    """
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise UnsupportedInputError(
-            f"{what} holds a lone surrogate (U+{ord(text[exc.start]):04X} at {exc.start}), which "
-            "is not text; clean it with text.encode('utf-8', 'replace').decode()"
-        ) from None
-
-
-def _kind(value: object) -> str:
-    return f"`{type(value).__name__}`"
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        return False
-    try:
-        return math.isfinite(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
+    values = check_scores(scores, count)
+    if isinstance(scores, Scores):
+        return scores
+    if not values:
+        return Scores((), scale=backend.scale)
+    return Scores(values, backend=backend.name, model=backend.model, scale=backend.scale)

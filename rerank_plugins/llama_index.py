@@ -9,22 +9,21 @@ from typing import Any, Never, Self
 
 from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
+    METADATA_KEYS,
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
-    check_settings,
-    label,
-    refuse_unknown,
-)
-from rerank_plugins._internal.optional import require
-from rerank_plugins._outcome import (
-    RERANK_STATUS,
+    Kept,
     OnError,
     Outcome,
+    add_facts,
     check_on_error,
-    mark,
-    outcome_of,
+    check_settings,
+    refuse_unknown,
+    reranking,
 )
-from rerank_plugins.backend import Backend, Content, Document
+from rerank_plugins._internal.optional import require
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Content, Document
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -62,7 +61,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     their metadata says what the retriever thought of them, in `retriever_score` (absent if it
     gave none) and `retriever_rank` (from 1); a second reranker leaves them as they are. Where a
     fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody did, it is
-    `"fallback:ERROR"`. These keys are kept out of prompts and embeddings. Nothing that the
+    `"fallback:ERROR"`. `rerank_truncated` is True where the model read a part of a node only.
+    These keys are kept out of prompts and embeddings. Nothing that the
     caller passed in changes.
 
     Building one is cheap: the model loads, or the connection opens, with the first nodes.
@@ -164,7 +164,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
-            with outcome_of(len(nodes), on_error=self.on_error) as outcome:
+            with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
                     outcome.scores = self.backend.score(query.query_str, _documents(nodes))
             reranked.extend(self._reranked(nodes, outcome))
@@ -176,7 +176,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = self._checked(nodes, query_bundle)
         with self._reported(query, nodes) as reranked:
-            with outcome_of(len(nodes), on_error=self.on_error) as outcome:
+            with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
                     outcome.scores = await self.backend.ascore(query.query_str, _documents(nodes))
             reranked.extend(self._reranked(nodes, outcome))
@@ -210,7 +210,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def _reranked(self, nodes: Sequence[NodeWithScore], outcome: Outcome) -> list[NodeWithScore]:
         kept = outcome.kept(top_n=self.top_n, min_score=self.min_score)
-        return [_scored(nodes[index], score, index + 1, outcome.status) for index, score in kept]
+        return [_scored(nodes[item.index], item, outcome.status) for item in kept]
 
     @contextmanager
     def _reported(
@@ -219,7 +219,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         """Report a reranking: its start, then the nodes put into the list, or the error."""
         reranked: list[NodeWithScore] = []
         before = _snapshot(nodes)
-        name = label(self.backend)
+        name = self.backend.label
         top_n = len(nodes) if self.top_n is None else self.top_n
         _dispatcher.event(ReRankStartEvent(query=query, nodes=before, top_n=top_n, model_name=name))
         payload: dict[str, Any] = {
@@ -272,17 +272,15 @@ def _image(node: BaseNode, position: int) -> str | bytes | None:
     return str(place) if place else None
 
 
-def _scored(
-    given: NodeWithScore, score: float | None, place: int, status: str | None
-) -> NodeWithScore:
-    """Copy a node with its new score and what the retriever, who put it at `place`, thought."""
-    node = given.node
+def _scored(item: NodeWithScore, kept: Kept, status: str | None) -> NodeWithScore:
+    """Copy a node with its new score and what the retriever thought of it."""
+    node = item.node
     metadata = dict(node.metadata)
     if RETRIEVER_RANK not in metadata:  # else another reranker came between the retriever and us
-        metadata[RETRIEVER_RANK] = place
-        if given.score is not None:
-            metadata[RETRIEVER_SCORE] = float(given.score)
-    mark(metadata, status)
+        metadata[RETRIEVER_RANK] = kept.index + 1
+        if item.score is not None:
+            metadata[RETRIEVER_SCORE] = float(item.score)
+    add_facts(metadata, status=status, truncated=kept.truncated)
     copy = node.model_copy(
         update={
             "metadata": metadata,
@@ -291,12 +289,12 @@ def _scored(
             "relationships": dict(node.relationships),
         }
     )
-    return given.model_copy(update={"node": copy, "score": score})
+    return item.model_copy(update={"node": copy, "score": kept.score})
 
 
 def _hiding(keys: Sequence[str]) -> list[str]:
     """Return `keys` and ours, without repeating one."""
-    return list(dict.fromkeys([*keys, RETRIEVER_RANK, RETRIEVER_SCORE, RERANK_STATUS]))
+    return list(dict.fromkeys([*keys, *METADATA_KEYS]))
 
 
 def _snapshot(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:

@@ -7,10 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, overload
 
-from rerank_plugins._adapter import check_settings, label, refuse_unknown
-from rerank_plugins._internal import context as _context
+from rerank_plugins._adapter import check_settings, refuse_unknown
 from rerank_plugins._internal.display import as_html, as_table
-from rerank_plugins.backend import Backend, Document, Ranked, Scale, check_scores, rank
+from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import Document, Query
+from rerank_plugins.ranking import Ranked, rank
+from rerank_plugins.scores import Passage, Scale, Scores
 from rerank_plugins.spec import BackendSpec, load_backend
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ class RankedDocument:
     """Its score, on the scale of the backend."""
     document: Document
     """The document as it was given."""
+    truncated: bool = False
+    """Whether the model read a part of it only."""
+    passage: Passage | None = None
+    """The part of it that made the score, where one did."""
 
     @property
     def moved(self) -> int:
@@ -47,16 +53,26 @@ class RerankResult(Sequence[RankedDocument]):
     A sequence of `RankedDocument`: iterate it, index it, slice it, take its `len()`.
     """
 
-    query: str
+    query: str | Query
     """What the documents were ranked for."""
     documents: tuple[Document, ...]
     """All documents as they were given, in their first order."""
     ranked: tuple[Ranked, ...]
     """The places of the documents that were kept, best first, as `rank()` returns them."""
-    backend: str
-    """The name of the backend that made the scores."""
-    scale: Scale
-    """The range of the scores."""
+    scores: Scores
+    """The scores of all documents in their first order, and what is known about them."""
+    label: str
+    """The label of the backend that was asked; see `Backend.label`."""
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that scored; its label if nothing was scored."""
+        return self.scores.backend or self.label
+
+    @property
+    def scale(self) -> Scale:
+        """The range of the scores."""
+        return self.scores.scale
 
     @overload
     def __getitem__(self, place: int) -> RankedDocument: ...
@@ -69,7 +85,14 @@ class RerankResult(Sequence[RankedDocument]):
 
     def _item(self, number: int) -> RankedDocument:
         index, score = self.ranked[number].index, self.ranked[number].score
-        return RankedDocument(number + 1, index, score, self.documents[index])
+        return RankedDocument(
+            number + 1,
+            index,
+            score,
+            self.documents[index],
+            truncated=index in self.scores.truncated,
+            passage=self.scores.passages.get(index),
+        )
 
     def __iter__(self) -> Iterator[RankedDocument]:
         return map(self._item, range(len(self)))
@@ -81,17 +104,21 @@ class RerankResult(Sequence[RankedDocument]):
         kept = f"{len(self)} of {len(self.documents)} documents"
         return f"<RerankResult {kept} by {self.backend}>"
 
+    def _words(self) -> str:
+        query = self.query
+        return (query.text or "") if isinstance(query, Query) else query
+
     def __rich__(self) -> Table:
         return as_table(self.documents, self.ranked, backend=self.backend, scale=self.scale)
 
     def _repr_html_(self) -> str:
         return as_html(
-            self.query, self.documents, self.ranked, backend=self.backend, scale=self.scale
+            self._words(), self.documents, self.ranked, backend=self.backend, scale=self.scale
         )
 
 
 def rerank(
-    query: str,
+    query: str | Query,
     documents: Sequence[Document],
     *,
     backend: BackendSpec = None,
@@ -122,14 +149,13 @@ def rerank(
     refuse_unknown(unknown, valid=_SETTINGS, where="rerank")
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
-    with nullcontext() if loaded is backend else loaded, _context.scorer() as scorer:
-        scores = loaded.score(query, documents)
-        by = scorer.name
-        return _result(query, documents, loaded, scores, by=by, top_n=top_n, min_score=min_score)
+    with nullcontext() if loaded is backend else loaded:
+        scores = as_scores(loaded.score(query, documents), len(documents), loaded)
+    return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
 
 
 async def arerank(
-    query: str,
+    query: str | Query,
     documents: Sequence[Document],
     *,
     backend: BackendSpec = None,
@@ -142,23 +168,18 @@ async def arerank(
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
     async with nullcontext() if loaded is backend else loaded:
-        with _context.scorer() as scorer:
-            scores = await loaded.ascore(query, documents)
-        by = scorer.name
-        return _result(query, documents, loaded, scores, by=by, top_n=top_n, min_score=min_score)
+        scores = as_scores(await loaded.ascore(query, documents), len(documents), loaded)
+    return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
 
 
 def _result(
-    query: str,
+    query: str | Query,
     documents: Sequence[Document],
     backend: Backend,
-    scores: Sequence[float],
+    scores: Scores,
     *,
-    by: str | None,
     top_n: int | None,
     min_score: float | None,
 ) -> RerankResult:
-    ranked = rank(check_scores(scores, len(documents)), top_n=top_n, min_score=min_score)
-    # A name may load the model: cheap after scoring, and not worth it where nothing was scored.
-    name = by or (backend.name if len(documents) else label(backend))
-    return RerankResult(query, tuple(documents), tuple(ranked), name, backend.scale)
+    ranked = rank(scores, top_n=top_n, min_score=min_score)
+    return RerankResult(query, tuple(documents), tuple(ranked), scores, backend.label)

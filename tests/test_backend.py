@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import Backend, ConfigError, Content, InvalidResponse, Ranked, rank
-from rerank_plugins.backend import check_scores, check_texts
+from rerank_plugins.content import check_texts
 from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.scores import check_scores
 from rerank_plugins.testing import FakeBackend, bad_requests
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,7 +27,7 @@ class Smallest(Backend):
 
     def score(self, query, documents):
         self.thread = threading.get_ident()
-        return [float(len(text)) for text in check_texts(query, documents)]
+        return [float(len(text)) for text in check_texts(query, documents)[1]]
 
 
 @given(st.lists(finite))
@@ -117,7 +118,7 @@ def test_messages_repeat_no_text():
 def test_check_texts_returns_the_texts_in_order():
     documents = ("a", Content(text="b"), "", "\x00", "熊猫")
 
-    assert ["a", "b", "", "\x00", "熊猫"] == check_texts("q", documents)
+    assert ("q", ("a", "b", "", "\x00", "熊猫")) == check_texts("q", documents)
 
 
 def test_content_needs_text_or_image():
@@ -139,7 +140,7 @@ def test_defaults_serve_a_backend_that_only_scores():
     with Smallest() as backend:
         assert [[1.0], []] == backend.score_many([("q", ["a"]), ("q", [])])
         assert {"name": "smallest", "scale": "unknown", "cacheable": True} == backend.describe()
-        assert "<Smallest smallest>" == repr(backend)
+        assert "<Smallest>" == repr(backend)
 
 
 def test_a_backend_that_cannot_be_written_says_so():

@@ -17,27 +17,31 @@ if not PACKAGE.exists():  # the tests run against an installed wheel
     PACKAGE = Path(rerank_plugins.__file__).parent
 
 # Each layer may import the layers named for it; nothing imports sideways.
-ADAPTER = {"errors", "_internal", "backend", "spec", "hooks"}
+VALUES = {"errors", "content", "scores"}
+INTERFACE = VALUES | {"_internal", "backend", "ranking"}
 LAYERS = {
     "errors": set(),
-    "_internal": {"errors", "backend"},
+    "_internal": {"errors"},
+    "content": {"errors"},
+    "scores": {"errors"},
+    "ranking": {"errors", "_internal", "scores"},
     "hooks": {"errors", "_internal"},
-    "backend": {"errors"},
-    "scheduler": {"errors", "_internal", "hooks", "backend"},
-    "backends": {"errors", "_internal", "hooks", "backend", "scheduler"},
-    "wrappers": {"errors", "_internal", "hooks", "backend", "scheduler"},
-    "testing": {"errors", "_internal", "backend"},
-    "spec": {"errors", "_internal", "backend"},
-    "_adapter": {"errors", "_internal", "backend"},
-    "_outcome": {"errors", "_internal", "hooks", "backend"},
-    "result": {"errors", "_internal", "backend", "spec", "_adapter"},
-    "langchain": ADAPTER | {"_adapter", "_outcome"},
-    "llama_index": ADAPTER | {"_adapter", "_outcome"},
-    "evaluation": {"errors", "_internal", "backend", "spec", "result"},
-    "bench": {"errors", "_internal", "backend", "spec", "result"},
-    "server": ADAPTER | {"", "backends", "scheduler", "wrappers"},
-    "": {"errors", "backend", "spec", "result"},
+    "backend": VALUES,
+    "scheduler": INTERFACE | {"hooks"},
+    "backends": INTERFACE | {"hooks", "scheduler"},
+    "wrappers": INTERFACE | {"hooks", "scheduler"},
+    "testing": INTERFACE,
+    "spec": INTERFACE,
+    "_adapter": INTERFACE | {"hooks"},
+    "result": INTERFACE | {"_adapter", "spec"},
+    "langchain": INTERFACE | {"_adapter", "spec"},
+    "llama_index": INTERFACE | {"_adapter", "spec"},
+    "evaluation": INTERFACE | {"result", "spec"},
+    "bench": INTERFACE | {"result", "spec"},
+    "server": INTERFACE | {"", "backends", "hooks", "scheduler", "spec", "wrappers"},
+    "": INTERFACE | {"result", "spec"},
 }
+LAYERS["_internal"] |= {"content", "ranking", "scores"}  # its tables of results
 LAYERS["cli"] = set(LAYERS)
 LAYERS["__main__"] = {"cli"}
 

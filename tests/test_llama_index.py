@@ -105,8 +105,9 @@ class UnloadedBackend(FakeBackend):
         assert self.calls, "`name` would load the model"
         return "known now"
 
-    def to_spec(self):
-        return {"kind": "local", "model": "some/model"}
+    @property
+    def label(self):
+        return "local:some/model"
 
 
 class LetterEmbedding(BaseEmbedding):
@@ -345,8 +346,18 @@ async def test_nodes_keep_all_but_their_score(node):
     expected = {
         **node.to_dict(),
         "metadata": {**node.metadata, "retriever_rank": 1, "retriever_score": 0.5},
-        "excluded_embed_metadata_keys": ["retriever_rank", "retriever_score", "rerank_status"],
-        "excluded_llm_metadata_keys": ["retriever_rank", "retriever_score", "rerank_status"],
+        "excluded_embed_metadata_keys": [
+            "retriever_rank",
+            "retriever_score",
+            "rerank_status",
+            "rerank_truncated",
+        ],
+        "excluded_llm_metadata_keys": [
+            "retriever_rank",
+            "retriever_score",
+            "rerank_status",
+            "rerank_truncated",
+        ],
     }
 
     assert type(node) is type(result[0].node)

@@ -27,7 +27,7 @@ from rerank_plugins import (
     InvalidResponse,
     MissingDependencyError,
     UnsupportedInputError,
-    _outcome,
+    _adapter,
 )
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.langchain import RerankCompressor, RerankRetriever
@@ -185,7 +185,7 @@ def test_without_a_choice_there_is_no_status(adapter, call):
 
 
 def test_the_status_is_that_of_the_last_reranker():
-    chain = RerankCompressor(FallbackBackend([FakeBackend(name="chain")]))
+    chain = RerankCompressor(FallbackBackend([FakeBackend(name="chain"), FakeBackend()]))
     failing = RerankCompressor(FailingBackend(DOWN), on_error="original_order")
     plain = RerankCompressor(FakeBackend())
     first = chain.compress_documents([Document(page_content="panda")], QUERY)
@@ -220,7 +220,7 @@ def test_what_was_passed_in_is_left_alone(adapter):
 
 def test_an_outage_is_one_line_in_the_log(adapter, caplog, monkeypatch):
     """Without a word of the query or a document."""
-    monkeypatch.setattr(_outcome, "_may_warn", Throttle())
+    monkeypatch.setattr(_adapter, "_may_warn", Throttle())
     with caplog.at_level(logging.WARNING, logger="rerank_plugins"):
         for _ in range(9):
             adapter("sync", backend=FailingBackend(DOWN), on_error="original_order")

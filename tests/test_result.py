@@ -19,6 +19,7 @@ from rerank_plugins import (
     InvalidResponse,
     Ranked,
     RerankResult,
+    Scores,
     UnsupportedInputError,
     arerank,
     load_backend,
@@ -126,6 +127,9 @@ class TestRerank:
             def name(self):
                 assert 0 == self.closed
                 return "loading"
+
+            def score(self, query, documents):
+                return list(super().score(query, documents))
 
         monkeypatch.setattr("rerank_plugins.result.load_backend", lambda spec: Loading())
 
@@ -295,7 +299,9 @@ class TestNotebook:
 
     def test_images_are_named_not_embedded(self):
         documents = (Content(image=b"\x89PNG", text="a chart"), Content(image="https://x/y.png"))
-        result = RerankResult("q", documents, (Ranked(0, 1.0), Ranked(1, 0.5)), "b", "unknown")
+        result = RerankResult(
+            "q", documents, (Ranked(0, 1.0), Ranked(1, 0.5)), Scores([1.0, 0.5]), "b"
+        )
 
         assert ["[image] a chart", "[image]"] == [
             row[4] for row in Page(result._repr_html_()).rows()
@@ -307,7 +313,13 @@ class TestNotebook:
         assert ["(empty)", "(empty)"] == [row[4] for row in page.rows()]
 
     def test_the_whole_name_of_the_backend_is_a_title(self):
-        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), "tei+http://h:1/rerank", "logit")
+        result = RerankResult(
+            "q",
+            ("d",),
+            (Ranked(0, 1.0),),
+            Scores([1.0], backend="tei+http://h:1/rerank", scale="logit"),
+            "tei",
+        )
         page = Page(result._repr_html_())
 
         assert "1 of 1 document · logit · tei:h:1" in result._repr_html_()
@@ -342,7 +354,7 @@ class TestTerminal:
         ],
     )
     def test_the_backend_is_shown_by_kind_and_model_or_host(self, name, shown):
-        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), name, "unknown")
+        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), Scores([1.0], backend=name), "label")
 
         text = re.sub(r"\x1b\[[\d;]*m", "", terminal(result))
 

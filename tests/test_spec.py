@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from rerank_plugins import ConfigError, load_backend
-from rerank_plugins._adapter import label
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.local.backend import LocalBackend
@@ -304,4 +303,4 @@ def test_wrong_tables_say_what_is_wrong(tables, message):
 
 def test_a_chain_is_labelled_by_its_models(tmp_path):
     """Without loading one."""
-    assert "tei | vllm:m | local:m" == label(load_backend(write(tmp_path, CHAIN)))
+    assert "tei | vllm:m | local:m" == load_backend(write(tmp_path, CHAIN)).label

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from rerank_plugins._internal.html import HTML, Templates, join
-from rerank_plugins.backend import Content, Document, Ranked, Scale
+from rerank_plugins.content import Content, Document
+from rerank_plugins.ranking import Ranked
+from rerank_plugins.scores import Scale
 
 if TYPE_CHECKING:
     from rich.table import Table

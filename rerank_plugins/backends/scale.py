@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from rerank_plugins.backend import Scale
 from rerank_plugins.errors import InvalidResponse
+from rerank_plugins.scores import Scale
 
 __all__ = ["Scaling", "sigmoid", "to_probability"]
 

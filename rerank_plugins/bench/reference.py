@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from rerank_plugins._internal.optional import require
-from rerank_plugins.backend import Backend, Document, check_scores, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests, check_texts
+from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["ReferenceBackend"]
 
@@ -35,16 +37,18 @@ class ReferenceBackend(Backend):
         module = require("sentence_transformers", extra="local")
         return module.CrossEncoder(self._model, device=self._device)
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        pairs = [
-            (query, text) for query, documents in requests for text in check_texts(query, documents)
-        ]
+    def score_many(self, requests: Requests) -> list[Scores]:
+        checked = [check_texts(query, documents) for query, documents in requests]
+        pairs = [(query, document) for query, documents in checked for document in documents]
         predicted = self._encoder.predict(pairs, show_progress_bar=False) if pairs else []
         scores = iter(check_scores(predicted, len(pairs)))
-        return [[next(scores) for _ in documents] for _, documents in requests]
+        return [
+            Scores((next(scores) for _ in documents), backend=self.name, scale=self.scale)
+            for _, documents in checked
+        ]
 
     def close(self) -> None:
         self.__dict__.pop("_encoder", None)

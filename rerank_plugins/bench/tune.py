@@ -168,7 +168,9 @@ class _Search:
         tau = statistics.mean(taus) if taus else None
         return Trial(options, ratio, statistics.median(wall), tau, difference)
 
-    def _scored_exactly(self, options: Mapping[str, object]) -> tuple[list[list[float]], str]:
+    def _scored_exactly(
+        self, options: Mapping[str, object]
+    ) -> tuple[Sequence[Sequence[float]], str]:
         """Score with plain float32: torch's padded batches, or onnx where there is no torch."""
         kept = {key: value for key, value in options.items() if key not in _TUNED}
         failure: RerankError | None = None

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from rerank_plugins._internal.display import excerpt, short_name
 from rerank_plugins._internal.rank_statistics import kendall_tau
-from rerank_plugins.backend import Document, Scale, check_cut
+from rerank_plugins.content import Document
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.agreement import rank_biased_overlap
 from rerank_plugins.evaluation.labels import label_backends
 from rerank_plugins.evaluation.report.comparison_page import as_chart, as_page
 from rerank_plugins.evaluation.report.comparison_table import as_tables
+from rerank_plugins.ranking import check_cut
 from rerank_plugins.result import RerankResult, rerank
+from rerank_plugins.scores import Scale
 from rerank_plugins.spec import BackendSpec
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rerank_plugins.backend import Backend, check_scores
+from rerank_plugins.backend import Backend
 from rerank_plugins.errors import InvalidResponse
+from rerank_plugins.scores import check_scores
 
 __all__ = ["check_conformance"]
 

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins.backend import Backend, check_scores, rank
+from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError, InvalidResponse
 from rerank_plugins.evaluation.datasets.dataset import Dataset
+from rerank_plugins.ranking import rank
+from rerank_plugins.scores import check_scores
 
 __all__ = ["Scored", "Timing", "reranked", "score_candidates"]
 
@@ -115,22 +117,22 @@ def _scored(
     documents = dataset.texts(query, deepest)
     if not documents:
         return Scored({depth: [] for depth in depths}, None)
-    first = timed if backend.cacheable else deepest
+    first = timed if backend.pointwise else deepest
     start = time.perf_counter()
     scores = backend.score(text, documents[:first])
     seconds = time.perf_counter() - start
-    scores = check_scores(scores, len(documents[:first]))
-    timing = Timing(first, len(scores), seconds)
-    if backend.cacheable:
+    values = check_scores(scores, len(documents[:first]))
+    timing = Timing(first, len(values), seconds)
+    if backend.pointwise:
         rest = documents[first:]
         if rest:
-            scores = [*scores, *check_scores(backend.score(text, rest), len(rest))]
-        return Scored({deepest: scores}, timing)
+            values = [*values, *check_scores(backend.score(text, rest), len(rest))]
+        return Scored({deepest: values}, timing)
     cuts = {
         depth: check_scores(backend.score(text, documents[:depth]), len(documents[:depth]))
         for depth in depths[:-1]
     }
-    return Scored(cuts | {deepest: scores}, timing)
+    return Scored(cuts | {deepest: values}, timing)
 
 
 class _Journal:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
+from typing import Any
 
 from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.throttle import Throttle
@@ -102,27 +103,24 @@ def dispatch_to(dispatchers: Iterable[Dispatcher | None]) -> Iterator[None]:
 
 
 @contextmanager
-def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[None]:
+def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[dict[str, Any]]:
     """Pass to `hooks` the beginning and the end of this block, and what happens in it.
 
     The hooks of the calls around it receive what happens in it, too.
     """
     own, outer = Dispatcher(hooks), _dispatcher.get()
-    _context.told_to(own)
+    finished: dict[str, Any] = {}
     own(started)
     token = _dispatcher.set(merged((outer, own)))
     start, error = perf_counter(), None
     try:
-        with _context.scorer() as scorer:
-            yield
+        yield finished
     except BaseException as raised:
         error = raised
         raise
     finally:
         _context.restore(_dispatcher, token)
-        if scorer.name is not None:
-            _context.scored_by(scorer.name)
-        own(CallFinished(started, outcome_of(error), perf_counter() - start, scorer.name))
+        own(CallFinished(started, outcome_of(error), perf_counter() - start, **finished))
 
 
 class AttemptFacts:

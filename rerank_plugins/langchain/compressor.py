@@ -10,8 +10,14 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
-from rerank_plugins._adapter import DEFAULT_TOP_N, check_settings, refuse_unknown
-from rerank_plugins._outcome import OnError, Outcome, outcome_of
+from rerank_plugins._adapter import (
+    DEFAULT_TOP_N,
+    OnError,
+    Outcome,
+    check_settings,
+    refuse_unknown,
+    reranking,
+)
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.langchain.documents import best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
@@ -46,7 +52,8 @@ class RerankCompressor(
     - `retriever_rank`: the document's place before reranking, from 1;
     - `retriever_score`: the `relevance_score` it came with, if it came with one;
     - `rerank_status`: `"scored:NAME"`, only where a fallback chain chose who scored, or
-      `"fallback:ERROR"`, where nobody did.
+      `"fallback:ERROR"`, where nobody did;
+    - `rerank_truncated`: True, only where the model read a part of the document.
 
     The retriever's two are written by the first reranker only, so that later ones keep what the
     retriever said. Nothing else is touched: a `score` stays where it is.
@@ -163,20 +170,19 @@ class RerankCompressor(
 
     def _traced(self, config: RunnableConfig | None) -> RunnableConfig:
         config = ensure_config(config)
-        # Not its name: that may load the model, here on the event loop.
-        facts = {"rerank_backend": repr(self.backend), "rerank_scale": self.backend.scale}
+        facts = {"rerank_backend": self.backend.label, "rerank_scale": self.backend.scale}
         return {**config, "metadata": {**config["metadata"], **facts}}
 
     def _rerank(self, request: RerankInput) -> list[Document]:
         texts = [document.page_content for document in request["documents"]]
-        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+        with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = self.backend.score(request["query"], texts)
         return _best(request, outcome)
 
     async def _arerank(self, request: RerankInput) -> list[Document]:
         texts = [document.page_content for document in request["documents"]]
-        with outcome_of(len(texts), on_error=self.on_error) as outcome:
+        with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = await self.backend.ascore(request["query"], texts)
         return _best(request, outcome)

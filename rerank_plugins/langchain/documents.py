@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE
-from rerank_plugins._outcome import Outcome, mark
+from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts
 from rerank_plugins.errors import UnsupportedInputError
 
 __all__ = ["RELEVANCE_SCORE", "best", "check_documents"]
@@ -43,18 +42,18 @@ def best(
 ) -> list[Document]:
     """Return copies of the best documents with what is known about their rank."""
     kept = outcome.kept(top_n=top_n, min_score=min_score)
-    return [_with_rank(documents[index], index + 1, score, outcome.status) for index, score in kept]
+    return [_with_rank(documents[item.index], item, outcome.status) for item in kept]
 
 
-def _with_rank(document: Document, place: int, score: float | None, status: str | None) -> Document:
+def _with_rank(document: Document, kept: Kept, status: str | None) -> Document:
     """Copy a document with its new score, if there is one, and what the retriever thought."""
     metadata = dict(document.metadata)
     earlier = metadata.pop(RELEVANCE_SCORE, None)
     if RETRIEVER_RANK not in metadata:
-        metadata[RETRIEVER_RANK] = place
+        metadata[RETRIEVER_RANK] = kept.index + 1
         if earlier is not None:
             metadata[RETRIEVER_SCORE] = earlier
-    if score is not None:
-        metadata[RELEVANCE_SCORE] = score
-    mark(metadata, status)
+    if kept.score is not None:
+        metadata[RELEVANCE_SCORE] = kept.score
+    add_facts(metadata, status=status, truncated=kept.truncated)
     return document.model_copy(update={"metadata": metadata})

@@ -12,8 +12,13 @@ from langchain_core.load.serializable import (
 )
 from pydantic import ConfigDict, InstanceOf, field_serializer
 
-from rerank_plugins._adapter import DEFAULT_TOP_N, check_settings, refuse_unknown
-from rerank_plugins._outcome import OnError, check_on_error
+from rerank_plugins._adapter import (
+    DEFAULT_TOP_N,
+    OnError,
+    check_on_error,
+    check_settings,
+    refuse_unknown,
+)
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.spec import BackendSpec, load_backend

@@ -12,8 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from rerank_plugins._adapter import DEFAULT_TOP_N, OTHER_CUTS, refuse_unknown
-from rerank_plugins._outcome import OnError
+from rerank_plugins._adapter import DEFAULT_TOP_N, OTHER_CUTS, OnError, refuse_unknown
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.langchain.compressor import RerankCompressor
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TypeAlias
 
-from rerank_plugins.backend import check_scores
 from rerank_plugins.errors import (
     BackendError,
     BackendOutOfMemory,
@@ -17,6 +16,7 @@ from rerank_plugins.errors import (
 from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
 from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.request import Batch
+from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["BatchScorer", "Run"]
 
@@ -85,7 +85,8 @@ class BatchScorer:
         emit(BatchFinished(pairs, cost, "ok", seconds))
         for (request, indices), scores in zip(batch, results, strict=True):
             try:
-                request.finish(indices, check_scores(scores, len(indices)))
+                values = check_scores(scores, len(indices))
+                request.finish(indices, scores if isinstance(scores, Scores) else Scores(values))
             except Exception as error:  # noqa: BLE001  # of whatever the scores are made
                 own_cost = sum(request.costs[index] for index in indices)
                 emit(BatchFinished(len(indices), own_cost, outcome_of(error), seconds))

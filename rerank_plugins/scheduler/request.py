@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from rerank_plugins.errors import RerankError
 from rerank_plugins.hooks._dispatch import Dispatcher
+from rerank_plugins.scores import Scores
 
 __all__ = ["Batch", "Request"]
 
@@ -25,9 +26,9 @@ class Request:
         "dispatcher",
         "documents",
         "future",
+        "parts",
         "pending",
         "query",
-        "scores",
         "submitted",
         "waiting",
     )
@@ -44,10 +45,10 @@ class Request:
         self.costs = costs
         self.pending = sorted(range(len(documents)), key=costs.__getitem__)  # longest is last
         self.waiting = len(documents)
-        self.scores = [0.0] * len(documents)
+        self.parts: list[tuple[Sequence[int], Scores]] = []
         self.deficit = 0
         self.submitted: float | None = monotonic()  # None once a batch has begun
-        self.future: Future[list[float]] = Future()
+        self.future: Future[Scores] = Future()
         self.dispatcher = dispatcher
 
     def pending_cost(self) -> int:
@@ -75,12 +76,13 @@ class Request:
         self.deficit -= self.costs[index]
         return [index]
 
-    def finish(self, indices: Sequence[int], scores: Sequence[float]) -> None:
-        for index, score in zip(indices, scores, strict=True):
-            self.scores[index] = score
+    def finish(self, indices: Sequence[int], scores: Scores) -> None:
+        self.parts.append((indices, scores))
         self.waiting -= len(indices)
         if not self.waiting:
-            self._settle(lambda: self.future.set_result(self.scores))
+            self._settle(
+                lambda: self.future.set_result(Scores.merge(len(self.documents), self.parts))
+            )
 
     def fail(self, error: BaseException) -> None:
         """Raise `error` for the caller; one of ours in a copy, as other callers may get it, too."""

@@ -15,6 +15,7 @@ from rerank_plugins.hooks._dispatch import Dispatcher, dispatcher, merged
 from rerank_plugins.scheduler.batch import BatchScorer, Run
 from rerank_plugins.scheduler.queue import FairQueue
 from rerank_plugins.scheduler.request import Batch, Request
+from rerank_plugins.scores import Scores
 
 __all__ = ["Scheduler"]
 
@@ -103,7 +104,7 @@ class Scheduler:
 
     def submit(
         self, query: str, documents: Sequence[str], costs: Sequence[int], *, wait: bool
-    ) -> Future[list[float]]:
+    ) -> Future[Scores]:
         """Queue a request; the future gives its scores and may be cancelled at any time.
 
         Args:

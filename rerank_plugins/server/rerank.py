@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rerank_plugins.backend import Ranked, rank
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import RerankError
+from rerank_plugins.ranking import Ranked, rank
+from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError, api_error_of
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.responses import cohere_response, plain_response, tei_response
@@ -100,7 +101,7 @@ class RerankHandler:
         if body.raw is not None and self._lifecycle.backend.scale == "unknown":
             raise APIError(422, "unsupported", "the scale of the scores is not known")
 
-    async def _score(self, request: Request, query: str, texts: Sequence[str]) -> list[float]:
+    async def _score(self, request: Request, query: str, texts: Sequence[str]) -> Scores:
         """Return the scores, unless the client disconnects or the time runs out before."""
         scores = asyncio.ensure_future(self._lifecycle.scoring().score(query, texts))
         disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
@@ -121,7 +122,7 @@ class RerankHandler:
             raise APIError(499, "client_gone", "the client closed the connection")
         raise APIError(504, "timeout", "the scores did not come in time", retry_after=1)
 
-    def _rescale(self, scores: list[float], *, raw: bool | None) -> list[float]:
+    def _rescale(self, scores: Sequence[float], *, raw: bool | None) -> Sequence[float]:
         """Return the scores on the scale of the request."""
         if raw is None or self._lifecycle.backend.scale == ("logit" if raw else "probability"):
             return scores

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from rerank_plugins.backend import Ranked
+from rerank_plugins.ranking import Ranked
 
 __all__ = ["cohere_response", "json_response", "plain_response", "tei_response"]
 

@@ -8,11 +8,13 @@ from time import monotonic
 from typing import Protocol
 
 from rerank_plugins._internal.context import until
-from rerank_plugins.backend import Backend, check_scores, check_texts
+from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import check_texts
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins.scores import Scores
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
@@ -36,7 +38,7 @@ class Scoring(Protocol):
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running."""
 
-    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
+    async def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Return one score per document.
 
         Raises:
@@ -85,10 +87,10 @@ class BatchedScoring:
     def stalled_for(self) -> float:
         return self._scheduler.stalled_for()
 
-    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        texts = check_texts(query, documents)
+    async def score(self, query: str, documents: Sequence[str]) -> Scores:
+        query, texts = check_texts(query, documents)
         if not texts:
-            return []
+            return Scores(())
         _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
         costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
@@ -112,10 +114,10 @@ class ConcurrentScoring:
     def stalled_for(self) -> float:
         return 0.0
 
-    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        texts = check_texts(query, documents)
+    async def score(self, query: str, documents: Sequence[str]) -> Scores:
+        query, texts = check_texts(query, documents)
         if not texts:
-            return []
+            return Scores((), scale=self._backend.scale)
         _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
         cost = sum(estimated_tokens(query, text, limit=2**31) for text in texts)
         started = monotonic()
@@ -123,7 +125,8 @@ class ConcurrentScoring:
         self.queued_cost += cost
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
-                scores = check_scores(await self._backend.ascore(query, texts), len(texts))
+                answer = await self._backend.ascore(query, texts)
+                scores = as_scores(answer, len(texts), self._backend)
         except asyncio.CancelledError:
             self._dispatcher(Dropped(len(texts)))
             raise

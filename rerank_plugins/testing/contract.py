@@ -18,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import SkipTest
 
-from rerank_plugins.backend import Backend, Content
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Content
 from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.scores import Scores
 
 __all__ = ["BackendContract", "bad_requests"]
 
@@ -43,8 +45,8 @@ def bad_requests() -> dict[str, tuple[Any, Any]]:
 
 def _pointwise_only(backend: Backend) -> None:
     """Skip a test of what only backends can keep that score each document by itself."""
-    if not backend.cacheable:
-        raise SkipTest("`cacheable` is False")
+    if not backend.pointwise:
+        raise SkipTest("`pointwise` is False")
 
 
 def _is_refused(ask: Callable[[Any, Any], object], query: object, documents: object) -> bool:
@@ -59,7 +61,7 @@ class BackendContract(ABC):
     """What each `Backend` keeps, as `test_*` methods; subclass it and build one backend.
 
     What only backends can keep that score each document by itself is skipped for the others,
-    whose `cacheable` is False.
+    whose `pointwise` is False.
     """
 
     query = "what is a panda?"
@@ -159,7 +161,7 @@ class BackendContract(ABC):
     def test_score_works_inside_a_running_loop(self) -> None:
         """A notebook can call the sync method."""
 
-        async def notebook_cell() -> list[float]:
+        async def notebook_cell() -> Scores:
             return backend.score(self.query, self.documents)
 
         with self.make_backend() as backend:
@@ -170,7 +172,7 @@ class BackendContract(ABC):
     def test_concurrent_ascore_keeps_requests_apart(self) -> None:
         """Requests in flight together get their own scores."""
 
-        async def gather() -> list[list[float]]:
+        async def gather() -> list[Scores]:
             calls = [backend.ascore(self.query, self.documents[:n]) for n in range(1, 9)]
             return list(await asyncio.gather(*calls))
 
@@ -219,13 +221,14 @@ class BackendContract(ABC):
         backend.close()
 
     def test_describes_itself(self) -> None:
-        """Equal settings have equal names; `describe()` and `repr()` tell the name."""
+        """Equal settings have equal names; `describe()` tells the name, `repr()` the label."""
         with self.make_backend() as backend, self.make_backend() as twin:
             assert backend.name
             assert backend.name == twin.name
             assert backend.name == backend.describe()["name"]
             assert backend.scale == backend.describe()["scale"]
-            assert backend.name in repr(backend)
+            leaves = [node for node in backend.walk() if not node.children]
+            assert all(leaf.label in repr(backend) for leaf in leaves)
 
     def test_survives_pickle(self) -> None:
         """A copy sent to another process scores the same."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from rerank_plugins.backend import Backend, Document, Scale, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, check_texts
+from rerank_plugins.scores import Scale, Scores
 
 __all__ = ["FailingBackend", "FakeBackend", "word_overlap"]
 
@@ -46,12 +48,21 @@ class FakeBackend(Backend):
     def name(self) -> str:
         return self._name
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
-        texts = check_texts(query, documents)
+    @property
+    def kind(self) -> str:
+        return "fake"
+
+    @property
+    def label(self) -> str:
+        return self._name
+
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        text, texts = check_texts(query, documents)
         if not texts:
-            return []
-        self.calls.append((query, tuple(texts)))
-        return [float(self._function(query, text)) for text in texts]
+            return Scores((), scale=self.scale)
+        self.calls.append((text, texts))
+        values = (float(self._function(text, document)) for document in texts)
+        return Scores(values, backend=self._name, scale=self.scale)
 
     def close(self) -> None:
         self.closed += 1
@@ -67,5 +78,9 @@ class FailingBackend(Backend):
     def name(self) -> str:
         return "failing"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    @property
+    def kind(self) -> str:
+        return "failing"
+
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         raise self._error

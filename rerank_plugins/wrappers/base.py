@@ -16,13 +16,12 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 from rerank_plugins._internal.flow import arun, run
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import Document, Query, Requests, check_request
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scores
 
-__all__ = ["Call", "Do", "Flow", "Requests", "Sleep", "Step", "Wait", "WrapperBackend"]
-
-Requests: TypeAlias = Sequence[tuple[str, Sequence[Document]]]
-"""`(query, documents)` pairs, checked."""
+__all__ = ["Call", "Do", "Flow", "Sleep", "Step", "Wait", "WrapperBackend", "checked_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Wait:
 
 
 Step: TypeAlias = Call | Do | Sleep | Wait
-Flow: TypeAlias = Generator[Step, Any, list[list[float]]]
+Flow: TypeAlias = Generator[Step, Any, list[Scores]]
 
 
 class WrapperBackend(Backend):
@@ -78,23 +77,43 @@ class WrapperBackend(Backend):
         self.wrapped = wrapped
         self.scale = wrapped.scale
         self.cacheable = wrapped.cacheable
+        self.pointwise = wrapped.pointwise
+        self.inputs = wrapped.inputs
+        self.instructions = wrapped.instructions
 
     @property
     def name(self) -> str:
         return self.wrapped.name
 
+    @property
+    def kind(self) -> str:
+        return self.table or type(self).__name__
+
+    @property
+    def model(self) -> str | None:
+        return self.wrapped.model
+
+    @property
+    def label(self) -> str:
+        return self.wrapped.label
+
+    @property
+    def children(self) -> tuple[Backend, ...]:
+        return (self.wrapped,)
+
     @abstractmethod
     def flow(self, requests: Requests) -> Flow:
         """Yield the steps that lead to one list of scores per request, and return these."""
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Requests) -> list[list[float]]:
-        return run(self.flow(_checked(requests)), _perform)
+    def score_many(self, requests: Requests) -> list[Scores]:
+        return run(self.flow(checked_requests(self, requests)), _perform)
 
-    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
-        return (await arun(self.flow(_checked([(query, documents)])), _aperform))[0]
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        requests = checked_requests(self, [(query, documents)])
+        return (await arun(self.flow(requests), _aperform))[0]
 
     def describe(self) -> dict[str, object]:
         mine = {self.table: self._options()} if self.table else {}
@@ -131,16 +150,19 @@ class WrapperBackend(Backend):
         return f"<{type(self).__name__} {self.wrapped!r}>"
 
 
-def _checked(requests: Requests) -> Requests:
-    for query, documents in requests:
-        check_texts(query, documents)
-    return requests
+def checked_requests(backend: Backend, requests: Requests) -> Requests:
+    """Return requests that `backend` can score, checked once for it and all below it."""
+    inputs, instructions = backend.inputs, backend.instructions
+    return [
+        check_request(query, documents, inputs=inputs, instructions=instructions)
+        for query, documents in requests
+    ]
 
 
 def _perform(step: Step) -> Any:
     match step:
         case Call(backend, requests):
-            return backend.score_many(requests)
+            return _answered(backend, requests, backend.score_many(requests))
         case Do(function):
             return function()
         case Sleep(seconds):
@@ -149,10 +171,20 @@ def _perform(step: Step) -> Any:
             return future.result(seconds if blocking else 0.0)
 
 
+def _answered(
+    backend: Backend, requests: Requests, answers: Sequence[Sequence[object]]
+) -> list[Scores]:
+    return [
+        as_scores(answer, len(documents), backend)
+        for (_, documents), answer in zip(requests, answers, strict=True)
+    ]
+
+
 async def _aperform(step: Step) -> Any:
     match step:
         case Call(backend, requests):
-            return [await backend.ascore(query, documents) for query, documents in requests]
+            answers = [await backend.ascore(query, documents) for query, documents in requests]
+            return _answered(backend, requests, answers)
         case Do(function):
             return await asyncio.to_thread(function)
         case Sleep(seconds):

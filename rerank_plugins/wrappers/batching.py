@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rerank_plugins._internal.checks import check_integer
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins.scores import Scores
 
 __all__ = ["BatchingBackend"]
 
@@ -41,7 +43,7 @@ class BatchingBackend(Backend):
         queue_tokens: int = 4_194_304,
         max_length: int = 512,
     ) -> None:
-        if not wrapped.cacheable:
+        if not wrapped.pointwise:
             raise ConfigError(
                 f"{wrapped.name!r} scores a document by its neighbours, so its requests can't be "
                 "split into shared batches"
@@ -63,17 +65,18 @@ class BatchingBackend(Backend):
             wrapped.score_many, batch_cost=batch_tokens, queue_cost=queue_tokens
         )
         self.scale = wrapped.scale
+        self.cacheable = wrapped.cacheable
 
     @property
     def name(self) -> str:
         return self.wrapped.name
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        texts = [(query, check_texts(query, documents)) for query, documents in requests]
-        futures: list[Future[list[float]]] = []
+    def score_many(self, requests: Requests) -> list[Scores]:
+        texts = [check_texts(query, documents) for query, documents in requests]
+        futures: list[Future[Scores]] = []
         try:
             futures += (self._submitted(query, found, wait=False) for query, found in texts)
             return [future.result() for future in futures]
@@ -82,14 +85,14 @@ class BatchingBackend(Backend):
                 future.cancel()
             raise
 
-    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
-        texts = check_texts(query, documents)
-        return await asyncio.wrap_future(self._submitted(query, texts, wait=True))
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        text, texts = check_texts(query, documents)
+        return await asyncio.wrap_future(self._submitted(text, texts, wait=True))
 
-    def _submitted(self, query: str, texts: list[str], *, wait: bool) -> Future[list[float]]:
+    def _submitted(self, query: str, texts: Sequence[str], *, wait: bool) -> Future[Scores]:
         if not texts:
-            done: Future[list[float]] = Future()
-            done.set_result([])
+            done: Future[Scores] = Future()
+            done.set_result(Scores((), scale=self.scale))
             return done
         costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
         return self._scheduler.submit(query, texts, costs, wait=wait)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rerank_plugins._internal.checks import check_integer, check_number
 from rerank_plugins._internal.circuit import CircuitBreaker
 from rerank_plugins.backend import Backend
+from rerank_plugins.content import Requests
 from rerank_plugins.errors import BackendUnavailable, InvalidResponse
 from rerank_plugins.hooks import BreakerChanged
 from rerank_plugins.hooks._dispatch import dispatcher
-from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
+from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
 
 __all__ = ["CircuitBreakingBackend"]
 
@@ -52,7 +54,7 @@ class CircuitBreakingBackend(WrapperBackend):
             raise self._refusal()
         try:
             self._emit_state()
-            scores: list[list[float]] = yield Call(self.wrapped, requests)
+            scores: list[Scores] = yield Call(self.wrapped, requests)
             permit.succeed()
         except (BackendUnavailable, InvalidResponse):
             permit.fail()

@@ -14,17 +14,19 @@ from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import check_variable
-from rerank_plugins.backend import Backend, check_scores, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks import CacheLookedUp
 from rerank_plugins.hooks._dispatch import dispatcher
-from rerank_plugins.wrappers.base import Call, Do, Flow, Requests, Step, Wait, WrapperBackend
+from rerank_plugins.scores import Scores, check_scores
+from rerank_plugins.wrappers.base import Call, Do, Flow, Step, Wait, WrapperBackend
 from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
 
 __all__ = ["CachedBackend"]
 
-_Pair: TypeAlias = tuple[str, str]
+_Pair: TypeAlias = tuple[str | Query, Document]
 """A query and one document."""
 
 _Pairs: TypeAlias = Mapping[bytes, _Pair]
@@ -96,22 +98,29 @@ class CachedBackend(WrapperBackend):
 
     def flow(self, requests: Requests) -> Flow:
         if not any(len(documents) for _, documents in requests):
-            return [[] for _ in requests]
+            return [Scores((), scale=self.scale) for _ in requests]
         if self._name is None:  # a local backend loads its model to know its revision
             self._name = yield Do(lambda: self.wrapped.name)
         hasher = PairHasher(self._name, self.scale, os.environ.get(self._secret_env, ""))
         rows: list[list[bytes]] = []
         pairs: dict[bytes, _Pair] = {}
         for query, documents in requests:
-            texts = check_texts(query, documents)
-            rows.append(hasher.digests(query, texts))
-            pairs.update(zip(rows[-1], ((query, text) for text in texts), strict=True))
+            rows.append(hasher.digests(query, documents))
+            pairs.update(zip(rows[-1], ((query, document) for document in documents), strict=True))
         last_flight = self._last_flight
         scores = yield from self._read(pairs)
         missing = _without(scores, pairs)
         if missing:
             scores |= yield from self._share(missing, last_flight)
-        return [[scores[digest] for digest in row] for row in rows]
+        return [
+            Scores(
+                (scores[digest] for digest in row),
+                backend=self._name,
+                model=self.model,
+                scale=self.scale,
+            )
+            for row in rows
+        ]
 
     def _share(self, pairs: _Pairs, last_flight: _Flight | None) -> _Steps:
         """Score what nobody else is scoring, then wait for those who score the rest."""
@@ -156,7 +165,7 @@ class CachedBackend(WrapperBackend):
     def _ask(self, pairs: _Pairs, then: Callable[[_Scores], None] = lambda _: None) -> _Steps:
         """Ask the wrapped backend, in one call; call `then` with the scores, and store them."""
         self._count({"miss": len(pairs)})
-        wanted: dict[str, dict[bytes, str]] = {}
+        wanted: dict[str | Query, dict[bytes, Document]] = {}
         for digest, (query, text) in pairs.items():
             wanted.setdefault(query, {})[digest] = text
         requests = [(query, list(texts.values())) for query, texts in wanted.items()]

@@ -8,6 +8,8 @@ import math
 import struct
 from collections.abc import Iterable
 
+from rerank_plugins.content import Content, Document, Query
+
 __all__ = ["PairHasher", "seal", "store_key", "unseal"]
 
 _VERSION = b"rerank pair 1"  # another number when the hashed fields or the sealed value change
@@ -15,6 +17,8 @@ _KEY_BYTES = 20
 _SEAL_BYTES = 16
 _FLOAT = struct.Struct("<d")
 _TAG_BYTES = 8
+_NO_STRING = b"\xff" * 8
+"""A length that no string has: what follows are the fields of a `Query` or `Content`."""
 
 
 class PairHasher:
@@ -40,14 +44,14 @@ class PairHasher:
         for field in (name, scale):
             self._start.update(_prefixed(field))
 
-    def digests(self, query: str, documents: Iterable[str]) -> list[bytes]:
+    def digests(self, query: str | Query, documents: Iterable[Document]) -> list[bytes]:
         """Return one digest per document, in order; `store_key` and `seal` each use a part."""
         start = self._start.copy()
-        start.update(_prefixed(query))
+        start.update(_encoded(query))
         digests = []
         for document in documents:
             pair = start.copy()
-            pair.update(_prefixed(document))
+            pair.update(_encoded(document))
             digests.append(pair.digest())
         return digests
 
@@ -78,6 +82,19 @@ def _tag(digest: bytes, packed: bytes) -> bytes:
     return hashlib.blake2b(packed, key=digest[_KEY_BYTES:], digest_size=_TAG_BYTES).digest()
 
 
-def _prefixed(field: str) -> bytes:
-    encoded = field.encode()
+def _encoded(value: str | Query | Content) -> bytes:
+    """Return bytes that no other query or document has."""
+    if isinstance(value, str):
+        return _prefixed(value)
+    instruction = value.instruction if isinstance(value, Query) else None
+    fields = (value.text, value.image, instruction)
+    return _NO_STRING + b"".join(b"-" if field is None else _typed(field) for field in fields)
+
+
+def _typed(field: str | bytes) -> bytes:
+    return (b"s" if isinstance(field, str) else b"b") + _prefixed(field)
+
+
+def _prefixed(field: str | bytes) -> bytes:
+    encoded = field.encode() if isinstance(field, str) else field
     return len(encoded).to_bytes(8, "big") + encoded

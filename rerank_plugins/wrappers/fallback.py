@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 
-from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.throttle import Throttle
-from rerank_plugins.backend import Backend, Scale
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Requests
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, RerankError
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import emit
-from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
+from rerank_plugins.scores import Scale, Scores
+from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
 
 __all__ = ["FallbackBackend"]
 
@@ -47,17 +48,36 @@ class FallbackBackend(WrapperBackend):
         super().__init__(self.backends[0])
         self.scale = _common_scale(self.backends)
         self.cacheable = False
+        self.pointwise = all(backend.pointwise for backend in self.backends)
+        self.inputs = frozenset.intersection(*(backend.inputs for backend in self.backends))
+        self.instructions = all(backend.instructions for backend in self.backends)
 
     @property
     def name(self) -> str:
         """The parts of the chain, as they show themselves; loads no model."""
         return " | ".join(map(repr, self.backends))
 
+    @property
+    def kind(self) -> str:
+        return "fallback"
+
+    @property
+    def model(self) -> None:
+        return None
+
+    @property
+    def label(self) -> str:
+        return " | ".join(backend.label for backend in self.backends)
+
+    @property
+    def children(self) -> tuple[Backend, ...]:
+        return self.backends
+
     def flow(self, requests: Requests) -> Flow:
         earlier: list[str] = []
         for backend in self.backends:
             try:
-                scores: list[list[float]] = yield Call(backend, requests)
+                scores: list[Scores] = yield Call(backend, requests)
             except RerankError as error:
                 for failure in earlier:
                     error.add_note(failure)
@@ -68,8 +88,6 @@ class FallbackBackend(WrapperBackend):
                 if _may_warn():
                     _logger.warning("%r failed, asking the next backend: %s", backend, error)
             else:
-                if any(scores):
-                    _context.scored_by(backend.name)
                 return scores
         raise AssertionError  # the last backend returned or raised
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rerank_plugins.backend import Backend
+from rerank_plugins.content import Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks import CallStarted, Hook, open_hook
 from rerank_plugins.hooks._dispatch import observe_call
-from rerank_plugins.wrappers.base import Call, Flow, Requests, WrapperBackend
+from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
 
 __all__ = ["InstrumentedBackend"]
 
@@ -46,14 +48,17 @@ class InstrumentedBackend(WrapperBackend):
             raise ConfigError(f"`route` must be a name, not {route!r}")
         self._hooks = tuple(hooks)
         self._route = route
-        self._listeners = tuple(open_hook(hook) for hook in self._hooks)
-        self._kind, self._model = _made_by(wrapped)
+        self.hooks = tuple(open_hook(hook) for hook in self._hooks)
+        first = next(node for node in wrapped.walk() if not node.children)
+        self._kind, self._model = first.kind, first.model
 
     def flow(self, requests: Requests) -> Flow:
         documents = sum(len(found) for _, found in requests)
         started = CallStarted(self._route, self._kind, self._model, len(requests), documents)
-        with observe_call(self._listeners, started):
-            scores: list[list[float]] = yield Call(self.wrapped, requests)
+        with observe_call(self.hooks, started) as finished:
+            scores: list[Scores] = yield Call(self.wrapped, requests)
+            if any(len(node.children) > 1 for node in self.walk()):
+                finished["scored_by"] = next((s.backend for s in scores if s.backend), None)
         return scores
 
     def describe(self) -> dict[str, object]:
@@ -75,15 +80,3 @@ class InstrumentedBackend(WrapperBackend):
 
 def _label(hook: Hook) -> str:
     return getattr(hook, "__name__", type(hook).__name__)
-
-
-def _made_by(backend: Backend) -> tuple[str, str | None]:
-    """Return the kind and the model of a backend, of a chain's first; loads no model."""
-    try:
-        spec: Any = backend.to_spec()
-    except ConfigError:  # a backend of the user's own, or a key in the code
-        while isinstance(backend, WrapperBackend):
-            backend = backend.wrapped
-        return type(backend).__name__, None
-    first: Mapping[str, Any] = spec.get("backend", spec)
-    return str(first["kind"]), first.get("model")

@@ -15,7 +15,9 @@ from rerank_plugins._internal.locks import (
     ForkSafeLock,
     reset_in_forked_child,
 )
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests, check_texts
+from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.worker import ModelRestarting, Prepare, WorkerProcess
 
 __all__ = ["ModelProcess", "ModelRestarting"]
@@ -99,13 +101,13 @@ class ModelProcess(Backend):
         worker = self._worker
         return None if worker is None else worker.process.pid
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        checked = [(query, check_texts(query, documents)) for query, documents in requests]
+    def score_many(self, requests: Requests) -> list[Scores]:
+        checked = [check_texts(query, documents) for query, documents in requests]
         if not any(texts for _, texts in checked):
-            return [[] for _ in checked]
+            return [Scores((), scale=self.scale) for _ in checked]
         with self._one_call:
             worker = self._current_worker()
             self._call_started = monotonic()
@@ -117,7 +119,7 @@ class ModelProcess(Backend):
                 raise
             finally:
                 self._call_started = None
-        scores: list[list[float]] = result.unwrap()
+        scores: list[Scores] = result.unwrap()
         return scores
 
     def describe(self) -> dict[str, object]:

@@ -11,11 +11,13 @@ from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.checks import check_integer, check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.parallel import side_by_side
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import BackendUnavailable, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of
 from rerank_plugins.hooks._dispatch import emit
-from rerank_plugins.wrappers.base import Call, Flow, Requests, Sleep, Step, WrapperBackend
+from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Call, Flow, Sleep, Step, WrapperBackend, checked_requests
 
 __all__ = ["LONGEST_WAIT", "RetryingBackend"]
 
@@ -86,11 +88,10 @@ class RetryingBackend(WrapperBackend):
         self._budget = budget
         self._retries = _Budget(budget)
 
-    def score_many(self, requests: Requests) -> list[list[float]]:
-        for query, documents in requests:
-            check_texts(query, documents)
+    def score_many(self, requests: Requests) -> list[Scores]:
+        checked = checked_requests(self, requests)
         ask = super().score_many
-        found = side_by_side(lambda request: ask([request]), requests, _SIDE_BY_SIDE)
+        found = side_by_side(lambda request: ask([request]), checked, _SIDE_BY_SIDE)
         return [scores for (scores,) in found]
 
     def flow(self, requests: Requests) -> Flow:
@@ -100,8 +101,8 @@ class RetryingBackend(WrapperBackend):
         return scores
 
     def _asked(
-        self, query: str, documents: Sequence[Document]
-    ) -> Generator[Step, Any, list[float]]:
+        self, query: str | Query, documents: Sequence[Document]
+    ) -> Generator[Step, Any, Scores]:
         end = min(monotonic() + self._deadline, _context.deadline())
         self._retries.earn()
         attempt, invalid = 1, 0

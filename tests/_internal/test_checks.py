@@ -50,7 +50,7 @@ def test_numbers_within_bounds_pass():
 
 
 def test_all_bounds_are_told():
-    with pytest.raises(ConfigError, match="must be a number above 0 and of at most 1, not 1.5"):
+    with pytest.raises(ConfigError, match=r"must be a number above 0 and of at most 1, not 1\.5"):
         check_number("fraction", 1.5, above=0, most=1)
     with pytest.raises(ConfigError, match="must be None or a finite number, not inf"):
         check_number("x", math.inf, optional=True)

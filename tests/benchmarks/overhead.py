@@ -13,9 +13,11 @@ from typing import Any
 
 import httpx
 
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend
 from rerank_plugins.bench.speed import Speed, compare_speed
 from rerank_plugins.bench.workload import Shape, Workload
+from rerank_plugins.content import Document, Query, check_texts
+from rerank_plugins.scores import Scores
 from rerank_plugins.spec import load_backend
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
@@ -36,15 +38,15 @@ class BarePost(Backend):
     def name(self) -> str:
         return "httpx"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
-        texts = check_texts(query, documents)
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        query, texts = check_texts(query, documents)
         reply = self._client.post(
             self._url, json={"model": "m", "query": query, "documents": texts}
         )
         scores = [0.0] * len(texts)
         for item in reply.json()["results"]:
             scores[item["index"]] = item["relevance_score"]
-        return scores
+        return Scores(scores)
 
     def close(self) -> None:
         self._client.close()

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from rerank_plugins.backend import Backend, Document, check_scores, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.errors import BackendUnavailable
+from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["Peer"]
 
@@ -71,15 +73,15 @@ class Peer(Backend):
             )
             self._ask(self._first)
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+    def score_many(self, requests: Requests) -> list[Scores]:
         self.start()
-        asked = [(query, check_texts(query, documents)) for query, documents in requests]
+        asked = [check_texts(query, documents) for query, documents in requests]
         found = self._ask({"requests": asked})["logits"]
         return [
-            check_scores(logits, len(documents))
+            Scores(check_scores(logits, len(documents)), backend=self.name, scale=self.scale)
             for logits, (_, documents) in zip(found, asked, strict=True)
         ]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])  # the modules are `tests.benchmarks.…`
 
-from rerank_plugins.backend import Backend, Document
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document
 
 __all__ = ["Batch", "Stub", "batches"]
 

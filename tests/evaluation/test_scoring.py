@@ -66,6 +66,7 @@ def test_the_first_call_is_not_timed():
 def test_scores_that_depend_on_the_list_are_asked_for_at_each_depth():
     class Listwise(FakeBackend):
         cacheable = False
+        pointwise = False
 
         def score(self, query, documents):
             super().score(query, documents)

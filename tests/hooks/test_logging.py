@@ -31,7 +31,7 @@ def test_a_call_is_one_line_of_facts(logged, caplog, ask):
 
     assert [("DEBUG", "call")] == logged()
     message = caplog.records[0].getMessage()
-    start = "call route=library kind=FakeBackend queries=1 documents=2 outcome=ok seconds="
+    start = "call route=library kind=fake queries=1 documents=2 outcome=ok seconds="
     assert message.startswith(start)
     assert "ok" == caplog.records[0].rerank["outcome"]
 

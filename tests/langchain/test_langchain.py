@@ -653,7 +653,7 @@ def test_each_call_is_one_run():
     for run in runs.traced_runs:
         assert {**request(), "top_n": 2, "min_score": None} == run.inputs
         assert [2, 1] == order(run.outputs["output"])
-        assert "<FakeBackend fake>" == run.metadata["rerank_backend"]
+        assert "fake" == run.metadata["rerank_backend"]
         assert "probability" == run.metadata["rerank_scale"]
 
 
@@ -667,7 +667,7 @@ def test_run_can_be_named():
     assert ["second stage", "this time"] == [run.name for run in runs.traced_runs]
     assert ["t"] == runs.traced_runs[1].tags
     assert 1 == runs.traced_runs[1].metadata["m"]
-    assert "<FakeBackend fake>" == runs.traced_runs[1].metadata["rerank_backend"]
+    assert "fake" == runs.traced_runs[1].metadata["rerank_backend"]
 
 
 def test_failing_call_is_a_failed_run():

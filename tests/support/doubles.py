@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from rerank_plugins import ConfigError, InvalidResponse
-from rerank_plugins.backend import Backend, Document, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.hooks import Truncated
 from rerank_plugins.hooks._dispatch import emit
+from rerank_plugins.scores import Scores
 
 __all__ = ["Frozen", "Hungry", "Marked", "Unloadable"]
 
@@ -41,11 +43,11 @@ class Marked(Backend):
     def name(self) -> str:
         return "marked"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        asked = [check_texts(query, documents) for query, documents in requests]
+    def score_many(self, requests: Requests) -> list[Scores]:
+        asked = [check_texts(query, documents)[1] for query, documents in requests]
         texts = [text for found in asked for text in found]
         self.batches.append(texts)
         if pause := self.seconds + self.per_pair * len(texts):
@@ -69,11 +71,11 @@ class Marked(Backend):
         if "no memory" in texts or ("memory" in texts and len(texts) > 1):
             raise MemoryError
         return [
-            [
+            Scores(
                 float("nan") if text == "nan" else float(len(text))
                 for text in found
                 if text != "short"
-            ]
+            )
             for found in asked
         ]
 
@@ -84,8 +86,10 @@ class Marked(Backend):
 class Frozen(Marked):
     """Scores by how many objects the process keeps from its garbage collector."""
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
-        return [[float(gc.get_freeze_count())] * len(documents) for _, documents in requests]
+    def score_many(self, requests: Requests) -> list[Scores]:
+        return [
+            Scores([float(gc.get_freeze_count())] * len(documents)) for _, documents in requests
+        ]
 
 
 class Hungry(Marked):
@@ -95,7 +99,7 @@ class Hungry(Marked):
         super().__init__()
         self.pair_bytes = pair_bytes
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+    def score_many(self, requests: Requests) -> list[Scores]:
         np.empty(self.pair_bytes * sum(len(documents) for _, documents in requests), np.uint8)
         return super().score_many(requests)
 

@@ -22,7 +22,7 @@ class Listwise(BackendContract):
 
     def make_backend(self) -> Backend:
         class ByPlace(FakeBackend):
-            cacheable = False
+            pointwise = False
 
             def score(self, query, documents):
                 return [1 / (2 + place) for place, _ in enumerate(super().score(query, documents))]

@@ -10,9 +10,11 @@ from rerank_plugins import (
     Backend,
     Content,
     Document,
+    Query,
     Ranked,
     RerankResult,
     Scale,
+    Scores,
     load_backend,
     rank,
     rerank,
@@ -36,9 +38,9 @@ class Mine(Backend):
         """Name the scores."""
         return "mine"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         """Score nothing in particular."""
-        return [float(len(query)) for _ in documents]
+        return Scores([0.5 for _ in documents])
 
 
 class TestMine(BackendContract):
@@ -65,9 +67,9 @@ async def scores(backend: Backend) -> None:
     """Everything a backend gives back."""
     documents: list[Document] = ["a", Content(text="b"), Content(image=b"")]
     scored = backend.score("q", documents)
-    assert_type(scored, list[float])
-    assert_type(await backend.ascore("q", ("a", "b")), list[float])
-    assert_type(backend.score_many([("q", ["a"]), ("r", documents)]), list[list[float]])
+    assert_type(scored, Scores)
+    assert_type(await backend.ascore("q", ("a", "b")), Scores)
+    assert_type(backend.score_many([("q", ["a"]), ("r", documents)]), list[Scores])
     assert_type(rank(scored, top_n=3, min_score=0.5), list[Ranked])
     assert_type(rank(scored)[0].index, int)
     assert_type(rank(scored)[0].score, float)

@@ -90,7 +90,7 @@ def test_what_happens_in_a_batch_is_told_to_the_hooks_of_its_calls():
 
 def test_a_listwise_backend_is_refused():
     listwise = FakeBackend()
-    listwise.cacheable = False
+    listwise.pointwise = False
 
     with pytest.raises(ConfigError, match="by its neighbours"):
         BatchingBackend(listwise)

@@ -18,7 +18,6 @@ from rerank_plugins import (
     MissingDependencyError,
     UnsupportedInputError,
 )
-from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
 from rerank_plugins.wrappers import fallback
@@ -48,11 +47,11 @@ class TestFallingBack(BackendContract):
 
 def test_the_first_that_works_scores(ask):
     first, second = FakeBackend(name="first"), FakeBackend(name="second")
-    with _context.scorer() as scorer:
-        assert [1.0, 0.0] == ask(FallbackBackend([first, second]))
+    scores = ask(FallbackBackend([first, second]))
 
+    assert [1.0, 0.0] == scores
     assert (1, 0) == (len(first.calls), len(second.calls))
-    assert "first" == scorer.name
+    assert "first" == scores.backend
 
 
 @pytest.mark.parametrize(
@@ -67,10 +66,10 @@ def test_the_first_that_works_scores(ask):
     ids=lambda error: type(error).__name__,
 )
 def test_the_next_stands_in(ask, error):
-    with _context.scorer() as scorer:
-        assert [1.0, 0.0] == ask(FallbackBackend([failing(error), FakeBackend(name="second")]))
+    scores = ask(FallbackBackend([failing(error), FakeBackend(name="second")]))
 
-    assert "second" == scorer.name
+    assert [1.0, 0.0] == scores
+    assert "second" == scores.backend
 
 
 @pytest.mark.parametrize(
@@ -86,11 +85,11 @@ def test_the_next_stands_in(ask, error):
 )
 def test_what_the_caller_must_mend_is_raised(ask, error):
     second = FakeBackend()
-    with _context.scorer() as scorer, pytest.raises(type(error)) as caught:
+    with pytest.raises(type(error)) as caught:
         ask(FallbackBackend([failing(error), second]))
 
     assert error is caught.value
-    assert ([], None) == (second.calls, scorer.name)
+    assert [] == second.calls
 
 
 def test_cancellation_is_not_a_failure():
@@ -150,10 +149,7 @@ def test_one_call_is_answered_by_one_backend():
 
 def test_of_nested_chains_the_innermost_knows(ask):
     inner = FallbackBackend([failing(), FakeBackend(name="innermost")])
-    with _context.scorer() as scorer:
-        ask(FallbackBackend([inner, FakeBackend()]))
-
-    assert "innermost" == scorer.name
+    assert "innermost" == ask(FallbackBackend([inner, FakeBackend()])).backend
 
 
 def test_concurrent_calls_learn_who_scored_theirs():
@@ -165,9 +161,7 @@ def test_concurrent_calls_learn_who_scored_theirs():
     chain = FallbackBackend([FakeBackend(by_text, name="first"), FakeBackend(name="second")])
 
     async def who(text):
-        with _context.scorer() as scorer:
-            await chain.ascore("q", [text])
-        return scorer.name
+        return (await chain.ascore("q", [text])).backend
 
     async def everyone():
         return await asyncio.gather(*(who(text) for text in ["up", "down"] * 50))

@@ -23,8 +23,8 @@ from rerank_plugins import (
     UnsupportedInputError,
     load_backend,
 )
+from rerank_plugins._adapter import reranking
 from rerank_plugins._internal import context as _context
-from rerank_plugins._outcome import outcome_of as outcome_block
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.hooks import (
     AttemptFinished,
@@ -86,7 +86,7 @@ def test_a_call_has_a_beginning_and_an_end(ask):
 
     assert [1.0, 0.0] == ask(instrumented(FakeBackend(), ears, route="search"))
     started, finished = ears.events
-    assert ("search", "FakeBackend", None, 1, 2) == (
+    assert ("search", "fake", None, 1, 2) == (
         started.route,
         started.kind,
         started.model,
@@ -291,7 +291,7 @@ def test_cache_look_ups_are_told(ask):
 def test_a_lost_ranking_is_told_to_the_hooks_of_its_backend():
     ears = Ears()
     backend = instrumented(FailingBackend(BackendTimeout("late")), ears)
-    with outcome_block(1, on_error="original_order") as outcome:
+    with reranking(backend, 1, on_error="original_order") as outcome:
         outcome.scores = backend.score("q", ["a"])
 
     assert FellBack("timeout", "original_order") == ears.events[-1]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import changed_options
-from rerank_plugins.backend import Backend, Document, Scale, check_texts
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query, check_texts
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scale, Scores
 
 if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
     from rerank_plugins.backends.embedded.scorer import Scorer
@@ -65,17 +67,24 @@ class EmbeddedBackend(Backend):
         self._scorer: Scorer | None = None
 
     @property
+    def kind(self) -> str:
+        return "embedded"
+
+    @property
     def name(self) -> str:
         return f"embedded:all-MiniLM-L6-v2@{MODEL_SHA256[:12]}/{_METHOD}/{self._max_length}"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
-        texts = check_texts(query, documents)
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        text, texts = check_texts(query, documents)
         if not texts:
-            return []
+            return Scores((), scale=self.scale)
         distinct = list(dict.fromkeys(texts))
-        matches = self._loaded().matches(query, distinct)
-        scores = {text: match.probability for text, match in zip(distinct, matches, strict=True)}
-        return [scores[text] for text in texts]
+        matches = self._loaded().matches(text, distinct)
+        scores = {
+            document: match.probability for document, match in zip(distinct, matches, strict=True)
+        }
+        values = (scores[document] for document in texts)
+        return Scores(values, backend=self.name, scale=self.scale)
 
     def describe(self) -> dict[str, object]:
         return {

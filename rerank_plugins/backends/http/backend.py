@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import aside_by_side, side_by_side
-from rerank_plugins.backend import Backend, Document, Scale, check_texts
+from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.checks import check_choices, check_counts, check_seconds
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialects import DIALECTS
@@ -20,7 +20,9 @@ from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.requests import Asker
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.backends.scale import Scaling
+from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scale, Scores
 
 __all__ = ["HTTPBackend"]
 
@@ -131,6 +133,14 @@ class HTTPBackend(Backend):
         return self._servers.label
 
     @property
+    def kind(self) -> str:
+        return self._dialect
+
+    @property
+    def model(self) -> str | None:
+        return self._model
+
+    @property
     def name(self) -> str:
         made_by = {"model": self._model, "instruction": self._instruction}
         facts = {name: value for name, value in made_by.items() if value}
@@ -138,32 +148,36 @@ class HTTPBackend(Backend):
         urls = ",".join(sorted(server.url for server in self._servers.all))
         return f"{self._dialect}+{urls}?{urlencode(facts, safe='/:')}"
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
-        return self._score(query, check_texts(query, documents), self._max_parallel)
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        return self._score(*check_texts(query, documents), self._max_parallel)
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+    def score_many(self, requests: Requests) -> list[Scores]:
         """Score several requests side by side; `timeout` holds for each of them."""
-        asked = [(query, check_texts(query, documents)) for query, documents in requests]
+        asked = [check_texts(query, documents) for query, documents in requests]
         parallel = 1 if len(asked) > 1 else self._max_parallel
         return side_by_side(lambda one: self._score(*one, parallel), asked, self._max_parallel)
 
-    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
-        texts, deadline = check_texts(query, documents), self._end()
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        text, texts = check_texts(query, documents)
+        deadline = self._end()
         scores = await aside_by_side(
-            lambda part: self._transport.arun(self._asker.asking(query, part, deadline)),
-            self._asker.parts(query, texts),
+            lambda part: self._transport.arun(self._asker.asking(text, part, deadline)),
+            self._asker.parts(text, texts),
             self._max_parallel,
         )
-        return [score for part in scores for score in part]
+        return self._facts(score for part in scores for score in part)
 
-    def _score(self, query: str, texts: list[str], parallel: int) -> list[float]:
+    def _score(self, query: str, texts: Sequence[str], parallel: int) -> Scores:
         deadline = self._end()
         scores = side_by_side(
             lambda part: self._transport.run(self._asker.asking(query, part, deadline)),
             self._asker.parts(query, texts),
             parallel,
         )
-        return [score for part in scores for score in part]
+        return self._facts(score for part in scores for score in part)
+
+    def _facts(self, values: Iterable[float]) -> Scores:
+        return Scores(values, backend=self.name, model=self._model, scale=self.scale)
 
     def _end(self) -> float:
         """Return when a call that starts now must be over, in seconds of `time.monotonic()`."""

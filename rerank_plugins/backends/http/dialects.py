@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from rerank_plugins.backend import Scale
 from rerank_plugins.errors import ConfigError, InvalidResponse
+from rerank_plugins.scores import Scale
 
 __all__ = ["DIALECTS", "Dialect", "decode"]
 

@@ -11,15 +11,17 @@ from typing import Any, Literal, get_args
 
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import changed_options, unknown
-from rerank_plugins.backend import Backend, Document, check_scores, check_texts
+from rerank_plugins.backend import Backend
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import Attention, DType, EngineSettings
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
 from rerank_plugins.backends.scale import to_probability
+from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["LocalBackend"]
 
@@ -141,40 +143,48 @@ class LocalBackend(Backend):
         self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
 
     @property
+    def kind(self) -> str:
+        return "local"
+
+    @property
+    def model(self) -> str:
+        return str(self._options["model"])
+
+    @property
     def name(self) -> str:
         """Model, revision, engine, dtype, `max_length` and scale; loads the model."""
         with self._use() as loaded:
             return self._name(loaded)
 
-    def score(self, query: str, documents: Sequence[Document]) -> list[float]:
+    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
 
-    def score_many(self, requests: Sequence[tuple[str, Sequence[Document]]]) -> list[list[float]]:
+    def score_many(self, requests: Requests) -> list[Scores]:
         """Score all requests in shared batches; equal documents of a request are scored once."""
-        texts = [check_texts(query, documents) for query, documents in requests]
-        if not any(texts):
-            return [[] for _ in requests]
-        distinct = [list(dict.fromkeys(documents)) for documents in texts]
-        queries = [query for query, _ in requests]
+        checked = [check_texts(query, documents) for query, documents in requests]
+        if not any(documents for _, documents in checked):
+            return [Scores((), scale=self.scale) for _ in requests]
+        distinct = [(query, list(dict.fromkeys(documents))) for query, documents in checked]
         with self._use() as loaded:
-            logits = loaded.engine.logits(list(zip(queries, distinct, strict=True)))
+            logits = loaded.engine.logits(distinct)
             loaded.emit_events()
+            name = self._name(loaded)
         return [
-            self._scores(documents, dict(zip(known, values, strict=True)))
-            for documents, known, values in zip(texts, distinct, logits, strict=True)
+            self._scores(name, documents, dict(zip(known, values, strict=True)))
+            for (_, documents), (_, known), values in zip(checked, distinct, logits, strict=True)
         ]
 
-    async def ascore(self, query: str, documents: Sequence[Document]) -> list[float]:
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         """Score in batches shared with all `ascore` calls in flight, in any event loop.
 
         Small requests overtake large ones, and a cancelled call is not scored further.
         """
-        texts = check_texts(query, documents)
+        text, texts = check_texts(query, documents)
         if not texts:
-            return []
+            return Scores((), scale=self.scale)
         most = self._options["max_length"] or _USUAL_LENGTH
-        costs = [estimated_tokens(query, text, limit=most) for text in texts]
-        return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
+        costs = [estimated_tokens(text, document, limit=most) for document in texts]
+        return await asyncio.wrap_future(self._scheduler.submit(text, texts, costs, wait=True))
 
     def describe(self) -> dict[str, object]:
         """Say which model, engine, device and dtype score, and what was cut; loads the model."""
@@ -203,11 +213,6 @@ class LocalBackend(Backend):
             idle = loaded is not None and not loaded.users
         if loaded is not None and idle:
             loaded.engine.close()
-
-    def __repr__(self) -> str:
-        loaded = self._loaded
-        name = self._options["model"] if loaded is None else self._name(loaded)
-        return f"<{type(self).__name__} {name}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return self._options
@@ -258,9 +263,11 @@ class LocalBackend(Backend):
             f"&max_length={checkpoint.max_length}&scale={self.scale}"
         )
 
-    def _scores(self, documents: Sequence[str], logits: dict[str, float]) -> list[float]:
+    def _scores(self, name: str, documents: Sequence[str], logits: dict[str, float]) -> Scores:
         values = check_scores([logits[document] for document in documents], len(documents))
-        return values if self.scale == "logit" else to_probability(values)
+        if self.scale == "probability":
+            values = to_probability(values)
+        return Scores(values, backend=name, model=self.model, scale=self.scale)
 
 
 def _check(options: dict[str, Any]) -> None:

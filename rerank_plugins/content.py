@@ -1,0 +1,199 @@
+"""What is scored: a query and documents, as text, images or both; and the check of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rerank_plugins.errors import UnsupportedInputError
+
+__all__ = [
+    "CheckedDocuments",
+    "Content",
+    "Document",
+    "Query",
+    "Requests",
+    "check_encodable",
+    "check_request",
+    "check_texts",
+]
+
+TEXT_ONLY = frozenset({"text"})
+"""The `inputs` of a backend that scores strings and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A document that is more than a string: text, an image, or both.
+
+    Raises:
+        UnsupportedInputError: both fields are None.
+    """
+
+    text: str | None = None
+    """The text, if any."""
+    image: str | bytes | None = None
+    """The image, if any: encoded bytes (PNG, JPEG, …), a `data:` URI, a path or a URL."""
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.image is None:
+            raise UnsupportedInputError("`Content()` holds neither text nor an image; give one")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that is more than a string: with an image, or with an instruction of its own.
+
+    Raises:
+        UnsupportedInputError: there is neither text nor an image.
+    """
+
+    text: str | None = None
+    """What to rank by, in words."""
+    image: str | bytes | None = None
+    """What to rank by, as an image; see `Content.image`."""
+    instruction: str | None = None
+    """What the model should judge, for this call; it replaces the backend's own instruction."""
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.image is None:
+            raise UnsupportedInputError("`Query()` holds neither text nor an image; give one")
+
+
+Document: TypeAlias = str | Content
+
+Requests: TypeAlias = Sequence[tuple[str | Query, Sequence[Document]]]
+"""`(query, documents)` pairs."""
+
+
+class CheckedDocuments(tuple[Document, ...]):
+    """The documents of a request that passed `check_request`, which lets them pass again unread.
+
+    Those without an image are plain strings.
+    """
+
+    __slots__ = ()
+
+
+def check_request(
+    query: str | Query,
+    documents: Sequence[Document],
+    *,
+    inputs: Collection[str] = TEXT_ONLY,
+    instructions: bool = False,
+) -> tuple[str | Query, CheckedDocuments]:
+    """Return the request in its simplest form if a backend can score it.
+
+    Every backend applies these rules, so bad input fails alike everywhere: the query is a string
+    that is not blank, or a `Query`; each document is a string or a `Content`; all are encodable as
+    UTF-8 (no lone surrogates). Empty documents are fine. A `Query` or `Content` that holds nothing
+    but text becomes a string.
+
+    The outermost backend checks a request and hands `CheckedDocuments` on; with these, a later
+    check returns at once.
+
+    Args:
+        query: what to rank by.
+        documents: what to rank.
+        inputs: what documents and query may hold: `{"text"}` or `{"text", "image"}`.
+        instructions: whether the query may hold an instruction.
+
+    Raises:
+        UnsupportedInputError: a rule is broken; the message names the document, not its text.
+    """
+    if isinstance(documents, CheckedDocuments):
+        return query, documents
+    query = _check_query(query, inputs, instructions=instructions)
+    if isinstance(documents, str | bytes | Content):
+        raise UnsupportedInputError(
+            f"`documents` is a single {_type(documents)}; pass a list: [document]"
+        )
+    if not isinstance(documents, Sequence):
+        raise UnsupportedInputError(
+            f"`documents` must be a sequence such as a list, not {_type(documents)}"
+        )
+    return query, CheckedDocuments(
+        _check_document(document, position, inputs) for position, document in enumerate(documents)
+    )
+
+
+def check_texts(query: str | Query, documents: Sequence[Document]) -> tuple[str, tuple[str, ...]]:
+    """Return the query and the documents as strings if a text-only backend can score them.
+
+    The rules are those of `check_request`; images and instructions are refused.
+
+    Raises:
+        UnsupportedInputError: a rule is broken; the message names the document, not its text.
+    """
+    return check_request(query, documents)  # type: ignore[return-value]  # text only: strings
+
+
+def _check_query(query: str | Query, inputs: Collection[str], *, instructions: bool) -> str | Query:
+    text: object = query
+    image = instruction = None
+    if isinstance(query, Query):
+        text, image, instruction = query.text, query.image, query.instruction
+    if image is not None and "image" not in inputs:
+        raise UnsupportedInputError("the query holds an image, and this backend scores text only")
+    if instruction is not None and not instructions:
+        raise UnsupportedInputError(
+            "the query holds an instruction, and this backend can't tell its model one; leave it "
+            "out, or use a model that takes instructions"
+        )
+    if text is not None or image is None:
+        if not isinstance(text, str):
+            raise UnsupportedInputError(f"the query must be a string, not {_type(text)}")
+        if not text.strip() and image is None:
+            raise UnsupportedInputError(
+                "the query is empty or only white space: there is nothing to rank by"
+            )
+        check_encodable(text, "the query")
+    if instruction is not None:
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise UnsupportedInputError(
+                f"the instruction must be a string that is not blank, not {_type(instruction)}"
+            )
+        check_encodable(instruction, "the instruction")
+    if image is None and instruction is None:
+        return text  # type: ignore[return-value]  # a string: there is no image
+    return query
+
+
+def _check_document(document: Document, position: int, inputs: Collection[str]) -> Document:
+    text: object = document
+    image = None
+    if isinstance(document, Content):
+        text, image = document.text, document.image
+    if image is not None and "image" not in inputs:
+        raise UnsupportedInputError(
+            f"document {position} holds an image, and this backend scores text only"
+        )
+    if text is not None or image is None:
+        if not isinstance(text, str):
+            raise UnsupportedInputError(
+                f"document {position} must be a string or `Content`, not {_type(text)}"
+            )
+        check_encodable(text, f"document {position}")
+    return text if image is None else document  # type: ignore[return-value]  # checked: a string
+
+
+def check_encodable(text: str, what: str) -> None:
+    """Check that `text`, which messages call `what`, can be written as UTF-8.
+
+    Raises:
+        UnsupportedInputError: it holds a lone surrogate.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise UnsupportedInputError(
+            f"{what} holds a lone surrogate (U+{ord(text[exc.start]):04X} at {exc.start}), which "
+            "is not text; clean it with text.encode('utf-8', 'replace').decode()"
+        ) from None
+
+
+def _type(value: object) -> str:
+    return f"`{type(value).__name__}`"

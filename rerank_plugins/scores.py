@@ -1,0 +1,213 @@
+"""`Scores`: one number per document, and what is known about how they came about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias, overload
+
+from rerank_plugins.errors import InvalidResponse
+
+__all__ = ["Passage", "Scale", "Scores", "Usage", "check_scores"]
+
+Scale: TypeAlias = Literal["probability", "logit", "unknown"]
+"""`"probability"`: 0 to 1. `"logit"`: any finite number. `"unknown"`: nothing is promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What scoring cost, as far as the backend counts it; two of them add up."""
+
+    tokens: int | None = None
+    """Tokens that the model read; None if nobody counted."""
+    search_units: int | None = None
+    """What a vendor bills: one query with up to so many documents; None if it bills otherwise."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(_sum(self.tokens, other.tokens), _sum(self.search_units, other.search_units))
+
+
+class Passage(NamedTuple):
+    """A part of a document's text, as character positions: `text[start:end]`."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Scores(Sequence[float]):
+    """The scores of one request, in the order of its documents, with what is known about them.
+
+    A sequence of floats that equals a list of the same floats. Facts are kept per document by its
+    position; a fact that nobody told is empty or None.
+    """
+
+    values: tuple[float, ...]
+    """The scores alone."""
+    backend: str | None
+    """The `name` of the backend that scored; of a chain, the one at its end."""
+    model: str | None
+    """Its `model`."""
+    scale: Scale
+    """The range of the scores."""
+    truncated: frozenset[int]
+    """Positions of documents of which the model read a part only."""
+    chunked: frozenset[int]
+    """Positions of documents that were scored in several pieces."""
+    passages: Mapping[int, Passage]
+    """Position → the passage that made the score, where one did."""
+    cached: int
+    """How many scores come from a cache."""
+    usage: Usage | None
+    """What scoring cost; None if nobody counted."""
+
+    def __init__(
+        self,
+        values: Iterable[float],
+        *,
+        backend: str | None = None,
+        model: str | None = None,
+        scale: Scale = "unknown",
+        truncated: Iterable[int] = (),
+        chunked: Iterable[int] = (),
+        passages: Mapping[int, Passage] | None = None,
+        cached: int = 0,
+        usage: Usage | None = None,
+    ) -> None:
+        keep = object.__setattr__  # the class is frozen
+        keep(self, "values", tuple(values))
+        keep(self, "backend", backend)
+        keep(self, "model", model)
+        keep(self, "scale", scale)
+        keep(self, "truncated", frozenset(truncated))
+        keep(self, "chunked", frozenset(chunked))
+        keep(self, "passages", {} if passages is None else passages)
+        keep(self, "cached", cached)
+        keep(self, "usage", usage)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, position: int) -> float: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[float]: ...
+    def __getitem__(self, position: int | slice) -> float | list[float]:
+        if isinstance(position, slice):
+            return list(self.values[position])
+        return self.values[position]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Scores):
+            return self.values == other.values
+        if isinstance(other, Sequence) and not isinstance(other, str | bytes):
+            return self.values == tuple(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
+
+    def __repr__(self) -> str:
+        return f"Scores({list(self.values)})"
+
+    def take(self, positions: Sequence[int]) -> Scores:
+        """Return the scores of the documents at `positions`, in that order.
+
+        A position may stand there twice, as for documents that are equal and scored once. `cached`
+        and `usage` stay as they are: they belong to the work, not to a document.
+        """
+        places = list(enumerate(positions))
+        return Scores(
+            (self.values[position] for position in positions),
+            backend=self.backend,
+            model=self.model,
+            scale=self.scale,
+            truncated=(new for new, old in places if old in self.truncated),
+            chunked=(new for new, old in places if old in self.chunked),
+            passages={new: self.passages[old] for new, old in places if old in self.passages},
+            cached=self.cached,
+            usage=self.usage,
+        )
+
+    @classmethod
+    def merge(cls, count: int, parts: Iterable[tuple[Sequence[int], Scores]]) -> Scores:
+        """Join the scores of documents that were scored apart.
+
+        Args:
+            count: how many documents there are.
+            parts: the scores of some documents each, and the positions of these; together they
+                cover each position once. Who scored is what the first part says that says it.
+
+        Returns:
+            one score per document; `cached` and `usage` are sums.
+        """
+        values = [math.nan] * count
+        truncated: set[int] = set()
+        chunked: set[int] = set()
+        passages: dict[int, Passage] = {}
+        backend = model = usage = None
+        scale: Scale = "unknown"
+        cached = 0
+        for positions, scores in parts:
+            for position, value in zip(positions, scores.values, strict=True):
+                values[position] = value
+            truncated.update(positions[old] for old in scores.truncated)
+            chunked.update(positions[old] for old in scores.chunked)
+            passages.update((positions[old], span) for old, span in scores.passages.items())
+            if backend is None and scores.backend is not None:
+                backend, model, scale = scores.backend, scores.model, scores.scale
+            cached += scores.cached
+            if scores.usage is not None:
+                usage = scores.usage if usage is None else usage + scores.usage
+        return cls(
+            values,
+            backend=backend,
+            model=model,
+            scale=scale,
+            truncated=truncated,
+            chunked=chunked,
+            passages=passages,
+            cached=cached,
+            usage=usage,
+        )
+
+
+def check_scores(scores: Sequence[object], count: int) -> list[float]:
+    """Return `scores` as Python floats if there is one finite number per document.
+
+    Accepts anything with `__float__` except booleans and strings, so NumPy scalars pass.
+
+    Raises:
+        InvalidResponse: it is no list, the count differs, or a score is not a finite number.
+    """
+    try:
+        length = len(scores)
+    except TypeError:  # also an array without dimensions
+        raise InvalidResponse(f"got `{type(scores).__name__}`, not a list of scores") from None
+    if length != count:
+        raise InvalidResponse(f"got {length} scores for {count} documents")
+    for position, score in enumerate(scores):
+        if not is_finite(score):
+            raise InvalidResponse(
+                f"score {position} of {count} is {score!r}, which is not a finite number"
+            )
+    return [float(score) for score in scores]  # type: ignore[arg-type]  # checked just above
+
+
+def is_finite(value: object) -> bool:
+    """Say whether `value` is a finite number: anything with `__float__`, but no boolean."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other

@@ -1,0 +1,124 @@
+"""`Scores`: floats in document order that carry what is known about them."""
+
+import pickle
+from collections.abc import Sequence
+
+import pytest
+
+from rerank_plugins import Backend, InvalidResponse, Passage, Scores, Usage
+from rerank_plugins.backend import as_scores
+
+
+def test_scores_equal_a_list_of_the_same_floats():
+    scores = Scores([0.5, 0.25], backend="b", cached=1)
+
+    assert [0.5, 0.25] == scores
+    assert scores == (0.5, 0.25)
+    assert scores == Scores([0.5, 0.25])
+    assert scores != [0.5]
+    assert scores != [0.25, 0.5]
+    assert scores != "ab"
+    assert [] == Scores([])
+    assert isinstance(scores, Sequence)
+
+
+def test_scores_are_a_sequence():
+    scores = Scores(value / 4 for value in range(4))
+
+    assert 4 == len(scores)
+    assert 0.75 == scores[-1]
+    assert [0.25, 0.5] == scores[1:3]
+    assert [0.0, 0.25, 0.5, 0.75] == list(scores)
+    assert 0.5 in scores
+    assert "Scores([0.0, 0.25, 0.5, 0.75])" == repr(scores)
+    with pytest.raises(TypeError):
+        hash(scores)
+    with pytest.raises(AttributeError):
+        scores.cached = 3
+
+
+def test_facts_survive_pickle():
+    scores = Scores([0.5], backend="b", truncated=[0], passages={0: Passage(1, 3)}, usage=Usage(7))
+    copy = pickle.loads(pickle.dumps(scores))
+
+    assert scores == copy
+    assert ("b", {0}, {0: (1, 3)}, Usage(7)) == (
+        copy.backend,
+        copy.truncated,
+        copy.passages,
+        copy.usage,
+    )
+
+
+def test_taking_positions_maps_the_facts_of_each_document():
+    scores = Scores([0.1, 0.2, 0.3], truncated=[2], chunked=[0], passages={1: Passage(0, 1)})
+    taken = scores.take([2, 0, 2])
+
+    assert [0.3, 0.1, 0.3] == taken
+    assert {0, 2} == taken.truncated
+    assert {1} == taken.chunked
+    assert {} == taken.passages
+
+
+def test_merging_puts_each_score_and_fact_in_its_place():
+    merged = Scores.merge(
+        4,
+        [
+            ([3, 1], Scores([0.3, 0.1], backend="b", scale="logit", truncated=[0], usage=Usage(5))),
+            ([0], Scores([0.0], cached=1, passages={0: Passage(2, 4)})),
+            ([2], Scores([0.2], backend="c", usage=Usage(2, 1))),
+        ],
+    )
+
+    assert [0.0, 0.1, 0.2, 0.3] == merged
+    assert {3} == merged.truncated
+    assert {0: (2, 4)} == merged.passages
+    assert ("b", "logit", 1) == (merged.backend, merged.scale, merged.cached)
+    assert Usage(7, 1) == merged.usage
+
+
+def test_merging_nothing_gives_no_scores():
+    merged = Scores.merge(0, [])
+
+    assert [] == merged
+    assert merged.usage is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (Usage(), Usage(), Usage()),
+        (Usage(1), Usage(), Usage(1)),
+        (Usage(), Usage(1, 2), Usage(1, 2)),
+        (Usage(1, 1), Usage(2, 3), Usage(3, 4)),
+    ],
+)
+def test_usage_adds_up_what_was_counted(one, other, both):
+    assert both == one + other
+
+
+class Plain(Backend):
+    """A backend of a user's own, which returns a list."""
+
+    scale = "logit"
+    name = "plain"
+    model = "m"
+
+    def score(self, query, documents):
+        return [1 for _ in documents]
+
+
+def test_what_a_users_backend_returns_gets_its_facts():
+    scores = as_scores(Plain().score("q", ["a", "b"]), 2, Plain())
+
+    assert [1.0, 1.0] == scores
+    assert all(type(score) is float for score in scores)
+    assert ("plain", "m", "logit") == (scores.backend, scores.model, scores.scale)
+
+
+@pytest.mark.parametrize("answer", [[0.1], [0.1, float("nan")], 0.1, ["0.1", "0.2"], [0.1, True]])
+def test_what_is_not_one_finite_number_per_document_is_no_answer(answer):
+    with pytest.raises(InvalidResponse):
+        as_scores(answer, 2, Plain())
+    with pytest.raises(InvalidResponse):
+        as_scores(Scores([0.5]), 2, Plain())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from rerank_plugins._internal.text_files import read_objects
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import ConfigError, RerankError
+from rerank_plugins.errors import ConfigError, DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
@@ -255,19 +255,16 @@ def _default_name(backend: Backend) -> str | None:
 
 
 def _read_requests(file: Path) -> list[tuple[str, list[str]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"can't read {str(file)!r}: {exc}") from exc
+    """Return the requests of a JSON Lines file.
+
+    Raises:
+        DataError: the file can't be read, or a line is not a request.
+    """
     requests = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            request = json.loads(line) if line.strip() else None
-            if request is not None:
-                documents = [str(text) for text in request["documents"]]
-                requests.append((str(request["query"]), documents))
-        except (ValueError, KeyError, TypeError) as exc:
-            raise ConfigError(
-                f'{str(file)!r}, line {number}: write {{"query": "…", "documents": ["…"]}}'
-            ) from exc
+    for where, fields in read_objects(file):
+        query, documents = fields.get("query"), fields.get("documents")
+        texts = [query, *documents] if isinstance(documents, list) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError(f'{where}: write {{"query": "…", "documents": ["…"]}}')
+        requests.append((str(query), [str(document) for document in documents or ()]))
     return requests

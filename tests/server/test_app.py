@@ -1,4 +1,4 @@
-"""The application: protocols, errors, and what stands in them."""
+"""The application: protocols, and the shape of responses and errors."""
 
 import json
 import math
@@ -39,7 +39,7 @@ class TestProtocols:
         assert BEST_FIRST == [(r["index"], r["relevance_score"]) for r in found["results"]]
         assert all(set(r) == {"index", "relevance_score"} for r in found["results"])
 
-    def test_documents_are_repeated_if_asked_for(self, client):
+    def test_documents_are_repeated_on_request(self, client):
         body = {"query": QUERY, "documents": [{"text": "panda"}, "hi"], "return_documents": True}
         results = post(client, "/v1/rerank", body).json()["results"]
 
@@ -80,7 +80,7 @@ class TestProtocols:
 
         assert 1 / (1 + math.exp(-2)) == pytest.approx(best["score"])
 
-    def test_a_scale_that_nobody_knows_is_not_invented(self):
+    def test_scores_of_an_unknown_scale_are_not_rescaled(self):
         with serving(FakeBackend(scale="unknown")) as client:
             reply = post(client, "/rerank", {"query": "q", "texts": ["a"], "raw_scores": True})
 
@@ -104,7 +104,7 @@ class TestProtocols:
             info["backend"]["name"],
         )
 
-    def test_another_model_is_not_answered(self, client):
+    def test_another_model_is_refused(self, client):
         reply = post(client, "/v1/rerank", {"model": "x", "query": "q", "documents": ["a"]})
 
         assert (404, "model_not_found") == (reply.status_code, reply.json()["error"]["type"])

@@ -1,4 +1,4 @@
-"""Bodies that are refused, whatever is in them: never a 5xx, never an echo."""
+"""Refused bodies, whatever they hold: never a 5xx, never an echo."""
 
 import contextlib
 import json
@@ -118,7 +118,7 @@ HEAVY = {
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", HEAVY)
 @pytest.mark.parametrize("model", [RerankRequest, AnyRerankRequest])
-def test_no_body_is_dear_to_refuse(model, name):
+def test_no_body_is_costly_to_refuse(model, name):
     """The event loop waits meanwhile: 50 ms of the processor a megabyte at most."""
     content = HEAVY[name]
     began = time.thread_time()

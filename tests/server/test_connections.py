@@ -1,4 +1,4 @@
-"""What is decided before the application: no HTTP, endless headers, too many connections."""
+"""What a connection decides: invalid HTTP, endless headers, too many connections."""
 
 import http.client
 import json
@@ -28,13 +28,13 @@ def connected(url):
     """Give a connection that has been answered once, so the server knows of it."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
-        assert asked(connection, "GET", "/livez").status == 200
+        assert exchange(connection, "GET", "/livez").status == 200
         yield connection
     finally:
         connection.close()
 
 
-def asked(connection, method, path, body=None):
+def exchange(connection, method, path, body=None):
     """Return the reply, read to its end."""
     connection.request(method, path, body, JSON)
     reply = connection.getresponse()
@@ -42,7 +42,7 @@ def asked(connection, method, path, body=None):
     return reply
 
 
-NO_HTTP = {
+INVALID_HTTP = {
     "no request line": (400, b"hello\r\n\r\n"),
     "another protocol": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "a header without a colon": (400, b"GET /livez HTTP/1.1\r\nhost\r\n\r\n"),
@@ -52,38 +52,38 @@ NO_HTTP = {
 }
 
 
-@pytest.mark.parametrize("case", NO_HTTP)
-def test_what_is_no_request_gets_json_and_the_end_of_the_connection(url, case):
-    expected, sent = NO_HTTP[case]
+@pytest.mark.parametrize("case", INVALID_HTTP)
+def test_invalid_http_gets_json_and_the_end_of_the_connection(url, case):
+    expected, sent = INVALID_HTTP[case]
     with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=60) as raw:
         raw.sendall(sent)
         reply = http.client.HTTPResponse(raw)
         reply.begin()
-        found = json.loads(reply.read())
+        error = json.loads(reply.read())
         assert b"" == raw.recv(1)  # the server has closed it
 
     assert expected == reply.status
     assert "application/json" == reply.headers["content-type"]
     assert "close" == reply.headers["connection"]
-    assert found["error"]["request_id"] == reply.headers["x-request-id"]
-    assert found["error"]["message"] == found["detail"] == found["message"]
-    assert "hello" not in found["message"]
+    assert error["error"]["request_id"] == reply.headers["x-request-id"]
+    assert error["error"]["message"] == error["detail"] == error["message"]
+    assert "hello" not in error["message"]
 
 
-def test_too_many_connections_are_told_but_probes_are_answered():
+def test_too_many_connections_are_refused_except_probes():
     """Else a crowd of idle clients would have the server killed by its liveness probe."""
     with listening(FakeBackend(), max_connections=3) as url, ExitStack() as crowd:
         for _ in range(3):
             first = crowd.enter_context(connected(url))
-        assert asked(first, "POST", "/v1/rerank", BODY).status == 200
+        assert exchange(first, "POST", "/v1/rerank", BODY).status == 200
         with connected(url) as fourth:
             for path in ("/livez", "/readyz", "/metrics"):
-                assert asked(fourth, "GET", path).status == 200
-            reply = asked(fourth, "POST", "/v1/rerank", BODY)
-            counted = asked(first, "GET", "/metrics").text
+                assert exchange(fourth, "GET", path).status == 200
+            reply = exchange(fourth, "POST", "/v1/rerank", BODY)
+            counted = exchange(first, "GET", "/metrics").text
 
         assert (503, "1") == (reply.status, reply.headers["retry-after"])
         assert json.loads(reply.text)["error"]["type"] == "too_many_connections"
         assert reply.will_close
         assert 'rerank_rejected_total{reason="too_many_connections"} 1.0' in counted
-        assert asked(first, "POST", "/v1/rerank", BODY).status == 200
+        assert exchange(first, "POST", "/v1/rerank", BODY).status == 200

@@ -13,8 +13,8 @@ from rerank_plugins.server.isolation import isolate, model_processes
 from rerank_plugins.server.settings import ServerSettings
 
 
-def with_a_gpu(told, backend):
-    """Let this process see a GPU, and write down what torch tells its allocator.
+def with_a_gpu(record, backend):
+    """Let this process see a GPU, and record the limit that torch gives its allocator.
 
     The model is loaded onto the CPU all the same: there is no GPU.
     """
@@ -26,11 +26,11 @@ def with_a_gpu(told, backend):
 
     def load_here(checkpoint, device, dtype, **how):
         assert device == torch.device("cuda")
-        assert told.exists(), "the limit must stand before the model takes memory"
+        assert record.exists(), "the limit must stand before the model takes memory"
         return load_model(checkpoint, torch.device("cpu"), dtype, **how)
 
     def limit(fraction, number):
-        told.write_text(f"process {os.getpid()}: {fraction} of GPU {number}")
+        record.write_text(f"process {os.getpid()}: {fraction} of GPU {number}")
 
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: 1
@@ -40,7 +40,7 @@ def with_a_gpu(told, backend):
     torch_engine.load_model = load_here
 
 
-def test_each_model_of_a_chain_is_held_to_its_own_share(checkpoint, tmp_path):
+def test_each_model_of_a_chain_gets_its_own_limit(checkpoint, tmp_path):
     model = {"kind": "local", "model": checkpoint("bert"), "engine": "torch", "dtype": "float32"}
     chain = load_backend(
         {
@@ -48,12 +48,12 @@ def test_each_model_of_a_chain_is_held_to_its_own_share(checkpoint, tmp_path):
             "fallback": [{**model, "gpu_memory_fraction": 0.25}],
         }
     )
-    told, expected = [], []
+    records, expected = [], []
     with isolate(chain, ServerSettings()) as isolated:
         for process, fraction in zip(model_processes(isolated), (0.5, 0.25), strict=True):
-            told.append(tmp_path / str(fraction))
-            process._prepare = partial(with_a_gpu, told[-1])
+            records.append(tmp_path / str(fraction))
+            process._prepare = partial(with_a_gpu, records[-1])
             assert len(process.score("what is a panda?", ["A bear.", "A city."])) == 2
             expected.append(f"process {process.process_id}: {fraction} of GPU 0")
 
-    assert expected == [file.read_text() for file in told]
+    assert expected == [file.read_text() for file in records]

@@ -1,4 +1,4 @@
-"""Keys, tokens and rates: denied by default, whatever the path."""
+"""The middleware: it denies by default, whatever the path."""
 
 import time
 
@@ -39,7 +39,7 @@ def token(key=SECRET, algorithm="HS256", headers=None, **changed):
     return pyjwt.encode(claims, key, algorithm=algorithm, headers=headers)
 
 
-def asked(client, credential=None, scheme="Bearer"):
+def post_rerank(client, credential=None, scheme="Bearer"):
     headers = {} if credential is None else {"authorization": f"{scheme} {credential}"}
     return client.post("/v1/rerank", json=BODY, headers=headers)
 
@@ -60,13 +60,13 @@ def test_every_route_but_the_probes_needs_a_key(keys):
 def test_a_key_opens_and_others_do_not(keys, caplog):
     caplog.set_level("DEBUG")
     with serving(FakeBackend(), api_keys_file=str(keys)) as client:
-        assert 200 == asked(client, KEY).status_code
+        assert 200 == post_rerank(client, KEY).status_code
         for wrong in (None, "x", KEY[:-1], KEY + "x", "é" * 20):
             headers = {} if wrong is None else {"authorization": f"Bearer {wrong}".encode()}
             reply = client.post("/v1/rerank", json=BODY, headers=headers)
             assert (401, "unauthorized") == (reply.status_code, reply.json()["error"]["type"])
             assert reply.headers["www-authenticate"].startswith("Bearer")
-        assert 401 == asked(client, KEY, "Basic").status_code
+        assert 401 == post_rerank(client, KEY, "Basic").status_code
         metrics = client.get("/metrics", headers={"authorization": f"Bearer {KEY}"}).text
     assert 'rerank_auth_failures_total{reason="unknown"} 4.0' in metrics
     assert KEY not in caplog.text + metrics
@@ -102,13 +102,13 @@ def test_tokens_must_be_right_in_everything(tokens, changed, status):
     if shifted := {name: now for name, now in changed.items() if now in (AGO, AHEAD)}:
         changed = {name: int(time.time()) + SECONDS[now] for name, now in shifted.items()}
     with serving(FakeBackend(), jwt=tokens) as client:
-        assert status == asked(client, token(**changed)).status_code
-        assert 401 == asked(client, "a.b." + "c" * 9000).status_code
+        assert status == post_rerank(client, token(**changed)).status_code
+        assert 401 == post_rerank(client, "a.b." + "c" * 9000).status_code
 
 
-def test_too_many_requests_are_told_when_to_come_back(keys):
+def test_too_many_requests_get_429_and_retry_after(keys):
     with serving(FakeBackend(), client_rate="2/minute") as client:
-        replies = [asked(client) for _ in range(3)]
+        replies = [post_rerank(client) for _ in range(3)]
         assert 200 == client.get("/livez").status_code
     assert [200, 200, 429] == [reply.status_code for reply in replies]
     assert 25 <= int(replies[2].headers["retry-after"]) <= 30

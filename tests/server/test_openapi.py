@@ -69,14 +69,14 @@ def cases_of(settings):
 
 
 def check(case, url, headers=None):
-    """Ask, and compare the reply with what the OpenAPI says."""
+    """Send a request, and compare the response with the OpenAPI."""
     reply = case.call_and_validate(base_url=url, headers=headers, timeout=60)
     if reply.status_code >= 400 and case.path not in PROBE_PATHS:
         assert len(reply.content) <= 4096
-        found = reply.json()
-        assert found["error"]["request_id"] == reply.headers["x-request-id"][0]
+        error = reply.json()
+        assert error["error"]["request_id"] == reply.headers["x-request-id"][0]
         for text in texts([case.body, case.path_parameters, case.query]):
-            assert len(text) < 8 or text in WORDS or text not in found["message"]
+            assert len(text) < 8 or text in WORDS or text not in error["message"]
 
 
 few = settings(
@@ -146,8 +146,8 @@ def test_every_described_status_is_sent_as_described(monkeypatch):
     with serving(FakeBackend(), **options) as client:
         replies.append(client.post("/v1/rerank", **good))  # without a key
         client.headers |= WITH_KEY
-        asked = (*REFUSED.values(), good, good)
-        replies += [client.post("/v1/rerank", **each) for each in asked]
+        requests = (*REFUSED.values(), good, good)
+        replies += [client.post("/v1/rerank", **request) for request in requests]
     for error in FAILED.values():
         with serving(FailingBackend(error), **vars(OPEN) | {"warm_up": False}) as client:
             replies.append(client.post("/v1/rerank", **good))

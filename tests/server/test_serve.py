@@ -1,4 +1,4 @@
-"""The command itself: it loads, dies in parts, drains and ends as promised."""
+"""The command `serve`: how it loads, survives, drains and ends."""
 
 import json
 import os
@@ -16,46 +16,49 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from tests.support.monitoring import children
-from tests.support.server_process import ask, served, wait_for
+from tests.support.server_process import fetch, server_process, wait_for_status
 
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
-def test_a_killed_model_hangs_nobody_and_comes_back(tmp_path):
-    with served(tmp_path) as (process, url):
-        assert 200 == ask(url, "/livez")[0]  # while it loads
-        wait_for(url, 200)
+def test_a_killed_model_hangs_no_request_and_restarts(tmp_path):
+    with server_process(tmp_path) as (process, url):
+        assert 200 == fetch(url, "/livez")[0]  # while it loads
+        wait_for_status(url, 200)
         (model,) = children(process.pid)
         with ThreadPoolExecutor(4) as pool:
-            replies = [pool.submit(ask, url, "/v1/rerank", BODY) for _ in range(12)]
+            replies = [pool.submit(fetch, url, "/v1/rerank", BODY) for _ in range(12)]
             os.kill(model, signal.SIGKILL)
-            found = [reply.result(60) for reply in replies]
-        assert {status for status, _ in found} <= {200, 503}
-        assert {"model_restarting"} >= {b["error"]["type"] for s, b in found if s == 503}
-        wait_for(url, 200)
-        assert 200 == ask(url, "/v1/rerank", BODY)[0]
+            results = [reply.result(60) for reply in replies]
+        assert {status for status, _ in results} <= {200, 503}
+        assert {"model_restarting"} >= {b["error"]["type"] for s, b in results if s == 503}
+        wait_for_status(url, 200)
+        assert 200 == fetch(url, "/v1/rerank", BODY)[0]
         assert children(process.pid) != [model]
 
 
-def test_sigterm_loses_nothing_that_was_accepted(tmp_path):
-    with served(tmp_path, "--no-model-process") as (process, url):
-        wait_for(url, 200)
+def test_sigterm_loses_no_accepted_request(tmp_path):
+    with server_process(tmp_path, "--no-model-process") as (process, url):
+        wait_for_status(url, 200)
         with ThreadPoolExecutor(8) as pool:
-            replies = [pool.submit(ask, url, "/v1/rerank", BODY) for _ in range(8)]
+            replies = [pool.submit(fetch, url, "/v1/rerank", BODY) for _ in range(8)]
             time.sleep(0.1)
             process.send_signal(signal.SIGTERM)
-            wait_for(url, 503, seconds=10)
-            assert "shutting_down" == ask(url)[1]["status"]
+            wait_for_status(url, 503, seconds=10)
+            assert "shutting_down" == fetch(url)[1]["status"]
             assert {200} == {reply.result(60)[0] for reply in replies}
         assert 0 == process.wait(30)
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path):
-    with served(tmp_path, "--no-model-process", table="shutdown_delay = 100.0") as (process, url):
-        wait_for(url, 200)
+    with server_process(tmp_path, "--no-model-process", table="shutdown_delay = 100.0") as (
+        process,
+        url,
+    ):
+        wait_for_status(url, 200)
         process.send_signal(signal.SIGTERM)
-        wait_for(url, 503, seconds=10)
+        wait_for_status(url, 503, seconds=10)
         process.send_signal(signal.SIGTERM)
 
         assert 0 == process.wait(20)
@@ -71,18 +74,18 @@ main()
 """
 
 
-def test_a_request_that_outlives_the_drain_is_told_so(tmp_path):
+def test_a_request_that_outlives_the_drain_gets_an_error(tmp_path):
     table = "warm_up = false\nshutdown_delay = 0.0\ndrain_seconds = 0.2"
-    stuck = served(tmp_path, "--no-model-process", table=table, program=("-c", STUCK))
+    stuck = server_process(tmp_path, "--no-model-process", table=table, program=("-c", STUCK))
     with stuck as (process, url), ThreadPoolExecutor(1) as pool:
-        wait_for(url, 200)
-        reply = pool.submit(ask, url, "/v1/rerank", BODY)
+        wait_for_status(url, 200)
+        reply = pool.submit(fetch, url, "/v1/rerank", BODY)
         while b"rerank_inflight_requests 2.0" not in text_of(f"{url}/metrics"):  # and this one
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        status, found = reply.result(60)
+        status, body = reply.result(60)
 
-        assert (503, "shutting_down") == (status, found["error"]["type"])
+        assert (503, "shutting_down") == (status, body["error"]["type"])
         assert 0 == process.wait(30)
 
 
@@ -107,10 +110,13 @@ main()
 def test_single_pairs_that_do_not_fit_end_the_server_after_the_third(tmp_path):
     flags = ("--no-model-process",)
     table = "warm_up = false"
-    with served(tmp_path, *flags, table=table, program=("-c", SHORT_OF_MEMORY)) as (process, url):
-        wait_for(url, 200)
+    with server_process(tmp_path, *flags, table=table, program=("-c", SHORT_OF_MEMORY)) as (
+        process,
+        url,
+    ):
+        wait_for_status(url, 200)
         for _ in range(3):
-            status, reply = ask(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')
+            status, reply = fetch(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')
             assert (503, "out_of_memory") == (status, reply["error"]["type"])
 
         assert 70 == process.wait(30)
@@ -132,9 +138,9 @@ main()
 def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
     """Or each would stop all requests for a fifth of a second."""
     flags = ("--no-model-process",)
-    with served(tmp_path, *flags, program=("-c", COLLECTED)) as (_, url):
-        wait_for(url, 200)
-        reply = ask(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')[1]
+    with server_process(tmp_path, *flags, program=("-c", COLLECTED)) as (_, url):
+        wait_for_status(url, 200)
+        reply = fetch(url, "/v1/rerank", b'{"query": "q", "documents": ["d"]}')[1]
 
         assert reply["results"][0]["relevance_score"] > 10_000 / 1e9
 
@@ -188,21 +194,21 @@ def test_a_compared_model_that_is_not_as_it_was_locked_ends_the_server(tmp_path,
     )
 
     assert 2 == done.returncode, done.stderr
-    found = {
+    messages = {
         "changed": "error: the model 'model': its file 'model.safetensors' is not the one in",
         "not listed": "error: the model 'model' is not in the lock 'model.lock', which lists",
     }
-    assert done.stderr.splitlines()[-1].startswith(found[what]), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(messages[what]), done.stderr
 
 
 def test_locked_models_are_served_and_compared(tmp_path, checkpoint):
     lock(tmp_path, "embedded", f"local:{checkpoint('bert')}")
     table = f'model_lock = "model.lock"\ncompare = ["local:{checkpoint("bert")}"]\n'
-    with served(tmp_path, table=table) as (_, url):
-        wait_for(url, 200)
+    with server_process(tmp_path, table=table) as (_, url):
+        wait_for_status(url, 200)
         deadline = time.monotonic() + 60
-        while (found := ask(url, "/ui/rerank/1", BODY))[0] != 200:
-            assert time.monotonic() < deadline, found
+        while (response := fetch(url, "/ui/rerank/1", BODY))[0] != 200:
+            assert time.monotonic() < deadline, response
             time.sleep(0.02)
 
 

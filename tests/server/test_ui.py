@@ -69,13 +69,13 @@ def test_only_its_own_script_and_style_may_run():
     assert not re.search(r"<[^>]+\son\w+=", reply.text)
 
 
-def test_the_page_needs_no_key_and_all_it_asks_does(keyed):
+def test_the_page_needs_no_key_and_everything_it_fetches_does(keyed):
     assert keyed.get("/ui").status_code == 200
     assert keyed.get("/ui/backends").status_code == 401
     assert keyed.post("/ui/rerank/1", json={"query": "q", "documents": ["d"]}).status_code == 401
 
 
-def test_backends_with_one_name_are_told_apart(keyed):
+def test_backends_with_one_name_have_different_names_on_the_page(keyed):
     backends = keyed.get("/ui/backends", headers={"Authorization": f"Bearer {KEY}"}).json()
 
     assert backends == {
@@ -108,7 +108,7 @@ def test_comparing_is_not_counted_as_the_servers_own_work(keyed):
     assert "rerank_pairs_total 0.0" in keyed.get("/metrics", headers=headers).text
 
 
-def test_a_compared_backend_that_fails_to_load_is_told_of_in_the_log(tmp_path, caplog):
+def test_a_compared_backend_that_fails_to_load_is_named_in_the_log(tmp_path, caplog):
     missing = str(tmp_path / "missing")
     with serving(load_backend("embedded"), compare=(f"local:{missing}",)) as client:
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""What is known to be asked is scored before anybody asks, and a wrong file is no start."""
+"""Known requests are scored at the start to fill the cache; a wrong file ends the start."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ def lines(requests):
     return "\n".join(json.dumps({"query": q, "documents": d}) for q, d in requests) + "\n\n"
 
 
-def test_the_cache_is_full_before_anybody_asks(tmp_path):
+def test_the_cache_is_full_before_the_first_request(tmp_path):
     (tmp_path / "known.jsonl").write_text(lines(REQUESTS))
     inner = FakeBackend()
     with serving(
@@ -41,8 +41,13 @@ def test_the_cache_is_full_before_anybody_asks(tmp_path):
     ("content", "message"),
     [
         (None, "can't read"),
-        ('{"query": "q", "documents": ["d"]}\n[]\n', "line 2: write"),
-        ('{"query": "q"}\n', "line 1: write"),
+        (
+            '{"query": "q", "documents": ["d"]}\n[]\n',
+            "known.jsonl:2: expected a JSON object, not an array",
+        ),
+        ('{"query": "q"}\n', "known.jsonl:1: write"),
+        ('{"query": "q", "documents": "d"}\n', "known.jsonl:1: write"),
+        ('{"query": "q", "documents": ["d", 1]}\n', "known.jsonl:1: write"),
     ],
 )
 async def test_a_wrong_file_ends_the_start(tmp_path, content, message):

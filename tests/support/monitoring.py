@@ -1,4 +1,4 @@
-"""What a server says of itself, and what its processes hold of the machine (Linux only)."""
+"""A server's metrics, and the resources of its processes (Linux only)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.memory import resident
 
-__all__ = ["Held", "children", "get", "held", "metric", "wait_until"]
+__all__ = ["ProcessResources", "children", "get", "metric", "process_resources", "wait_until"]
 
 
 def get(url: str, path: str) -> tuple[int, str]:
@@ -22,9 +22,9 @@ def get(url: str, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("GET", path)
     reply = connection.getresponse()
-    found = reply.status, reply.read().decode()
+    response = reply.status, reply.read().decode()
     connection.close()
-    return found
+    return response
 
 
 def metric(url: str, name: str, **labels: str) -> float:
@@ -43,14 +43,14 @@ def wait_until(reached: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def children(process: int) -> list[int]:
-    """Return the ids of the processes that a process started, ended ones too if nobody asked."""
+    """Return the ids of the children of a process, also of ended ones that it did not wait for."""
     files = Path(f"/proc/{process}/task").glob("*/children")  # by thread
     return [int(pid) for file in files for pid in file.read_text().split()]
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a process holds."""
+class ProcessResources:
+    """The resources of a process."""
 
     threads: int
     files: int
@@ -59,8 +59,8 @@ class Held:
     """Bytes in RAM."""
 
 
-def held(process: int) -> Held:
-    """Count what a process holds."""
+def process_resources(process: int) -> ProcessResources:
+    """Count the resources of a process."""
     folder = Path(f"/proc/{process}")
     counts = (len(os.listdir(folder / name)) for name in ("task", "fd"))  # noqa: PTH208  # quick
-    return Held(*counts, resident(process))
+    return ProcessResources(*counts, resident(process))

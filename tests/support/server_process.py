@@ -1,4 +1,4 @@
-"""The command `serve` in a process of its own, ready to be asked."""
+"""The command `serve` in a process of its own, for tests of its process."""
 
 import json
 import os
@@ -27,7 +27,7 @@ main()
 """The command, which also knows the kinds `Hungry` and `Marked`."""
 
 
-def ask(url, path="/readyz", body=None):
+def fetch(url, path="/readyz", body=None):
     """Return the status and the parsed reply."""
     request = urllib.request.Request(url + path, body, {"content-type": "application/json"})
     try:
@@ -37,15 +37,15 @@ def ask(url, path="/readyz", body=None):
         return error.code, json.loads(error.read())
 
 
-def wait_for(url, status, seconds=60.0):
+def wait_for_status(url, status, seconds=60.0):
     deadline = time.monotonic() + seconds
-    while (found := ask(url))[0] != status:
-        assert time.monotonic() < deadline, found
+    while (response := fetch(url))[0] != status:
+        assert time.monotonic() < deadline, response
         time.sleep(0.02)
 
 
 @contextmanager
-def served(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None):
+def server_process(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None):
     """Give the process and the address of a server, by default of the embedded model."""
     (folder / "rerank.toml").write_text(f"{config}[server]\n{table}")
     command = [sys.executable, *program, "serve", "rerank.toml", "--port", "0"]
@@ -56,11 +56,11 @@ def served(folder, *flags, table="", config=EMBEDDED, program=PACKAGE, env=None)
         )
     try:
         deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+        while not (address := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        yield process, found[0]
+        yield process, address[0]
     finally:
         process.kill()
         process.wait()
@@ -70,8 +70,8 @@ PATIENT = "queue_seconds = 100.0\nrequest_seconds = 100.0\n"
 """Settings of a server that a slow machine makes refuse nothing."""
 
 
-def served_double(folder, kind, **options):
+def double_process(folder, kind, **options):
     """Give the process and the address of a patient server of a double of some kind."""
     lines = [f"{name} = {value}\n" for name, value in options.items()]
     config = f'[backend]\nkind = "{kind}"\n{"".join(lines)}'
-    return served(folder, table=PATIENT, config=config, program=("-c", DOUBLES))
+    return server_process(folder, table=PATIENT, config=config, program=("-c", DOUBLES))

@@ -1,4 +1,4 @@
-"""A server in this process, ready to be asked."""
+"""A server in this process, ready for requests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def listening(backend: Backend, **settings: Any) -> Iterator[str]:
     while not server.started or app.state.lifecycle.why_not_ready() is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    (listener,) = [each for found in server.servers for each in found.sockets]
+    (listener,) = [socket for each in server.servers for socket in each.sockets]
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:

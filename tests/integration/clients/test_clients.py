@@ -1,4 +1,4 @@
-"""Clients that exist ask our server as they are: ours, Cohere's, Xinference's, and the adapters."""
+"""Existing clients work with our server unchanged: ours, Cohere's, Xinference's, the adapters."""
 
 import gc
 import math
@@ -50,7 +50,7 @@ def keyed():
 
 @pytest.fixture(scope="module")
 def roomy():
-    """A server that takes what the contract asks for: a document of a megabyte."""
+    """A server that takes the contract's longest document, of a megabyte."""
     with listening(FakeBackend(), document_characters=2_000_000, model_names=("fake",)) as url:
         yield url
 
@@ -166,7 +166,7 @@ def test_langchains_integration_of_cohere(keyed):
 
 
 def llama_index_reranker(name, url):
-    """Return an integration of LlamaIndex that asks the server at `url`."""
+    """Return an integration of LlamaIndex that calls the server at `url`."""
     module = f"llama_index.postprocessor.{name}_rerank"
     integration = pytest.importorskip(module, reason="needs `[dev]`")
     if name == "cohere":

@@ -1,4 +1,4 @@
-"""What the rules, the alerts, the dashboard and the autoscaler ask of Prometheus."""
+"""The queries of the rules, the alerts, the dashboard and the autoscaler to Prometheus."""
 
 import json
 
@@ -20,7 +20,7 @@ RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 
 
 def expressions():
-    """Yield a name and an expression for all that is asked of Prometheus."""
+    """Yield the name and the expression of each query to Prometheus."""
     for rule in rules():
         yield rule.get("record") or rule["alert"], rule["expr"]
     for panel in DASHBOARD["panels"]:

@@ -19,7 +19,7 @@ STEP = 15  # seconds between two looks of the autoscaler
 
 
 def desired(pods, *values):
-    """Return the replicas that the triggers ask for, as the autoscaler reckons."""
+    """Return the replicas that the triggers need, as the autoscaler computes them."""
     wanted = []
     for value, target in zip(values, TARGETS, strict=True):
         ratio = value / target

@@ -59,7 +59,7 @@ def canary(pod, replaced, key=KEY):
 
 @pytest.fixture
 def hourly(address):
-    """Run the CronJob of the recipe, with another set, gateway or key if asked to."""
+    """Run the CronJob of the recipe, with another set, gateway or key if given."""
     (job,) = documents(BASE / "canary.yaml")
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
@@ -146,7 +146,7 @@ def test_the_job_the_alert_and_the_update_want_the_same_mrr():
 
 
 @pytest.mark.parametrize("job", ["hourly", "of an update"])
-def test_both_jobs_ask_whether_promises_are_kept(job):
+def test_both_jobs_check_conformance(job):
     if job == "hourly":
         (found,) = documents(BASE / "canary.yaml")
         pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]

@@ -78,7 +78,7 @@ def test_on_a_gpu_the_image_the_model_and_the_memory_are_others():
     assert 0.5 < tables["backend"]["gpu_memory_fraction"] < 1
 
 
-def test_prometheus_asks_the_server_with_a_key():
+def test_prometheus_scrapes_the_server_with_a_key():
     found = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))
     (job,) = found["scrape_configs"]
     assert [{"targets": ["rerank:8787"]}] == job["static_configs"]

@@ -94,8 +94,8 @@ def refresh():
 
 
 @pytest.mark.parametrize("name", refresh().LOCKS)
-def test_locks_hold_all_that_the_package_asks_for(name):
-    """A new dependency, or a higher floor, asks for `refresh.py packages`."""
+def test_locks_hold_all_requirements_of_the_package(name):
+    """A new dependency, or a higher floor, needs `refresh.py packages`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"]]
     for extra in refresh().LOCKS[name]:
@@ -116,7 +116,7 @@ def test_digests_are_renewed_by_tag(tmp_path, monkeypatch, capsys):
     fake.parent.mkdir()
     fake.write_text(
         f'#!/bin/sh\n[ "$1 $2 $3" = "buildx imagetools inspect" ] || exit 9\n'
-        f'echo "$4" >>{tmp_path}/asked\necho {new}\n'
+        f'echo "$4" >>{tmp_path}/images\necho {new}\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
@@ -130,7 +130,7 @@ def test_digests_are_renewed_by_tag(tmp_path, monkeypatch, capsys):
 
     assert (files / "Dockerfile").read_text() == f"ARG PYTHON_IMAGE=python:3.13-slim@{new}\n"
     assert old not in (files / "compose" / "compose.yaml").read_text()
-    assert sorted((tmp_path / "asked").read_text().split()) == ["python:3.13-slim", "redis:8"]
+    assert sorted((tmp_path / "images").read_text().split()) == ["python:3.13-slim", "redis:8"]
     assert "renewed: Dockerfile" in capsys.readouterr().out
 
 
@@ -158,7 +158,7 @@ $drop sha256sum --check --strict --quiet "$WORK/SHA256SUMS" # as the init contai
 $drop "$WORK/rerank/bin/rerank-plugins" serve "$WORK/rerank.toml" &
 server=$!
 status=0
-$drop "$WORK/rerank/bin/python" "$WORK/ask.py" || status=$?
+$drop "$WORK/rerank/bin/python" "$WORK/client.py" || status=$?
 $drop "$WORK/rerank/bin/rerank-plugins" canary "$WORK/labelled.jsonl" --conformance \
     --backend=infinity+http://127.0.0.1:8787 || status=$?
 kill -TERM $server
@@ -166,7 +166,7 @@ wait $server || { echo "the server ended with $?"; exit 4; }
 exit $status
 """
 
-ASK = r"""
+CLIENT = r"""
 import json, os, time, urllib.error, urllib.request
 base = "http://127.0.0.1:8787"
 assert os.getuid() == 10001
@@ -234,7 +234,7 @@ def test_the_image_serves_a_model_without_rights_files_or_network(built, checkpo
     if subprocess.run([unshare, "-m", "-n", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")
     (built / "tmp").mkdir(mode=0o755)
-    (built / "ask.py").write_text(ASK)
+    (built / "client.py").write_text(CLIENT)
     model = built / "models" / "tiny"
     shutil.copytree(checkpoint("bert"), model)
     sums = [
@@ -266,8 +266,8 @@ def test_the_image_serves_a_model_without_rights_files_or_network(built, checkpo
     )
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    asked, measured = map(json.loads, done.stdout.strip().splitlines()[-2:])
-    results = asked["results"]
+    ranking, measured = map(json.loads, done.stdout.strip().splitlines()[-2:])
+    results = ranking["results"]
     assert measured["queries"] == 20
     texts = ["A city.", "A bear of China."]
     here = load_backend(f"local:{model}?engine=onnx").score("what is a panda?", texts)

@@ -98,9 +98,11 @@ def server(objects):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_field_is_known_to_kubernetes(overlay, overlays):
-    told = run("kubernetes-validate", "--strict", "--kubernetes-version", "1.35", overlays[overlay])
+    output = run(
+        "kubernetes-validate", "--strict", "--kubernetes-version", "1.35", overlays[overlay]
+    )
 
-    unknown = re.findall(r"WARN .*kind (\w+) with", told)
+    unknown = re.findall(r"WARN .*kind (\w+) with", output)
     assert set(unknown) <= set(CUSTOM)
 
 
@@ -197,7 +199,7 @@ def test_our_containers_run_as_the_user_of_the_image(objects):
             assert pod["securityContext"]["runAsUser"] == 10001, name
 
 
-def test_memory_is_limited_to_what_is_asked_for_and_cpu_is_not_throttled(objects):
+def test_memory_limit_equals_its_request_and_cpu_is_not_throttled(objects):
     for name, _, container in containers(objects):
         resources = container["resources"]
         assert resources["requests"]["memory"] == resources["limits"]["memory"], name
@@ -236,7 +238,7 @@ def test_the_list_of_weights_names_the_model(objects):
     assert re.search(rf"^[0-9a-f]{{64}}  {model}/model.safetensors$", sums, re.MULTILINE)
 
 
-def test_the_canary_reads_what_it_is_given_and_asks_the_service(objects):
+def test_the_canary_reads_its_mounted_set_and_calls_the_service(objects):
     (canary,) = of(objects, "CronJob")
     assert canary["spec"]["concurrencyPolicy"] == "Forbid"
     ((_, pod, container),) = containers([canary])
@@ -261,7 +263,7 @@ def test_the_command_of_the_quality_alert_finds_the_jobs(objects):
     assert labels[name] == value
 
 
-def test_probes_ask_paths_that_the_server_has(objects):
+def test_probes_use_paths_of_the_server(objects):
     app = create_app("embedded", settings=ServerSettings())
     paths = set(app.openapi()["paths"])
     _, container = server(objects)
@@ -333,8 +335,8 @@ def test_nobody_reaches_a_pod_who_is_not_named(objects):
             assert rule.get("from") or rule.get("to")
 
 
-def test_the_way_in_shows_all_that_clients_ask_for_and_no_more(objects):
-    """Xinference's client, for one, asks whether there are keys, and for the model by its name."""
+def test_the_way_in_exposes_the_paths_of_clients_and_no_more(objects):
+    """Xinference's client, for one, fetches whether there are keys, and the model by its name."""
     paths = create_app("embedded", settings=ServerSettings()).openapi()["paths"]
     wanted = {
         (path, method.upper())

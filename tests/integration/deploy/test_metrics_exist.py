@@ -68,7 +68,7 @@ def served(tmp_path_factory):
     return found
 
 
-def asked(expression):
+def metrics_in(expression):
     """Yield each metric of an expression, and the labels that it is filtered by."""
     bare = re.sub(r"\b(by|on|without|ignoring) *\([^)]*\)", "", expression)
     bare = re.sub(r"label_values\((.*), *\w+\)", r"\1", bare)
@@ -80,13 +80,13 @@ def asked(expression):
 
 
 @pytest.mark.parametrize(("name", "expression"), EXPRESSIONS, ids=[name for name, _ in EXPRESSIONS])
-def test_what_is_asked_for_exists(name, expression, served):
+def test_queried_metrics_exist(name, expression, served):
     known = {**served, **ELSEWHERE, **{each: set() for each in RECORDED}}
-    found = [*asked(expression)]
+    found = [*metrics_in(expression)]
     assert found
     carried = set(SCRAPED)
     for metric, filters in found:
-        assert metric in known, f"{name} asks for {metric}"
+        assert metric in known, f"{name} queries {metric}"
         assert filters <= known[metric] | SCRAPED, f"{metric} has no label {filters}"
         carried |= known[metric]
     for grouped in re.findall(r"\bby *\(([^)]*)\)", expression):
@@ -96,7 +96,7 @@ def test_what_is_asked_for_exists(name, expression, served):
 
 
 def test_every_metric_of_the_server_is_drawn_or_watched(served):
-    wanted = {metric for _, expression in EXPRESSIONS for metric, _ in asked(expression)}
+    wanted = {metric for _, expression in EXPRESSIONS for metric, _ in metrics_in(expression)}
     ours = {name for name in served if re.match(r"rerank_.*(?<!_created)$", name)}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
     left = {each for each in families if not any(name.startswith(each) for name in wanted)}

@@ -143,8 +143,8 @@ def test_what_clients_do_not_need_is_not_there(front, path):
     assert problem(reply.text) == "not_found"
 
 
-def test_all_that_clients_may_ask_for_is_there(front):
-    """Xinference's client, for one, asks whether there are keys, and for the model by its name."""
+def test_all_paths_of_clients_are_there(front):
+    """Xinference's client, for one, fetches whether there are keys, and the model by its name."""
     client, _ = front
     paths = set(create_app("embedded").openapi()["paths"]) - {"/metrics", "/livez", "/readyz"}
     assert len(paths) >= 7
@@ -164,7 +164,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_what_is_no_request_is_told_so_in_json(front, certificate, case):
+def test_invalid_http_gets_json(front, certificate, case):
     client, _ = front
     context = ssl.create_default_context(cafile=certificate / "rerank.pem")
     address = (client.base_url.host, client.base_url.port)
@@ -254,7 +254,7 @@ def test_nginx_waits_longer_than_the_servers_deadline():
     assert seconds >= ServerSettings().request_seconds + 5
 
 
-def test_too_many_requests_are_told_so_in_json(tmp_path, certificate):
+def test_too_many_requests_get_json(tmp_path, certificate):
     port, one, two = free_ports(3)
     with nginx(tmp_path, certificate, port, (one, two)) as url:
         context = ssl.create_default_context(cafile=certificate / "rerank.pem")
@@ -271,13 +271,13 @@ def test_too_many_requests_are_told_so_in_json(tmp_path, certificate):
     assert problem(rest[0].text) == "unavailable"
 
 
-def test_busy_servers_are_asked_again_and_again(tmp_path, certificate):
+def test_busy_servers_get_requests_again_and_again(tmp_path, certificate):
     """A server that says 503 to some requests must get the others."""
-    asked = []
+    ports = []
 
     class Busy(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.server.server_port)
+            ports.append(self.server.server_port)
             self.send_response(503)
             self.send_header("Retry-After", "7")
             self.send_header("Content-Length", "4")
@@ -302,7 +302,7 @@ def test_busy_servers_are_asked_again_and_again(tmp_path, certificate):
     assert {(503, "busy", "7")} == {
         (reply.status_code, reply.text, reply.headers["Retry-After"]) for reply in replies
     }
-    assert [20, 20] == [asked.count(each) for each in upstreams]
+    assert [20, 20] == [ports.count(each) for each in upstreams]
 
 
 def test_a_server_that_dies_costs_nobody_a_request(front):

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real server, with a key; all that the recipes ask it is answered."""
+"""A real Prometheus scrapes a real server, with a key, and answers all queries of the recipes."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def prometheus(tmp_path_factory):
                 while not ready(f"http://127.0.0.1:{port}/-/ready"):
                     assert time.monotonic() < deadline, (folder / "log").read_text()
                     time.sleep(0.05)
-                while not asked(client, "rerank:requests:rate5m > 0"):
+                while not query(client, "rerank:requests:rate5m > 0"):
                     assert time.monotonic() < deadline, (folder / "log").read_text()
                     assert process.poll() is None, (folder / "log").read_text()
                     assert httpx.post(url, json=body, headers=headers).status_code == 200
@@ -65,7 +65,7 @@ def ready(url):
         return False
 
 
-def asked(client, expression):
+def query(client, expression):
     reply = client.get("/query", params={"query": expression})
     assert reply.status_code == 200, f"{expression}: {reply.text}"
     return reply.json()["data"]["result"]
@@ -89,8 +89,8 @@ def test_the_server_is_scraped_with_its_key(prometheus):
     "expression",
     [expression for name, expression in EXPRESSIONS if not name.startswith("variable ")],
 )
-def test_every_question_of_the_recipes_is_one_that_prometheus_answers(prometheus, expression):
-    asked(prometheus, filled(expression))
+def test_prometheus_answers_every_query_of_the_recipes(prometheus, expression):
+    query(prometheus, filled(expression))
 
 
 def test_the_panels_of_a_server_that_works_are_not_empty(prometheus):
@@ -98,7 +98,7 @@ def test_the_panels_of_a_server_that_works_are_not_empty(prometheus):
     found = {}
     for name, expression in EXPRESSIONS:
         if name in names:
-            found[name] = found.get(name, True) and bool(asked(prometheus, filled(expression)))
+            found[name] = found.get(name, True) and bool(query(prometheus, filled(expression)))
 
     assert dict.fromkeys(names, True) == found
 

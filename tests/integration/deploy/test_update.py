@@ -20,7 +20,7 @@ GOOD = {"ok": True, "MRR@10": 0.9, "queries": 50, "p95_seconds": 0.1}
 
 
 class Cluster:
-    """Answers kubectl as a cluster would, and remembers what it was told."""
+    """Answers kubectl as a cluster would, and records its commands."""
 
     def __init__(self, deployment):
         self.deployment = copy.deepcopy(deployment)
@@ -44,10 +44,10 @@ class Cluster:
         return {container["image"] for container in self._containers()}
 
     def __call__(self, *arguments, stdin=None):  # noqa: C901, PLR0912  # a case per command
-        said = " ".join(arguments)
-        self.calls.append(said)
+        command = " ".join(arguments)
+        self.calls.append(command)
         for part in self.broken:
-            if part in said:
+            if part in command:
                 self.broken[part] -= 1
                 if self.broken[part] < 0:
                     raise subprocess.CalledProcessError(1, "kubectl", stderr=f"{part}: timed out")
@@ -85,7 +85,7 @@ class Cluster:
             case ("rollout", "status", *_) | ("label", "pod", *_) | ("delete", *_):
                 pass
             case _:
-                raise AssertionError(f"no such command here: {said}")
+                raise AssertionError(f"no such command here: {command}")
         return ""
 
 
@@ -112,44 +112,44 @@ def cluster(deployment):
 
 @pytest.fixture
 def update(cluster, labelled):
-    """Run an update in the cluster: returns its exit code and what it said."""
+    """Run an update in the cluster: return its exit code and its output."""
 
     def run_it(image=NEW, **gates):
-        said = []
+        output = []
         code = Update(
             kubectl=cluster,
             image=image,
             labelled=labelled,
             gates=Gates(**{"watch_seconds": 60, **gates}),
-            say=said.append,
+            say=output.append,
             sleep=lambda _: None,
         ).run()
-        return code, "\n".join(said)
+        return code, "\n".join(output)
 
     return run_it
 
 
 def place(cluster, part):
-    (found,) = [at for at, said in enumerate(cluster.calls) if part in said]
+    (found,) = [at for at, call in enumerate(cluster.calls) if part in call]
     return found
 
 
 def test_a_good_image_is_rolled_out(cluster, update):
-    code, said = update()
+    code, output = update()
 
     assert code == 0
     assert {NEW} == cluster.images
-    assert "updated" in said
+    assert "updated" in output
     assert not cluster.objects
 
 
 def test_traffic_comes_after_the_checks_and_the_rollout_after_the_watch(cluster, update):
     update()
-    measured = max(at for at, said in enumerate(cluster.calls) if said.startswith("logs"))
+    measured = max(at for at, call in enumerate(cluster.calls) if call.startswith("logs"))
     shared = place(cluster, "label pod")
     removed = place(cluster, "delete deployment,service")
     rolled = place(cluster, "set image")
-    looks = [at for at, said in enumerate(cluster.calls) if "--raw" in said]
+    looks = [at for at, call in enumerate(cluster.calls) if "--raw" in call]
 
     assert measured < shared < removed < rolled
     assert len([at for at in looks if shared < at < removed]) == 4
@@ -160,18 +160,18 @@ def test_traffic_comes_after_the_checks_and_the_rollout_after_the_watch(cluster,
     "image", ["rerank-plugins:latest", "rerank-plugins@sha256:abc", NEW[:-64] + "0" * 64]
 )
 def test_an_image_without_a_digest_is_refused_before_anything_happens(cluster, update, image):
-    code, said = update(image)
+    code, output = update(image)
 
     assert code == 1
-    assert "digest" in said
+    assert "digest" in output
     assert not cluster.calls
 
 
 def test_the_image_that_runs_is_left_alone(cluster, update):
-    code, said = update(OLD)
+    code, output = update(OLD)
 
     assert code == 0
-    assert "nothing to do" in said
+    assert "nothing to do" in output
     assert len(cluster.calls) == 1
 
 
@@ -185,10 +185,10 @@ WORSE = [
 @pytest.mark.parametrize(("figures", "reason"), WORSE, ids=[reason for _, reason in WORSE])
 def test_a_worse_image_never_gets_traffic(cluster, update, figures, reason):
     cluster.figures["rerank-candidate"] = {**GOOD, **figures}
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert reason in said
+    assert reason in output
     assert {OLD} == cluster.images
     assert not [call for call in cluster.calls if "label pod" in call or "set image" in call]
     assert not cluster.objects
@@ -202,30 +202,30 @@ def test_noise_is_no_reason(cluster, update):
 
 def test_an_image_that_breaks_a_promise_is_refused(cluster, update):
     cluster.failing_jobs.add("rerank-candidate")
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert "not a finite number" in said
+    assert "not a finite number" in output
     assert {OLD} == cluster.images
     assert not cluster.objects
 
 
 def test_a_candidate_that_never_gets_ready_is_removed(cluster, update):
     cluster.broken["rollout status deployment/rerank-candidate"] = 0
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert "timed out" in said
+    assert "timed out" in output
     assert not cluster.objects
     assert {OLD} == cluster.images
 
 
 def test_an_update_does_not_begin_while_alerts_fire(cluster, update):
     cluster.alerts = [{"RerankLatencyP95High"}]
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert "firing already: RerankLatencyP95High" in said
+    assert "firing already: RerankLatencyP95High" in output
     assert not [call for call in cluster.calls if call.startswith("apply")]
 
 
@@ -237,38 +237,38 @@ def test_alerts_of_others_and_for_information_are_no_reason(cluster, update):
 
 def test_an_alert_while_one_pod_serves_ends_it(cluster, update):
     cluster.alerts = [(), (), {"RerankErrorBudgetBurnsFast"}]
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert "RerankErrorBudgetBurnsFast" in said
+    assert "RerankErrorBudgetBurnsFast" in output
     assert {OLD} == cluster.images
     assert not cluster.objects
 
 
 def test_an_alert_after_the_rollout_brings_the_old_image_back(cluster, update):
     cluster.alerts = [(), (), (), (), (), (), {"RerankLatencyP95High"}]
-    code, said = update()
+    code, output = update()
 
     assert code == 2
     assert {OLD} == cluster.images
-    assert "rolling back: alerts began to fire: RerankLatencyP95High" in said
+    assert "rolling back: alerts began to fire: RerankLatencyP95High" in output
 
 
 def test_a_rollout_that_hangs_brings_the_old_image_back(cluster, update):
     cluster.broken["rollout status deployment/rerank --"] = 0
-    code, said = update()
+    code, output = update()
 
     assert code == 3  # the double fails for ever: so does the way back
     assert {OLD} == cluster.images
-    assert "look at it now" in said
+    assert "look at it now" in output
 
 
 def test_not_to_see_the_alerts_is_a_reason_to_stop(cluster, update):
     cluster.broken["--raw"] = 2
-    code, said = update()
+    code, output = update()
 
     assert code == 1
-    assert "--raw: timed out" in said
+    assert "--raw: timed out" in output
     assert {OLD} == cluster.images
     assert not cluster.objects
 
@@ -318,9 +318,9 @@ def test_what_is_applied_is_valid(deployment, labelled, tmp_path):
     ]
     file = tmp_path / "update.yaml"
     file.write_text(yaml.safe_dump_all(json.loads(json.dumps(objects))), encoding="utf-8")
-    told = run("kubernetes-validate", "--strict", "--kubernetes-version", "1.35", file)
+    output = run("kubernetes-validate", "--strict", "--kubernetes-version", "1.35", file)
 
-    assert "Couldn't find schema" not in told
+    assert "Couldn't find schema" not in output
     assert len(json.dumps(manifests.inputs(labelled))) < 2**20  # the most of a ConfigMap
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.server_process import EMBEDDED, served, wait_for
+from tests.support.server_process import EMBEDDED, server_process, wait_for_status
 
 REQUIRED = "RERANK_TEST_TOOLS_REQUIRED"
 HOUR = 3600
@@ -105,12 +105,12 @@ def test_the_clock_jumps_while_requests_are_scored(tmp_path, clock):
     table += "request_seconds = 90.0\nqueue_seconds = 90.0\n"
     large = ["a panda eats bamboo " * 50 + str(number) for number in range(80)]
     with (
-        served(tmp_path, table=table, config=config, env=clock.env) as (_, url),
+        server_process(tmp_path, table=table, config=config, env=clock.env) as (_, url),
         ThreadPoolExecutor(1) as pool,
         Client(url) as client,
         Client(url) as other,
     ):
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         assert 200 == client.post("a bear", "a city")
         for off in (HOUR, -HOUR, 0):
             long = pool.submit(other.post, *[f"{off} {text}" for text in large])
@@ -144,8 +144,8 @@ cooldown = 1800.0
 [[fallback]]
 kind = "embedded"
 """
-    with served(tmp_path, config=config, env=clock.env) as (_, url), Client(url) as client:
-        wait_for(url, 200)
+    with server_process(tmp_path, config=config, env=clock.env) as (_, url), Client(url) as client:
+        wait_for_status(url, 200)
         assert 200 == client.post("a bear")
         attempts = client.metric("rerank_client_attempts_total")
         for off in (HOUR, -HOUR):

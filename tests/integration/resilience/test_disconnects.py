@@ -107,9 +107,9 @@ def test_what_waits_for_clients_that_left_is_not_scored(requests, per_pair, wast
         last = time.monotonic()
         wait_until(lambda: metric(url, "rerank_queue_pairs") == 0, seconds)
         emptied = time.monotonic() - last
-        wait_until(lambda: metric(url, "rerank_inflight_requests") == 1)  # the one that asks
+        wait_until(lambda: metric(url, "rerank_inflight_requests") == 1)  # that of the metrics
 
-    found = defaultdict(int)
+    counts = defaultdict(int)
     for number, reply in enumerate(replies):
         if reply is not None:
             assert (200, [text / 1e6 for text in texts(number)]) == reply
@@ -117,9 +117,9 @@ def test_what_waits_for_clients_that_left_is_not_scored(requests, per_pair, wast
         for text in texts(number):
             began = model.began.get(text)
             if began is None or began > left[number]:
-                found["waiting"] += 1
-                found["scored"] += began is not None
-    log.info("%d of %d left; %s; empty after %.3f s", len(left), requests, dict(found), emptied)
-    assert len(left) == sum(given is not None for given in patience)
-    assert found["waiting"] > DOCUMENTS  # else nobody left in time
-    assert found["scored"] <= wasted * found["waiting"]
+                counts["waiting"] += 1
+                counts["scored"] += began is not None
+    log.info("%d of %d left; %s; empty after %.3f s", len(left), requests, dict(counts), emptied)
+    assert len(left) == sum(seconds is not None for seconds in patience)
+    assert counts["waiting"] > DOCUMENTS  # else nobody left in time
+    assert counts["scored"] <= wasted * counts["waiting"]

@@ -1,4 +1,4 @@
-"""Bytes that no client would send: a real server answers them all, and keeps nothing of them."""
+"""Mangled bodies: a server responds to all of them, and keeps nothing of them."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from tests.support.memory import resident
-from tests.support.server_process import served, wait_for
+from tests.support.server_process import server_process, wait_for_status
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def test_mangled_bodies_are_no_5xx_and_leave_nothing(tmp_path, bodies, growth):
     """Memory is compared after a third of the bodies and at the end."""
     chance = random.Random(11)
     statuses = Counter()
-    with served(tmp_path, "--no-model-process", table="ui = false\n", config=CONFIG) as (
+    with server_process(tmp_path, "--no-model-process", table="ui = false\n", config=CONFIG) as (
         process,
         url,
     ):
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         memory = 0
         for number in range(bodies):
@@ -70,10 +70,10 @@ def test_mangled_bodies_are_no_5xx_and_leave_nothing(tmp_path, bodies, growth):
             body = mangled(chance)
             connection.request("POST", path, body, {"content-type": "application/json"})
             reply = connection.getresponse()
-            told = reply.read()
+            content = reply.read()
             statuses[reply.status] += 1
             assert reply.status < 500, body
-            assert len(told) <= 4096
+            assert len(content) <= 4096
             if number == bodies // 3:
                 memory = resident(process.pid)
         grown = resident(process.pid) - memory

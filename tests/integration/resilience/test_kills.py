@@ -17,8 +17,8 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 if not Path("/proc/self/task").exists():
     pytest.skip("looks into /proc", allow_module_level=True)
 
-from tests.support.monitoring import children, held, metric, wait_until
-from tests.support.server_process import ask, served_double, wait_for
+from tests.support.monitoring import children, metric, process_resources, wait_until
+from tests.support.server_process import double_process, fetch, wait_for_status
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +34,18 @@ class Reply:
     type: str | None
 
 
-def asking(url, number, ended):
-    """Ask until `ended` is set; return the replies. No reply is an error here."""
+def send_requests(url, number, ended):
+    """Send requests until `ended` is set, and return the responses; each must get one."""
     documents = ["x" * (1 + number)] * 10
     body = json.dumps({"query": "q", "documents": documents}).encode()
     replies = []
     while not ended.is_set():
         began = time.monotonic()
-        status, found = ask(url, "/v1/rerank", body)
-        problem = None if status == 200 else found["error"]["type"]
+        status, body = fetch(url, "/v1/rerank", body)
+        problem = None if status == 200 else body["error"]["type"]
         replies.append(Reply(began, time.monotonic(), status, problem))
         if status == 200:
-            scores = [result["relevance_score"] for result in found["results"]]
+            scores = [result["relevance_score"] for result in body["results"]]
             assert [float(1 + number)] * 10 == scores
         else:
             time.sleep(PAUSE)
@@ -53,39 +53,39 @@ def asking(url, number, ended):
 
 
 @pytest.mark.parametrize(
-    ("kills", "clients", "life", "until_told", "until_back"),
+    ("kills", "clients", "life", "max_response_seconds", "max_restart_seconds"),
     [
         (2, 8, 0, 60, 60),
         # One that dies within ten seconds is the second time started again after a pause.
         pytest.param(*(20, 32, 10.5, 1, 5), marks=[pytest.mark.nightly, pytest.mark.timeout(1200)]),
     ],
 )
-def test_killed_models_hang_nobody_come_back_and_leave_nothing(
-    tmp_path, *, kills, clients, life, until_told, until_back
+def test_killed_models_restart_hang_no_client_and_leak_nothing(
+    tmp_path, *, kills, clients, life, max_response_seconds, max_restart_seconds
 ):
     ended, killed, back = threading.Event(), [], []
     with (
-        served_double(tmp_path, "Marked", per_pair=0.001) as (process, url),
+        double_process(tmp_path, "Marked", per_pair=0.001) as (process, url),
         ThreadPoolExecutor(clients) as pool,
     ):
-        wait_for(url, 200)
-        replies = [pool.submit(asking, url, number, ended) for number in range(clients)]
+        wait_for_status(url, 200)
+        replies = [pool.submit(send_requests, url, number, ended) for number in range(clients)]
         try:
             time.sleep(1)
-            before = held(process.pid)
+            before = process_resources(process.pid)
             for _ in range(kills):
                 time.sleep(life)
                 (model,) = children(process.pid)
                 killed.append(time.monotonic())
                 os.kill(model, signal.SIGKILL)
                 wait_until(
-                    lambda old=model: ask(url)[0] == 200 and children(process.pid) != [old], 90
+                    lambda old=model: fetch(url)[0] == 200 and children(process.pid) != [old], 90
                 )
                 back.append(time.monotonic())
         finally:
             ended.set()
         found = [each for future in replies for each in future.result(100)]
-        after = held(process.pid)
+        after = process_resources(process.pid)
 
         assert 1 == len(children(process.pid))
         assert kills == metric(url, "rerank_model_restarts_total")
@@ -100,10 +100,10 @@ def test_killed_models_hang_nobody_come_back_and_leave_nothing(
     slowest = max(seconds for _, seconds in in_flight)
     longest = max(end - begin for begin, end in zip(killed, back, strict=True))
     log.info("%s", Counter((reply.status, reply.type) for reply in found))
-    log.info("%d in flight, told within %.3f s", len(in_flight), slowest)
+    log.info("%d in flight, answered within %.3f s", len(in_flight), slowest)
     log.info("back within %.3f s; %s, then %s", longest, before, after)
     assert {(200, None), (503, "model_restarting")} == {(each.status, each.type) for each in found}
-    assert slowest <= until_told
-    assert longest <= until_back
+    assert slowest <= max_response_seconds
+    assert longest <= max_restart_seconds
     assert after.threads <= before.threads + 4
     assert after.files <= before.files + 8

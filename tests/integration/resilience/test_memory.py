@@ -15,7 +15,7 @@ if not hasattr(resource, "prlimit"):
 from rerank_plugins import BackendOutOfMemory, load_backend
 from rerank_plugins.wrappers.process import ModelProcess
 from tests.support.monitoring import children, metric
-from tests.support.server_process import ask, served_double, wait_for
+from tests.support.server_process import double_process, fetch, wait_for_status
 
 MIB = 2**20
 PAIR = 64 * MIB
@@ -25,37 +25,37 @@ PAIR = 64 * MIB
 def limit(process, more):
     """Let a process have so many bytes beside those that it has."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + more
+    address_space = pages * os.sysconf("SC_PAGE_SIZE") + more
     _, hard = resource.prlimit(process, resource.RLIMIT_AS)
-    resource.prlimit(process, resource.RLIMIT_AS, (most, hard))
+    resource.prlimit(process, resource.RLIMIT_AS, (address_space, hard))
 
 
 def rerank(url, count):
     """Return the status, and how many scores or which error there were."""
     body = json.dumps({"query": "q", "documents": ["a panda"] * count}).encode()
-    status, reply = ask(url, "/v1/rerank", body)
+    status, reply = fetch(url, "/v1/rerank", body)
     return status, len(reply["results"]) if status == 200 else reply["error"]["type"]
 
 
 def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_path):
     """S8: the limit is remembered; three single pairs that do not fit are the end."""
     with (
-        served_double(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url),
+        double_process(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url),
         ThreadPoolExecutor(16) as pool,
     ):
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         (model,) = children(process.pid)
-        asked = metric(url, "rerank_batch_tokens_limit")
+        initial_limit = metric(url, "rerank_batch_tokens_limit")
         limit(model, 8 * PAIR + PAIR // 2)
 
         assert {(200, 20)} == set(pool.map(lambda _: rerank(url, 20), range(48)))
         assert (200, 64) == rerank(url, 64)
         splits = metric(url, "rerank_oom_splits_total")
-        found = metric(url, "rerank_batch_tokens_limit")
+        lowered_limit = metric(url, "rerank_batch_tokens_limit")
         assert 1 <= splits <= 10
-        assert 0 < found < asked
+        assert 0 < lowered_limit < initial_limit
         assert {(200, 20)} == set(pool.map(lambda _: rerank(url, 20), range(48)))
-        assert (splits, found) == (
+        assert (splits, lowered_limit) == (
             metric(url, "rerank_oom_splits_total"),
             metric(url, "rerank_batch_tokens_limit"),
         )
@@ -68,24 +68,24 @@ def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_pa
         assert 70 == process.wait(60)
 
 
-def test_a_server_without_memory_asks_itself_whether_there_is_some_again(tmp_path):
-    """It is not ready meanwhile, so nobody else would; and nobody has to restart it."""
-    with served_double(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url):
-        wait_for(url, 200)
+def test_a_server_without_memory_finds_out_when_there_is_some_again(tmp_path):
+    """It is not ready meanwhile, so no request of a client would; and nobody has to restart it."""
+    with double_process(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url):
+        wait_for_status(url, 200)
         (model,) = children(process.pid)
         limit(model, PAIR // 2)
         assert (503, "out_of_memory") == rerank(url, 4)
-        assert "out_of_memory" == ask(url)[1]["status"]
-        assert 200 == ask(url, "/livez")[0]
+        assert "out_of_memory" == fetch(url)[1]["status"]
+        assert 200 == fetch(url, "/livez")[0]
 
         limit(model, 100 * PAIR)
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         assert (200, 4) == rerank(url, 4)
         assert [model] == children(process.pid)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_a_pair_that_the_system_gives_no_memory_is_told_as_such(checkpoint, engine):
+def test_a_pair_that_the_system_gives_no_memory_is_out_of_memory(checkpoint, engine):
     """What ONNX Runtime and torch really raise; the shorter pairs are scored as before."""
     spec = {
         "kind": "local",

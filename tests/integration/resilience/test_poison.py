@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from tests.support.doubles import Marked
-from tests.support.monitoring import children, held, metric, wait_until
-from tests.support.server_process import ask, served_double, wait_for
+from tests.support.monitoring import children, metric, process_resources, wait_until
+from tests.support.server_process import double_process, fetch, wait_for_status
 from tests.support.serving import listening
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ POISONS = {
 def rerank(url, documents):
     """Return the status and the reply, or the status and the type of the error."""
     body = json.dumps({"query": "q", "documents": documents}).encode()
-    status, reply = ask(url, "/v1/rerank", body)
+    status, reply = fetch(url, "/v1/rerank", body)
     return status, reply if status == 200 else reply["error"]["type"]
 
 
 def texts(number):
-    """Return three documents of lengths that tell whose they are."""
+    """Return three documents whose lengths identify the request."""
     return ["x" * (1 + number % 4), "x" * (1 + number // 4 % 4), "x" * (1 + number // 16)]
 
 
@@ -93,17 +93,17 @@ def test_poisons_leave_the_server_and_the_model_as_they_were(tmp_path, poisons):
         assert POISONS[poison] == rerank(url, ["a", poison])
 
     with (
-        served_double(tmp_path, "Marked") as (process, url),
+        double_process(tmp_path, "Marked") as (process, url),
         ThreadPoolExecutor(8) as pool,
     ):
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         (model,) = children(process.pid)
         list(pool.map(exchange, range(poisons // 3)))
-        before = [held(pid) for pid in (process.pid, model)]
+        before = [process_resources(pid) for pid in (process.pid, model)]
         list(pool.map(exchange, range(poisons // 3, poisons)))
-        after = [held(pid) for pid in (process.pid, model)]
+        after = [process_resources(pid) for pid in (process.pid, model)]
 
-        wait_for(url, 200)
+        wait_for_status(url, 200)
         assert [model] == children(process.pid)
         assert 0 == metric(url, "rerank_queue_pairs")
         assert poisons <= metric(url, "rerank_model_failures_total")
@@ -112,6 +112,6 @@ def test_poisons_leave_the_server_and_the_model_as_they_were(tmp_path, poisons):
             assert is_right(rerank(url, texts(number)), texts(number))
     for earlier, later in zip(before, after, strict=True):
         log.info("%s, then %s", earlier, later)
-        assert later.threads <= earlier.threads + 8  # as many as asked
+        assert later.threads <= earlier.threads + 8  # as many as clients
         assert later.files <= earlier.files + 8
         assert later.resident <= earlier.resident + 16 * MIB

@@ -43,7 +43,7 @@ def gate():
     backend.open.set()
 
 
-def ask(url, documents, path="/v1/rerank"):
+def post_rerank(url, documents, path="/v1/rerank"):
     """Return the status, the headers and the parsed reply."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     body = json.dumps({"query": "q", "documents": documents})
@@ -78,14 +78,14 @@ def numbers(first, count):
     return [str(number) for number in range(first, first + count)]
 
 
-def test_clients_that_leave_cost_no_score(gate):
+def test_requests_of_disconnected_clients_are_not_scored(gate):
     """S4: what waits for them is dropped; those who stay get their own scores."""
     with listening(gate, warm_up=False) as url, ThreadPoolExecutor(9) as pool:
-        first = pool.submit(ask, url, ["1"])
+        first = pool.submit(post_rerank, url, ["1"])
         gate.entered.acquire(timeout=30)
         leaving = [opened(url, request(numbers(1000 * n, 20))) for n in range(1, 21)]
         wait_until(lambda: metric(url, "rerank_queue_pairs") == 400)
-        staying = [pool.submit(ask, url, numbers(100_000 * n, 20)) for n in range(1, 9)]
+        staying = [pool.submit(post_rerank, url, numbers(100_000 * n, 20)) for n in range(1, 9)]
         wait_until(lambda: metric(url, "rerank_queue_pairs") == 560)
         for number, connection in enumerate(leaving):
             reset(connection) if number % 2 else connection.close()
@@ -105,15 +105,15 @@ def test_clients_that_leave_cost_no_score(gate):
     assert not [number for number in scored if 1000 <= number < 100_000]
 
 
-def test_what_is_too_much_is_refused_at_once_and_nothing_accepted_is_lost(gate):
+def test_excess_requests_are_refused_at_once_and_accepted_ones_are_scored(gate):
     """S2: a bounded queue, whole requests only, and when to come back."""
     with listening(gate, warm_up=False, queue_pairs=100) as url, ThreadPoolExecutor(41) as pool:
-        first = pool.submit(ask, url, ["1"])
+        first = pool.submit(post_rerank, url, ["1"])
         gate.entered.acquire(timeout=30)
-        asked = [pool.submit(ask, url, numbers(1000 * n, 20)) for n in range(1, 41)]
-        refused = [reply for reply in asked if reply not in waiting(asked, 5)]
+        requests = [pool.submit(post_rerank, url, numbers(1000 * n, 20)) for n in range(1, 41)]
+        refused = [reply for reply in requests if reply not in waiting(requests, 5)]
         gate.open.set()
-        answered = [reply.result(60) for reply in asked]
+        answered = [reply.result(60) for reply in requests]
 
         assert 200 == first.result(60)[0]
         assert 35 == len(refused)
@@ -134,11 +134,11 @@ def waiting(futures, count):
 def test_a_request_of_a_thousand_holds_up_no_small_one(gate):
     """S12: small requests are scored before the large one is half done."""
     with listening(gate, warm_up=False, batch_pairs=64) as url, ThreadPoolExecutor(11) as pool:
-        first = pool.submit(ask, url, ["1"])
+        first = pool.submit(post_rerank, url, ["1"])
         gate.entered.acquire(timeout=30)
-        large = pool.submit(ask, url, numbers(100_000, 1000))
+        large = pool.submit(post_rerank, url, numbers(100_000, 1000))
         wait_until(lambda: metric(url, "rerank_queue_pairs") == 1000)
-        small = [pool.submit(ask, url, numbers(1000 * n, 10)) for n in range(1, 10)]
+        small = [pool.submit(post_rerank, url, numbers(1000 * n, 10)) for n in range(1, 10)]
         wait_until(lambda: metric(url, "rerank_queue_pairs") == 1090)
         gate.open.set()
         statuses = {reply.result(60)[0] for reply in (first, large, *small)}
@@ -169,7 +169,7 @@ def test_connections_that_send_slowly_are_closed(gate, cut):
     with listening(gate, warm_up=False, header_seconds=0.5, body_seconds=0.5) as url:
         slow = [opened(url, sent) for _ in range(50)]
 
-        assert 200 == ask(url, ["1"])[0]
+        assert 200 == post_rerank(url, ["1"])[0]
         for connection in slow:  # else this waits for longer than a test may take
             reply = b""
             try:
@@ -181,11 +181,11 @@ def test_connections_that_send_slowly_are_closed(gate, cut):
             assert not reply or reply.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_model_that_hangs_is_told_and_hangs_nobody(gate):
-    """S18: callers hear it in their time, and the probe that restarts the server sees it."""
+def test_a_hanging_model_is_visible_and_hangs_no_client(gate):
+    """S18: callers get an error in time, and the liveness probe fails."""
     settings = {"warm_up": False, "request_seconds": 0.5, "watchdog_seconds": 0.5}
     with listening(gate, **settings) as url, ThreadPoolExecutor(4) as pool:
-        replies = [pool.submit(ask, url, [str(n)]) for n in range(1, 5)]
+        replies = [pool.submit(post_rerank, url, [str(n)]) for n in range(1, 5)]
 
         for status, headers, found in (reply.result(60) for reply in replies):
             assert (504, "timeout") == (status, found["error"]["type"])
@@ -194,23 +194,25 @@ def test_a_model_that_hangs_is_told_and_hangs_nobody(gate):
         assert 503 == get(url, "/readyz")[0]
         gate.open.set()
         wait_until(lambda: get(url, "/livez")[0] == 200)
-        assert 200 == ask(url, ["5"])[0]
+        assert 200 == post_rerank(url, ["5"])[0]
 
 
 def test_the_metrics_count_what_clients_count(gate):
     """S19: after refusals and failures of all kinds."""
     gate.open.set()
     with listening(gate, warm_up=False, max_documents=30) as url, ThreadPoolExecutor(8) as pool:
-        asked = [["1", "2"]] * 20 + [numbers(1, 31)] * 7 + [[1]] * 5 + [["x"]] * 3
-        statuses = [reply[0] for reply in pool.map(lambda documents: ask(url, documents), asked)]
+        requests = [["1", "2"]] * 20 + [numbers(1, 31)] * 7 + [[1]] * 5 + [["x"]] * 3
+        statuses = [
+            reply[0] for reply in pool.map(lambda documents: post_rerank(url, documents), requests)
+        ]
 
         assert 20 == statuses.count(200)
         assert 7 == statuses.count(413)
-        assert len(asked) == metric(url, "rerank_requests_total", route="/v1/rerank")
+        assert len(requests) == metric(url, "rerank_requests_total", route="/v1/rerank")
         assert 20 == metric(url, "rerank_requests_total", route="/v1/rerank", outcome="ok")
         assert 40 == metric(url, "rerank_pairs_total")
-        assert len(asked) == metric(
+        assert len(requests) == metric(
             url, "rerank_request_duration_seconds_count", route="/v1/rerank"
         )
         assert 0 == metric(url, "rerank_queue_pairs")
-        assert 1 == metric(url, "rerank_inflight_requests")  # the one that asks
+        assert 1 == metric(url, "rerank_inflight_requests")  # that of the metrics

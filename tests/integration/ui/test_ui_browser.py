@@ -108,8 +108,8 @@ def page(browser):
     """A page on which nothing may go wrong unseen."""
     browser.get_log("browser")
     yield Page(browser)
-    said = [line["message"] for line in browser.get_log("browser")]
-    assert not [text for text in said if "Failed to load resource" not in text]
+    messages = [line["message"] for line in browser.get_log("browser")]
+    assert not [text for text in messages if "Failed to load resource" not in text]
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def test_a_keyboard_is_enough(page, url):
     assert page.texts() == ["A bear of China.", "A city."]
 
 
-def test_enter_in_the_query_asks(page, url):
+def test_enter_in_the_query_submits(page, url):
     page.open(url)
     page.fill("", "A city.\nA bear.")
     page("#query").send_keys("what is a panda?", Keys.ENTER)
@@ -255,13 +255,13 @@ def test_two_backends_stand_side_by_side(page, url_of_two):
         assert page.texts(column)[0] == documents[best]
 
 
-def test_the_key_is_asked_for_and_kept_in_memory_only(page, monkeypatch):
+def test_the_page_prompts_for_the_key_and_keeps_it_in_memory_only(page, monkeypatch):
     monkeypatch.setenv("RERANK_API_KEYS", f"tests:{KEY}")
     with served(api_keys_env="RERANK_API_KEYS") as url:
         page.open(url)
         assert page("#state").text == "needs a key"
         page.example("en")
-        assert page("#ask-key").is_displayed()
+        assert page("#key-dialog").is_displayed()
         page("#secret").send_keys("a-wrong-key-0123456789", Keys.ENTER)
         page.rerank()
         assert page("#error").text == "This server needs a valid key."
@@ -283,9 +283,9 @@ def test_a_refusal_says_why(page):
     with served(max_documents=3) as url:
         page.open(url)
         page.example("en")
-        told = page("#error").text
+        error = page("#error").text
 
-    assert told == "The server answered 413: a request has 3 documents at most."
+    assert error == "The server answered 413: a request has 3 documents at most."
 
 
 def test_a_server_that_is_gone_is_named_as_such(page):
@@ -296,13 +296,13 @@ def test_a_server_that_is_gone_is_named_as_such(page):
     assert page("#error").text == "The server can't be reached. Is it running?"
 
 
-def test_nothing_is_asked_of_other_servers(page, url):
+def test_the_page_loads_nothing_from_other_servers(page, url):
     page.open(url)
     page.example("en")
-    asked = page.script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    urls = page.script("return performance.getEntriesByType('resource').map(entry => entry.name)")
 
-    assert asked
-    assert all(name.startswith(url.removesuffix("ui")) for name in asked)
+    assert urls
+    assert all(name.startswith(url.removesuffix("ui")) for name in urls)
 
 
 @pytest.mark.parametrize("width", [320, 480, 800, 1280, 1920])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -26,48 +27,40 @@ BackendSpec: TypeAlias = Backend | str | os.PathLike[str] | Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """Where a kind of backend is defined, and the keywords that the kind itself sets."""
+class _Class:
+    """Where a class is defined; it is imported when it is needed."""
 
     module: str
     name: str
-    fixed: Mapping[str, object] = field(default_factory=dict)
+
+    def load(self) -> type[Any]:
+        loaded: type[Any] = getattr(importlib.import_module(self.module), self.name)
+        return loaded
 
 
-def _http(dialect: str) -> _Kind:
-    return _Kind("rerank_plugins.backends.http", "HTTPBackend", {"dialect": dialect})
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "cohere": _http("cohere"),
-    "dashscope": _http("dashscope"),
-    "embedded": _Kind("rerank_plugins.backends.embedded", "EmbeddedBackend"),
-    "infinity": _http("infinity"),
-    "jina": _http("jina"),
-    "llamacpp": _http("llamacpp"),
-    "local": _Kind("rerank_plugins.backends.local", "LocalBackend"),
-    "nim": _http("nim"),
-    "siliconflow": _http("siliconflow"),
-    "tei": _http("tei"),
-    "vllm": _http("vllm"),
-    "voyage": _http("voyage"),
-    "xinference": _http("xinference"),
+_LOCAL_KINDS: Mapping[str, _Class] = {
+    "embedded": _Class("rerank_plugins.backends.embedded", "EmbeddedBackend"),
+    "local": _Class("rerank_plugins.backends.local", "LocalBackend"),
 }
-_WRAPPERS: Mapping[str, _Kind] = {  # innermost first
-    "retry": _Kind("rerank_plugins.wrappers.retry", "RetryingBackend"),
-    "breaker": _Kind("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
-    "cache": _Kind("rerank_plugins.wrappers.cache", "CachedBackend"),
+_HTTP = _Class("rerank_plugins.backends.http", "HTTPBackend")
+_WRAPPERS: Mapping[str, _Class] = {  # innermost first
+    "retry": _Class("rerank_plugins.wrappers.retry", "RetryingBackend"),
+    "breaker": _Class("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
+    "cache": _Class("rerank_plugins.wrappers.cache", "CachedBackend"),
 }
-_FALLBACK = _Kind("rerank_plugins.wrappers.fallback", "FallbackBackend")
-_INSTRUMENT = _Kind("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
-_OF_SERVERS = frozenset({"retry", "breaker"})
-"""The wrappers that only remote backends get."""
+_FALLBACK = _Class("rerank_plugins.wrappers.fallback", "FallbackBackend")
+_INSTRUMENT = _Class("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
+_REMOTE_ONLY = frozenset({"retry", "breaker"})
+"""The wrappers that a model on this machine does not need."""
 
 _TABLES = ("backend", *_WRAPPERS, "fallback", "instrument", "server")
 
-_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
-_URLS = re.compile(r",(?=https?://)")
-_NAMED = re.compile(r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
+_URL_SPEC = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
+_URL_SEPARATOR = re.compile(r",(?=https?://)")
+_MODEL_SPEC = re.compile(
+    r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL
+)
+_OWN_CLASS = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
 def load_backend(spec: BackendSpec = None) -> Backend:
@@ -80,7 +73,8 @@ def load_backend(spec: BackendSpec = None) -> Backend:
               `"xinference+http://gpu:9997?model=bge-reranker-large"`, `"cohere:rerank-v3.5"`,
               `"tei+http://one:8080,http://two:8080"` for several servers of one model,
               `"embedded"`, or the path of a `.toml` file;
-            - a mapping: `{"kind": "local", "model": "…"}`, or the content of such a file;
+            - a mapping: `{"kind": "local", "model": "…"}`, or the content of such a file; the
+              kind `"package.module:Class"` is a backend of yours, the rest its keywords;
             - a path: a TOML file with a `[backend]` table;
             - a `Backend`: returned as it is;
             - None: what the environment variable `RERANK_BACKEND` says, else `"embedded"`.
@@ -96,9 +90,9 @@ def load_backend(spec: BackendSpec = None) -> Backend:
     if isinstance(spec, str):
         spec = spec.strip()
         if not spec.endswith(".toml"):
-            return _build(_parsed(spec), where="in the spec")
+            return _build(_parse(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
-        return _from_tables(read_toml(spec), where=f"in {str(spec)!r}")
+        return _from_tables(read_toml(spec), where=f"in {os.fspath(spec)!r}")
     if isinstance(spec, Mapping):
         if "kind" in spec:
             return _build(spec, where="in the mapping")
@@ -107,6 +101,18 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         "a backend spec must be a string, a mapping, a path to a TOML file, a `Backend` or None, "
         f"not `{type(spec).__name__}`"
     )
+
+
+@functools.cache
+def _kinds() -> tuple[str, ...]:
+    """Return the kinds by name; a remote one for each dialect."""
+    from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
+
+    return tuple(sorted({*_LOCAL_KINDS, *DIALECTS}))
+
+
+def _is_dialect(kind: object) -> bool:
+    return kind in _kinds() and kind not in _LOCAL_KINDS
 
 
 def _from_environment() -> Backend:
@@ -127,15 +133,17 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
     if not isinstance(others, list | tuple) or not all(isinstance(o, Mapping) for o in others):
         raise ConfigError(f"`fallback` {where} must be a list of tables; write: [[fallback]]")
     entries = [("backend", first), *(("fallback", other) for other in others)]
-    chosen = [
-        _wrapped(_build(options, where=where, table=table), tables, remote=_is_remote(options))
+    backends = [
+        _wrap(_build(options, where=where, table=table), tables, remote=_is_remote(options))
         for table, options in entries
     ]
-    idle = _OF_SERVERS & {*tables}
-    if idle and not any(_is_remote(options) for _, options in entries):
-        raise ConfigError(f"no server is asked {where}, so leave out: {', '.join(sorted(idle))}")
-    chain: Backend = _class(_FALLBACK)(chosen) if others else chosen[0]
-    return _with_table(chain, _INSTRUMENT, "instrument", tables)
+    if not any(_is_remote(options) for _, options in entries):
+        for name in sorted(_REMOTE_ONLY & {*tables}):
+            raise ConfigError(
+                f"`[{name}]` applies to remote backends only, and there is none {where}; remove it"
+            )
+    chain: Backend = _FALLBACK.load()(backends) if others else backends[0]
+    return _add_wrapper(chain, _INSTRUMENT, "instrument", tables)
 
 
 def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -> None:
@@ -145,59 +153,64 @@ def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -
         if name not in _TABLES and not isinstance(value, Mapping | list | tuple)
     ]
     if stray and not {"backend", "kind"} & {*tables}:
-        raise ConfigError(f"`kind` is missing {where}; add one of: {', '.join(_KINDS)}")
+        raise ConfigError(f"`kind` is missing {where}; add one of: {', '.join(_kinds())}")
     if stray:
         raise ConfigError(f"put these {where} under [backend]: {', '.join(stray)}")
 
 
 def _is_remote(options: Mapping[str, object]) -> bool:
-    return bool(_KINDS[str(options["kind"])].fixed)
+    """Say whether retries and a breaker make sense: not around the models of this package."""
+    return options["kind"] not in _LOCAL_KINDS
 
 
-def _wrapped(backend: Backend, tables: Mapping[str, object], *, remote: bool) -> Backend:
+def _wrap(backend: Backend, tables: Mapping[str, object], *, remote: bool) -> Backend:
     """Put the wrappers that `tables` name around a backend."""
-    for name, kind in _WRAPPERS.items():
-        if remote or name not in _OF_SERVERS:
-            backend = _with_table(backend, kind, name, tables)
+    for name, wrapper in _WRAPPERS.items():
+        if remote or name not in _REMOTE_ONLY:
+            backend = _add_wrapper(backend, wrapper, name, tables)
     return backend
 
 
-def _with_table(backend: Backend, kind: _Kind, name: str, tables: Mapping[str, object]) -> Backend:
+def _add_wrapper(
+    backend: Backend, wrapper: _Class, name: str, tables: Mapping[str, object]
+) -> Backend:
     """Put the wrapper of one table around a backend, if there is that table."""
-    options = tables.get(name)
-    if options is None:
+    table = tables.get(name)
+    if table is None:
         return backend
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"`{name}` must be a table, not {options!r}; write: [{name}]")
-    wrapper = _class(kind)
-    given = {str(option): value for option, value in options.items()}
-    checked = checked_options(wrapper, given, what=f"table {name!r}", fixed=["wrapped"])
-    wrapped: Backend = wrapper(backend, **checked)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"`{name}` must be a table, not {table!r}; write: [{name}]")
+    constructor = wrapper.load()
+    options = {str(option): value for option, value in table.items()}
+    checked = checked_options(constructor, options, what=f"table {name!r}", fixed=["wrapped"])
+    wrapped: Backend = constructor(backend, **checked)
     return wrapped
 
 
-def _parsed(spec: str) -> dict[str, object]:
+def _parse(spec: str) -> dict[str, object]:
     """Turn a spec string into the mapping that says the same."""
     if not spec:
         raise ConfigError("the spec is empty; for the model in this package write: embedded")
-    if remote := _REMOTE.fullmatch(spec):
+    if by_url := _URL_SPEC.fullmatch(spec):
+        kind = by_url["kind"]
         try:
-            url = urlsplit(remote["url"])
+            url = urlsplit(by_url["url"])
         except ValueError as exc:  # an IPv6 address without its bracket
             raise ConfigError(f"the URL in the spec is malformed: {exc}") from exc
-        if remote["kind"] in _KINDS and not _KINDS[remote["kind"]].fixed:
-            raise ConfigError(f"kind {remote['kind']!r} takes no URL; write {remote['kind']}:MODEL")
-        *others, last = _URLS.split(url._replace(query="").geturl())
-        where = {"endpoints": [*others, last]} if others else {"base_url": last}
-        return with_options({"kind": remote["kind"], **where}, url.query)
-    named = _NAMED.fullmatch(spec)
-    if named is None or named["kind"] not in _KINDS:
+        if kind in _LOCAL_KINDS:
+            raise ConfigError(f"kind {kind!r} takes no URL; write {kind}:MODEL")
+        *others, last = _URL_SEPARATOR.split(url._replace(query="").geturl())
+        address = {"endpoints": [*others, last]} if others else {"base_url": last}
+        return with_options({"kind": kind, **address}, url.query)
+    by_model = _MODEL_SPEC.fullmatch(spec)
+    if by_model is None or by_model["kind"] not in _kinds():
         raise ConfigError(_hint(spec))
-    if _KINDS[named["kind"]].fixed and (named["model"] or "").startswith("//"):
-        host = named["model"].rpartition("@")[2].lstrip("/")
-        raise ConfigError(f"a server is written KIND+URL; write {named['kind']}+http://{host}")
-    model = {"model": unquote(named["model"])} if named["model"] else {}
-    return with_options({"kind": named["kind"], **model}, named["options"] or "")
+    kind = by_model["kind"]
+    if _is_dialect(kind) and (by_model["model"] or "").startswith("//"):
+        host = by_model["model"].rpartition("@")[2].lstrip("/")
+        raise ConfigError(f"a server is written KIND+URL; write {kind}+http://{host}")
+    model = {"model": unquote(by_model["model"])} if by_model["model"] else {}
+    return with_options({"kind": kind, **model}, by_model["options"] or "")
 
 
 def _hint(spec: str) -> str:
@@ -207,37 +220,59 @@ def _hint(spec: str) -> str:
         shown = shown.rpartition("@")[2]
         return (
             f"the spec for {shown!r} does not say which server that is; put its kind before the "
-            f"URL, as in xinference+http://host:9997?model=UID. Kinds: {', '.join(_KINDS)}"
+            f"URL, as in xinference+http://host:9997?model=UID. Kinds: {', '.join(_kinds())}"
         )
     kind, plus, host = shown.partition("+")
-    if plus and kind in _KINDS and _KINDS[kind].fixed:
+    if plus and _is_dialect(kind):
         return f"http:// is missing; write {kind}+http://{host.rpartition('@')[2]}"
     kind, colon, model = shown.partition(":")
     is_path = "/" in kind or len(kind) == 1 or Path(shown).exists()  # of one letter is a drive
     if is_path or (not colon and "/" in shown):
         return f"{shown!r} names no kind of backend; for a local model write: local:{shown}"
     hint = f"; for a local model write: local:{model}" if "/" in model else ""
-    return unknown("kind of backend", kind, _KINDS) + hint
+    return unknown("kind of backend", kind, _kinds()) + hint
 
 
 def _build(options: Mapping[str, object], *, where: str, table: str = "backend") -> Backend:
-    given = {str(name): value for name, value in options.items() if name != "kind"}
     if "kind" not in options:
         raise ConfigError(
-            f"the table `{table}` {where} names no `kind`; valid: {', '.join(_KINDS)}"
+            f"the table `{table}` {where} names no `kind`; valid: {', '.join(_kinds())}"
         )
-    name = options["kind"]
-    if not isinstance(name, str) or name not in _KINDS:
-        raise ConfigError(unknown("kind of backend", str(name), _KINDS))
-    kind = _KINDS[name]
-    constructor = _class(kind)
-    what = f"kind {name!r}"
-    backend: Backend = constructor(
-        **kind.fixed, **checked_options(constructor, given, what=what, fixed=kind.fixed)
-    )
+    kind = options["kind"]
+    keywords = {str(name): value for name, value in options.items() if name != "kind"}
+    fixed: dict[str, object] = {}
+    if kind in _LOCAL_KINDS:
+        constructor = _LOCAL_KINDS[str(kind)].load()
+    elif _is_dialect(kind):
+        constructor, fixed = _HTTP.load(), {"dialect": kind}
+    elif isinstance(kind, str) and (own := _OWN_CLASS.fullmatch(kind)):
+        constructor = _own_class(own["module"], own["name"])
+    else:
+        raise ConfigError(
+            unknown("kind of backend", str(kind), _kinds())
+            + ', or a class of yours: kind = "package.module:Class"'
+        )
+    checked = checked_options(constructor, keywords, what=f"kind {kind!r}", fixed=fixed)
+    backend: Backend = constructor(**fixed, **checked)
     return backend
 
 
-def _class(kind: _Kind) -> type[Any]:
-    found: type[Any] = getattr(importlib.import_module(kind.module), kind.name)
-    return found
+def _own_class(module: str, name: str) -> type[Backend]:
+    """Import a user's backend.
+
+    Raises:
+        ConfigError: there is no such class, or it is no `Backend`.
+    """
+    try:
+        loaded = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+            raise  # the module is there, and lacks one of its own needs
+        raise ConfigError(
+            f"there is no module {module!r} to import the kind '{module}:{name}' from; check the "
+            "spelling, and that its folder is on Python's path"
+        ) from exc
+    if not isinstance(loaded, type) or not issubclass(loaded, Backend):
+        problem = "no such class" if loaded is None else "no subclass of `rerank_plugins.Backend`"
+        raise ConfigError(f"the kind '{module}:{name}' is {problem}")
+    return loaded

@@ -7,7 +7,8 @@ import pytest
 
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.embedded import EmbeddedBackend
-from rerank_plugins.backends.http.backend import HTTPBackend
+from rerank_plugins.backends.http import HTTPBackend
+from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE
 from rerank_plugins.testing import FakeBackend
@@ -289,7 +290,10 @@ def test_what_no_file_can_say_is_not_written():
         ({"backend": REMOTE, "fallback": REMOTE}, r"must be a list of tables; write: \[\[fallback"),
         ({"backend": REMOTE, "fallback": ["embedded"]}, "must be a list of tables"),
         ({"backend": REMOTE, "fallback": [{"model": "m"}]}, "the table `fallback` .* no `kind`"),
-        ({"backend": {"kind": "embedded"}, "retry": {}}, "no server is asked .* leave out: retry"),
+        (
+            {"backend": {"kind": "embedded"}, "retry": {}},
+            r"`\[retry\]` applies to remote backends only, .* remove it",
+        ),
         (
             {"backend": REMOTE, "fallback": [{"kind": "local", "model": "m", "scale": "logit"}]},
             "must have one scale",
@@ -299,6 +303,64 @@ def test_what_no_file_can_say_is_not_written():
 def test_wrong_tables_say_what_is_wrong(tables, message):
     with pytest.raises(ConfigError, match=message):
         load_backend(tables)
+
+
+OWN = f"{__name__}:Own"
+
+
+class Own(FakeBackend):
+    """A backend of a user's own."""
+
+    def __init__(self, *, weight: float, words: bool = False) -> None:
+        super().__init__()
+        self.weight = weight
+        self.words = words
+
+
+def test_a_backend_of_ones_own_is_named_by_its_class(tmp_path):
+    """Its keywords are options, and every wrapper fits."""
+    file = write(
+        tmp_path, f'[backend]\nkind = "{OWN}"\nweight = "0.5"\nwords = true\n[retry]\n[cache]\n'
+    )
+    chain = load_backend(file)
+    own = chain.wrapped.wrapped
+
+    assert ["cache", "retry", "fake"] == [backend.kind for backend in chain.walk()]
+    assert (Own, 0.5, True) == (type(own), own.weight, own.words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "no_such_module:Own"}, "there is no module 'no_such_module'"),
+        ({"kind": f"{__name__}.deeper:Own"}, "there is no module"),
+        ({"kind": f"{__name__}:Missing"}, "Missing' is no such class"),
+        ({"kind": f"{__name__}:write"}, "write' is no subclass of `rerank_plugins.Backend`"),
+        ({"kind": "json:JSONDecoder"}, "no subclass of `rerank_plugins.Backend`"),
+        ({"kind": "os.path"}, r'unknown kind .* or a class of yours: kind = "package.module:Cl'),
+        ({"kind": OWN}, "needs the option `weight`; valid options: weight, words"),
+        ({"kind": OWN, "weigth": 1}, "unknown option 'weigth' for kind .* did you mean 'weight'"),
+        ({"kind": OWN, "weight": "heavy"}, "`weight` must be float, not 'heavy'"),
+    ],
+)
+def test_a_wrong_class_of_ones_own_says_what_is_wrong(options, message):
+    with pytest.raises(ConfigError, match=message):
+        load_backend(options)
+
+
+def test_a_module_that_lacks_its_own_needs_says_so(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import no_such_need\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_need"):
+        load_backend({"kind": "needy:Own"})
+
+
+def test_every_dialect_is_a_kind():
+    for dialect in DIALECTS:
+        options = {"kind": dialect, "base_url": "http://gpu:8000", "model": "m"}
+
+        assert dialect == load_backend(options).kind
 
 
 def test_a_chain_is_labelled_by_its_models(tmp_path):

@@ -9,22 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
+
+from tests.support.places import ROOT
 
 EMBEDDED = '[backend]\nkind = "embedded"\n'
 PACKAGE = ("-m", "rerank_plugins")
-
-DOUBLES = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from rerank_plugins import spec
-from rerank_plugins.cli import main
-
-for kind in ("Hungry", "Marked"):
-    spec._KINDS[kind] = spec._Kind("tests.support.doubles", kind)
-main()
-"""
-"""The command, which also knows the kinds `Hungry` and `Marked`."""
 
 
 def fetch(url, path="/readyz", body=None):
@@ -73,5 +62,5 @@ PATIENT = "queue_seconds = 100.0\nrequest_seconds = 100.0\n"
 def double_process(folder, kind, **options):
     """Give the process and the address of a patient server of a double of some kind."""
     lines = [f"{name} = {value}\n" for name, value in options.items()]
-    config = f'[backend]\nkind = "{kind}"\n{"".join(lines)}'
-    return server_process(folder, table=PATIENT, config=config, program=("-c", DOUBLES))
+    config = f'[backend]\nkind = "tests.support.doubles:{kind}"\n{"".join(lines)}'
+    return server_process(folder, table=PATIENT, config=config, env={"PYTHONPATH": str(ROOT)})

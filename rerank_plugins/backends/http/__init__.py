@@ -1,5 +1,16 @@
 """Remote rerank servers over HTTP."""
 
-from rerank_plugins.backends.http.backend import HTTPBackend
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rerank_plugins.backends.http.backend import HTTPBackend
 
 __all__ = ["HTTPBackend"]
+
+
+def __getattr__(name: str) -> Any:  # `spec` reads the dialects, which need no HTTP client
+    if name in __all__:
+        from rerank_plugins.backends.http.backend import HTTPBackend  # noqa: PLC0415 - see above
+
+        return HTTPBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

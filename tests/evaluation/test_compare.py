@@ -18,11 +18,11 @@ class Table(Backend):
     """Gives the scores it was made with."""
 
     def __init__(self, name, *scores):
-        self.label, self.scores, self.closed = name, scores, 0
+        self._name, self.scores, self.closed = name, scores, 0
 
     @property
     def name(self):
-        return self.label
+        return self._name
 
     def score(self, query, documents):
         return list(self.scores)

@@ -1,4 +1,4 @@
-"""Locks, and whatever else has threads or locks, in a forked child."""
+"""Locks, threads and imports around a fork."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-__all__ = ["ForkAware", "ForkSafeCondition", "ForkSafeLock", "reset_in_forked_child"]
+__all__ = [
+    "ForkAware",
+    "ForkSafeCondition",
+    "ForkSafeLock",
+    "hold_forks",
+    "reset_in_forked_child",
+]
+
+_LONGEST_HOLD = 60.0
+"""Seconds that a fork waits for imports of other threads."""
 
 _Value = TypeVar("_Value")
 
@@ -25,6 +35,18 @@ def reset_in_forked_child(holder: ForkAware) -> None:
     """Call `holder.reset_after_fork()` in every forked child, for as long as the holder lives."""
     _holders.add(holder)
     _hook_fork()
+
+
+@contextmanager
+def hold_forks() -> Iterator[None]:
+    """Let forks by other threads wait for the end of the block, at most a minute.
+
+    For imports, and for what imports lazily: a fork in the middle of one leaves the module locked
+    in the child for good.
+    """
+    _hook_fork()
+    with _imports:
+        yield
 
 
 class ForkSafeLock:
@@ -95,15 +117,36 @@ def _freed(lock: threading.RLock) -> threading.RLock:
     return threading.RLock()
 
 
+_imports = threading.RLock()
+_forking = threading.local()
+"""Whether the thread that forks holds `_imports`, as `has_imports`."""
 _holders: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 @functools.cache
 def _hook_fork() -> None:
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_reset_all)
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )
 
 
-def _reset_all() -> None:
+def _before_fork() -> None:
+    _forking.has_imports = _imports.acquire(timeout=_LONGEST_HOLD)
+
+
+def _after_fork_in_parent() -> None:
+    if _forking.has_imports:
+        _imports.release()
+
+
+def _after_fork_in_child() -> None:
+    global _imports  # noqa: PLW0603  # the lock of a thread that the child does not have
+    if _forking.has_imports:
+        _imports.release()
+    else:
+        _imports = threading.RLock()
     for holder in list(_holders):
         holder.reset_after_fork()

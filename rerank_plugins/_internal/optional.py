@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from rerank_plugins._internal.locks import hold_forks
 from rerank_plugins.errors import MissingDependencyError
 
 __all__ = ["require"]
@@ -18,7 +19,8 @@ def require(module: str, *, extra: str) -> ModuleType:
             fails to import one of its own needs raises its own `ImportError` instead.
     """
     try:
-        return importlib.import_module(module)
+        with hold_forks():
+            return importlib.import_module(module)
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] != module.partition(".")[0]:
             raise

@@ -3,14 +3,17 @@
 import ast
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import rerank_plugins
+from rerank_plugins._internal import locks
 from rerank_plugins._internal.locks import (
     ForkSafeCondition,
     ForkSafeLock,
+    hold_forks,
     reset_in_forked_child,
 )
 
@@ -169,3 +172,50 @@ def test_plain_locks_are_recognised(tmp_path, monkeypatch):
     )
 
     assert sorted(plain_locks(module)) == ["module.py:2", "module.py:3", "module.py:4"]
+
+
+class TestImports:
+    pytestmark = forks
+
+    def test_a_fork_waits_for_the_imports_of_other_threads(self):
+        begun, ended = threading.Event(), []
+
+        def import_slowly():
+            with hold_forks():
+                begun.set()
+                time.sleep(0.2)
+                ended.append(True)
+
+        thread = threading.Thread(target=import_slowly)
+        thread.start()
+        assert begun.wait(5)
+
+        assert in_child(lambda: ended == [True])
+        thread.join()
+
+    def test_it_does_not_wait_for_ever_and_the_child_can_import(self, monkeypatch):
+        monkeypatch.setattr(locks, "_LONGEST_HOLD", 0.05)
+        begun, release = threading.Event(), threading.Event()
+
+        def import_for_ever():
+            with hold_forks():
+                begun.set()
+                release.wait(30)
+
+        def can_import():
+            with hold_forks():
+                return True
+
+        thread = threading.Thread(target=import_for_ever)
+        thread.start()
+        assert begun.wait(5)
+
+        assert in_child(can_import)
+        release.set()
+        thread.join()
+        assert can_import()
+
+    def test_the_thread_that_imports_may_fork_itself(self):
+        with hold_forks():
+            assert in_child(lambda: True)
+        assert in_child(lambda: True)

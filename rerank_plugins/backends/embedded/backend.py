@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rerank_plugins._internal.cpu import usable_cpus
-from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query, check_texts
@@ -15,7 +15,7 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores
 
 if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
-    from rerank_plugins.backends.embedded.scorer import Scorer
+    from rerank_plugins.backends.embedded.scorer import LateInteractionScorer
 
 __all__ = ["MODEL_SHA256", "EmbeddedBackend"]
 
@@ -64,7 +64,7 @@ class EmbeddedBackend(Backend):
         self._threads = threads
         self._cached_tokens = cached_tokens
         self._lock = ForkSafeLock()
-        self._scorer: Scorer | None = None
+        self._scorer: LateInteractionScorer | None = None
 
     @property
     def kind(self) -> str:
@@ -118,19 +118,23 @@ class EmbeddedBackend(Backend):
     def _workers(self) -> int:
         return self._threads or min(usable_cpus(), _MAX_THREADS)
 
-    def _loaded(self) -> Scorer:
+    def _loaded(self) -> LateInteractionScorer:
         with self._lock:
             if self._scorer is None:
-                from rerank_plugins.backends.embedded.embedder import Encoder  # noqa: PLC0415 - heavy
-                from rerank_plugins.backends.embedded.scorer import Scorer  # noqa: PLC0415 - heavy
-
-                encoder = Encoder(
-                    max_length=self._max_length,
-                    threads=self._workers(),
-                    cached_tokens=self._cached_tokens,
-                )
-                self._scorer = Scorer(encoder)
+                with hold_forks():
+                    self._scorer = self._load()
             return self._scorer
+
+    def _load(self) -> LateInteractionScorer:
+        from rerank_plugins.backends.embedded.embedder import TokenEmbedder  # noqa: PLC0415 - heavy
+        from rerank_plugins.backends.embedded.scorer import LateInteractionScorer  # noqa: PLC0415
+
+        embedder = TokenEmbedder(
+            max_length=self._max_length,
+            threads=self._workers(),
+            cached_tokens=self._cached_tokens,
+        )
+        return LateInteractionScorer(embedder)
 
 
 def _check(option: str, value: int, *, least: int) -> None:

@@ -17,7 +17,7 @@ from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
 from rerank_plugins.backends.local.token_cache import TokenCache
 from rerank_plugins.errors import BackendError
 
-__all__ = ["WINDOW", "Encoder"]
+__all__ = ["WINDOW", "TokenEmbedder"]
 
 _FOLDER = Path(__file__).parent
 WINDOW = 256
@@ -26,7 +26,7 @@ _LETTERS_PER_TOKEN = 32
 """More is no language but white space or data, which a megabyte of need not be tokenised."""
 
 
-class Encoder:
+class TokenEmbedder:
     """Turns texts into token vectors; safe to share between threads and across a fork.
 
     Texts run one by one, each on one thread: without padding and with activations that fit
@@ -61,16 +61,16 @@ class Encoder:
         self._threads = threads
         self._cache: TokenCache[TokenVectors] = TokenCache(cached_tokens)
 
-    def encode(self, texts: Sequence[str]) -> Mapping[str, TokenVectors]:
+    def embed(self, texts: Sequence[str]) -> Mapping[str, TokenVectors]:
         """Return the vectors of each distinct text."""
-        return self._cache.fill(texts, self._encode)
+        return self._cache.fill(texts, self._embed)
 
     def words(self, tokens: TokenVectors) -> TokenVectors:
         """Return the tokens that are (parts of) words or numbers; all, if none is."""
         is_word = self._is_word[tokens.ids]
         return tokens.at(is_word) if is_word.any() else tokens
 
-    def _encode(self, texts: Sequence[str]) -> list[TokenVectors]:
+    def _embed(self, texts: Sequence[str]) -> list[TokenVectors]:
         limit = self._max_length * _LETTERS_PER_TOKEN
         encodings = self._tokenizer.encode_batch_fast(
             [text.lstrip()[:limit] for text in texts], add_special_tokens=False

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rerank_plugins.backends.embedded.embedder import WINDOW, Encoder
-from rerank_plugins.backends.embedded.scorer import Scorer
+from rerank_plugins.backends.embedded.embedder import WINDOW, TokenEmbedder
+from rerank_plugins.backends.embedded.scorer import LateInteractionScorer
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
 from rerank_plugins.backends.scale import to_probability
 
@@ -44,7 +44,7 @@ def build(source: Path, target: Path) -> None:
 
 def fit(groups: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Fit log-odds = slope x match + offset, for queries of words and of foreign letters."""
-    scorer = Scorer(Encoder(max_length=WINDOW, threads=2, cached_tokens=0))
+    scorer = LateInteractionScorer(TokenEmbedder(max_length=WINDOW, threads=2, cached_tokens=0))
     rows: dict[str, list[tuple[float, bool]]] = {"words": [], "letters": []}
     for group in groups:
         documents = [group["pos"], *group["negs"]]

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rerank_plugins.backends.embedded import char_ngrams as foreign
-from rerank_plugins.backends.embedded.embedder import Encoder
+from rerank_plugins.backends.embedded.embedder import TokenEmbedder
 from rerank_plugins.backends.embedded.late_interaction import max_sim
 from rerank_plugins.backends.scale import sigmoid
 
-__all__ = ["CHUNK", "Matches", "Scorer"]
+__all__ = ["CHUNK", "LateInteractionScorer", "Matches"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,23 +45,23 @@ class Matches:
         return sigmoid(log_odds)
 
 
-class Scorer:
+class LateInteractionScorer:
     """Scores documents with the embedded model; safe to share between threads."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, embedder: TokenEmbedder) -> None:
+        self._embedder = embedder
 
     def matches(self, query: str, documents: Sequence[str]) -> Iterator[Matches]:
         """Yield the matches of each document, in input order; equal ones are encoded once."""
         latin, runs = foreign.split(query)
-        words = self._encoder.words(self._encoder.encode([latin])[latin])
+        words = self._embedder.words(self._embedder.embed([latin])[latin])
         letters = sum(map(len, runs))
         share = letters / (letters + len(words.ids)) if letters else 0.0
         if share > _MOSTLY:
             _advise()
         for start in range(0, len(documents), CHUNK):
             parts = [foreign.split(text) for text in documents[start : start + CHUNK]]
-            vectors = self._encoder.encode([latin for latin, _ in parts])
+            vectors = self._embedder.embed([latin for latin, _ in parts])
             similarities = max_sim(words, [vectors[latin] for latin, _ in parts])
             for (_, held), similarity in zip(parts, similarities, strict=True):
                 yield Matches(float(similarity), foreign.overlap(runs, held), share)

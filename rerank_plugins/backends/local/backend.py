@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
-from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.local.checkpoint import resolve
@@ -252,7 +252,8 @@ class LocalBackend(Backend):
         )
         chosen = {field.name: options[field.name] for field in fields(EngineSettings)}
         settings = EngineSettings(**chosen)
-        engine, reason = load_engine(options["engine"], checkpoint, settings)
+        with hold_forks():  # transformers imports a model's module when it loads one
+            engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
 
     def _name(self, loaded: LoadedModel) -> str:

@@ -17,6 +17,7 @@ from rerank_plugins import BackendError, ConfigError, load_backend, rank
 from rerank_plugins.backends.embedded import EmbeddedBackend, embedder, recipe, scorer
 from rerank_plugins.backends.embedded import char_ngrams as foreign
 from rerank_plugins.backends.embedded.backend import MODEL_SHA256
+from rerank_plugins.backends.embedded.embedder import TokenEmbedder
 from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim, quantized
 from rerank_plugins.testing import BackendContract
 from tests.support.places import DATA
@@ -167,9 +168,9 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
     with EmbeddedBackend() as backend:
         backend.score(PANDA, PANDAS)
         runs = []
-        run = embedder.Encoder._run
+        run = TokenEmbedder._run
         monkeypatch.setattr(
-            embedder.Encoder, "_run", lambda self, ids: (runs.append(len(ids)), run(self, ids))[1]
+            TokenEmbedder, "_run", lambda self, ids: (runs.append(len(ids)), run(self, ids))[1]
         )
         backend.score("how heavy is a panda?", [*PANDAS, *PANDAS, "new"])
 
@@ -298,7 +299,7 @@ def test_a_lack_of_memory_is_told_as_such(monkeypatch):
     """Then batches shrink; as any other failure, it would fail the request."""
     with EmbeddedBackend(cached_tokens=0) as backend:
         backend.score(PANDA, PANDAS)
-        monkeypatch.setattr(backend._scorer._encoder, "_session", Full())
+        monkeypatch.setattr(backend._scorer._embedder, "_session", Full())
 
         with pytest.raises(MemoryError, match="lower `threads`"):
             backend.score(PANDA, PANDAS)

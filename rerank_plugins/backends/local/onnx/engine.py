@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins._internal.cpu import usable_cpus
-from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.locks import ForkSafeLock, reset_in_forked_child
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import (
     EngineSettings,
@@ -125,9 +125,17 @@ class ONNXEngine:
         self._name = name
         self._threads = threads
         self._facts = facts
-        self._workers = ThreadPoolExecutor(threads, "rerank-onnx")
+        self._start_workers()
+        reset_in_forked_child(self)
         self._lock = ForkSafeLock()
         self._tokens = 0
+
+    def _start_workers(self) -> None:
+        self._workers = ThreadPoolExecutor(self._threads, "rerank-onnx")
+
+    def reset_after_fork(self) -> None:
+        """Start workers anew: the threads of the parent don't exist in the child."""
+        self._start_workers()
 
     @property
     def name(self) -> str:

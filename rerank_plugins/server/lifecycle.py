@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from rerank_plugins._internal.text_files import read_objects
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import ConfigError, DataError, RerankError
+from rerank_plugins.errors import DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
 from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.responses import public_model_name
 from rerank_plugins.server.scoring import Scoring, select_scoring
 from rerank_plugins.server.settings import ServerSettings
 
@@ -103,9 +104,7 @@ class Lifecycle:
 
     def model_names(self) -> tuple[str, ...]:
         """Return the names that `model` may have in a request, the default first."""
-        if self._settings.model_names:
-            return self._settings.model_names
-        return (self._default_name or str(self.facts.get("name", type(self.backend).__name__)),)
+        return self._settings.model_names or (self._default_name,)
 
     def check_model(self, name: str) -> None:
         """Check the name of a model in a request.
@@ -188,7 +187,7 @@ class Lifecycle:
         self.on_loaded()
         self.facts = facts
         self._metrics.info.labels(
-            str(facts.get("model", facts["name"])),
+            str(facts.get("model", self.backend.label)),
             str(facts.get("revision") or ""),
             str(facts.get("engine", "remote" if self._is_remote else "other")),
             str(facts.get("dtype") or ""),
@@ -243,15 +242,10 @@ class Lifecycle:
         _log.info("cache warm-up: scored %d requests", count)
 
 
-def _default_name(backend: Backend) -> str | None:
-    """Return what a configuration calls the model: its id, its folder's name, or its kind."""
-    try:
-        spec = backend.to_spec()
-    except ConfigError:
-        return None
-    table = spec if "kind" in spec else spec["backend"]
-    model = str(table.get("model") or table["kind"]) if isinstance(table, Mapping) else ""
-    return Path(model).name if Path(model).is_absolute() else model
+def _default_name(backend: Backend) -> str:
+    """Return the model of the first backend that scores, or its kind if it has no choice."""
+    first = next(part for part in backend.walk() if not part.children)
+    return public_model_name(first.model or first.kind)
 
 
 def _read_requests(file: Path) -> list[tuple[str, list[str]]]:

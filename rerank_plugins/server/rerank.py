@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import RerankError
-from rerank_plugins.ranking import Ranked, rank
+from rerank_plugins.ranking import rank
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError, api_error_of
 from rerank_plugins.server.lifecycle import Lifecycle
@@ -35,10 +35,11 @@ class RerankHandler:
     async def rerank(self, request: Request, body: RerankRequest) -> Response:
         """Handle a request of Cohere's, Jina's or Xinference's shape."""
         texts = [_text(document) for document in body.documents]
-        ranked = await self._rank(request, body, texts, top_n=body.top_n)
+        scores = await self._score(request, body, texts)
         return cohere_response(
-            ranked,
+            rank(self._rescale(scores, raw=body.raw), top_n=body.top_n),
             texts,
+            scores,
             model=self._model_name(body),
             version="2" if request.scope["path"].startswith("/v2") else "1",
             return_documents=bool(body.return_documents),
@@ -47,28 +48,23 @@ class RerankHandler:
     async def rerank_any(self, request: Request, body: AnyRerankRequest) -> Response:
         """Handle a request of any shape, and respond in the same."""
         if body.texts is not None:
-            ranked = await self._rank(request, body, body.texts, top_n=None)
-            return tei_response(ranked, body.texts, return_text=bool(body.return_text))
+            scores = await self._score(request, body, body.texts)
+            ranked = rank(self._rescale(scores, raw=body.raw))
+            return tei_response(ranked, body.texts, scores, return_text=bool(body.return_text))
         texts = [_text(document) for document in body.documents or body.candidates or []]
-        ranked = await self._rank(request, body, texts, top_n=body.top_n or body.top_k)
+        scores = await self._score(request, body, texts)
+        ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.top_n or body.top_k)
         model = self._model_name(body)
         if body.is_plain:
-            return plain_response(ranked, texts, model=model)
+            return plain_response(ranked, texts, scores, model=model)
         return cohere_response(
-            ranked, texts, model=model, version="1", return_documents=bool(body.return_documents)
+            ranked,
+            texts,
+            scores,
+            model=model,
+            version="1",
+            return_documents=bool(body.return_documents),
         )
-
-    async def _rank(
-        self,
-        request: Request,
-        body: RerankRequest | AnyRerankRequest,
-        texts: Sequence[str],
-        *,
-        top_n: int | None,
-    ) -> list[Ranked]:
-        self._check(body, texts)
-        scores = await self._score(request, body.query, texts)
-        return rank(self._rescale(scores, raw=body.raw), top_n=top_n)
 
     def _check(self, body: RerankRequest | AnyRerankRequest, texts: Sequence[str]) -> None:
         """Check what depends on the settings and the model.
@@ -101,9 +97,16 @@ class RerankHandler:
         if body.raw is not None and self._lifecycle.backend.scale == "unknown":
             raise APIError(422, "unsupported", "the scale of the scores is not known")
 
-    async def _score(self, request: Request, query: str, texts: Sequence[str]) -> Scores:
-        """Return the scores, unless the client disconnects or the time runs out before."""
-        scores = asyncio.ensure_future(self._lifecycle.scoring().score(query, texts))
+    async def _score(
+        self, request: Request, body: RerankRequest | AnyRerankRequest, texts: Sequence[str]
+    ) -> Scores:
+        """Return the scores, unless the client disconnects or the time runs out before.
+
+        Raises:
+            APIError: there are no scores.
+        """
+        self._check(body, texts)
+        scores = asyncio.ensure_future(self._lifecycle.scoring().score(body.query, texts))
         disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
             await asyncio.wait(

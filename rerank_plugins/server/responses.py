@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.responses import Response
 
 from rerank_plugins.ranking import Ranked
+from rerank_plugins.scores import Scores
 
-__all__ = ["cohere_response", "json_response", "plain_response", "tei_response"]
+__all__ = [
+    "cohere_response",
+    "json_response",
+    "plain_response",
+    "public_model_name",
+    "tei_response",
+]
+
+
+def public_model_name(model: str) -> str:
+    """Return a model's name without the path of the folder that holds it."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def json_response(data: object) -> Response:
@@ -26,6 +39,7 @@ def json_response(data: object) -> Response:
 def cohere_response(
     ranked: Sequence[Ranked],
     texts: Sequence[str],
+    scores: Scores,
     *,
     model: str,
     version: str,
@@ -37,24 +51,55 @@ def cohere_response(
         | ({"document": {"text": texts[item.index]}} if return_documents else {})
         for item in ranked
     ]
-    meta = {"api_version": {"version": version}}
-    return json_response({"id": uuid.uuid4().hex, "model": model, "results": results, "meta": meta})
-
-
-def tei_response(ranked: Sequence[Ranked], texts: Sequence[str], *, return_text: bool) -> Response:
-    """Return what Text Embeddings Inference sends."""
+    meta = {"api_version": {"version": version}, **_meta(scores)}
     return json_response(
+        {"id": uuid.uuid4().hex, "model": model, "results": results, "meta": meta} | _usage(scores)
+    )
+
+
+def tei_response(
+    ranked: Sequence[Ranked], texts: Sequence[str], scores: Scores, *, return_text: bool
+) -> Response:
+    """Return what Text Embeddings Inference sends."""
+    response = json_response(
         [
             {"index": item.index, "score": item.score}
             | ({"text": texts[item.index]} if return_text else {})
             for item in ranked
         ]
     )
+    if scores.usage is not None and scores.usage.tokens is not None:
+        response.headers["X-Compute-Tokens"] = str(scores.usage.tokens)
+    return response
 
 
-def plain_response(ranked: Sequence[Ranked], texts: Sequence[str], *, model: str) -> Response:
+def plain_response(
+    ranked: Sequence[Ranked], texts: Sequence[str], scores: Scores, *, model: str
+) -> Response:
     """Return the plain shape."""
     results = [
         {"index": item.index, "score": item.score, "document": texts[item.index]} for item in ranked
     ]
-    return json_response({"model": model, "results": results})
+    return json_response({"model": model, "results": results} | _usage(scores))
+
+
+def _usage(scores: Scores) -> dict[str, object]:
+    """Return the tokens where the clients of Jina, Infinity and vLLM look for them."""
+    if scores.usage is None or scores.usage.tokens is None:
+        return {}
+    tokens = scores.usage.tokens
+    return {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+def _meta(scores: Scores) -> dict[str, object]:
+    """Return what is known about the scores, beside what Cohere's clients know."""
+    meta: dict[str, object] = {}
+    if scores.usage is not None and scores.usage.search_units is not None:
+        meta["billed_units"] = {"search_units": scores.usage.search_units}
+    if scores.usage is not None and scores.usage.tokens is not None:
+        meta["tokens"] = {"input_tokens": scores.usage.tokens}
+    if scores.model is not None:
+        meta["scored_by"] = public_model_name(scores.model)
+    if scores.truncated:
+        meta["truncated"] = sorted(scores.truncated)
+    return meta

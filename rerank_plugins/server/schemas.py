@@ -175,13 +175,52 @@ class CohereResult(BaseModel):
     document: DocumentObject | None = None
 
 
+class TokenUsage(BaseModel):
+    """The tokens that the model read, as Jina, Infinity and vLLM send them."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class APIVersion(BaseModel):
+    """The version of Cohere's API that the response follows."""
+
+    version: Literal["1", "2"]
+
+
+class CohereTokens(BaseModel):
+    """The tokens that the model read, as Cohere sends them."""
+
+    input_tokens: int
+
+
+class CohereBilledUnits(BaseModel):
+    """What the backend's vendor bills, as Cohere sends it."""
+
+    search_units: int
+
+
+class ResponseMeta(BaseModel):
+    """Facts about the scores; one that is unknown is left out."""
+
+    api_version: APIVersion
+    billed_units: CohereBilledUnits | None = None
+    tokens: CohereTokens | None = None
+    scored_by: str | None = None
+    """The model that scored, which in a chain with fallbacks may be another one each time."""
+    truncated: list[int] | None = None
+    """The indices of the documents of which the model read a part only."""
+
+
 class RerankResponse(BaseModel):
     """The best documents, best first."""
 
     id: str
     model: str
     results: list[CohereResult]
-    meta: dict[str, Any]
+    meta: ResponseMeta
+    usage: TokenUsage | None = None
+    """Left out if nobody counted the tokens."""
 
 
 class TEIResult(BaseModel):
@@ -205,6 +244,8 @@ class PlainResponse(BaseModel):
 
     model: str
     results: list[PlainResult]
+    usage: TokenUsage | None = None
+    """Left out if nobody counted the tokens."""
 
 
 class ProbeStatus(BaseModel):

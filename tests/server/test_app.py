@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins import BackendOverloaded, BackendRejected, BackendTimeout, BackendUnavailable
+from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from tests.support.serving import serving
 
@@ -148,3 +149,60 @@ def test_openapi_describes_the_bodies(client):
     name = body["schema"]["$ref"].rpartition("/")[2]
     assert "documents" in schema["components"]["schemas"][name]["properties"]
     assert "$defs" not in json.dumps(schema)
+
+
+class Counting(FakeBackend):
+    """Tells all facts that scores may have."""
+
+    def score(self, query, documents):
+        return Scores(
+            [0.5] * len(documents),
+            backend="secret-host",
+            model="/folder/of/a-model",
+            scale="probability",
+            truncated=[1],
+            usage=Usage(tokens=12, search_units=1),
+        )
+
+    def score_many(self, requests):
+        return [self.score(query, documents) for query, documents in requests]
+
+
+@pytest.fixture(scope="module")
+def counted():
+    with serving(Counting(), warm_up=False) as client:
+        yield client
+
+
+class TestFacts:
+    """Who scored, what it cost and what was cut, where each protocol's clients look for it."""
+
+    @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+    def test_cohere_and_jina(self, counted, path):
+        body = post(counted, path, {"query": QUERY, "documents": DOCUMENTS}).json()
+
+        assert {"prompt_tokens": 12, "total_tokens": 12} == body["usage"]
+        assert {
+            "api_version": {"version": path[2] if path.startswith("/v") else "1"},
+            "billed_units": {"search_units": 1},
+            "tokens": {"input_tokens": 12},
+            "scored_by": "a-model",
+            "truncated": [1],
+        } == body["meta"]
+
+    def test_plain(self, counted):
+        body = post(counted, "/rerank", {"query": QUERY, "candidates": DOCUMENTS}).json()
+
+        assert 12 == body["usage"]["total_tokens"]
+
+    def test_tei(self, counted):
+        response = post(counted, "/rerank", {"query": QUERY, "texts": DOCUMENTS})
+
+        assert "12" == response.headers["x-compute-tokens"]
+        assert all(set(item) == {"index", "score"} for item in response.json())
+
+    def test_unknown_facts_are_left_out(self, client):
+        body = post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()
+
+        assert ["id", "meta", "model", "results"] == sorted(body)
+        assert ["api_version"] == sorted(body["meta"])

@@ -35,11 +35,11 @@ def doctor(
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.text import Text  # noqa: PLC0415
 
+    from rerank_plugins.cli.doctor.diagnose import diagnose  # noqa: PLC0415  # it loads httpx
     from rerank_plugins.cli.doctor.environment import describe_environment  # noqa: PLC0415
-    from rerank_plugins.cli.doctor.examine import examine  # noqa: PLC0415  # it loads httpx
 
     environment = describe_environment()
-    report = examine(spec, score=score)
+    report = diagnose(spec, score=score)
     console = Console()
     with printing():
         if json_output:

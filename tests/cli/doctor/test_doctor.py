@@ -12,8 +12,8 @@ import rerank_plugins
 from rerank_plugins import BackendUnavailable, load_backend
 from rerank_plugins.cli import app
 from rerank_plugins.cli.doctor import environment
+from rerank_plugins.cli.doctor.diagnose import diagnose, score_pair
 from rerank_plugins.cli.doctor.environment import describe_environment
-from rerank_plugins.cli.doctor.examine import examine, score_pair
 from rerank_plugins.cli.doctor.report import as_lines
 from rerank_plugins.testing import (
     FailingBackend,
@@ -111,7 +111,7 @@ class TestDescribeEnvironment:
     def test_missing_extras_say_how_to_install_them(self):
         facts = describe_environment()
         facts["extras"] = {"local": {"torch": None, "transformers": "5.0"}, "onnx": {"onnx": "1"}}
-        lines = [line for _, line in as_lines(facts, examine("embedded", score=False))]
+        lines = [line for _, line in as_lines(facts, diagnose("embedded", score=False))]
 
         assert "  local         needs torch: pip install 'rerank-plugins[local]'" in lines
         assert "  onnx          onnx 1" in lines
@@ -140,9 +140,9 @@ class TestScorePair:
         assert (False, "connection refused") == (check.ok, check.detail)
 
 
-class TestExamine:
+class TestDiagnose:
     def test_the_default_is_the_embedded_model(self):
-        report = examine(None)
+        report = diagnose(None)
 
         assert report.ok
         assert "embedded" == report.spec
@@ -151,7 +151,7 @@ class TestExamine:
 
     def test_the_environment_variable_is_told(self, monkeypatch):
         monkeypatch.setenv("RERANK_BACKEND", "embeded")
-        report = examine(None)
+        report = diagnose(None)
 
         assert not report.ok
         assert "did you mean 'embedded'?" in report.checks[0].detail
@@ -159,24 +159,24 @@ class TestExamine:
 
     def test_without_scoring_nothing_is_sent_that_could_cost(self):
         with FakeServer(xinference("bge")) as fake_server:
-            report = examine(f"xinference+{fake_server.url}?model=bge", score=False)
+            report = diagnose(f"xinference+{fake_server.url}?model=bge", score=False)
 
             assert report.ok
             assert ["spec", "server"] == [check.name for check in report.checks]
             assert [] == posts(fake_server)
 
     def test_without_scoring_no_model_is_loaded(self):
-        assert examine("local:no-such/model", score=False).ok
+        assert diagnose("local:no-such/model", score=False).ok
 
     def test_a_model_that_cannot_be_loaded_fails(self, tmp_path):
-        report = examine(f"local:{tmp_path / 'missing'}")
+        report = diagnose(f"local:{tmp_path / 'missing'}")
 
         assert [("spec", True), ("score", False)] == [(c.name, c.ok) for c in report.checks]
         assert "there is no folder" in report.checks[-1].detail
 
     def test_a_server_tells_its_facts_and_is_scored(self):
         with FakeServer(xinference("bge", "other")) as fake_server:
-            report = examine(f"xinference+{fake_server.url}?model=bge")
+            report = diagnose(f"xinference+{fake_server.url}?model=bge")
 
             assert [("spec", True), ("server", True), ("score", True)] == [
                 (check.name, check.ok) for check in report.checks
@@ -188,7 +188,7 @@ class TestExamine:
 
     def test_a_plain_url_becomes_a_spec(self):
         with FakeServer(xinference("bge large")) as fake_server:
-            report = examine(fake_server.url)
+            report = diagnose(fake_server.url)
 
             assert report.ok
             assert f"xinference+{fake_server.url}?model=bge%20large" == report.spec
@@ -197,7 +197,7 @@ class TestExamine:
 
     def test_a_model_that_is_not_there_fails_before_scoring(self):
         with FakeServer(xinference("bge", "jina")) as fake_server:
-            report = examine(f"xinference+{fake_server.url}?model=bgee")
+            report = diagnose(f"xinference+{fake_server.url}?model=bgee")
 
             assert not report.ok
             assert "it has no rerank model 'bgee', but: bge, jina" == report.checks[-1].detail
@@ -208,7 +208,7 @@ class TestExamine:
         with FakeServer(
             lambda r: serve_dialect("cohere")(r) if r.body else FakeResponse({}, 404)
         ) as fake_server:
-            report = examine(f"cohere+{fake_server.url}?model=m")
+            report = diagnose(f"cohere+{fake_server.url}?model=m")
 
             assert report.ok
             assert {} == report.server
@@ -219,7 +219,7 @@ class TestExamine:
 
     def test_a_server_that_cannot_rerank_fails(self):
         with FakeServer(FakeResponse({"model_type": {"embedding": {}}})) as fake_server:
-            report = examine(f"tei+{fake_server.url}")
+            report = diagnose(f"tei+{fake_server.url}")
 
             assert ("server", False) == (report.checks[-1].name, report.checks[-1].ok)
             assert "not a reranker" in report.checks[-1].detail
@@ -236,7 +236,7 @@ class TestExamine:
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: None if name in gone else find(name)
         )
-        report = examine(f"local:some/model?engine={engine}", score=score)
+        report = diagnose(f"local:some/model?engine={engine}", score=score)
 
         assert [("spec", True), ("engine", False)] == [(c.name, c.ok) for c in report.checks]
         assert f"pip install 'rerank-plugins[{extra}]'" in report.checks[-1].detail
@@ -245,8 +245,8 @@ class TestExamine:
     def test_a_service_without_a_key_fails(self, monkeypatch, score):
         for name in ("COHERE_API_KEY", "CO_API_KEY", "MY_KEY"):
             monkeypatch.delenv(name, raising=False)
-        usual = examine("cohere:rerank-v3.5", score=score).checks[-1]
-        named = examine("tei+http://localhost:8080?api_key_env=MY_KEY", score=score).checks[-1]
+        usual = diagnose("cohere:rerank-v3.5", score=score).checks[-1]
+        named = diagnose("tei+http://localhost:8080?api_key_env=MY_KEY", score=score).checks[-1]
 
         assert ("key", False) == (usual.name, usual.ok)
         assert "'cohere' needs a key: set COHERE_API_KEY or CO_API_KEY" == usual.detail
@@ -255,7 +255,7 @@ class TestExamine:
     def test_a_service_with_a_key_is_fine(self, monkeypatch):
         monkeypatch.setenv("CO_API_KEY", SECRET)
 
-        assert examine("cohere:rerank-v3.5", score=False).ok
+        assert diagnose("cohere:rerank-v3.5", score=False).ok
 
     def test_a_fallback_is_looked_at_too(self, monkeypatch, tmp_path):
         monkeypatch.delenv("VOYAGE_API_KEY", raising=False)
@@ -265,18 +265,58 @@ class TestExamine:
             encoding="utf-8",
         )
 
-        assert "VOYAGE_API_KEY" in examine(str(path), score=False).checks[-1].detail
+        assert "VOYAGE_API_KEY" in diagnose(str(path), score=False).checks[-1].detail
+
+    @pytest.mark.parametrize("tables", ["[retry]\n", "[cache]\n", "[retry]\n[breaker]\n[cache]\n"])
+    def test_a_wrapper_hides_no_dead_server(self, tmp_path, tables):
+        path = tmp_path / "rerank.toml"
+        path.write_text(f'[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n{tables}')
+        last = diagnose(str(path), score=False).checks[-1]
+
+        assert ("server", False) == (last.name, last.ok)
+        assert "127.0.0.1:9" in last.detail
+
+    def test_every_server_of_a_chain_is_asked(self, tmp_path):
+        path = tmp_path / "rerank.toml"
+        with FakeServer(xinference("bge")) as one, FakeServer(xinference("bge")) as two:
+            path.write_text(
+                '[backend]\nkind = "xinference"\nmodel = "bge"\n'
+                f'endpoints = ["{one.url}", "http://127.0.0.1:9"]\n[retry]\n'
+                f'[[fallback]]\nkind = "xinference"\nmodel = "bgee"\nbase_url = "{two.url}"\n'
+            )
+            report = diagnose(str(path))
+
+        servers = [check for check in report.checks if check.name == "server"]
+        assert [True, False, False] == [check.ok for check in servers]
+        assert f"xinference 4.1.0 at {one.url}" == servers[0].detail
+        assert "127.0.0.1:9" in servers[1].detail
+        assert "it has no rerank model 'bgee', but: bge" == servers[2].detail
+        assert "score" not in {check.name for check in report.checks}
+
+    def test_a_wrapped_backend_that_works_is_scored(self, tmp_path):
+        path = tmp_path / "rerank.toml"
+        with FakeServer(xinference("bge")) as server:
+            path.write_text(
+                f'[backend]\nkind = "xinference"\nmodel = "bge"\nbase_url = "{server.url}"\n'
+                "[retry]\n[cache]\n"
+            )
+            report = diagnose(str(path))
+
+        assert [("spec", True), ("server", True), ("score", True)] == [
+            (check.name, check.ok) for check in report.checks
+        ]
+        assert ("bge",) == report.server["models"]
 
     @pytest.mark.parametrize("address", ["localhost:9997", "127.0.0.1:18100", "[::1]:80/v1"])
     def test_an_address_without_http_is_told_what_to_write(self, address):
-        report = examine(address)
+        report = diagnose(address)
 
         assert not report.ok
         assert f"write http://{address}" == report.checks[0].detail
 
     def test_an_unknown_plain_url_fails(self):
         with FakeServer(FakeResponse({}, 404)) as fake_server:
-            report = examine(fake_server.url)
+            report = diagnose(fake_server.url)
 
             assert not report.ok
             assert ["server"] == [check.name for check in report.checks]
@@ -284,7 +324,7 @@ class TestExamine:
     def test_a_guarded_server_gets_the_usual_key(self, monkeypatch):
         monkeypatch.setenv(KEY, SECRET)
         with FakeServer(xinference("bge", key=SECRET)) as fake_server:
-            report = examine(fake_server.url)
+            report = diagnose(fake_server.url)
 
             assert report.ok
             assert report.spec.endswith("?model=bge")
@@ -293,7 +333,7 @@ class TestExamine:
     def test_a_guarded_server_without_a_key_says_which_to_set(self, monkeypatch):
         monkeypatch.delenv(KEY, raising=False)
         with FakeServer(xinference("bge", key=SECRET)) as fake_server:
-            report = examine(fake_server.url)
+            report = diagnose(fake_server.url)
 
             assert [("server", True), ("spec", False)] == [(c.name, c.ok) for c in report.checks]
             assert f"set {KEY}" in report.checks[0].detail
@@ -302,11 +342,11 @@ class TestExamine:
     def test_a_named_key_is_used(self, monkeypatch):
         monkeypatch.setenv("MY_KEY", SECRET)
         with FakeServer(xinference("bge", key=SECRET)) as fake_server:
-            assert examine(f"xinference+{fake_server.url}?model=bge&api_key_env=MY_KEY").ok
+            assert diagnose(f"xinference+{fake_server.url}?model=bge&api_key_env=MY_KEY").ok
 
     def test_a_server_that_is_down_fails(self):
         for spec in ("http://127.0.0.1:9", "tei+http://127.0.0.1:9"):
-            last = examine(spec).checks[-1]
+            last = diagnose(spec).checks[-1]
 
             assert ("server", False) == (last.name, last.ok)
             assert "127.0.0.1:9" in last.detail
@@ -318,7 +358,7 @@ class TestExamine:
             return xinference("bge")(received)
 
         with FakeServer(answer) as fake_server:
-            report = examine(f"xinference+{fake_server.url}?model=bge")
+            report = diagnose(f"xinference+{fake_server.url}?model=bge")
 
             assert ("score", False) == (report.checks[-1].name, report.checks[-1].ok)
             assert "CUDA is gone" in report.checks[-1].detail

@@ -1,0 +1,176 @@
+"""Checks of a backend: its spec, what it needs, its servers, and one real round of scoring."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rerank_plugins.backend import Backend
+from rerank_plugins.backends.http.dialects import DIALECTS
+from rerank_plugins.backends.http.discovery import ServerInfo, UnknownServer, probe
+from rerank_plugins.backends.local.select import check_installed
+from rerank_plugins.cli.doctor.report import Check, Report
+from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
+from rerank_plugins.spec import ENVIRONMENT_VARIABLE, load_backend
+
+__all__ = ["diagnose", "score_pair"]
+
+_URL = re.compile(r"https?://.*", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\[[\da-f:]+\]|[\w.-]+):\d{1,5}(/.*)?", re.IGNORECASE)
+_QUERY = "what is a panda?"
+_RELEVANT = "The giant panda is a bear species endemic to China."
+_UNRELATED = "Paris is the capital and largest city of France."
+
+
+def diagnose(spec: str | None, *, score: bool = True) -> Report:
+    """Build the backend, check what each backend of its chain needs, and score a pair twice.
+
+    Raises none of our errors: the report holds them.
+
+    Args:
+        spec: a spec, a path to a TOML file, the plain URL of a server, or None for the default.
+        score: False loads no model and sends no request that could cost.
+    """
+    origin = ""
+    if spec is None:
+        spec = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+        origin = f" (from {ENVIRONMENT_VARIABLE})" if spec else " (the default)"
+        spec = spec or "embedded"
+    report = Report(spec)
+    if _URL.fullmatch(spec) and not _identify(report):
+        return report
+    try:
+        backend = load_backend(report.spec)
+    except RerankError as error:
+        problem = f"write http://{spec}" if _ADDRESS.fullmatch(spec) else str(error)
+        report.add("spec", f"{problem}{origin}", ok=False)
+        return report
+    report.add("spec", f"{backend!r}{origin}")
+    leaves = [(leaf, _options(leaf)) for leaf in backend.walk() if not leaf.children]
+    if missing := [check for leaf, options in leaves for check in _missing(leaf, options)]:
+        report.checks += missing
+        return report
+    with backend:
+        if not report.server:  # a plain URL was identified above
+            for leaf, options in leaves:
+                _check_servers(report, leaf, options)
+        if report.ok and score:
+            report.checks.append(score_pair(backend))
+            try:
+                report.backend = backend.describe()
+            except RerankError:
+                report.backend = {}  # the check that failed says why
+    return report
+
+
+def _options(leaf: Backend) -> Mapping[str, Any]:
+    """Return the options that a backend at the end of the chain was built with."""
+    try:
+        return leaf.to_spec()
+    except ConfigError:  # it has a literal key, or its class is the user's own
+        return {}
+
+
+def _missing(leaf: Backend, options: Mapping[str, Any]) -> Iterator[Check]:
+    """Name what a backend needs and this machine lacks: an engine's packages, a service's key."""
+    if leaf.kind == "local":
+        try:
+            check_installed(options.get("engine", "auto"))
+        except MissingDependencyError as error:
+            yield Check("engine", ok=False, detail=str(error))
+    elif options and (dialect := DIALECTS.get(leaf.kind)):
+        variable = options.get("api_key_env")
+        variables = (variable,) if variable else dialect.key_variables
+        hosted = dialect.base_url is not None and not _urls(options)
+        if (hosted or variable) and not _key(variables):
+            detail = f"{leaf.kind!r} needs a key: set {' or '.join(variables)}"
+            yield Check("key", ok=False, detail=detail)
+
+
+def _urls(options: Mapping[str, Any]) -> Sequence[str]:
+    if "endpoints" in options:
+        return tuple(options["endpoints"])
+    return (options["base_url"],) if "base_url" in options else ()
+
+
+def _identify(report: Report) -> bool:
+    """Find out which server answers at a plain URL, and put its spec into the report."""
+    try:
+        server = probe(report.spec)
+        key = _key(DIALECTS[server.dialect].key_variables)
+        if key and not server.authorized:
+            server = probe(report.spec, api_key=key)
+    except RerankError as error:
+        report.add("server", str(error), ok=False)
+        return False
+    report.server = asdict(server)
+    report.spec = server.spec
+    report.add("server", _described(server))
+    return True
+
+
+def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) -> None:
+    """Ask each server of a remote backend which models it has."""
+    if leaf.kind not in DIALECTS:
+        return
+    for url in _urls(options):
+        try:
+            server = _probe(url, leaf.kind, options)
+        except UnknownServer:  # a proxy, perhaps: scoring will tell
+            detail = f"{url} does not say what it is; taken for {leaf.kind!r} as you wrote"
+            report.add("server", detail)
+            continue
+        except RerankError as error:
+            report.add("server", str(error), ok=False)
+            continue
+        report.server = report.server or asdict(server)
+        by_name = DIALECTS[leaf.kind].needs_model and DIALECTS[server.dialect].needs_model
+        if by_name and server.models and leaf.model not in server.models:
+            models = ", ".join(server.models)
+            detail = f"it has no rerank model {leaf.model!r}, but: {models}"
+            report.add("server", detail, ok=False)
+        else:
+            report.add("server", _described(server))
+
+
+def _probe(url: str, dialect: str, options: Mapping[str, Any]) -> ServerInfo:
+    variable = options.get("api_key_env")
+    variables = (variable,) if variable else DIALECTS[dialect].key_variables
+    return probe(url, api_key=_key(variables), verify=options.get("verify", True))
+
+
+def _described(server: ServerInfo) -> str:
+    words = f"{server.dialect} {server.version or ''} at {server.base_url}"
+    if not server.authorized:
+        variables = " or ".join(DIALECTS[server.dialect].key_variables)
+        words += f", which does not list its models without a valid key: set {variables}"
+    return " ".join(words.split())
+
+
+def _key(variables: Sequence[str]) -> str | None:
+    return next((os.environ[name] for name in variables if os.environ.get(name)), None)
+
+
+def score_pair(backend: Backend) -> Check:
+    """Score a relevant and an unrelated document, cold and warm."""
+    seconds = []
+    try:
+        for _ in range(2):
+            started = time.perf_counter()
+            relevant, unrelated = backend.score(_QUERY, [_RELEVANT, _UNRELATED])
+            seconds.append(time.perf_counter() - started)
+    except RerankError as error:
+        return Check("score", ok=False, detail=str(error))
+    scores = f"{relevant:.4g} for a relevant document, {unrelated:.4g} for an unrelated one"
+    if relevant <= unrelated:
+        return Check(
+            "score",
+            ok=False,
+            detail=f"{scores}: the order is wrong; is this model a reranker, and fully loaded?",
+        )
+    first, second = (f"{1000 * value:.1f} ms" for value in seconds)
+    return Check("score", ok=True, detail=f"{scores}; first time {first}, then {second}")

@@ -26,6 +26,7 @@ from rerank_plugins import (
     ConfigError,
     InvalidResponse,
     MissingDependencyError,
+    Scores,
     UnsupportedInputError,
     _adapter,
 )
@@ -182,6 +183,33 @@ def test_without_a_choice_there_is_no_status(adapter, call):
 
     assert ["a panda", "a cat", "a dog"] == [text for text, *_ in kept]
     assert not [metadata for *_, metadata in kept if "rerank_status" in metadata]
+
+
+class Cutting(FakeBackend):
+    """Reads a part of the second document only."""
+
+    def score(self, query, documents):
+        return Scores(super().score(query, documents), truncated=[1])
+
+
+def test_documents_that_were_read_in_part_say_so(adapter, call):
+    kept = adapter(call, backend=Cutting())
+
+    assert {"a panda": True} == {
+        text: metadata["rerank_truncated"]
+        for text, _, metadata in kept
+        if "rerank_truncated" in metadata
+    }
+
+
+def test_what_another_reranker_cut_is_not_told_again():
+    first = RerankCompressor(Cutting()).compress_documents(
+        [Document(page_content=text) for text in TEXTS], QUERY
+    )
+    second = RerankCompressor(FakeBackend()).compress_documents(first, QUERY)
+
+    assert "rerank_truncated" in first[0].metadata
+    assert not [document for document in second if "rerank_truncated" in document.metadata]
 
 
 def test_the_status_is_that_of_the_last_reranker():

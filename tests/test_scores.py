@@ -7,6 +7,7 @@ import pytest
 
 from rerank_plugins import Backend, InvalidResponse, Passage, Scores, Usage
 from rerank_plugins.backend import as_scores
+from rerank_plugins.scores import check_scores
 
 
 def test_scores_equal_a_list_of_the_same_floats():
@@ -122,3 +123,14 @@ def test_what_is_not_one_finite_number_per_document_is_no_answer(answer):
         as_scores(answer, 2, Plain())
     with pytest.raises(InvalidResponse):
         as_scores(Scores([0.5]), 2, Plain())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_check_scores_refuses_another_count(count):
+    with pytest.raises(InvalidResponse, match=f"got 2 scores for {count} documents"):
+        check_scores([0.1, 0.2], count)
+
+
+def test_check_scores_refuses_what_is_no_list():
+    with pytest.raises(InvalidResponse, match="got `NoneType`, not a list of scores"):
+        check_scores(None, 2)

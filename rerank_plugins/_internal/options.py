@@ -16,7 +16,7 @@ __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "w
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
-_OF_THE_CALL = frozenset({"min_score", "score_threshold", "top_k", "top_n"})
+_CALL_SETTINGS = frozenset({"min_score", "score_threshold", "top_k", "top_n"})
 _OTHER_NAMES = {
     "api_base": "base_url",
     "endpoint": "base_url",
@@ -34,16 +34,16 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def checked_options(
-    constructor: type, given: Mapping[str, object], *, what: str, fixed: Iterable[str] = ()
+    constructor: type, options: Mapping[str, object], *, what: str, fixed: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return `given` with each value of the type that `constructor` asks for.
+    """Return `options` with each value of the type that `constructor` asks for.
 
     Strings are read as the annotated type ("10" as a number, "true" as a boolean, "none" as
     None), so a spec string says the same as a mapping.
 
     Args:
         constructor: the class whose `__init__` keywords are the valid options.
-        given: what was written.
+        options: names and values as they were written.
         what: what to call the class in messages, as in "kind 'local'".
         fixed: keywords that are set elsewhere and can't be given.
 
@@ -56,16 +56,17 @@ def checked_options(
         if name not in fixed
     }
     hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
-    objects = {name for name in parameters if hints[name] is Any}  # of another library's classes
+    # What is annotated as `Any` takes objects of another library, which no text can say.
+    objects = {name for name in parameters if hints[name] is Any}
     writable = sorted(set(parameters) - _SECRETS - objects)
     variable = next((name for name in writable if name.endswith("_env")), "api_key_env")
-    for name in given:
+    for name in options:
         if name in _SECRETS:
             raise ConfigError(
                 f"`{name}` is a secret and can't stand in a spec or file; put it in an "
                 f"environment variable and name that variable with `{variable}`"
             )
-        if name in _OF_THE_CALL and name not in writable:
+        if name in _CALL_SETTINGS and name not in writable:
             raise ConfigError(
                 f"`{name}` is no option of {what}: the backend scores all documents; give `top_n` "
                 "or `min_score` to rerank() or to the adapter"
@@ -73,11 +74,11 @@ def checked_options(
         if name not in writable:
             raise ConfigError(unknown("option", name, writable, f" for {what}"))
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given:
+        if parameter.default is parameter.empty and name not in options:
             raise ConfigError(
                 f"{what} needs the option `{name}`; valid options: {_listed(writable)}"
             )
-    return {name: _converted(name, value, hints[name]) for name, value in given.items()}
+    return {name: _converted(name, value, hints[name]) for name, value in options.items()}
 
 
 def changed_options(constructor: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,22 +87,22 @@ def changed_options(constructor: type, values: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in values.items() if value != parameters[name].default}
 
 
-def with_options(said: Mapping[str, object], text: str) -> dict[str, object]:
-    """Add the options in `text`, as in `"a=1&b=2"`, to what is said already.
+def with_options(options: Mapping[str, object], text: str) -> dict[str, object]:
+    """Return `options` and those in `text`, as in `"a=1&b=2"`.
 
     Raises:
         ConfigError: an option has no value, or is given twice.
     """
-    options = dict(said)
+    all_options = dict(options)
     for part in filter(None, text.split("&")):
         name, equals, value = part.partition("=")
         name = unquote(name)
         if not equals:
             raise ConfigError(f"option {name!r} has no value; write {name}=VALUE")
-        if name in options:
+        if name in all_options:
             raise ConfigError(f"option {name!r} is given twice")
-        options[name] = unquote(value)  # `+` stays: model names may contain it
-    return options
+        all_options[name] = unquote(value)  # `+` stays: model names may contain it
+    return all_options
 
 
 def check_variable(option: str, name: str | None, example: str) -> None:
@@ -121,8 +122,8 @@ def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:
     """Say that `name` is not among `valid`, which it lists, with the likeliest correction."""
     valid = list(valid)
     other = _OTHER_NAMES.get(name, "")
-    known = other.partition("=")[0] in valid
-    close = [other] if known else difflib.get_close_matches(name, valid, n=1)
+    exists_here = other.partition("=")[0] in valid
+    close = [other] if exists_here else difflib.get_close_matches(name, valid, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {what} {name!r}{where}; {guess}valid: {_listed(valid)}"
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, is_typeddict
 
 from tests.support.places import ROOT
 
@@ -22,6 +22,9 @@ PAGE = ROOT / "docs" / "reference.md"
 PUBLIC = (
     "rerank_plugins",
     "rerank_plugins.backend",
+    "rerank_plugins.content",
+    "rerank_plugins.scores",
+    "rerank_plugins.ranking",
     "rerank_plugins.errors",
     "rerank_plugins.result",
     "rerank_plugins.spec",
@@ -72,7 +75,7 @@ def section(module: ModuleType) -> str:
     for name in module.__all__:
         value = getattr(module, name)
         lines.append(f"- **`{name}{signature(value)}`**: {summary(module, name)}")
-        if inspect.isclass(value) and value.__module__ == home(module, name).__name__:
+        if inspect.isclass(value) and module.__name__ != PUBLIC[0]:  # there it is a list of names
             lines += [f"  - `{method}`: {text}" for method, text in methods(value)]
     return "\n".join([*lines, ""])
 
@@ -126,7 +129,7 @@ def methods(value: type) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(member, property | functools.cached_property):
             text, shown = first_line(member.__doc__), name
-        elif inspect.isfunction(function):
+        elif inspect.isfunction(function) and function.__module__ == value.__module__:
             text, shown = first_line(function.__doc__), name + signature(function, method=True)
         else:
             continue
@@ -136,13 +139,17 @@ def methods(value: type) -> Iterator[tuple[str, str]]:
 
 def signature(value: Any, *, method: bool = False) -> str:
     """Return the parameters of a function or a class, with defaults and without types."""
-    if not callable(value) or (inspect.isclass(value) and issubclass(value, BaseException)):
+    if not inspect.isclass(value) and not inspect.isroutine(value):
         return ""
-    try:
-        parameters = [*inspect.signature(value).parameters.values()]
-    except (TypeError, ValueError):  # a type alias
+    if inspect.isclass(value) and (issubclass(value, BaseException) or is_protocol(value)):
         return ""
+    parameters = [*inspect.signature(value).parameters.values()]
     return f"({', '.join(shown(parameters[method:]))})"
+
+
+def is_protocol(value: type) -> bool:
+    """Say whether a class is a type that others fulfil, or of a mapping's keys."""
+    return getattr(value, "_is_protocol", False) or is_typeddict(value)
 
 
 def shown(parameters: list[inspect.Parameter]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rerank_plugins._internal.encoding import check_encodable
 from rerank_plugins.errors import UnsupportedInputError
 
 __all__ = [
@@ -14,7 +15,6 @@ __all__ = [
     "Document",
     "Query",
     "Requests",
-    "check_encodable",
     "check_request",
     "check_texts",
 ]
@@ -62,6 +62,7 @@ class Query:
 
 
 Document: TypeAlias = str | Content
+"""What is scored against a query; a plain string is the rule."""
 
 Requests: TypeAlias = Sequence[tuple[str | Query, Sequence[Document]]]
 """`(query, documents)` pairs."""
@@ -176,23 +177,6 @@ def _check_document(document: Document, position: int, inputs: Collection[str]) 
             )
         check_encodable(text, f"document {position}")
     return text if image is None else document  # type: ignore[return-value]  # checked: a string
-
-
-def check_encodable(text: str, what: str) -> None:
-    """Check that `text`, which messages call `what`, can be written as UTF-8.
-
-    Raises:
-        UnsupportedInputError: it holds a lone surrogate.
-    """
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise UnsupportedInputError(
-            f"{what} holds a lone surrogate (U+{ord(text[exc.start]):04X} at {exc.start}), which "
-            "is not text; clean it with text.encode('utf-8', 'replace').decode()"
-        ) from None
 
 
 def _type(value: object) -> str:

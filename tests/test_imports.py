@@ -16,34 +16,36 @@ if not PACKAGE.exists():  # the tests run against an installed wheel
 
     PACKAGE = Path(rerank_plugins.__file__).parent
 
-# Each layer may import the layers named for it; nothing imports sideways.
-VALUES = {"errors", "content", "scores"}
-INTERFACE = VALUES | {"_internal", "backend", "ranking"}
-LAYERS = {
-    "errors": set(),
+ARROWS = (
+    "errors ← {content, scores} ← {backend, hooks, ranking} ← scheduler ← {backends, wrappers}"
+    " ← spec ← {langchain, llama_index, result} ← {bench, evaluation} ← server ← cli"
+)
+"""An arrow points at what is imported; nothing imports sideways within braces."""
+INTERFACE = {"_internal", "errors", "content", "scores", "ranking", "backend"}
+ASIDE = {
     "_internal": {"errors"},
-    "content": {"errors"},
-    "scores": {"errors"},
-    "ranking": {"errors", "_internal", "scores"},
-    "hooks": {"errors", "_internal"},
-    "backend": VALUES,
-    "scheduler": INTERFACE | {"hooks"},
-    "backends": INTERFACE | {"hooks", "scheduler"},
-    "wrappers": INTERFACE | {"hooks", "scheduler"},
-    "testing": INTERFACE,
-    "spec": INTERFACE | {"backends", "wrappers"},
     "_adapter": INTERFACE | {"hooks"},
-    "result": INTERFACE | {"_adapter", "spec"},
-    "langchain": INTERFACE | {"_adapter", "spec"},
-    "llama_index": INTERFACE | {"_adapter", "spec"},
-    "evaluation": INTERFACE | {"result", "spec"},
-    "bench": INTERFACE | {"result", "spec"},
-    "server": INTERFACE | {"", "backends", "hooks", "scheduler", "spec", "wrappers"},
-    "": INTERFACE | {"result", "spec"},
+    "": INTERFACE | {"spec", "result"},
+    "testing": INTERFACE,
+    "__main__": {"cli"},
 }
-LAYERS["_internal"] |= {"content", "ranking", "scores"}  # its tables of results
-LAYERS["cli"] = set(LAYERS)
-LAYERS["__main__"] = {"cli"}
+"""What stands beside the arrows ("" is the façade), and all that it may import."""
+SHARED_AFTER = {"errors": {"_internal"}, "spec": {"_adapter"}, "result": {""}}
+"""From which layer on what stands aside may be imported."""
+ADAPTERS = {"langchain", "llama_index"}
+
+
+def allowed():
+    """Return what each layer may import: all to its left but the adapters, which nothing needs."""
+    layers, left = dict(ASIDE), set()
+    for tier in ARROWS.split(" ← "):
+        names = set(tier.strip("{}").split(", "))
+        layers |= {name: set(left) for name in names}
+        left |= (names - ADAPTERS).union(*(SHARED_AFTER.get(name, ()) for name in names))
+    return layers
+
+
+LAYERS = allowed()
 
 HEAVY = {
     "fastapi",
@@ -77,8 +79,12 @@ def layer(path):
 
 
 def imported(path):
-    """Yield the dotted name of everything that `path` imports, at any depth of its code."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Yield the dotted name of everything that `path` imports, at any depth of its code.
+
+    What all may import may name the types of others, for type checkers alone.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in running(tree) if layer(path) == "_internal" else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -87,6 +93,15 @@ def imported(path):
                 yield from (f"rerank_plugins.{alias.name}" for alias in node.names)
             else:
                 yield node.module
+
+
+def running(node):
+    """Yield each node of the tree but those for type checkers alone."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from running(child)
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -102,6 +117,14 @@ def test_modules_import_inwards_only(path):
             assert target in LAYERS[own] | {own}, f"{own or 'the façade'} imports {name}"
         if package in HOMES:
             assert HOMES[package] == own, f"{own} imports {name}"
+
+
+def test_the_arrows_are_those_of_the_contributing_page():
+    assert ARROWS in (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+
+
+def test_every_module_has_a_layer():
+    assert {layer(path) for path in SOURCES} == LAYERS.keys()
 
 
 def modules_after(statement):
@@ -150,8 +173,7 @@ def test_exports_exist(path):
         return
     (names,) = exported
     defined = {getattr(node, "name", "") for node in tree.body}
-    lazy = [node.body for node in tree.body if isinstance(node, ast.If)]  # for type checkers
-    for node in [*tree.body, *(node for body in lazy for node in body)]:
+    for node in tree.body:
         if isinstance(node, ast.Assign):
             names_in = (n for target in node.targets for n in ast.walk(target))
             defined |= {getattr(name, "id", "") for name in names_in}

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from rerank_plugins._internal.html import HTML, Templates, join
-from rerank_plugins.content import Content, Document
-from rerank_plugins.ranking import Ranked
-from rerank_plugins.scores import Scale
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from rerank_plugins.content import Content, Document
+    from rerank_plugins.ranking import Ranked
+    from rerank_plugins.scores import Scale
 
 __all__ = [
     "COLOURS",

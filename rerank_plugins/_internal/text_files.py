@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rerank_plugins.content import check_encodable
+from rerank_plugins._internal.encoding import check_encodable
 from rerank_plugins.errors import DataError, UnsupportedInputError
 
 __all__ = [

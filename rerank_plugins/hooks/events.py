@@ -227,6 +227,7 @@ Event: TypeAlias = (
     | BatchShrunk
     | Dropped
 )
+"""What a hook receives."""
 
 
 class Hook(Protocol):

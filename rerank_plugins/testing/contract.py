@@ -85,6 +85,7 @@ class BackendContract(ABC):
         """Build a fresh backend that works."""
 
     def assert_close(self, expected: Sequence[float], actual: Sequence[float]) -> None:
+        """Compare scores, each within `tolerance`."""
         assert len(expected) == len(actual)
         for one, other in zip(expected, actual, strict=True):
             assert math.isclose(one, other, rel_tol=0.0, abs_tol=self.tolerance), (

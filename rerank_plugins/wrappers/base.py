@@ -61,7 +61,9 @@ class Wait:
 
 
 Step: TypeAlias = Call | Do | Sleep | Wait
+"""What a flow may ask for."""
 Flow: TypeAlias = Generator[Step, Any, list[Scores]]
+"""How a wrapper scores: it yields steps, is sent their results, and returns the scores."""
 
 
 class WrapperBackend(Backend):

@@ -81,6 +81,7 @@ class ModelProcess(Backend):
         """Of the current supervisor: a later call, even during `close`, starts another one."""
 
     def reset_after_fork(self) -> None:
+        """Leave the workers to the parent process; the next call starts one of this process."""
         for worker in (self._worker, self._next_worker):
             if worker is not None:
                 worker.disown()

@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import GenericAlias, ModuleType
 from typing import Any, is_typeddict
 
 from tests.support.places import ROOT
@@ -139,11 +139,15 @@ def methods(value: type) -> Iterator[tuple[str, str]]:
 
 def signature(value: Any, *, method: bool = False) -> str:
     """Return the parameters of a function or a class, with defaults and without types."""
-    if not inspect.isclass(value) and not inspect.isroutine(value):
+    is_class = isinstance(value, type) and not isinstance(value, GenericAlias)
+    if not is_class and not inspect.isroutine(value):
         return ""
-    if inspect.isclass(value) and (issubclass(value, BaseException) or is_protocol(value)):
+    if is_class and (issubclass(value, BaseException) or is_protocol(value)):
         return ""
-    parameters = [*inspect.signature(value).parameters.values()]
+    try:
+        parameters = [*inspect.signature(value).parameters.values()]
+    except ValueError:  # a class whose constructor is written in C
+        return ""
     return f"({', '.join(shown(parameters[method:]))})"
 
 

@@ -5,8 +5,10 @@ import pkgutil
 
 import pytest
 
-for extra in ("fastapi", "langchain_core", "llama_index.core", "opentelemetry"):
-    pytest.importorskip(extra, reason="needs all extras")
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
+pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
+pytest.importorskip("opentelemetry", reason="needs the extra `opentelemetry`")
 
 import rerank_plugins
 from tests.integration.docs.reference import PAGE, PUBLIC, own_doc, page, summary

@@ -1,6 +1,7 @@
 """Who may import whom, and what `import rerank_plugins` may load."""
 
 import ast
+import itertools
 import json
 import subprocess
 import sys
@@ -172,8 +173,10 @@ def test_exports_exist(path):
     if not exported:
         return
     (names,) = exported
-    defined = {getattr(node, "name", "") for node in tree.body}
-    for node in tree.body:
+    for_types = [node.body for node in tree.body if isinstance(node, ast.If)]  # loaded when asked
+    body = [*tree.body, *itertools.chain(*for_types)]
+    defined = {getattr(node, "name", "") for node in body}
+    for node in body:
         if isinstance(node, ast.Assign):
             names_in = (n for target in node.targets for n in ast.walk(target))
             defined |= {getattr(name, "id", "") for name in names_in}

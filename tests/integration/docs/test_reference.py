@@ -32,7 +32,8 @@ def test_all_that_is_exported_has_a_docstring(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_methods_have_a_docstring_of_their_own_or_inherited(name):
     module = importlib.import_module(name)
-    classes = [value for value in map(vars(module).get, module.__all__) if isinstance(value, type)]
+    exports = [getattr(module, export) for export in module.__all__]
+    classes = [value for value in exports if isinstance(value, type)]
     silent = [
         f"{value.__name__}.{attribute}"
         for value in classes

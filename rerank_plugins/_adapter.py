@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 DEFAULT_TOP_N = 3
-"""How many documents an adapter keeps unless told otherwise."""
+"""How many documents an adapter keeps by default."""
 
 RETRIEVER_RANK = "retriever_rank"
 """Metadata key: the place the retriever gave the document, from 1. Marks a reranked document."""
@@ -47,7 +47,7 @@ RETRIEVER_SCORE = "retriever_score"
 
 RERANK_STATUS = "rerank_status"
 """Metadata key: `"scored:NAME"` where there was a choice of backends, `"fallback:ERROR"` where
-no backend scored and the documents kept their order. Absent if there is nothing to tell."""
+no backend scored and the documents kept their order. Absent otherwise."""
 
 RERANK_TRUNCATED = "rerank_truncated"
 """Metadata key: True on a document of which the model read a part only. Absent on others."""

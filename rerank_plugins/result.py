@@ -34,7 +34,7 @@ class RankedDocument:
     score: float
     """Its score, on the scale of the backend."""
     document: Document
-    """The document as it was given."""
+    """The caller's own document."""
     truncated: bool = False
     """Whether the model read a part of it only."""
     passage: Passage | None = None
@@ -56,7 +56,7 @@ class RerankResult(Sequence[RankedDocument]):
     query: str | Query
     """What the documents were ranked for."""
     documents: tuple[Document, ...]
-    """All documents as they were given, in their first order."""
+    """All documents of the request, in their order there."""
     ranked: tuple[Ranked, ...]
     """The places of the documents that were kept, best first, as `rank()` returns them."""
     scores: Scores
@@ -133,7 +133,7 @@ def rerank(
 
     Args:
         query: what to rank by.
-        documents: the candidates, in the order in which they were found.
+        documents: the candidates, in the retriever's order.
         backend: anything `load_backend()` takes.
         top_n: keep at most this many; None keeps all.
         min_score: keep scores of at least this, on the scale of the backend.

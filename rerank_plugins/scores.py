@@ -40,7 +40,7 @@ class Scores(Sequence[float]):
     """The scores of one request, in the order of its documents, with what is known about them.
 
     A sequence of floats that equals a list of the same floats. Facts are kept per document by its
-    position; a fact that nobody told is empty or None.
+    position; a fact that nobody knows is empty or None.
     """
 
     values: tuple[float, ...]

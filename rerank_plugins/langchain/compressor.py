@@ -45,8 +45,8 @@ class RerankCompressor(
 
         {"documents": retriever, "query": RunnablePassthrough()} | RerankCompressor(top_n=5)
 
-    Documents come back as copies, best first, with their id, class and metadata; those given
-    are not changed, and equal scores keep their order. The copies' metadata gains
+    Documents come back as copies, best first, with their id, class and metadata; yours are not
+    changed, and equal scores keep their order. The copies' metadata gains
 
     - `relevance_score`: the new score, a float on the scale of the backend;
     - `retriever_rank`: the document's place before reranking, from 1;
@@ -147,14 +147,15 @@ class RerankCompressor(
         request = self._request(input, kwargs)
         return await self._acall_with_config(self._arerank, request, self._traced(config))
 
-    def _request(self, given: RerankInput, settings: Mapping[str, Any]) -> RerankInput:
+    def _request(self, chain_input: RerankInput, settings: Mapping[str, Any]) -> RerankInput:
         """Return the whole request, with the settings that hold for it."""
-        if not isinstance(given, Mapping):
+        if not isinstance(chain_input, Mapping):
             raise UnsupportedInputError(
                 "the input must be a mapping {'documents': […], 'query': '…'}, "
-                f"not `{type(given).__name__}`"
+                f"not `{type(chain_input).__name__}`"
             )
-        request = {"top_n": self.top_n, "min_score": self.min_score, **given, **settings}
+        defaults = {"top_n": self.top_n, "min_score": self.min_score}
+        request = {**defaults, **chain_input, **settings}
         valid = RerankInput.__annotations__
         unknown = [str(name) for name in request if name not in valid]
         refuse_unknown(unknown, valid=valid, where=f"{type(self).__name__}.invoke")

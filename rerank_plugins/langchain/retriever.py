@@ -90,16 +90,16 @@ class RerankRetriever(Reranker, BaseRetriever):
     ) -> list[Document]:
         compressor = self._compressor(kwargs)
         child: RunnableConfig = {"callbacks": run_manager.get_child()}
-        found = self.retriever.invoke(query, child, **kwargs)
-        return compressor.invoke({"documents": found, "query": query}, child)
+        candidates = self.retriever.invoke(query, child, **kwargs)
+        return compressor.invoke({"documents": candidates, "query": query}, child)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         compressor = self._compressor(kwargs)
         child: RunnableConfig = {"callbacks": run_manager.get_child()}
-        found = await self.retriever.ainvoke(query, child, **kwargs)
-        return await compressor.ainvoke({"documents": found, "query": query}, child)
+        candidates = await self.retriever.ainvoke(query, child, **kwargs)
+        return await compressor.ainvoke({"documents": candidates, "query": query}, child)
 
     def _compressor(self, settings: dict[str, Any]) -> RerankCompressor:
         """Take the reranker's settings for this call out of `settings`, and build it."""

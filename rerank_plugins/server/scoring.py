@@ -160,7 +160,12 @@ def select_scoring(
     remote: bool,
     max_length: int,
 ) -> Scoring:
-    """Return shared batches for a pointwise model on this machine; else concurrent requests."""
-    if remote or not backend.cacheable:
+    """Return shared batches for one pointwise model on this machine; else concurrent requests.
+
+    A batch may split a request, whose documents one model must score, and all in view of each
+    other if the model is listwise.
+    """
+    has_one_model = all(len(part.children) <= 1 for part in backend.walk())
+    if remote or not backend.pointwise or not has_one_model:
         return ConcurrentScoring(backend, settings, hooks)
     return BatchedScoring(backend, settings, hooks, max_length)

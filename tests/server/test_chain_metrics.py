@@ -63,7 +63,13 @@ def test_a_fallback_and_the_attempts_before_it_are_counted():
     assert requests[("outcome", "ok"), ("route", "/v1/rerank")] == 1  # counted once, at the edge
 
 
-@pytest.mark.parametrize("wrap", [lambda backend: backend, ModelProcess], ids=["here", "process"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda backend: backend, id="here"),
+        pytest.param(ModelProcess, id="process", marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_local_model_did_is_counted(checkpoint, wrap):
     """Also where it has a process of its own, which knows no metrics."""
     backend = load_backend(f"local:{checkpoint('bert')}?engine=torch&attention=padded")

@@ -40,6 +40,7 @@ def with_a_gpu(record, backend):
     torch_engine.load_model = load_here
 
 
+@pytest.mark.slow  # loads torch in two processes
 def test_each_model_of_a_chain_gets_its_own_limit(checkpoint, tmp_path):
     model = {"kind": "local", "model": checkpoint("bert"), "engine": "torch", "dtype": "float32"}
     chain = load_backend(

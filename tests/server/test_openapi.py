@@ -116,6 +116,7 @@ def test_replies_are_as_described(case, url):
     check(case, url)
 
 
+@pytest.mark.slow  # as the test above, for more statuses
 @guarded_cases.parametrize()
 @few
 def test_replies_to_those_with_a_key_are_as_described(case, guarded_url):

@@ -6,6 +6,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins import ConfigError
 from rerank_plugins.server import ServerSettings
+from rerank_plugins.server.settings import read_settings
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
@@ -43,3 +44,42 @@ def test_a_wrong_value_names_the_setting_and_what_it_may_be(option, value, messa
         ServerSettings(**{option: value})
 
     assert f"`{option}` must be {message}, not {value!r}" == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("prot = 1", "unknown setting 'prot' in the table `server`; did you mean 'port'?"),
+        ("gpu_memory_fraction = 0.5", "an option of a local model: set it in [backend]"),
+        ("queue_seconds = -1.0", "`queue_seconds` must be a number of seconds above 0, not -1.0"),
+        ('queue_seconds = "soon"', "`queue_seconds` must be float, not 'soon'"),
+        ('ui = false\ncompare = ["embedded"]', "`compare` is for the page at /ui: set `ui = true`"),
+        ('client_rate = "often"', '`client_rate` must be a rate such as "600/minute"'),
+        ('model_names = "one"', "`model_names` must be a list of strings, not 'one'"),
+        ("jwt = 1", "`jwt` must be a table; write: [server.jwt]"),
+        ("api_keys = 1", "unknown setting 'api_keys'"),
+    ],
+)
+def test_a_file_with_a_wrong_setting_is_refused(tmp_path, table, message):
+    file = tmp_path / "rerank.toml"
+    file.write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}\n')
+    with pytest.raises(ConfigError) as caught:
+        read_settings(str(file))
+
+    assert message in str(caught.value)
+
+
+def test_a_server_that_is_not_a_table_is_refused(tmp_path):
+    file = tmp_path / "rerank.toml"
+    file.write_text("server = 1\n")
+    with pytest.raises(ConfigError, match="`server` must be a table, not 1"):
+        read_settings(str(file))
+
+
+def test_overrides_replace_the_settings_of_a_file(tmp_path):
+    file = tmp_path / "rerank.toml"
+    file.write_text('[backend]\nkind = "embedded"\n[server]\nport = 1\nmax_documents = 5\n')
+    tables, settings = read_settings(str(file), {"port": 2})
+
+    assert {"backend": {"kind": "embedded"}} == tables
+    assert (2, 5) == (settings.port, settings.max_documents)

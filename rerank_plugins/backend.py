@@ -174,9 +174,9 @@ def as_scores(scores: Sequence[object], count: int, backend: Backend) -> Scores:
     Raises:
         InvalidResponse: the count differs, or a score is not a finite number.
     """
-    values = check_scores(scores, count)
-    if isinstance(scores, Scores):
+    if isinstance(scores, Scores) and len(scores) == count:  # finite, or it could not be made
         return scores
+    values = check_scores(scores, count)
     if not values:
         return Scores((), scale=backend.scale)
     return Scores(values, backend=backend.name, model=backend.model, scale=backend.scale)

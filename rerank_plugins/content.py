@@ -115,7 +115,12 @@ def check_request(
             f"`documents` must be a sequence such as a list, not {_type(documents)}"
         )
     return query, CheckedDocuments(
-        _check_document(document, position, inputs) for position, document in enumerate(documents)
+        [
+            document
+            if type(document) is str and document.isascii()  # most: no call for each
+            else _check_document(document, position, inputs)
+            for position, document in enumerate(documents)
+        ]
     )
 
 

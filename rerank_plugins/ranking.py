@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rerank_plugins._internal.checks import check_integer
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.scores import check_scores, is_finite
+from rerank_plugins.scores import Scores, check_scores, is_finite
 
 __all__ = ["Ranked", "check_cut", "rank"]
 
@@ -37,7 +37,7 @@ def rank(
         InvalidResponse: a score is not a finite number.
     """
     check_cut(top_n=top_n, min_score=min_score)
-    finite = check_scores(scores, len(scores))
+    finite = scores.values if isinstance(scores, Scores) else check_scores(scores, len(scores))
     order = sorted(range(len(finite)), key=finite.__getitem__, reverse=True)
     ranked = [Ranked(index, finite[index]) for index in order]
     if min_score is not None:

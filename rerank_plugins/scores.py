@@ -39,8 +39,11 @@ class Passage(NamedTuple):
 class Scores(Sequence[float]):
     """The scores of one request, in the order of its documents, with what is known about them.
 
-    A sequence of floats that equals a list of the same floats. Facts are kept per document by its
-    position; a fact that nobody knows is empty or None.
+    A sequence of finite floats that equals a list of the same floats. Facts are kept per document
+    by its position; a fact that nobody knows is empty or None.
+
+    Raises:
+        InvalidResponse: a value is not a finite number.
     """
 
     values: tuple[float, ...]
@@ -76,7 +79,7 @@ class Scores(Sequence[float]):
         usage: Usage | None = None,
     ) -> None:
         keep = object.__setattr__  # the class is frozen
-        keep(self, "values", tuple(values))
+        keep(self, "values", _finite(tuple(values)))
         keep(self, "backend", backend)
         keep(self, "model", model)
         keep(self, "scale", scale)
@@ -173,6 +176,13 @@ class Scores(Sequence[float]):
             cached=cached,
             usage=usage,
         )
+
+
+def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Return values as finite Python floats; for those that are, at the speed of C."""
+    if set(map(type, values)) <= {float} and all(map(math.isfinite, values)):
+        return values
+    return tuple(check_scores(values, len(values)))
 
 
 def check_scores(scores: Sequence[object], count: int) -> list[float]:

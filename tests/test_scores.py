@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from rerank_plugins import Backend, InvalidResponse, Passage, Scores, Usage
@@ -36,6 +37,19 @@ def test_scores_are_a_sequence():
         hash(scores)
     with pytest.raises(AttributeError):
         scores.cached = 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", True, 10**400])
+def test_scores_are_finite_or_there_are_none(value):
+    with pytest.raises(InvalidResponse, match=r"score 1 of 2 is .*, which is not a finite number"):
+        Scores([0.5, value])
+
+
+def test_numbers_of_other_types_become_floats():
+    scores = Scores([1, np.float32(0.5)])
+
+    assert [1.0, 0.5] == scores
+    assert all(type(score) is float for score in scores)
 
 
 def test_facts_survive_pickle():

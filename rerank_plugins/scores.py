@@ -199,6 +199,9 @@ def check_scores(scores: Sequence[object], count: int) -> list[float]:
         raise InvalidResponse(f"got `{type(scores).__name__}`, not a list of scores") from None
     if length != count:
         raise InvalidResponse(f"got {length} scores for {count} documents")
+    floats = {*map(type, scores)} == {float}
+    if floats and all(map(math.isfinite, scores)):  # type: ignore[arg-type]  # all are floats
+        return [*scores]  # type: ignore[list-item]  # likewise; no call for each, as below
     for position, score in enumerate(scores):
         if not is_finite(score):
             raise InvalidResponse(

@@ -4,7 +4,7 @@
 
 One `score()` of ten new documents through hooks, cache, circuit breaker, retries and the HTTP
 client, after a request that opened the connection. It prints how many Python calls stay in this
-package, in how many functions and files, and how often the texts were checked. A count does not
+package, in how many functions and files, and how often each text was checked. A count does not
 vary from run to run, where a time of microseconds does.
 """
 
@@ -22,7 +22,8 @@ import rerank_plugins
 from rerank_plugins import load_backend
 
 PACKAGE = Path(rerank_plugins.__file__).parent
-CHECKS = {"check_texts", "check_request"}
+QUERY = "which animal eats bamboo?"
+DOCUMENTS = [f"animal {i}" for i in range(10)]
 
 
 class _TEI(BaseHTTPRequestHandler):
@@ -63,10 +64,10 @@ def census() -> Counter[tuple[str, str]]:
         "instrument": {"hooks": ["logging"]},
     }
     with load_backend(chain) as backend:
-        backend.score("which animal eats bamboo?", ["a cat", "a dog"])
+        backend.score(QUERY, ["a cat", "a dog"])
         sys.setprofile(count)
         try:
-            backend.score("which animal eats bamboo?", [f"animal {i}" for i in range(10)])
+            backend.score(QUERY, DOCUMENTS)
         finally:
             sys.setprofile(None)
     server.shutdown()
@@ -77,10 +78,10 @@ def census() -> Counter[tuple[str, str]]:
 def report(calls: Counter[tuple[str, str]]) -> str:
     """Say in one line what was counted."""
     files = {file for file, _ in calls}
-    checks = sum(times for (_, function), times in calls.items() if function in CHECKS)
+    checks = sum(times for (_, function), times in calls.items() if function == "check_encodable")
     return (
         f"{calls.total()} calls, {len(calls)} functions, {len(files)} files, "
-        f"texts checked {checks} times\n"
+        f"each text checked {checks / (1 + len(DOCUMENTS)):.0f} times\n"
     )
 
 

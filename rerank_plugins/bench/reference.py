@@ -1,4 +1,4 @@
-"""sentence-transformers as its users call it: what our speed and scores are held against."""
+"""sentence-transformers as its users call it: the reference for our speed and scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ReferenceBackend"]
 class ReferenceBackend(Backend):
     """Scores with `sentence_transformers.CrossEncoder.predict` and its default settings.
 
-    For comparisons; `local:MODEL` is the backend to use. The scale is the checkpoint's own.
+    For comparisons only; to rerank, use `local:MODEL`. The scale is the checkpoint's own.
 
     Args:
         model: a folder, or the id of a model on the hub.

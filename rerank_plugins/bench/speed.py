@@ -1,4 +1,4 @@
-"""How fast backends are, side by side in one run."""
+"""The speed of backends, measured side by side in one run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rerank_plugins.errors import ConfigError
 __all__ = ["WARM_UP", "Speed", "compare_speed"]
 
 WARM_UP = 2
-"""Calls per backend that are not measured, unless told otherwise."""
+"""Unmeasured calls per backend, by default."""
 
 _THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
@@ -28,10 +28,10 @@ class Speed:
     seconds: tuple[float, ...]
     """Wall time of each call, in the order of the calls."""
     cpu_seconds: tuple[float, ...]
-    """Processor time of each call, all threads of the process together."""
+    """Processor time of each call, summed over the threads of the process."""
 
     def percentile(self, percent: float) -> float:
-        """Wall seconds within which this share of the calls ended (nearest rank)."""
+        """Return the wall seconds within which this share of the calls ended (nearest rank)."""
         return percentile(self.seconds, percent)
 
     @property
@@ -41,7 +41,7 @@ class Speed:
 
     @property
     def cpu_per_pair(self) -> float:
-        """Processor seconds per pair, at the median call; 0 for a remote backend's waiting."""
+        """Processor seconds of this process per pair, at the median call."""
         return percentile(self.cpu_seconds, 50) / self.shape.pairs
 
 
@@ -55,20 +55,20 @@ def compare_speed(
     processor_clocks: Mapping[str, Callable[[], float]] = _THIS_PROCESS,
     on_call: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
-    """Time each backend on the same requests, in turns, so that noise meets all alike.
+    """Time each backend on the same requests, in turns, so that noise affects all alike.
 
-    Every call brings new requests, so no cache of texts or scores helps, and the order of the
-    backends changes with every round. Read ratios; digits belong to the machine and the moment.
+    Every call has new requests, so that no cache helps, and the order of the backends changes
+    every round. Compare the ratios: absolute times depend on the machine and the moment.
 
     Args:
-        backends: what to measure, by the name to show.
-        shape: how many pairs a call has.
-        workload: where the texts come from.
+        backends: the backends to measure, by the name to show.
+        shape: queries and documents per call.
+        workload: the source of the texts.
         calls: measured calls per backend.
         warm_up: unmeasured calls before them; the first loads the model.
-        processor_clocks: for those that score in another process, by name, what tells the
-            processor seconds which that process has used.
-        on_call: called after each call, measured or not, to show progress.
+        processor_clocks: name → the processor seconds used so far, for backends that score in
+            another process.
+        on_call: called after every call, to show progress.
 
     Raises:
         ConfigError: there is nothing to measure.

@@ -1,4 +1,4 @@
-"""Which settings of a local model are fastest on this machine, and whether scores stay the same."""
+"""Find the fastest settings of a local model on this machine that keep its scores."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rerank_plugins.spec import load_backend
 __all__ = ["SAME", "Trial", "Tuning", "tune"]
 
 SAME = 1e-3
-"""Logits that differ by less are called the same: rounding in float32 stays far below."""
+"""Logits that differ by less count as the same; float32 rounding stays far below."""
 
 _GAIN = 1.03
-"""What is not faster by so much is noise, and no reason for another setting."""
+"""A smaller speedup than this is taken for noise."""
 _CHECKED = 2
-"""Queries whose scores are held against the reference's."""
+"""Queries whose scores are compared with the reference."""
 _CHECKED_DOCUMENTS = 20
-"""Their documents, at most."""
+"""Documents per checked query, at most."""
 _FLOAT32: Sequence[Mapping[str, object]] = (
     {"engine": "onnx", "dtype": "float32"},
     {"engine": "torch", "dtype": "float32", "attention": "packed"},
@@ -58,36 +58,36 @@ _BATCH_TOKENS = (2_048, 8_192, 32_768)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One way to run the model, and what it gave."""
+    """One setting, its speed, and how its scores compare with the reference."""
 
     options: Mapping[str, object]
     """The options of the `local` backend, with the model."""
     ratio: float = 0.0
-    """How many times as fast as the settings that were given, at the median call; 0: it failed."""
+    """Speed relative to the original settings, at the median call; 0 if it failed."""
     seconds: float = 0.0
     """The median call, in seconds."""
     tau: float | None = None
-    """Kendall's τ-b to the exact scores, the mean over the queries checked."""
+    """Kendall's τ-b to the reference scores, averaged over the checked queries."""
     difference: float = math.inf
-    """The largest difference of a logit from the exact one."""
+    """The largest difference between a logit and the reference's."""
     error: str = ""
-    """Why it can't run here."""
+    """Why this setting can't run here; empty if it can."""
 
     @property
     def exact(self) -> bool:
-        """Whether the scores are those of float32, up to rounding."""
+        """Whether the scores equal those of float32, up to rounding."""
         return self.difference < SAME
 
     @property
     def spec(self) -> str:
-        """The spec string that says the same."""
+        """The setting as a spec string."""
         options = {key: value for key, value in self.options.items() if key not in _SUBJECT}
         model = quote(str(self.options["model"]), safe="/:.@\\~ ")
         return f"local:{model}" + (f"?{urlencode(options)}" if options else "")
 
     @property
     def toml(self) -> str:
-        """The table of a configuration file that says the same."""
+        """The setting as the table of a configuration file."""
         lines = (f"{key} = {_literal(value)}" for key, value in self.options.items())
         return "\n".join(("[backend]", *lines)) + "\n"
 
@@ -98,30 +98,32 @@ def _literal(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """All that was tried for a model, in order; the first is what was given."""
+    """All settings tried for a model, in order; the first one is the original."""
 
     trials: tuple[Trial, ...]
     best: Trial
-    """The fastest one whose scores may be used: exact, unless others were allowed."""
+    """The fastest setting with exact scores, or with any scores if those are allowed."""
     reference: str
-    """The spec of the exact scores."""
+    """The spec that gave the reference scores."""
     untried: int
-    """Settings for which there was no time."""
+    """Settings that the time did not allow."""
 
 
 class _Search:
-    """The trials so far, and the fastest of them, which stays loaded."""
+    """The trials so far; the fastest stays loaded."""
 
     def __init__(
         self, options: Mapping[str, object], workload: Workload, shape: Shape, calls: int
     ) -> None:
         self._workload, self._shape, self._calls = workload, shape, calls
         self._checks = workload.requests(Shape(_CHECKED, min(shape.documents, _CHECKED_DOCUMENTS)))
-        self._exact, self.reference = self._scored_exactly(options)
+        self._exact, self.reference = self._reference_scores(options)
         with ExitStack() as opened:
             self._leader = opened.enter_context(_loaded(options))
             self.facts = self._leader.describe()
-            self.best = self._tried(options, self._leader, self._times(given=self._leader)["given"])
+            self.best = self._trial(
+                options, self._leader, self._times(leader=self._leader)["leader"]
+            )
             self._opened = opened.pop_all()
         self.trials = [self.best]
 
@@ -129,38 +131,38 @@ class _Search:
         self._opened.close()
 
     def attempt(self, options: Mapping[str, object], *, coarse: bool) -> None:
-        """Try these settings beside the fastest so far; keep them loaded if they are faster."""
+        """Time a setting beside the fastest so far; keep it loaded if it is faster."""
         with ExitStack() as opened:
             try:
                 challenger = opened.enter_context(_loaded(options))
                 walls = self._times(leader=self._leader, challenger=challenger)
                 speedups = map(truediv, walls["leader"], walls["challenger"])
                 ratio = self.best.ratio * statistics.median(speedups)
-                trial = self._tried(options, challenger, walls["challenger"], ratio)
+                trial = self._trial(options, challenger, walls["challenger"], ratio)
             except (ConfigError, MissingDependencyError, BackendError) as error:
                 self.trials.append(Trial(options, error=str(error)))
                 return
             self.trials.append(trial)
             usable = coarse or trial.exact
-            # Where what was given is not exact itself, anything exact comes before it.
-            unfit = not (coarse or self.best.exact)
-            if usable and (unfit or trial.ratio > _GAIN * self.best.ratio):
+            # If the original setting is not exact itself, any exact one replaces it.
+            best_is_inexact = not (coarse or self.best.exact)
+            if usable and (best_is_inexact or trial.ratio > _GAIN * self.best.ratio):
                 self._opened.close()
                 self.best, self._leader, self._opened = trial, challenger, opened.pop_all()
 
     def _times(self, **backends: Backend) -> dict[str, tuple[float, ...]]:
-        found = compare_speed(backends, self._shape, self._workload, calls=self._calls, warm_up=1)
-        return {name: speed.seconds for name, speed in found.items()}
+        speeds = compare_speed(backends, self._shape, self._workload, calls=self._calls, warm_up=1)
+        return {name: speed.seconds for name, speed in speeds.items()}
 
-    def _tried(
+    def _trial(
         self,
         options: Mapping[str, object],
         backend: Backend,
         wall: Sequence[float],
         ratio: float = 1.0,
     ) -> Trial:
-        found = backend.score_many(self._checks)
-        queries = list(zip(found, self._exact, strict=True))
+        scores = backend.score_many(self._checks)
+        queries = list(zip(scores, self._exact, strict=True))
         taus = [tau for ours, exact in queries if (tau := kendall_tau(ours, exact)) is not None]
         difference = max(
             abs(a - b) for ours, exact in queries for a, b in zip(ours, exact, strict=True)
@@ -168,10 +170,10 @@ class _Search:
         tau = statistics.mean(taus) if taus else None
         return Trial(options, ratio, statistics.median(wall), tau, difference)
 
-    def _scored_exactly(
+    def _reference_scores(
         self, options: Mapping[str, object]
     ) -> tuple[Sequence[Sequence[float]], str]:
-        """Score with plain float32: torch's padded batches, or onnx where there is no torch."""
+        """Score with plain float32: torch with padded batches, or onnx where torch is missing."""
         kept = {key: value for key, value in options.items() if key not in _TUNED}
         failure: RerankError | None = None
         for way in _REFERENCES:
@@ -185,7 +187,7 @@ class _Search:
 
 
 _Stage: TypeAlias = Callable[[Mapping[str, object], Mapping[str, object]], list[dict[str, object]]]
-"""From the fastest settings so far, and what the model says of itself, to what to try next."""
+"""From the fastest settings so far and the model's description to the settings to try next."""
 
 
 def _loaded(options: Mapping[str, object]) -> Backend:
@@ -193,27 +195,27 @@ def _loaded(options: Mapping[str, object]) -> Backend:
 
 
 def _engines(
-    given: Mapping[str, object],
+    original: Mapping[str, object],
     facts: Mapping[str, object],
     *,
     coarse: bool,
 ) -> list[dict[str, object]]:
-    """Return other engines, dtypes and attentions that what was given leaves open."""
+    """Return the engines, dtypes and attentions that the original setting leaves open."""
     on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
     ways = [*_FLOAT32]
     if coarse:
         ways += _COARSE_GPU if on_gpu else _COARSE_CPU
     return [
-        {**given, **way}
+        {**original, **way}
         for way in ways
-        if all(given.get(key, value) == value for key, value in way.items())
+        if all(original.get(key, value) == value for key, value in way.items())
         and any(facts.get(key, value) != value for key, value in way.items())
         and not (on_gpu and way["engine"] == "onnx")
     ]
 
 
 def _threads(best: Mapping[str, object], facts: Mapping[str, object]) -> list[dict[str, object]]:
-    """Return other thread counts, unless one was given or a GPU does the work."""
+    """Return other thread counts, unless one is set or a GPU does the work."""
     if "threads" in best or not str(facts.get("device", "cpu")).startswith("cpu"):
         return []
     cores = usable_cpus()
@@ -229,6 +231,20 @@ def _batches(best: Mapping[str, object], facts: Mapping[str, object]) -> list[di
     return [{**best, "batch_tokens": size} for size in _BATCH_TOKENS]
 
 
+def _local_options(backend: Backend) -> dict[str, object]:
+    """Return the options of the one local model in a chain, but for its scale."""
+    local = [leaf for leaf in backend.walk() if leaf.kind == "local"]
+    if not local:
+        raise ConfigError(
+            f"only local models have engines to choose from, not {backend.label!r}; write: "
+            "local:MODEL"
+        )
+    if len(local) > 1:
+        labels = ", ".join(leaf.label for leaf in local)
+        raise ConfigError(f"the spec names several local models ({labels}); tune one of them")
+    return {name: value for name, value in local[0].to_spec().items() if name != "scale"}
+
+
 def tune(
     spec: str | Mapping[str, object],
     workload: Workload,
@@ -241,36 +257,31 @@ def tune(
 ) -> Tuning:
     """Try the engines, dtypes, batches and thread counts of a local model on this machine.
 
-    Options that the spec names stay as they are. Each setting is timed in turns with the fastest
-    one so far, on new texts; its scores are held against plain float32. The best engine is found
-    first, then its threads, then its batches, since trying all combinations would take hours.
+    Options that the spec sets are not changed. Each setting is timed in turns with the fastest
+    one so far, on new texts, and its scores are compared with plain float32. The engine is chosen
+    first, then its threads, then its batches: trying all combinations would take hours.
 
     Args:
-        spec: a `local:` model, as a string or mapping.
-        workload: the texts to measure with.
+        spec: a spec that names one `local:` model; wrappers and servers around it don't matter.
+        workload: the source of the texts.
         shape: queries and documents per call.
-        seconds: no trial begins that would probably end later; the given settings are always
+        seconds: no trial starts that would probably end later; the original setting is always
             measured.
         calls: measured calls per setting.
         allow_inexact: also try int8 and half precision, whose scores differ, and let them win.
-        on_trial: called with the trials done and known so far, to show progress.
+        on_trial: called with the number of trials done and known so far, to show progress.
 
     Raises:
-        ConfigError: the spec is wrong or names no local model, or no engine gives exact scores.
-        MissingDependencyError: what the spec names is not installed.
-        BackendError: the model does not work as given.
+        ConfigError: the spec is wrong, names no local model or several, or no engine gives exact
+            scores.
+        MissingDependencyError: the engine is not installed.
+        BackendError: the model fails with its original setting.
     """
     began = time.monotonic()
-    options = load_backend(spec).to_spec()
-    if options.get("kind") != "local":
-        raise ConfigError(
-            f"only local models have engines to choose from, not kind {options.get('kind')!r}; "
-            "write: local:MODEL"
-        )
-    options.pop("scale", None)
+    options = _local_options(load_backend(spec))
     coarse = allow_inexact or "dtype" in options
     search = _Search(options, workload, shape, calls)
-    longest = (time.monotonic() - began) / 2  # of the reference and the given settings
+    longest = (time.monotonic() - began) / 2  # of the reference and the original setting
     untried = 0
     try:
         stages: Sequence[_Stage] = (partial(_engines, coarse=coarse), _threads, _batches)

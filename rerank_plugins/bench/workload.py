@@ -1,4 +1,4 @@
-"""Texts to measure speed with: real words, realistic lengths, never the same twice."""
+"""Texts to measure speed with: real words, realistic lengths, no repetition."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rerank_plugins.errors import ConfigError
 __all__ = ["Mix", "Shape", "Workload"]
 
 Mix: TypeAlias = Literal["natural", "skewed"]
-"""`"natural"`: paragraphs of one kind. `"skewed"`: two of five are long, the others short."""
+"""`"natural"`: lengths of paragraphs. `"skewed"`: two of five are long, the others short."""
 
 _Points: TypeAlias = Sequence[tuple[float, int]]
 
 # Quantiles of tokens (WordPiece) per text. Natural: paragraphs and questions of SQuAD 1.1 dev
-# (Rajpurkar et al., 2016), as sampled in XQuAD. Skewed: made up, at about the same mean.
+# (Rajpurkar et al., 2016), as sampled in XQuAD. Skewed: invented, with about the same mean.
 _DOCUMENTS: Mapping[Mix, _Points] = {
     "natural": ((0, 34), (0.06, 96), (0.25, 119), (0.5, 143), (0.75, 184), (0.9, 250), (1, 480)),
     "skewed": ((0, 20), (0.3, 30), (0.58, 52), (0.6, 304), (0.8, 372), (1, 480)),
@@ -32,7 +32,7 @@ _QUERIES: _Points = ((0, 6), (0.25, 10), (0.5, 11), (0.75, 15), (1, 23))
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many queries are scored at once, and how many documents each has."""
+    """The size of a call: how many queries, and how many documents for each."""
 
     queries: int
     documents: int
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def pairs(self) -> int:
-        """How many (query, document) pairs that is."""
+        """Query-document pairs per call."""
         return self.queries * self.documents
 
     def __str__(self) -> str:
@@ -65,9 +65,9 @@ class Workload:
     """An endless supply of requests; equal seeds give equal texts.
 
     Args:
-        mix: how long the documents are; ignored when texts are given.
-        texts: documents to draw from in place of made-up ones.
-        query: the query to use with them; made up if None.
+        mix: the lengths of the generated documents; unused if `texts` has any.
+        texts: documents to draw from instead of generating them.
+        query: the query of every request; generated if None.
         seed: of the random choices.
 
     Raises:
@@ -90,28 +90,28 @@ class Workload:
         self._query = query
 
     def requests(self, shape: Shape) -> list[tuple[str, list[str]]]:
-        """Return new `(query, documents)` requests; made-up documents never repeat."""
+        """Return new `(query, documents)` requests; generated documents never repeat."""
         return [
-            (self._question(), [self._document() for _ in range(shape.documents)])
+            (self._next_query(), [self._next_document() for _ in range(shape.documents)])
             for _ in range(shape.queries)
         ]
 
-    def _question(self) -> str:
-        return self._query or self._made_up(_QUERIES)
+    def _next_query(self) -> str:
+        return self._query or self._generate(_QUERIES)
 
-    def _document(self) -> str:
+    def _next_document(self) -> str:
         if self._texts:
             return self._random.choice(self._texts)
-        return self._made_up(self._lengths)
+        return self._generate(self._lengths)
 
-    def _made_up(self, points: _Points) -> str:
+    def _generate(self, points: _Points) -> str:
         words, weights = _words()
         tokens = _quantile(points, self._random.random())
         return " ".join(self._random.choices(words, cum_weights=weights, k=tokens))
 
 
 def _quantile(points: _Points, share: float) -> int:
-    """Interpolate between the points of a distribution."""
+    """Interpolate between the known quantiles of a distribution."""
     at = max(1, bisect.bisect_left([point[0] for point in points], share))
     (left, low), (right, high) = points[at - 1], points[at]
     return round(low + (high - low) * (share - left) / (right - left))
@@ -119,7 +119,7 @@ def _quantile(points: _Points, share: float) -> int:
 
 @cache
 def _words() -> tuple[list[str], list[float]]:
-    """Words that are one token each, most frequent first, and their cumulative Zipf weights."""
+    """Return words of one token each, most frequent first, and their cumulative Zipf weights."""
     path = files("rerank_plugins.backends.embedded") / "tokenizer.json"
     vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
     words = [

@@ -1,4 +1,4 @@
-"""`rerank-plugins bench`: how fast backends are on this machine, side by side."""
+"""`rerank-plugins bench`: the speed of backends on this machine, side by side."""
 
 from __future__ import annotations
 
@@ -44,42 +44,45 @@ def bench(
     *,
     backends: Annotated[
         list[str] | None,
-        typer.Option("--backend", "-b", metavar="SPEC", help="The same, as in other commands."),
+        typer.Option("--backend", "-b", metavar="SPEC", help="As SPEC; once or more."),
     ] = None,
     tuned: Annotated[
         str | None,
         typer.Option("--tune", metavar="MODEL", help="Find the fastest settings of a local model."),
     ] = None,
     budget: Annotated[
-        float, typer.Option(min=1, help="Seconds that --tune may take, about.")
+        float, typer.Option(min=1, help="About how many seconds --tune may take.")
     ] = 120,
     allow_inexact: Annotated[
         bool,
-        typer.Option("--allow-inexact", help="Let --tune take int8 and half precision, too."),
+        typer.Option("--allow-inexact", help="Let --tune choose int8 or half precision."),
     ] = False,
     shapes: Annotated[
         list[str] | None,
         typer.Option(
             "--shape",
-            help="QUERIESxDOCUMENTS per call; may be given several times. "
+            help="QUERIESxDOCUMENTS per call, once or more. "
             "Else 1x20, 1x100 and 4x20; 1x20 for --tune.",
         ),
     ] = None,
-    mix: Annotated[str, typer.Option(help="Lengths of made-up documents: natural or skewed.")] = (
+    mix: Annotated[str, typer.Option(help="Lengths of generated documents: natural or skewed.")] = (
         "natural"
     ),
     file: Annotated[
         Path | None,
-        typer.Option(help="Your own documents, as `rank` reads them."),
+        typer.Option(help="Your own documents; `rank` reads the same files."),
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Measured calls per backend and shape.")] = 5,
     reference: Annotated[
         bool,
-        typer.Option(help="Measure sentence-transformers on the same model, if it is installed."),
+        typer.Option(help="Also measure sentence-transformers on the same model, if installed."),
     ] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Time backends on the same new texts in turns; read ratios, the machine makes the digits."""
+    """Time backends in turns on the same new texts.
+
+    Compare the ratios: absolute times depend on the machine.
+    """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
@@ -102,7 +105,7 @@ def bench(
         )
         return
     messages = Console(stderr=True)
-    found: list[Mapping[str, Speed]] = []
+    results: list[Mapping[str, Speed]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
         ExitStack() as opened,
@@ -114,7 +117,7 @@ def bench(
         for number, shape in enumerate(sizes, start=1):
             doing = f"{shape}, shape {number} of {len(sizes)}: calls"
             task = shown.add_task(doing, total=len(measured) * (WARM_UP + calls))
-            found.append(
+            results.append(
                 compare_speed(
                     measured,
                     shape,
@@ -127,33 +130,28 @@ def bench(
     console = Console()
     with printing():
         if json_output:
-            sys.stdout.write(as_json(found))
+            sys.stdout.write(as_json(results))
         elif console.is_terminal:
-            console.print(_as_table(found))
+            console.print(_as_table(results))
         else:
-            sys.stdout.writelines(as_lines(found))
+            sys.stdout.writelines(as_lines(results))
 
 
 def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict[str, Backend]:
-    """Build what is measured, the reference first."""
+    """Build the backends to measure, the reference first."""
     backends = {
         spec or "default": opened.enter_context(load_backend(spec or None)) for spec in specs
     }
     if not reference:
         return backends
-    for backend in list(backends.values()):
-        options = _local_options(backend)
-        if options is not None and _installed():
-            backend.describe()  # loads the model: what is wrong with it is told by our errors
-            model = str(options["model"])
-            peer = ReferenceBackend(model, device=str(options.get("device", "auto")))
+    leaves = (leaf for backend in backends.values() for leaf in backend.walk())
+    for leaf in leaves:
+        if leaf.kind == "local" and _installed():
+            leaf.describe()  # loads the model, so that our errors tell what is wrong with it
+            device = leaf.to_spec().get("device", "auto")
+            peer = ReferenceBackend(str(leaf.model), device=str(device))
             return {peer.name: opened.enter_context(peer), **backends}
     return backends
-
-
-def _local_options(backend: Backend) -> Mapping[str, object] | None:
-    options = backend.to_spec()
-    return options if options["kind"] == "local" else None
 
 
 def _installed() -> bool:
@@ -176,9 +174,9 @@ def _workload(mix: str, file: Path | None) -> Workload:
     return Workload(chosen, texts=texts)
 
 
-def _cells(found: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
+def _cells(results: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
     rows = []
-    for speeds in found:
+    for speeds in results:
         first = next(iter(speeds.values()))
         for name, speed in speeds.items():
             times = (f"{1000 * speed.percentile(percent):.1f}" for percent in (50, 95, 99))
@@ -196,24 +194,24 @@ def _cells(found: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def as_lines(found: Sequence[Mapping[str, Speed]]) -> list[str]:
-    """Lay the figures out as lines of fields separated by tabs, under a line of names."""
-    return ["\t".join(row) + "\n" for row in (_COLUMNS, *_cells(found))]
+def as_lines(results: Sequence[Mapping[str, Speed]]) -> list[str]:
+    """Return the figures as tab-separated lines under a line of column names."""
+    return ["\t".join(row) + "\n" for row in (_COLUMNS, *_cells(results))]
 
 
-def _as_table(found: Sequence[Mapping[str, Speed]]) -> Table:
+def _as_table(results: Sequence[Mapping[str, Speed]]) -> Table:
     from rich.table import Table  # noqa: PLC0415  # only a terminal needs it
 
     table = Table(box=None, header_style="bold")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in _COLUMNS[:2] else "right")
-    for row in _cells(found):
+    for row in _cells(results):
         table.add_row(*row)
     return table
 
 
-def as_json(found: Sequence[Mapping[str, Speed]]) -> str:
-    """Write every call of every backend as one JSON document; seconds."""
+def as_json(results: Sequence[Mapping[str, Speed]]) -> str:
+    """Return every call of every backend as one JSON document; times are in seconds."""
     rows = [
         {
             "shape": str(speed.shape),
@@ -225,7 +223,7 @@ def as_json(found: Sequence[Mapping[str, Speed]]) -> str:
             "p99": speed.percentile(99),
             "pairs_per_second": speed.pairs_per_second,
         }
-        for speeds in found
+        for speeds in results
         for name, speed in speeds.items()
     ]
     return json.dumps(rows, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""`rerank-plugins bench --tune`: what was tried, and the settings to paste."""
+"""`rerank-plugins bench --tune`: the settings tried, and the best one to paste."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "as_lines", "run_tuning"]
 
-_COLUMNS = ("settings", "× given", "p50 ms", "pairs/s", "τ", "difference", "scores")
-_SPEC = re.compile(r"[a-z]{2,}[:+?].*|embedded")
+_COLUMNS = ("settings", "× original", "p50 ms", "pairs/s", "τ", "difference", "scores")
+_SPEC = re.compile(r"[a-z]{2,}[:+?].*|embedded|.*\.toml")
 
 
 def run_tuning(
@@ -33,7 +33,17 @@ def run_tuning(
     allow_inexact: bool,
     json_output: bool,
 ) -> None:
-    """Tune a local model, given as a spec, a folder or a hub id, and print what came out."""
+    """Tune a local model and print the result.
+
+    Args:
+        model: a spec, a .toml file, a folder or a hub id.
+        workload: the source of the texts.
+        shape: queries and documents per call.
+        calls: measured calls per setting.
+        seconds: about how long it may take.
+        allow_inexact: whether settings whose scores differ may win.
+        json_output: print JSON.
+    """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
@@ -44,7 +54,7 @@ def run_tuning(
     ) as shown:
         task = shown.add_task("", total=None)
         tuning = tune(
-            model if _SPEC.fullmatch(model) else f"local:{model}",
+            _as_spec(model),
             workload,
             shape=shape,
             seconds=seconds,
@@ -64,9 +74,14 @@ def run_tuning(
             sys.stdout.write("\n" + _advice(tuning))
     if tuning.untried:
         typer.echo(
-            f"{tuning.untried} settings were not tried for want of time; give more with --budget",
+            f"{tuning.untried} settings were not tried for lack of time; allow more with --budget",
             err=True,
         )
+
+
+def _as_spec(model: str) -> str:
+    """Return a spec as it is; take everything else for a folder or a hub id."""
+    return model if _SPEC.fullmatch(model) else f"local:{model}"
 
 
 def _settings(trial: Trial) -> str:
@@ -89,7 +104,7 @@ def _cells(trial: Trial, shape: Shape) -> tuple[str, ...]:
 
 
 def as_lines(tuning: Tuning, shape: Shape) -> list[str]:
-    """Lay the trials out as lines of fields separated by tabs, under a line of names."""
+    """Return the trials as tab-separated lines under a line of column names."""
     rows = [_COLUMNS, *(_cells(trial, shape) for trial in tuning.trials)]
     return ["\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows]
 
@@ -108,22 +123,22 @@ def _as_table(tuning: Tuning, shape: Shape) -> Table:
 
 
 def _advice(tuning: Tuning) -> str:
-    best, given = tuning.best, tuning.trials[0]
-    verdict = "The settings given are the fastest." if best is given else _verdict(best)
+    best, original = tuning.best, tuning.trials[0]
+    verdict = "The original settings are the fastest." if best is original else _verdict(best)
     return f"{verdict}\n\nbackend = {json.dumps(best.spec, ensure_ascii=False)}\n\n{best.toml}"
 
 
 def _verdict(best: Trial) -> str:
     if best.exact:
-        kept = "with the same scores"
+        scores = "with the same scores"
     else:
-        kept = f"but its scores differ by up to {best.difference:.1e}"
-        kept += "" if best.tau is None else f" (Kendall τ {best.tau:.4f} to the exact ones)"
-    return f"{best.ratio:.2f} times as fast as the settings given, {kept}:"
+        scores = f"but its scores differ by up to {best.difference:.1e}"
+        scores += "" if best.tau is None else f" (Kendall τ {best.tau:.4f} to the exact ones)"
+    return f"{best.ratio:.2f} times as fast as the original settings, {scores}:"
 
 
 def as_json(tuning: Tuning, shape: Shape) -> str:
-    """Write all trials and the best one as one JSON document; seconds."""
+    """Return all trials and the best one as one JSON document; times are in seconds."""
     return (
         json.dumps(
             {

@@ -95,6 +95,15 @@ def test_only_local_models_are_tuned(spec):
         tune(spec, Workload())
 
 
+def test_of_several_local_models_none_is_guessed():
+    tables = {
+        "backend": {"kind": "local", "model": "one"},
+        "fallback": [{"kind": "local", "model": "two"}],
+    }
+    with pytest.raises(ConfigError, match=r"several local models \(local:one, local:two\)"):
+        tune(tables, Workload())
+
+
 def test_both_forms_of_a_result_load_the_same_backend(tmp_path):
     trial = Trial(
         {"kind": "local", "model": "a/b ?%模型", "engine": "onnx", "threads": 2, "scale": "logit"}

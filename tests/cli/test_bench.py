@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from rerank_plugins.bench import tune
 from rerank_plugins.cli import app
+from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.support.terminal import in_terminal
 
 QUICK = ["--shape", "1x2", "--calls", "3"]
@@ -78,12 +79,45 @@ def test_tuning_prints_what_was_tried_and_what_to_paste(checkpoint):
     trials, advice = bench(*tuned).stdout.split("\n\n", 1)
     header, first, *others = (line.split("\t") for line in trials.splitlines())
 
-    assert ["settings", "× given"] == header[:2]
+    assert ["settings", "× original"] == header[:2]
     assert ["engine=onnx", "1.00"] == first[:2]
     assert "exact" == first[-1]
     assert all(row[0].startswith("engine=onnx threads=") for row in others)
     assert f'backend = "local:{model}?engine=onnx' in advice
     assert '[backend]\nkind = "local"' in advice
+
+
+def test_a_file_with_wrapper_tables_is_measured(tmp_path, checkpoint):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
+    model, path = checkpoint("bert"), tmp_path / "rerank.toml"
+    path.write_text(f'[backend]\nkind = "local"\nmodel = "{model}"\nengine = "torch"\n[cache]\n')
+    done = bench(str(path), *QUICK, "--json")
+
+    assert [f"sentence-transformers:{model}", str(path)] == [
+        row["backend"] for row in json.loads(done.stdout)
+    ]
+
+
+@pytest.mark.parametrize(
+    "tables", ["[cache]\n", '[[fallback]]\nkind = "embedded"\n', "[cache]\n[breaker]\n"]
+)
+def test_a_file_without_a_local_model_is_measured_alone(tmp_path, tables):
+    path = tmp_path / "rerank.toml"
+    with FakeServer(serve_dialect("tei")) as server:
+        path.write_text(f'[backend]\nkind = "tei"\nbase_url = "{server.url}"\n{tables}')
+        done = bench(str(path), *QUICK, "--json")
+
+    assert [str(path)] == [row["backend"] for row in json.loads(done.stdout)], done.stderr
+
+
+@pytest.mark.parametrize("tables", ["", "[cache]\n", '[[fallback]]\nkind = "embedded"\n'])
+def test_the_model_of_a_file_is_tuned(tmp_path, checkpoint, monkeypatch, tables):
+    model, path = checkpoint("bert"), tmp_path / "rerank.toml"
+    path.write_text(f'[backend]\nkind = "local"\nmodel = "{model}"\nthreads = 1\n{tables}')
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=count(step=10).__next__))
+    done = bench("--tune", str(path), *QUICK, "--budget", "1", "--json")
+
+    assert f"local:{model}?threads=1" == json.loads(done.stdout)["trials"][0]["spec"]
 
 
 def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint, monkeypatch):

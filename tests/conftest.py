@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ SLOW = [ROOT / "tests" / "benchmarks"] + [
     for name in ("clients", "deploy", "faults", "gateways", "resilience", "servers", "ui")
 ]
 """Folders whose every test is slow; a cheap one belongs beside the unit it tests."""
+
+
+if os.environ.get("RERANK_TEST_HTTP_CLIENT") == "httpx":
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "httpx2", None)  # as if it were not installed
+        importlib.import_module("rerank_plugins.backends.http.client")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -50,7 +50,10 @@ LAYERS = allowed()
 
 HEAVY = {
     "fastapi",
+    "httpcore",
+    "httpcore2",
     "httpx",
+    "httpx2",
     "jwt",
     "langchain_core",
     "llama_index",
@@ -71,7 +74,7 @@ HEAVY = {
     "uvicorn",
 }
 # Modules that may import a framework, and which.
-HOMES = {"httpx": "backends", "langchain_core": "langchain", "llama_index": "llama_index"}
+HOMES = {"langchain_core": "langchain", "llama_index": "llama_index"}
 
 
 def layer(path):
@@ -126,6 +129,22 @@ def test_the_arrows_are_those_of_the_contributing_page():
 
 def test_every_module_has_a_layer():
     assert {layer(path) for path in SOURCES} == LAYERS.keys()
+
+
+def test_one_module_imports_the_http_client():
+    """Both libraries work because nothing else names one of them."""
+    clients = {"httpcore", "httpcore2", "httpx", "httpx2"}
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in SOURCES
+        if clients & {name.partition(".")[0] for name in imported(path)}
+    }
+
+    assert {"backends/http/client.py"} == users
+
+
+def test_dialects_load_without_the_http_client():
+    assert set() == HEAVY & modules_after("import rerank_plugins.backends.http.dialects")
 
 
 def modules_after(statement):

@@ -40,5 +40,5 @@ def configure_logs(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JSONLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for verbose in ("httpx", "httpcore"):
+    for verbose in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(verbose).setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 pytest.importorskip("schemathesis", reason="a tool of development")
 
-import httpx
+import httpx2 as httpx
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 

@@ -1,11 +1,14 @@
-"""The key of a server: given, or read from the environment at each request."""
+"""The key of a server: passed by the user, or read from the environment at each request."""
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from rerank_plugins.errors import ConfigError
 
@@ -20,58 +23,81 @@ class Key(NamedTuple):
     value: str
     """The key; "" if there is none."""
     source: str
-    """Where it comes from, or what to do about its absence, in words."""
+    """Where the key comes from, or how to set it, in words."""
+
+    def mask(self, text: str) -> str:
+        """Replace the key in `text`, also where it is quoted or escaped, by `[key]`.
+
+        Runs of white space in `text` must be single spaces.
+        """
+        for form in sorted(_escaped_forms(self.value), key=len, reverse=True):
+            text = text.replace(form, "[key]")
+        return text
 
 
 class Credentials:
-    """Where to find the key.
+    """Where the key of a server is.
 
     Args:
         literal: the key itself.
-        variable: the environment variable that holds it.
-        usual: the variables that hold it by custom, for want of both.
+        variable: the environment variable that holds the key.
+        default_variables: the variables to try if both are None; the first that is set counts.
 
     Raises:
-        ConfigError: both are given, or `variable` can't be the name of one.
+        ConfigError: both are given, or `variable` can't be the name of a variable.
     """
 
-    def __init__(self, literal: str | None, variable: str | None, usual: Sequence[str]) -> None:
+    def __init__(
+        self, literal: str | None, variable: str | None, default_variables: Sequence[str]
+    ) -> None:
         if literal is not None and variable is not None:
             raise ConfigError("give either `api_key` or `api_key_env`, not both")
         if variable is not None and not _VARIABLE.fullmatch(variable):
             raise ConfigError(  # without the value, which may be a key
                 "`api_key_env` must be the name of an environment variable in capitals, such as "
-                f"{usual[0]}, and never the key itself"
+                f"{default_variables[0]}, and never the key itself"
             )
         self._literal = literal
         self._variable = variable
-        self._usual = usual
+        self._default_variables = default_variables
 
-    def key(self) -> Key:
-        """Read the key.
+    def read(self) -> Key:
+        """Read the key; call it once per request, because the environment may change.
 
         Raises:
-            ConfigError: the variable is not set, or no header can hold the key.
+            ConfigError: the variable is not set, or the key can't stand in a header.
         """
         if self._literal is not None:
-            return Key(_header_safe(self._literal, "`api_key`"), "the key is the `api_key` given")
+            return Key(_checked(self._literal, "`api_key`"), "the key is the `api_key` you passed")
         if self._variable is not None:
-            key = _header_safe(os.environ.get(self._variable, ""), self._variable)
+            key = _checked(os.environ.get(self._variable, ""), self._variable)
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._variable!r}, named by `api_key_env`, is "
                     "not set"
                 )
             return Key(key, f"the key is that of the environment variable {self._variable}")
-        for variable in self._usual:
-            if key := _header_safe(os.environ.get(variable, ""), variable):
+        for variable in self._default_variables:
+            if key := _checked(os.environ.get(variable, ""), variable):
                 return Key(key, f"the key is that of the environment variable {variable}")
-        hint = f"set {self._usual[0]}, or name your variable with `api_key_env`"
+        hint = f"set {self._default_variables[0]}, or name your variable with `api_key_env`"
         return Key("", f"no key was sent: {hint}")
 
 
-def _header_safe(key: str, source: str) -> str:
+def _checked(key: str, source: str) -> str:
     key = key.strip()
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"the key in {source} holds characters that no HTTP header may hold")
     return key
+
+
+def _escaped_forms(secret: str) -> set[str]:
+    """Return a secret as servers write it: bare, quoted for JSON, Python, HTML or a URL."""
+    forms = {secret}
+    for _ in range(2):  # an error that quotes an error is escaped twice
+        forms |= {escaped for form in forms for escaped in _escapes(form)}
+    return {" ".join(form.split()) for form in forms} - {""}
+
+
+def _escapes(text: str) -> Iterable[str]:
+    return json.dumps(text)[1:-1], repr(text)[1:-1], html.escape(text), quote(text, safe="")

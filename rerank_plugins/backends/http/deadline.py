@@ -1,4 +1,7 @@
-"""A total deadline for blocking HTTP: httpx bounds each read, so a dripping reply has no end."""
+"""A total deadline for blocking HTTP.
+
+The client library bounds each read, so a response that drips would never end.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpcore
-import httpx
+from rerank_plugins.backends.http.client import httpcore, httpx
 
-__all__ = ["bind", "deadline_of_thread"]
+__all__ = ["enforce_deadlines", "thread_deadline"]
 
 _WRITE_SIZE = 2**16
 
@@ -21,8 +23,11 @@ _thread = threading.local()
 
 
 @contextmanager
-def deadline_of_thread(deadline: float) -> Iterator[None]:
-    """Bound what bound clients do in this thread; in seconds of `time.monotonic()`."""
+def thread_deadline(deadline: float) -> Iterator[None]:
+    """Set the deadline of this thread's requests, in seconds of `time.monotonic()`.
+
+    It holds for the clients that `enforce_deadlines()` prepared.
+    """
     _thread.deadline = deadline
     try:
         yield
@@ -30,23 +35,24 @@ def deadline_of_thread(deadline: float) -> Iterator[None]:
         del _thread.deadline
 
 
-def bind(client: httpx.Client) -> None:
+def enforce_deadlines(client: httpx.Client) -> None:
     """Make the client's connections keep the deadline of the thread that uses them."""
-    # httpx has no public way to hand its pools a network; httpcore's own interface is public.
+    # The library can't be given a network, but its core can; `test_client.py` names these internals
+    # and pyproject.toml bounds the versions.
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001  # see above
         if isinstance(transport, httpx.HTTPTransport):
             pool = transport._pool  # noqa: SLF001  # see above
             pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001  # see above
 
 
-def _left(timeout: float | None, expired: type[Exception]) -> float | None:
-    """Return the shorter of `timeout` and what is left of the deadline, in seconds."""
-    left = getattr(_thread, "deadline", math.inf) - time.monotonic()
-    if left <= 0:
+def _remaining(timeout: float | None, expired: type[Exception]) -> float | None:
+    """Return the shorter of `timeout` and the time until the deadline, in seconds."""
+    remaining = getattr(_thread, "deadline", math.inf) - time.monotonic()
+    if remaining <= 0:
         raise expired
     if timeout is None:
-        return None if math.isinf(left) else left
-    return min(timeout, left)
+        return None if math.isinf(remaining) else remaining
+    return min(timeout, remaining)
 
 
 class _Network(httpcore.NetworkBackend):
@@ -61,8 +67,10 @@ class _Network(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._network.connect_tcp(host, port, left, local_address, socket_options))
+        remaining = _remaining(timeout, httpcore.ConnectTimeout)
+        return _Stream(
+            self._network.connect_tcp(host, port, remaining, local_address, socket_options)
+        )
 
     def sleep(self, seconds: float) -> None:
         self._network.sleep(seconds)
@@ -73,12 +81,12 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _WRITE_SIZE):
             part = buffer[start : start + _WRITE_SIZE]
-            self._stream.write(part, _left(timeout, httpcore.WriteTimeout))
+            self._stream.write(part, _remaining(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -89,8 +97,8 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+        remaining = _remaining(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, remaining))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -1,4 +1,7 @@
-"""What each kind of rerank server wants to be asked, and how its reply is read."""
+"""The protocol of each kind of rerank server: its requests and its responses.
+
+A new dialect is an entry in `DIALECTS` and nothing else. Importing this module is cheap.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from rerank_plugins.errors import ConfigError, InvalidResponse
-from rerank_plugins.scores import Scale
+from rerank_plugins.scores import Scale, Usage
 
-__all__ = ["DIALECTS", "Dialect", "decode"]
+__all__ = ["DIALECTS", "Dialect", "Fields", "decode_results", "decode_usage"]
 
 Fields: TypeAlias = Mapping[str, object]
 
@@ -49,20 +52,128 @@ def _as_parameter(instruction: str) -> Fields:
     return {"parameters": {"instruct": instruction}}
 
 
+def decode_results(body: object, count: int) -> list[float]:
+    """Return the scores in a parsed response, in the order of the documents.
+
+    One reader for all dialects: a list, bare or under `results`, `data`, `rankings` or
+    `output.results`, of objects with an `index` and a `relevance_score`, `score` or `logit`.
+    Everything else, such as echoed documents, is ignored.
+
+    Args:
+        body: the response, parsed from JSON.
+        count: how many documents the request held.
+
+    Raises:
+        InvalidResponse: not exactly one finite number for each document.
+    """
+    items = _items(body)
+    if len(items) != count:
+        raise InvalidResponse(f"{len(items)} scores for {count} documents")
+    scores: list[float | None] = [None] * count
+    for position, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidResponse(f"result {position} is {_kind(item)}, not an object")
+        index = item.get("index")
+        if type(index) is not int:
+            raise InvalidResponse(
+                f"the index of result {position} is {_kind(index)}, not an integer"
+            )
+        if not 0 <= index < count:
+            raise InvalidResponse(f"the index of result {position} is not within 0 to {count - 1}")
+        if scores[index] is not None:
+            raise InvalidResponse(f"two scores for document {index}")
+        scores[index] = _score(item, index)
+    return [score for score in scores if score is not None]  # all: `count` different indices
+
+
+def decode_usage(body: object) -> Usage | None:
+    """Return the tokens and search units that a response reports; None if it reports neither.
+
+    One reader for all dialects: `usage.total_tokens` or `usage.prompt_tokens`, or Cohere's
+    `meta.tokens.input_tokens` and `meta.billed_units.search_units`. Other values are ignored.
+    """
+    usage = _child(body, "usage")
+    meta = _child(body, "meta")
+    counts = (
+        _count(usage, "total_tokens"),
+        _count(usage, "prompt_tokens"),
+        _count(_child(meta, "tokens"), "input_tokens"),
+    )
+    tokens = next((count for count in counts if count is not None), None)
+    search_units = _count(_child(meta, "billed_units"), "search_units")
+    return None if tokens is None and search_units is None else Usage(tokens, search_units)
+
+
+def _child(body: object, name: str) -> object:
+    return body.get(name) if isinstance(body, dict) else None
+
+
+def _count(fields: object, name: str) -> int | None:
+    value = _child(fields, name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _items(body: object) -> list[object]:
+    items = body
+    if isinstance(body, dict):
+        output = body.get("output")
+        items = next((body[key] for key in ("results", "data", "rankings") if key in body), None)
+        if items is None and isinstance(output, dict):
+            items = output.get("results")
+    if not isinstance(items, list):
+        raise InvalidResponse("no list of results")
+    return items
+
+
+def _score(item: Mapping[str, object], index: int) -> float:
+    for key in ("relevance_score", "score", "logit"):
+        if key in item:
+            value = item[key]
+            break
+    else:
+        raise InvalidResponse(f"no score for document {index}")
+    if type(value) not in (int, float):
+        raise InvalidResponse(f"the score of document {index} is {_kind(value)}, not a number")
+    try:
+        number = float(value)  # type: ignore[arg-type]  # an int or a float, see above
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidResponse(f"the score of document {index} is not finite")
+    return number
+
+
+_KINDS = {
+    bool: "a boolean",
+    dict: "an object",
+    float: "a fraction",
+    list: "a list",
+    str: "a string",
+}
+
+
+def _kind(value: object) -> str:
+    return "null or missing" if value is None else _KINDS.get(type(value), "a number")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How one kind of server is asked for scores.
+    """The protocol of one kind of rerank server, as data and pure functions.
 
-    No dialect sends null, `top_n`, `return_documents` or `max_chunks_per_doc`: servers
-    disagree on each of them, and we match scores by index and cut the ranking ourselves.
+    No dialect sends null, `top_n`, `return_documents` or `max_chunks_per_doc`: servers disagree
+    on each of them, and we match scores by index and cut the ranking ourselves.
     """
 
+    name: str
+    """The kind of server, as in a spec."""
     path: str
-    """Where the server takes rerank requests, below its base URL."""
+    """The path of rerank requests below the base URL."""
     scale: Scale
-    """What the server promises to send."""
+    """The scale of the scores that the server sends."""
     key_variables: tuple[str, ...]
-    """Environment variables that by custom hold the key."""
+    """Environment variables that usually hold the key."""
     base_url: str | None = None
     """The vendor's own address; None where users run the server themselves."""
     needs_model: bool = True
@@ -70,24 +181,28 @@ class Dialect:
     max_documents: int | None = None
     """Most documents in one request."""
     max_characters: int | None = None
-    """Longest document; the rest is cut here, far behind where the model would cut."""
+    """Longest document; longer ones are cut here, far beyond where the model would cut."""
     shape: Callable[[str, Sequence[str]], Fields] = _as_documents
-    """The family: lays out the query and the documents."""
+    """Lays out the query and the documents."""
     always: Fields = field(default_factory=dict)
-    """Fields of every request: they make a too long text be cut, not refused."""
+    """Fields of every request: they make the server cut a text that is too long, not refuse it."""
     raw: Fields = field(default_factory=dict)
-    """Fields that make the server send logits; empty where it has no such switch."""
+    """Fields that make the server send logits; empty if it has no such switch."""
     instruct: Callable[[str], Fields] | None = None
-    """Lays out an instruction for the model; None where servers take none."""
+    """Lays out an instruction for the model; None if the server takes none."""
+    decode: Callable[[object, int], list[float]] = decode_results
+    """Reads the scores from the parsed response, given how many documents it is for."""
+    usage: Callable[[object], Usage | None] = decode_usage
+    """Reads the usage from the parsed response; None if it holds none."""
 
-    def endpoint(self, base_url: str) -> str:
-        """Return the URL that takes requests: `base_url` and the path, overlaps merged.
+    def rerank_url(self, base_url: str) -> str:
+        """Return the URL of rerank requests: `base_url` and the path, overlaps merged.
 
-        A base URL may end in a slash, in a gateway's prefix, in a version (`…/v1`) that then
-        replaces the path's, or be the whole rerank URL.
+        A base URL may end in a slash, in a gateway's prefix, in a version (`…/v1`) that replaces
+        the path's version, or be the whole rerank URL.
 
         Raises:
-            ConfigError: it is not an http(s) URL, or holds a user, a query or a fragment.
+            ConfigError: it is not an http(s) URL, or holds a user name, a query or a fragment.
         """
         url = _split(base_url)
         if url is None:
@@ -101,15 +216,15 @@ class Dialect:
         base = url.path.rstrip("/")
         if _RERANK_PATH.fullmatch(base):
             return url._replace(path=base).geturl()
-        have, want = base.split("/")[1:], self.path.split("/")[1:]
-        for size in range(min(len(have), len(want)), 0, -1):
-            if have[-size:] == want[:size]:
-                del want[:size]
+        prefix, path = base.split("/")[1:], self.path.split("/")[1:]
+        for size in range(min(len(prefix), len(path)), 0, -1):
+            if prefix[-size:] == path[:size]:
+                del path[:size]
                 break
         else:
-            if have and _VERSION.fullmatch(have[-1]) and _VERSION.fullmatch(want[0]):
-                del want[0]
-        return url._replace(path="/".join(["", *have, *want])).geturl()
+            if prefix and _VERSION.fullmatch(prefix[-1]) and _VERSION.fullmatch(path[0]):
+                del path[0]
+        return url._replace(path="/".join(["", *prefix, *path])).geturl()
 
     def encode(
         self,
@@ -140,17 +255,19 @@ def _split(base_url: str) -> SplitResult | None:
     return url if usable else None
 
 
-# Facts by server: version or SDK read or run in brackets. A missing `max_documents` means that
-# the server sets none; ours then splits by bytes alone.
-DIALECTS: Mapping[str, Dialect] = {
-    "cohere": Dialect(  # [SDK 7.3.1; LiteLLM proxy 1.106 answers the same]
+# In brackets: the version that was run, or the SDK or source that was read. Without
+# `max_documents` the server has no such limit, and requests are split by bytes alone.
+_DIALECTS = (
+    Dialect(  # [SDK 7.3.1; LiteLLM proxy 1.106 answers the same]
+        name="cohere",
         path="/v2/rerank",
         base_url="https://api.cohere.com",
         scale="probability",
         key_variables=("COHERE_API_KEY", "CO_API_KEY"),
         max_documents=1000,
     ),
-    "dashscope": Dialect(  # [SDK 2.0.2, native protocol]
+    Dialect(  # [SDK 2.0.2, native protocol]
+        name="dashscope",
         path="/api/v1/services/rerank/text-rerank/text-rerank",
         base_url="https://dashscope.aliyuncs.com",
         scale="probability",
@@ -159,7 +276,8 @@ DIALECTS: Mapping[str, Dialect] = {
         shape=_as_input,
         instruct=_as_parameter,
     ),
-    "infinity": Dialect(  # [run 0.0.78]
+    Dialect(  # [run 0.0.78]
+        name="infinity",
         path="/rerank",
         scale="probability",
         key_variables=("INFINITY_API_KEY",),
@@ -168,19 +286,22 @@ DIALECTS: Mapping[str, Dialect] = {
         max_characters=122_880,
         raw={"raw_scores": True},
     ),
-    "jina": Dialect(  # [vendor's page; the scale differs between its models]
+    Dialect(  # [vendor's page; the scale differs between its models]
+        name="jina",
         path="/v1/rerank",
         base_url="https://api.jina.ai",
         scale="unknown",
         key_variables=("JINA_API_KEY",),
     ),
-    "llamacpp": Dialect(  # [run 2026-10; it always sends logits]
+    Dialect(  # [run 2026-10; it always sends logits]
+        name="llamacpp",
         path="/v1/rerank",
         scale="logit",
         key_variables=("LLAMA_API_KEY",),
         needs_model=False,
     ),
-    "nim": Dialect(  # [langchain-nvidia 1.5]
+    Dialect(  # [langchain-nvidia 1.5]
+        name="nim",
         path="/v1/ranking",
         scale="logit",
         key_variables=("NVIDIA_API_KEY",),
@@ -188,14 +309,16 @@ DIALECTS: Mapping[str, Dialect] = {
         shape=_as_passages,
         always={"truncate": "END"},
     ),
-    "siliconflow": Dialect(  # [vendor's page]
+    Dialect(  # [vendor's page]
+        name="siliconflow",
         path="/v1/rerank",
         base_url="https://api.siliconflow.cn",
         scale="probability",
         key_variables=("SILICONFLOW_API_KEY",),
         instruct=_as_field,
     ),
-    "tei": Dialect(  # [source 1.9.3]
+    Dialect(  # [source 1.9.3]
+        name="tei",
         path="/rerank",
         scale="probability",
         key_variables=("TEI_API_KEY",),
@@ -205,7 +328,8 @@ DIALECTS: Mapping[str, Dialect] = {
         always={"truncate": True},
         raw={"raw_scores": True},
     ),
-    "vllm": Dialect(  # [run 0.32]
+    Dialect(  # [run 0.32]
+        name="vllm",
         path="/v1/rerank",
         scale="probability",
         key_variables=("VLLM_API_KEY",),
@@ -214,7 +338,8 @@ DIALECTS: Mapping[str, Dialect] = {
         raw={"use_activation": False},
         instruct=_as_field,
     ),
-    "voyage": Dialect(  # [SDK 0.5.0]
+    Dialect(  # [SDK 0.5.0]
+        name="voyage",
         path="/v1/rerank",
         base_url="https://api.voyageai.com",
         scale="probability",
@@ -222,85 +347,13 @@ DIALECTS: Mapping[str, Dialect] = {
         max_documents=1000,
         always={"truncation": True},
     ),
-    "xinference": Dialect(  # [run 4.1.0; the scale depends on the model's engine]
+    Dialect(  # [run 4.1.0; the scale depends on the model's engine]
+        name="xinference",
         path="/v1/rerank",
         scale="unknown",
         key_variables=("XINFERENCE_API_KEY",),
         instruct=_as_json_text,
     ),
-}
-
-
-def decode(body: object, count: int) -> list[float]:
-    """Return the scores that a parsed reply holds, in the order of the documents.
-
-    One reader for all dialects: a list, bare or under `results`, `data`, `rankings` or
-    `output.results`, of objects with an `index` and a `relevance_score`, `score` or `logit`.
-    Whatever else stands there, such as echoed documents, is ignored.
-
-    Args:
-        body: the reply, parsed from JSON.
-        count: how many documents were asked about.
-
-    Raises:
-        InvalidResponse: it does not give each document exactly one finite number.
-    """
-    items = _items(body)
-    if len(items) != count:
-        raise InvalidResponse(f"{len(items)} scores for {count} documents")
-    scores: list[float | None] = [None] * count
-    for position, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise InvalidResponse(f"result {position} is no object but {_kind(item)}")
-        index = item.get("index")
-        if type(index) is not int:
-            raise InvalidResponse(f"the index of result {position} is {_kind(index)}")
-        if not 0 <= index < count:
-            raise InvalidResponse(f"the index of result {position} is not within 0 to {count - 1}")
-        if scores[index] is not None:
-            raise InvalidResponse(f"two scores for document {index}")
-        scores[index] = _number(item, index)
-    return [score for score in scores if score is not None]  # all: as many as documents, unique
-
-
-def _items(body: object) -> list[object]:
-    found = body
-    if isinstance(body, dict):
-        output = body.get("output")
-        found = next((body[key] for key in ("results", "data", "rankings") if key in body), None)
-        if found is None and isinstance(output, dict):
-            found = output.get("results")
-    if not isinstance(found, list):
-        raise InvalidResponse("no list of results")
-    return found
-
-
-def _number(item: Mapping[str, object], index: int) -> float:
-    for key in ("relevance_score", "score", "logit"):
-        if key in item:
-            value = item[key]
-            break
-    else:
-        raise InvalidResponse(f"no score for document {index}")
-    if type(value) not in (int, float):
-        raise InvalidResponse(f"the score of document {index} is {_kind(value)}, not a number")
-    try:
-        number = float(value)  # type: ignore[arg-type]  # an int or a float, see above
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InvalidResponse(f"the score of document {index} is not finite")
-    return number
-
-
-_KINDS = {
-    bool: "a boolean",
-    dict: "an object",
-    float: "a fraction",
-    list: "a list",
-    str: "a string",
-}
-
-
-def _kind(value: object) -> str:
-    return "null or missing" if value is None else _KINDS.get(type(value), "a number")
+)
+DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in _DIALECTS}
+"""Each kind of remote backend, by name."""

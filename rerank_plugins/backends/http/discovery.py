@@ -1,4 +1,4 @@
-"""Which server answers at a URL, and what it can do: found by a few GETs, without scoring."""
+"""Finds out which server answers at a URL, and what it can do: by a few GETs, without scoring."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
+from rerank_plugins.backends.http.credentials import Key
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.errors import failure, parsed
-from rerank_plugins.backends.http.responses import Request
+from rerank_plugins.backends.http.errors import parse_json, status_error
+from rerank_plugins.backends.http.responses import HTTPRequest
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.errors import BackendError, BackendRejected
 
 __all__ = ["ServerInfo", "UnknownServer", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
-_REFUSED = frozenset({401, 403})
+_UNAUTHORIZED = frozenset({401, 403})
 _XINFERENCE_VERSION = "/v1/cluster/version"
-"""Read by administrators alone; a key that may score is refused."""
-_TOO_MANY = 429
+"""Only administrators may read it; a key that may score is refused."""
+_TOO_MANY_REQUESTS = 429
 _OK = 200
 
 
 class UnknownServer(BackendRejected):
-    """Something answers, but no server we know."""
+    """Something answers, but no server of a known kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What a server tells about itself."""
+    """What a server says about itself."""
 
     dialect: str
     """The kind of server, as in a spec."""
@@ -55,21 +56,21 @@ class ServerInfo:
         return f"{self.dialect}+{self.base_url}{model}"
 
 
-class _Seen(NamedTuple):
-    """What a GET brought."""
+class _Page(NamedTuple):
+    """The response to a GET."""
 
     status: int
     headers: Mapping[str, str]
     body: Any
-    """The parsed JSON; None if it was something else."""
+    """The parsed JSON; None if the response was not JSON."""
     empty: bool
 
-    def fact(self, name: str) -> Any:
+    def field(self, name: str) -> Any:
         """Return a field of the body; None if there is no such field."""
         return self.body.get(name) if isinstance(self.body, dict) else None
 
 
-_Get = Callable[[str], _Seen]
+_Get: TypeAlias = Callable[[str], _Page]
 
 
 def probe(
@@ -77,8 +78,8 @@ def probe(
 ) -> ServerInfo:
     """Find out which kind of rerank server answers at `base_url`.
 
-    Sends GETs only, so that nothing is scored or billed. Vendors' services are known by their
-    host name and are not asked.
+    Sends GETs only, so nothing is scored or billed. Vendors' services are recognised by their host
+    name, without a request.
 
     Args:
         base_url: the server's address; a gateway's prefix, `…/v1` and the whole rerank URL are
@@ -91,11 +92,11 @@ def probe(
         ConfigError: `base_url` is not an http(s) URL.
         BackendUnavailable: nothing answers there.
         AuthenticationError: this address has been locked out.
-        UnknownServer: something answers, but no server we know.
+        UnknownServer: something answers, but no server of a known kind.
         BackendRejected: the server does not rerank.
     """
-    found = _RERANK_PATH.split(DIALECTS["infinity"].endpoint(base_url))[0]
-    root = re.sub(r"/v\d+$", "", found)
+    base = _RERANK_PATH.split(DIALECTS["infinity"].rerank_url(base_url))[0]
+    root = re.sub(r"/v\d+$", "", base)
     if hosted := _hosted(root):
         return hosted
     deadline = time.monotonic() + timeout
@@ -103,31 +104,31 @@ def probe(
     transport = Transport(connect_timeout=timeout, verify=verify if encrypted else None)
     refused: list[str] = []
 
-    def get(path: str) -> _Seen:
+    def get(path: str) -> _Page:
         headers = {"Accept": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        reply = transport.send(Request("GET", root + path, headers), deadline)
-        if reply.status == _TOO_MANY:
-            source = "wait, or ask its operator"
-            raise failure(reply, where=root, key=api_key or "", key_source=source, texts=[""])
-        if reply.status in _REFUSED and path != _XINFERENCE_VERSION:
+        response = transport.send(HTTPRequest("GET", root + path, headers), deadline)
+        if response.status == _TOO_MANY_REQUESTS:
+            key = Key(api_key or "", "wait, or ask its operator")
+            raise status_error(response, where=root, key=key)
+        if response.status in _UNAUTHORIZED and path != _XINFERENCE_VERSION:
             refused.append(path)
         try:
-            body = parsed(reply) if reply.status == _OK else None
+            body = parse_json(response) if response.status == _OK else None
         except BackendError:
             body = None
-        return _Seen(reply.status, reply.headers, body, not reply.content)
+        return _Page(response.status, response.headers, body, not response.content)
 
     try:
-        for look in (_tei, _listing, _nim, _traces):
-            if info := look(root, get):
+        for recognise in (_tei, _model_list, _nim, _open_pages):
+            if info := recognise(root, get):
                 return replace(info, authorized=not refused)
     finally:
         transport.close()
     raise UnknownServer(
-        f"{root} answers, but like no rerank server we know; say which it is in a spec, such as "
-        f"cohere+{root}?model=NAME for proxies that speak Cohere's protocol. Kinds: "
+        f"{root} answers, but like no known rerank server; name its kind in a spec, such as "
+        f"cohere+{root}?model=NAME for a proxy with Cohere's protocol. Kinds: "
         f"{', '.join(DIALECTS)}"
     )
 
@@ -143,7 +144,7 @@ def _hosted(root: str) -> ServerInfo | None:
 
 def _tei(root: str, get: _Get) -> ServerInfo | None:
     info = get("/info")
-    kind = info.fact("model_type")
+    kind = info.field("model_type")
     if not isinstance(kind, dict):
         return None
     if "reranker" not in kind:
@@ -155,54 +156,54 @@ def _tei(root: str, get: _Get) -> ServerInfo | None:
         dialect="tei",
         base_url=root,
         models=_names([info.body], "model_id"),
-        version=info.fact("version"),
-        max_documents=info.fact("max_client_batch_size"),
-        max_length=info.fact("max_input_length"),
+        version=info.field("version"),
+        max_documents=info.field("max_client_batch_size"),
+        max_length=info.field("max_input_length"),
     )
 
 
-def _listing(root: str, get: _Get) -> ServerInfo | None:
+def _model_list(root: str, get: _Get) -> ServerInfo | None:
     for prefix in ("/v1", ""):
-        seen = get(f"{prefix}/models")
-        data = seen.fact("data")
+        page = get(f"{prefix}/models")
+        data = page.field("data")
         models = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
         owners = {model.get("owned_by") for model in models}
         if "xinference" in owners:
             able = [model for model in models if model.get("model_type") == "rerank"]
-            version = get(_XINFERENCE_VERSION).fact("version")
+            version = get(_XINFERENCE_VERSION).field("version")
             return _info("xinference", root, able, version=version)
         if "infinity" in owners:
             able = [model for model in models if "rerank" in model.get("capabilities", ())]
             return _info("infinity", root + prefix, able)
         if "vllm" in owners:
             length = models[0].get("max_model_len")
-            version = get("/version").fact("version")
+            version = get("/version").field("version")
             return _info("vllm", root, models, version=version, max_length=length)
-        if "llamacpp" in owners or seen.headers.get("server") == "llama.cpp":
-            return _info("llamacpp", root, models, version=get("/props").fact("build_info"))
+        if "llamacpp" in owners or page.headers.get("server") == "llama.cpp":
+            return _info("llamacpp", root, models, version=get("/props").field("build_info"))
     return None
 
 
 def _nim(root: str, get: _Get) -> ServerInfo | None:
     if not isinstance(get("/v1/health/ready").body, dict):
         return None
-    data = get("/v1/models").fact("data")
+    data = get("/v1/models").field("data")
     return _info("nim", root, data if isinstance(data, list) else [])
 
 
-def _traces(root: str, get: _Get) -> ServerInfo | None:
-    """Tell servers that keep their models from us by what they leave open."""
-    if get("/v1/cluster/auth").fact("auth") is not None:
+def _open_pages(root: str, get: _Get) -> ServerInfo | None:
+    """Recognise servers that list no models without a key by the pages that need none."""
+    if get("/v1/cluster/auth").field("auth") is not None:
         return _info("xinference", root, [])
     health = get("/health")
-    if health.fact("unix") is not None:
+    if health.field("unix") is not None:
         return _info("infinity", root, [])
-    if health.fact("status") == "ok":
+    if health.field("status") == "ok":
         return _info("llamacpp", root, [])
     if health.status == _OK and health.empty:
-        if version := get("/version").fact("version"):
+        if version := get("/version").field("version"):
             return _info("vllm", root, [], version=version)
-        if get("/info").status in _REFUSED:
+        if get("/info").status in _UNAUTHORIZED:
             return _info("tei", root, [])
     return None
 

@@ -1,17 +1,17 @@
-"""The servers of one model: whom to ask next, and whom to leave alone for a while."""
+"""The servers of one model: which to ask next, and which to leave alone for a while."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from rerank_plugins._internal.circuit import CircuitBreaker, CircuitState, Permit
 from rerank_plugins._internal.locks import ForkSafeLock
-from rerank_plugins.backends.http.limits import Limits
+from rerank_plugins.backends.http.limits import LearnedLimits, Unit
 from rerank_plugins.errors import (
     BackendOverloaded,
     BackendTimeout,
@@ -23,159 +23,157 @@ from rerank_plugins.hooks._dispatch import AttemptFacts, emit, observe_attempt
 
 __all__ = ["Endpoint", "Endpoints"]
 
-MOST_TRIED = 3
-"""Most servers that one request is sent to: one that kills servers must not kill them all."""
+MAX_TRIED = 3
+"""Most servers that get one request: a request that kills servers must not kill them all."""
+
+COOLDOWN = 1.0
+"""Seconds that a failing server is left alone at first."""
+MAX_COOLDOWN = 10.0
+MAX_RETRY_AFTER = 30.0
+"""Most seconds that a server is left alone because it asks for it."""
 
 _FAILURES = 3
-"""Failures in a row after which a server that still replies is left alone."""
-_FIRST_REST = 1.0
-_LONGEST_REST = 10.0
-_LONGEST_WISH = 30.0
-"""Most seconds that a server is left alone because it asks for it."""
-_HANGING = 1.0
-"""Seconds of silence that are no accident; less may be the fault of a caller in a hurry."""
-
-_State: TypeAlias = Literal["closed", "half_open", "open"]
+"""Failures in a row after which a server that still answers is left alone."""
+_HANG = 1.0
+"""Seconds of silence that count as a hang; a shorter timeout may be the caller's choice."""
 
 
 class Endpoint:
-    """One server: where it is, what it takes, how it does."""
+    """One server: its URL, its limits, its circuit.
 
-    def __init__(self, url: str, *, dialect: str) -> None:
+    Args:
+        url: where it takes rerank requests.
+        dialect: the kind of server.
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, url: str, *, dialect: str, clock: Callable[[], float] = monotonic) -> None:
         self.url = url
-        """Where it takes requests."""
         self.where = f"{dialect} at {url}"
         """What messages call it."""
         self.label = _host_and_port(url)
         """What metrics call it."""
-        self.limits = Limits()
+        self.limits = LearnedLimits()
+        self.circuit = CircuitBreaker(
+            failures=_FAILURES, cooldown=COOLDOWN, max_cooldown=MAX_COOLDOWN, clock=clock
+        )
         self.in_flight = 0
-        self.failures = 0
-        """In a row."""
-        self.rests = 0
-        """How often in a row it was left alone."""
-        self.back_at: float | None = None
-        """When it may be tried again, if it is left alone."""
-        self.probing = False
-        """Whether a request is under way that tries it."""
-
-    @property
-    def state(self) -> _State:
-        """As a circuit breaker would call it."""
-        if self.back_at is None:
-            return "closed"
-        return "half_open" if self.probing else "open"
+        """Requests of this process that it is answering."""
 
     def describe(self) -> dict[str, object]:
+        """Return its state as plain data."""
         return {
             "endpoint": self.label,
-            "state": self.state,
+            "state": self.circuit.state,
             "in_flight": self.in_flight,
-            "max_documents": self.limits.most("documents"),
-            "max_bytes": self.limits.most("bytes"),
+            "max_documents": self.limits.maximum("documents"),
+            "max_bytes": self.limits.maximum("bytes"),
         }
 
 
 class Endpoints:
-    """Spreads requests over servers, and notices which of them are dead.
+    """Spreads requests over servers, and notices which of them are down.
 
-    Of two servers chosen at random the one with fewer requests in flight is asked ("power of two
-    choices": Mitzenmacher, 2001). One that can't be reached, hangs, or fails three times in a row
-    is left alone, for one second at first and for ten at most; then one request tries it. If all
-    are left alone, all are asked: better a try than an error. A single server is always asked.
+    Of two servers chosen at random, the one with fewer requests in flight gets the request ("power
+    of two choices": Mitzenmacher, 2001). A server that can't be reached, hangs, or fails three
+    times in a row is left alone, for one second at first and for ten at most; then one request
+    probes it. If all are left alone, all are asked: a try is better than an error. A single server
+    is always asked.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], clock: Callable[[], float] = monotonic
+    ) -> None:
         self.all = tuple(endpoints)
+        self._clock = clock
         self._lock = ForkSafeLock()
-        self._pid = os.getpid()
+        self._process_id = os.getpid()
 
     @property
     def label(self) -> str:
         return ",".join(endpoint.label for endpoint in self.all)
 
-    def most(self, by: Literal["documents", "bytes"]) -> int | None:
-        """Return the lowest limit that a server has told, if any."""
-        told = (endpoint.limits.most(by) for endpoint in self.all)
-        return min((most for most in told if most is not None), default=None)
+    def maximum(self, unit: Unit) -> int | None:
+        """Return the lowest limit that a server is known to have, if any."""
+        maxima = (endpoint.limits.maximum(unit) for endpoint in self.all)
+        return min((maximum for maximum in maxima if maximum is not None), default=None)
 
-    def others(self, tried: Collection[Endpoint]) -> bool:
-        """Whether there is a server to ask after those that were tried."""
-        return len(tried) < min(len(self.all), MOST_TRIED)
+    def has_untried(self, tried: Collection[Endpoint]) -> bool:
+        """Whether a request that these servers got may go to another one."""
+        return len(tried) < min(len(self.all), MAX_TRIED)
 
     @contextmanager
-    def asked(
+    def attempt(
         self, tried: Collection[Endpoint], documents: int
     ) -> Iterator[tuple[Endpoint, AttemptFacts]]:
-        """Choose a server for this block, tell the hooks, and note how it does."""
-        endpoint, before = self._taken(tried)
-        start, error, told = monotonic(), None, AttemptFacts()
+        """Choose a server for the request of this block, emit its events, and record its end."""
+        endpoint, permit, before = self._enter(tried)
+        start, error, facts = self._clock(), None, AttemptFacts()
         try:
-            _tell_change(endpoint, before)
-            with observe_attempt(endpoint.label, documents, told):
-                yield endpoint, told
+            _emit_change(endpoint, before)
+            with observe_attempt(endpoint.label, documents, facts):
+                yield endpoint, facts
         except BaseException as raised:
             error = raised
             raise
         finally:
-            self._give_back(endpoint, error, told, monotonic() - start)
+            self._leave(endpoint, permit, error, facts, self._clock() - start)
 
-    def _taken(self, tried: Collection[Endpoint]) -> tuple[Endpoint, _State]:
-        """Return a server that now has one request more, and its state before that."""
-        if len(self.all) == 1:
-            return self.all[0], self.all[0].state
+    def _enter(self, tried: Collection[Endpoint]) -> tuple[Endpoint, Permit, CircuitState]:
+        """Return the chosen server, the leave to ask it, and its state before that."""
         with self._lock:
-            if self._pid != os.getpid():  # a fork: the requests in flight are the parent's
-                self._pid = os.getpid()
+            if self._process_id != os.getpid():  # forked: the requests in flight are the parent's
+                self._process_id = os.getpid()
                 for endpoint in self.all:
-                    endpoint.in_flight, endpoint.probing = 0, False
-            now = monotonic()
-            left = [endpoint for endpoint in self.all if endpoint not in tried]
-            usable = [one for one in left if _is_usable(one, now)] or left
-            two = random.sample(usable, min(2, len(usable)))
-            chosen = min(two, key=lambda endpoint: endpoint.in_flight)
-            chosen.in_flight += 1
-            before = chosen.state
-            if chosen.back_at is not None and chosen.back_at <= now:
-                chosen.probing = True
-        return chosen, before
+                    endpoint.in_flight = 0
+            endpoint = self._choose(tried)
+            endpoint.in_flight += 1
+            before = endpoint.circuit.state
+            return endpoint, endpoint.circuit.enter(), before
 
-    def _give_back(
-        self, endpoint: Endpoint, error: BaseException | None, told: AttemptFacts, seconds: float
-    ) -> None:
+    def _choose(self, tried: Collection[Endpoint]) -> Endpoint:
         if len(self.all) == 1:
-            return
+            return self.all[0]
+        untried = [endpoint for endpoint in self.all if endpoint not in tried]
+        candidates = [endpoint for endpoint in untried if endpoint.circuit.admits] or untried
+        two = random.sample(candidates, min(2, len(candidates)))
+        return min(two, key=lambda endpoint: endpoint.in_flight)
+
+    def _leave(
+        self,
+        endpoint: Endpoint,
+        permit: Permit,
+        error: BaseException | None,
+        facts: AttemptFacts,
+        seconds: float,
+    ) -> None:
         with self._lock:
-            before = endpoint.state
             endpoint.in_flight = max(endpoint.in_flight - 1, 0)
-            endpoint.probing = False
-            if error is None:
-                endpoint.failures = endpoint.rests = 0
-                endpoint.back_at = None
-            elif isinstance(error, BackendOverloaded):
-                if error.retry_after:
-                    endpoint.back_at = monotonic() + min(error.retry_after, _LONGEST_WISH)
-            elif before == "open":
-                pass  # it is known to be down: what was in flight fails with it
-            elif isinstance(error, BackendUnavailable | InvalidResponse):
-                endpoint.failures += 1
-                hangs = isinstance(error, BackendTimeout) and seconds >= _HANGING
-                is_gone = told.status_code is None and not isinstance(error, BackendTimeout)
-                if hangs or is_gone or before == "half_open" or endpoint.failures >= _FAILURES:
-                    rest = min(_FIRST_REST * 2.0 ** min(endpoint.rests, 10), _LONGEST_REST)
-                    endpoint.back_at = monotonic() + rest
-                    endpoint.rests += 1
-                    endpoint.failures = 0
-        _tell_change(endpoint, before)
+            before = endpoint.circuit.state
+            if len(self.all) > 1:
+                _record(permit, error, facts, seconds)
+            permit.release()
+        _emit_change(endpoint, before)
 
 
-def _is_usable(endpoint: Endpoint, now: float) -> bool:
-    return endpoint.back_at is None or (endpoint.back_at <= now and not endpoint.probing)
+def _record(
+    permit: Permit, error: BaseException | None, facts: AttemptFacts, seconds: float
+) -> None:
+    """Tell the circuit of a server how a request to it ended."""
+    if error is None:
+        permit.succeed()
+    elif isinstance(error, BackendOverloaded):
+        if error.retry_after:
+            permit.pause(min(error.retry_after, MAX_RETRY_AFTER))
+    elif isinstance(error, BackendUnavailable | InvalidResponse):
+        timed_out = isinstance(error, BackendTimeout)
+        unreachable = facts.status_code is None and not timed_out
+        permit.fail(at_once=unreachable or (timed_out and seconds >= _HANG))
 
 
-def _tell_change(endpoint: Endpoint, before: _State) -> None:
-    if endpoint.state != before:
-        emit(BreakerChanged(endpoint.label, endpoint.state))
+def _emit_change(endpoint: Endpoint, before: CircuitState) -> None:
+    if endpoint.circuit.state != before:
+        emit(BreakerChanged(endpoint.label, endpoint.circuit.state))
 
 
 def _host_and_port(url: str) -> str:

@@ -1,4 +1,4 @@
-"""From an HTTP reply to its content, or to the one error that says what happened."""
+"""From an HTTP response to its JSON, or to the one error that says what happened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from rerank_plugins.backends.http.responses import Reply
+from rerank_plugins.backends.http.credentials import Key
+from rerank_plugins.backends.http.responses import HTTPResponse
 from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,
@@ -22,114 +23,124 @@ from rerank_plugins.errors import (
     InvalidResponse,
 )
 
-__all__ = ["complaint", "failure", "parsed"]
+__all__ = ["parse_json", "quote_message", "status_error"]
 
-_LARGEST_ERROR = 2**20
-_LONGEST = 200
-_RECOGNISABLE = 8
+_MAX_ERROR_SIZE = 2**20
+_MAX_MESSAGE = 200
+_MIN_PREFIX = 8
+"""Fewer characters of a text may stand in any message by chance."""
 
 _KEY_STATUSES = frozenset({401, 403, 498})
-_BUSY_STATUSES = frozenset({429, 503})
-_SLOW_STATUSES = frozenset({408, 504})
-_MOVED_STATUSES = range(300, 400)
-_ABSENT_STATUSES = frozenset({404, 405})
+_OVERLOADED_STATUSES = frozenset({429, 503})
+_TIMEOUT_STATUSES = frozenset({408, 504})
+_REDIRECT_STATUSES = range(300, 400)
+_NOT_FOUND_STATUSES = frozenset({404, 405})
 _TOO_LARGE_STATUSES = frozenset({413, 422})
-_ALONE = 2  # the query and one document
 _SERVER_ERRORS = 500
 _FAILED_DEPENDENCY = 424
-_FINAL_STATUSES = frozenset({501, 505})
+_NEVER_SUPPORTED_STATUSES = frozenset({501, 505})
 
-# Xinference answers 429 to callers it has locked out for an hour.
-_BANNED = re.compile("temporarily banned", re.IGNORECASE)
-# Xinference and llama.cpp answer 500 to what will fail again, for whatever reason.
-_FINAL = re.compile("validation error|too large to process", re.IGNORECASE)
-# pydantic and FastAPI, printed as text, repeat the input they refuse.
+# Xinference answers 429 to callers that it has locked out for an hour.
+_LOCKED_OUT = re.compile("temporarily banned", re.IGNORECASE)
+# Xinference and llama.cpp answer 500 to requests that will fail again.
+_PERMANENT = re.compile("validation error|too large to process", re.IGNORECASE)
+# pydantic and FastAPI, printed as text, repeat the input that they refuse.
 _REPEATED_INPUT = re.compile(r"""(input_value=|["']input["']:).*""", re.DOTALL)
 # HAProxy's pages have no title.
 _TITLE = re.compile(r"<(title|h1)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
-_WORDS = ("error", "detail", "message")
+_MESSAGE_FIELDS = ("error", "detail", "message")
 
 
-def parsed(reply: Reply) -> object:
-    """Return the JSON of a reply, read strictly: no NaN, no infinity, no other type.
+def parse_json(response: HTTPResponse) -> object:
+    """Return the JSON of a response, read strictly: no NaN, no infinity.
 
     Raises:
         InvalidResponse: it is not JSON.
         BackendError: it is nested too deeply.
     """
-    media_type = reply.headers.get("content-type", "application/json").partition(";")[0].strip()
+    media_type = response.headers.get("content-type", "application/json").partition(";")[0].strip()
     if not media_type.lower().endswith(("/json", "+json")):
-        raise InvalidResponse(f"the reply is {media_type[:50]!r} instead of JSON; check `base_url`")
+        raise InvalidResponse(
+            f"the response is {media_type[:50]!r} instead of JSON; check `base_url`"
+        )
     try:
-        return _STRICT.decode(reply.content.decode())
+        return _STRICT.decode(response.content.decode())
     except RecursionError as exc:
-        raise BackendError("the reply is nested too deeply") from exc
-    except ValueError as exc:  # also for bytes that are no UTF-8, and for overlong numbers
-        raise InvalidResponse("the reply is not valid JSON") from exc
+        raise BackendError("the response is nested too deeply") from exc
+    except ValueError as exc:  # also for bytes that are not UTF-8, and for overlong numbers
+        raise InvalidResponse("the response is not valid JSON") from exc
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-_STRICT = json.JSONDecoder(parse_constant=_refuse)
+_STRICT = json.JSONDecoder(parse_constant=_reject)
 
 
-def failure(
-    reply: Reply, *, where: str, key: str, key_source: str, texts: Sequence[str], start: int = 0
+def status_error(
+    response: HTTPResponse,
+    *,
+    where: str,
+    key: Key,
+    query: Sequence[str] = (),
+    documents: Sequence[str] = (),
+    start: int = 0,
 ) -> BackendError:
-    """Return the error that a reply with a status outside 200 to 299 stands for.
+    """Return the error that a status outside 200 to 299 stands for.
 
     Args:
-        reply: what came back.
+        response: what came back.
         where: which server; the message starts with it.
-        key: the key that was sent, or ""; it never gets into the message.
-        key_source: where the key came from, in words.
-        texts: the query, then the documents that were sent; a message that repeats one is dropped.
-        start: the position of the first of them in the call.
+        key: the key that was sent; the message masks it.
+        query: the texts of the query that were sent.
+        documents: the documents that were sent. A message that repeats any of these is dropped.
+        start: the position of the first document in the call.
     """
-    status, raw = reply.status, _message(reply)
-    said = _shown(raw, key=key, texts=texts)
-    what = f"{where} answered {status}" + (f": {said}" if said else "")
-    wait = _retry_after(reply.headers)
-    if status in _KEY_STATUSES or (status in _BUSY_STATUSES and _BANNED.search(raw)):
-        return AuthenticationError(f"{what}; {key_source}", status_code=status)
-    later = f"; try again in {math.ceil(wait):g} s" if wait else ""
-    if status in _BUSY_STATUSES:
-        return BackendOverloaded(what + later, retry_after=wait)
-    if status in _SLOW_STATUSES:
-        return BackendTimeout(what + later, retry_after=wait)
-    if status in _MOVED_STATUSES:
-        host = _host(reply.headers.get("location", ""))
+    status, message = response.status, _message(response)
+    quoted = _quote(message, key=key, texts=[*query, *documents])
+    what = f"{where} answered {status}" + (f": {quoted}" if quoted else "")
+    retry_after = _retry_after(response.headers)
+    if status in _KEY_STATUSES or (status in _OVERLOADED_STATUSES and _LOCKED_OUT.search(message)):
+        return AuthenticationError(f"{what}; {key.source}", status_code=status)
+    later = f"; try again in {math.ceil(retry_after):g} s" if retry_after else ""
+    if status in _OVERLOADED_STATUSES:
+        return BackendOverloaded(what + later, retry_after=retry_after)
+    if status in _TIMEOUT_STATUSES:
+        return BackendTimeout(what + later, retry_after=retry_after)
+    if status in _REDIRECT_STATUSES:
+        host = _host(response.headers.get("location", ""))
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
-    elif status in _TOO_LARGE_STATUSES and len(texts) > _ALONE:
-        what = f"{what}; it got {len(texts) - 1} documents, and `max_documents` sends fewer at once"
+    elif status in _TOO_LARGE_STATUSES and len(documents) > 1:
+        what = (
+            f"{what}; it got {len(documents)} documents; set `max_documents` to send fewer at once"
+        )
     elif status in _TOO_LARGE_STATUSES:
-        size = sum(len(text.encode()) for text in texts)
-        what = f"{what}; it got document {start} alone, {size} bytes with the query: shorten it"
-    elif status in _ABSENT_STATUSES:
+        size = sum(len(text.encode()) for text in (*query, *documents))
+        what = f"{what}; it got document {start} alone, {size} bytes with the query; shorten it"
+    elif status in _NOT_FOUND_STATUSES:
         what = f"{what}; check `base_url` and `model`"
-    elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on another caller's text
+    elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on the text of another caller
         return BackendError(what)
-    elif status >= _SERVER_ERRORS and status not in _FINAL_STATUSES:
-        if _FINAL.search(raw):
+    elif status >= _SERVER_ERRORS and status not in _NEVER_SUPPORTED_STATUSES:
+        if _PERMANENT.search(message):
             return BackendError(what)
-        return BackendUnavailable(what + later, retry_after=wait)
+        return BackendUnavailable(what + later, retry_after=retry_after)
     return BackendRejected(what, status_code=status)
 
 
-def complaint(reply: Reply, *, key: str, texts: Iterable[str]) -> str:
-    """Return what a reply without scores says instead, quoted and cut, or an empty string."""
-    return _shown(_message(reply), key=key, texts=texts)
+def quote_message(response: HTTPResponse, *, key: Key, texts: Iterable[str]) -> str:
+    """Return the server's message, quoted and cut; "" if there is none to quote."""
+    return _quote(_message(response), key=key, texts=texts)
 
 
-def _message(reply: Reply) -> str:
-    """Return the server's own words, in whichever of the usual forms they come."""
-    if len(reply.content) > _LARGEST_ERROR:
+def _message(response: HTTPResponse) -> str:
+    """Return the server's own message, in whichever usual form it comes."""
+    if len(response.content) > _MAX_ERROR_SIZE:
         return ""
-    text = reply.content.decode(errors="replace")
+    text = response.content.decode(errors="replace")
     try:
-        return _words(json.loads(text))
+        return _json_message(json.loads(text))
     except RecursionError:
         return ""
     except ValueError:
@@ -138,37 +149,35 @@ def _message(reply: Reply) -> str:
         return "" if text.lstrip().startswith(("<", "{", "[")) else text
 
 
-def _words(body: object) -> str:
+def _json_message(body: object) -> str:
     if isinstance(body, str):
         return body
     if isinstance(body, list):
-        return "; ".join(filter(None, map(_words, body[:3])))
+        return "; ".join(filter(None, map(_json_message, body[:3])))
     if not isinstance(body, dict):
         return ""
     if isinstance(body.get("msg"), str):  # FastAPI; its `input` repeats ours
-        place = ".".join(str(part) for part in body.get("loc") or ())
-        return f"{place}: {body['msg']}" if place else body["msg"]
-    return next(filter(None, (_words(body.get(key)) for key in _WORDS)), "")
+        location = ".".join(str(part) for part in body.get("loc") or ())
+        return f"{location}: {body['msg']}" if location else body["msg"]
+    return next(filter(None, (_json_message(body.get(name)) for name in _MESSAGE_FIELDS)), "")
 
 
-def _shown(message: str, *, key: str, texts: Iterable[str]) -> str:
+def _quote(message: str, *, key: Key, texts: Iterable[str]) -> str:
     """Return at most 200 characters of a message, escaped and quoted, without our own texts."""
-    message = " ".join(_REPEATED_INPUT.sub("", message).split())
-    if key:
-        message = message.replace(key, "[key]")
-    if not message or any(part in message for part in map(_beginning, texts) if part):
+    message = key.mask(" ".join(_REPEATED_INPUT.sub("", message).split()))
+    if not message or any(prefix in message for prefix in map(_prefix, texts) if prefix):
         return ""
-    return f"'{repr(message[:_LONGEST])[1:-1][:_LONGEST]}'"
+    return f"'{repr(message[:_MAX_MESSAGE])[1:-1][:_MAX_MESSAGE]}'"
 
 
-def _beginning(text: str) -> str:
-    """Return enough of a text to know it again; "" if it is too short for that."""
-    beginning = " ".join(text[:80].split())[:24]
-    return beginning if len(beginning) >= _RECOGNISABLE else ""
+def _prefix(text: str) -> str:
+    """Return enough of a text to recognise it; "" if the text is too short for that."""
+    prefix = " ".join(text[:80].split())[:24]
+    return prefix if len(prefix) >= _MIN_PREFIX else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait; None if the server names none or writes nonsense."""
+    """Return the seconds to wait; None if the server names none, or none that makes sense."""
     if (milliseconds := _seconds(headers.get("retry-after-ms", ""))) is not None:  # Cohere's
         return milliseconds / 1000
     value = headers.get("retry-after", "")

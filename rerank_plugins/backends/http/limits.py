@@ -1,19 +1,19 @@
-"""What a server takes in one request: learned from its refusals, and forgotten in time."""
+"""What a server takes in one request: learned when it refuses one, and forgotten after a while."""
 
 from __future__ import annotations
 
 import re
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
-from rerank_plugins.backends.http.responses import Reply
+from rerank_plugins.backends.http.responses import HTTPResponse
 
-__all__ = ["Limits", "Refused", "too_large"]
+__all__ = ["LearnedLimits", "SizeLimit", "Unit", "size_limit"]
 
-_KEPT = 600.0
-"""Seconds until a learned limit is doubled, to find out whether the server takes more by now."""
+_LIFETIME = 600.0
+"""Seconds until a learned limit is doubled, to find out whether the server takes more by then."""
 
-_LARGEST_ERROR = 2**16
+_MAX_ERROR_SIZE = 2**16
 _REFUSALS = frozenset({400, 413, 422})
 _TOO_LARGE = 413
 
@@ -24,62 +24,65 @@ _TOKENS = re.compile(
     r"tokens (per|in) (the |a |your |submitted )*(batch|request)|total tokens", re.IGNORECASE
 )
 # "batch size 40 > maximum allowed batch size 32", "at most 2048 items", "limit of 1000 documents"
-_MOST = re.compile(
+_MAXIMUM = re.compile(
     r"(?:max(?:imum)?|at most|limit|up to|(?:no )?more than|exceeds?|fewer than|less than)"
     r"[^\d]{0,40}?(\d{1,7})\b",
     re.IGNORECASE,
 )
 
-
-class Refused(NamedTuple):
-    """A request that is too large."""
-
-    by: Literal["documents", "bytes"]
-    """What there is too much of."""
-    most: int
-    """How much the server takes, as it says, or half of what it did not take."""
+Unit: TypeAlias = Literal["documents", "bytes"]
+"""What a limit counts."""
 
 
-def too_large(reply: Reply, *, documents: int, size: int) -> Refused | None:
-    """Return what a refusal says about the size of a request; None if it is about something else.
+class SizeLimit(NamedTuple):
+    """How large a request may be."""
+
+    unit: Unit
+    maximum: int
+
+
+def size_limit(response: HTTPResponse, *, documents: int, size: int) -> SizeLimit | None:
+    """Return the limit that a refusal states or implies; None if it is about something else.
+
+    Without a stated limit, the limit is half of what the server refused.
 
     Args:
-        reply: what came back.
+        response: the refusal.
         documents: how many documents the request held.
-        size: how many bytes it held.
+        size: how many bytes the request held.
     """
-    if reply.status not in _REFUSALS or len(reply.content) > _LARGEST_ERROR:
+    if response.status not in _REFUSALS or len(response.content) > _MAX_ERROR_SIZE:
         return None
-    text = reply.content.decode(errors="replace")
+    text = response.content.decode(errors="replace")
     if _TOKENS.search(text):
-        return Refused("bytes", size // 2)
-    found = _MOST.search(text)
-    if _DOCUMENTS.search(text) and found and 0 < int(found[1]) < documents:
-        return Refused("documents", int(found[1]))
-    return Refused("bytes", size // 2) if reply.status == _TOO_LARGE else None
+        return SizeLimit("bytes", size // 2)
+    stated = _MAXIMUM.search(text)
+    if _DOCUMENTS.search(text) and stated and 0 < int(stated[1]) < documents:
+        return SizeLimit("documents", int(stated[1]))
+    return SizeLimit("bytes", size // 2) if response.status == _TOO_LARGE else None
 
 
-class Limits:
-    """How many documents and bytes one server takes at once, as far as it is known.
+class LearnedLimits:
+    """The limits of one server, as far as its refusals revealed them.
 
-    Needs no lock: at worst, one of two refusals at the same time is learned again.
+    Needs no lock: at worst, two refusals at the same time teach one limit twice.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, float]] = {}
+        self._maxima: dict[Unit, tuple[int, float]] = {}
 
-    def learn(self, refused: Refused) -> None:
-        """Remember a refusal; a limit that is known already only gets lower."""
-        known = self.most(refused.by)
-        most = refused.most if known is None else min(known, refused.most)
-        self._known[refused.by] = (most, monotonic() + _KEPT)
+    def learn(self, limit: SizeLimit) -> None:
+        """Remember a limit; one that is known already only gets lower."""
+        known = self.maximum(limit.unit)
+        maximum = limit.maximum if known is None else min(known, limit.maximum)
+        self._maxima[limit.unit] = (maximum, monotonic() + _LIFETIME)
 
-    def most(self, by: Literal["documents", "bytes"]) -> int | None:
-        """Return the limit that was learned, if any; with time, twice and twice as much."""
-        if by not in self._known:
+    def maximum(self, unit: Unit) -> int | None:
+        """Return the learned limit, if any; each lifetime doubles it."""
+        if unit not in self._maxima:
             return None
-        most, until = self._known[by]
-        if monotonic() >= until:
-            most, until = 2 * most, monotonic() + _KEPT
-            self._known[by] = (most, until)
-        return most
+        maximum, expires = self._maxima[unit]
+        if monotonic() >= expires:
+            maximum, expires = 2 * maximum, monotonic() + _LIFETIME
+            self._maxima[unit] = (maximum, expires)
+        return maximum

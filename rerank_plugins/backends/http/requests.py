@@ -1,18 +1,19 @@
-"""One call to a rerank server: what to send, in which pieces, to whom, and what comes of it."""
+"""One call to a rerank server: what to send, in which parts, to which server, and its scores."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from rerank_plugins.backends.http.credentials import Credentials
-from rerank_plugins.backends.http.dialects import Dialect, decode
+from rerank_plugins.backends.http.credentials import Credentials, Key
+from rerank_plugins.backends.http.dialects import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
-from rerank_plugins.backends.http.errors import complaint, failure, parsed
-from rerank_plugins.backends.http.limits import too_large
-from rerank_plugins.backends.http.responses import Reply, Request
-from rerank_plugins.backends.http.splitting import Part, split, to_json
-from rerank_plugins.backends.http.transport import Asking
+from rerank_plugins.backends.http.errors import parse_json, quote_message, status_error
+from rerank_plugins.backends.http.limits import size_limit
+from rerank_plugins.backends.http.responses import HTTPRequest, HTTPResponse
+from rerank_plugins.backends.http.splitting import Part, merge_parts, split, to_json
+from rerank_plugins.backends.http.transport import Exchange
 from rerank_plugins.backends.scale import Scaling
 from rerank_plugins.errors import (
     AuthenticationError,
@@ -22,8 +23,9 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.hooks import Split, Truncated
 from rerank_plugins.hooks._dispatch import emit
+from rerank_plugins.scores import Scores
 
-__all__ = ["Asker"]
+__all__ = ["Job", "RequestFlow"]
 
 MAX_BODY = 1_000_000
 """Largest request in bytes, where it can be split: nginx refuses more than 1 MiB by default."""
@@ -31,149 +33,184 @@ MAX_BODY = 1_000_000
 _SUCCESS = range(200, 300)
 
 
-class Asker:
-    """Turns a query and documents into requests, and replies into scores; does no I/O.
+class Job(NamedTuple):
+    """One call: a query and its documents, as they are sent."""
+
+    query: str
+    instruction: str | None
+    texts: Sequence[str]
+    truncated: frozenset[int]
+    """Positions of the documents that were cut."""
+
+
+class RequestFlow:
+    """Turns a query and documents into requests, and responses into scores; does no I/O.
 
     Args:
-        servers: whom to ask.
-        protocol: how they want to be asked.
+        endpoints: the servers.
+        dialect: their protocol.
         model: the model's name, if it is sent.
-        instruction: what the model should look for.
         credentials: where the key is.
-        scaling: what to make of the scores.
+        scaling: how to turn what the servers send into the scale of the backend.
         max_documents: most documents in one request; None is no limit.
         listwise: whether documents must not be split.
     """
 
     def __init__(
         self,
-        servers: Endpoints,
+        endpoints: Endpoints,
         *,
-        protocol: Dialect,
+        dialect: Dialect,
         model: str | None,
-        instruction: str | None,
         credentials: Credentials,
         scaling: Scaling,
         max_documents: int | None,
         listwise: bool,
     ) -> None:
-        self._servers = servers
-        self._protocol = protocol
+        self._endpoints = endpoints
+        self._dialect = dialect
         self._model = model
-        self._instruction = instruction
         self._credentials = credentials
         self._scaling = scaling
         self.max_documents = max_documents
         self._listwise = listwise
 
-    def parts(self, query: str, texts: Sequence[str]) -> list[Part]:
-        """Split the documents into requests that the server takes."""
-        longest = self._protocol.max_characters
-        sent = [text[:longest] if text and not text.isspace() else " " for text in texts]
-        if longest is not None and (cut := sum(len(text) > longest for text in texts)):
-            emit(Truncated(cut))
-        limit = self.max_documents
-        if self._listwise and limit is not None and len(sent) > limit:
-            raise UnsupportedInputError(
-                f"{len(sent)} documents for a listwise model, which must see all of them in one "
-                f"request, and that holds {limit}; pass fewer, or raise `max_documents`"
-            )
-        return self._pieces(query, Part(0, sent)) if sent else []
+    def job(self, query: str, texts: Sequence[str], instruction: str | None) -> Job:
+        """Prepare the documents of a call: blank ones become a space, very long ones are cut."""
+        longest = self._dialect.max_characters
+        prepared = [text[:longest] if text and not text.isspace() else " " for text in texts]
+        if longest is None:
+            return Job(query, instruction, prepared, frozenset())
+        truncated = frozenset(at for at, text in enumerate(texts) if len(text) > longest)
+        if truncated:
+            emit(Truncated(len(truncated)))
+        return Job(query, instruction, prepared, truncated)
 
-    def _pieces(self, query: str, part: Part) -> list[Part]:
+    def parts(self, job: Job) -> list[Part]:
+        """Split the documents into requests that the servers take.
+
+        Raises:
+            UnsupportedInputError: there are too many for a listwise model.
+        """
+        texts = job.texts
+        limit = self.max_documents
+        if self._listwise and limit is not None and len(texts) > limit:
+            raise UnsupportedInputError(
+                f"{len(texts)} documents for a listwise model, which needs all of them in one "
+                f"request of at most {limit}; pass fewer, or raise `max_documents`"
+            )
+        return self._split(job, Part(0, texts)) if texts else []
+
+    def _split(self, job: Job, part: Part) -> list[Part]:
         """Split a part by all the limits that are known by now."""
         if self._listwise:
             return [part]
-        limits = (self.max_documents, self._servers.most("documents"))
-        pieces = split(
+        limits = (self.max_documents, self._endpoints.maximum("documents"))
+        parts = split(
             part,
-            max_documents=min((most for most in limits if most), default=len(part.texts)),
-            max_bytes=(self._servers.most("bytes") or MAX_BODY) - len(to_json(query)),
+            max_documents=min(filter(None, limits), default=len(part.texts)),
+            max_bytes=(self._endpoints.maximum("bytes") or MAX_BODY)
+            - len(to_json([job.query, job.instruction])),
         )
-        if len(pieces) > 1:
-            emit(Split(self._servers.label, len(part.texts), len(pieces)))
-        return pieces
+        if len(parts) > 1:
+            emit(Split(self._endpoints.label, len(part.texts), len(parts)))
+        return parts
 
-    def asking(self, query: str, part: Part, deadline: float) -> Asking:
-        """Score one part, in smaller pieces where a server says that it is too large."""
-        pieces = self._pieces(query, part)
-        if len(pieces) == 1:
+    def exchange(self, job: Job, part: Part, deadline: float) -> Exchange:
+        """Score one part, in smaller parts where a server refuses its size."""
+        parts = self._split(job, part)
+        if len(parts) == 1:
             try:
-                return (yield from self._piece(query, part, deadline))
+                return (yield from self._exchange_unsplit(job, part, deadline))
             except _TooLarge as refusal:
-                pieces = self._pieces(query, part)  # by what has been learned
-                if len(pieces) == 1:
+                parts = self._split(job, part)  # by the limit just learned
+                if len(parts) == 1:
                     raise BackendRejected(str(refusal), status_code=refusal.status_code) from None
-        scores: list[float] = []
-        for piece in pieces:
-            scores += yield from self.asking(query, piece, deadline)
-        return scores
+        scores: list[Scores] = []
+        for smaller in parts:
+            scores += [(yield from self.exchange(job, smaller, deadline))]
+        return merge_parts(len(part.texts), parts, scores)
 
-    def _piece(self, query: str, part: Part, deadline: float) -> Asking:
-        """Ask a server, and another one if it fails; raise what the last one says."""
+    def _exchange_unsplit(self, job: Job, part: Part, deadline: float) -> Exchange:
+        """Ask a server, and another one if it fails; raise the error of the last one."""
         tried: dict[Endpoint, str] = {}
         while True:
             try:
-                with self._servers.asked(tried, len(part.texts)) as (server, told):
-                    tried[server] = ""
-                    request = self._encode(server, query, part.texts, told.headers)
+                with self._endpoints.attempt(tried, len(part.texts)) as (endpoint, facts):
+                    tried[endpoint] = ""
+                    attempt = _Attempt(endpoint, self._credentials.read(), job, part)
+                    request = self._encode(attempt, facts.headers)
                     now = time.monotonic()
                     # Where there is another server, a silent one gets half of the time.
-                    end = now + (deadline - now) / 2 if self._servers.others(tried) else deadline
-                    reply = yield request, end
-                    told.status_code = reply.status
-                    return self._decode(server, request, reply, query, part)
+                    if self._endpoints.has_untried(tried):
+                        response = yield request, now + (deadline - now) / 2
+                    else:
+                        response = yield request, deadline
+                    facts.status_code = response.status
+                    return self._decode(attempt, request, response)
             except BackendRejected:
                 raise
             except BackendError as error:
-                if not self._servers.others(tried) or time.monotonic() >= deadline:
+                if not self._endpoints.has_untried(tried) or time.monotonic() >= deadline:
                     for earlier in filter(None, tried.values()):
                         error.add_note(earlier)
                     raise
-                tried[server] = f"before that, {type(error).__name__}: {error}"
+                tried[endpoint] = f"before that, {type(error).__name__}: {error}"
 
-    def _encode(
-        self, server: Endpoint, query: str, texts: Sequence[str], additions: Mapping[str, str]
-    ) -> Request:
-        body = self._protocol.encode(
-            query, texts, model=self._model, instruction=self._instruction, raw=self._scaling.raw
+    def _encode(self, attempt: _Attempt, hook_headers: Mapping[str, str]) -> HTTPRequest:
+        endpoint, key, job, part = attempt
+        body = self._dialect.encode(
+            job.query,
+            part.texts,
+            model=self._model,
+            instruction=job.instruction,
+            raw=self._scaling.raw,
         )
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        key = self._credentials.key()
         if key.value:
             headers["Authorization"] = f"Bearer {key.value}"
-        elif self._protocol.base_url and server.url.startswith(f"{self._protocol.base_url}/"):
-            raise AuthenticationError(f"{server.where}: {key.source}")
-        ours = {name.lower() for name in headers}
-        headers |= {name: said for name, said in additions.items() if name.lower() not in ours}
-        return Request("POST", server.url, headers, to_json(body), server.where)
+        elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
+            raise AuthenticationError(f"{endpoint.where}: {key.source}")
+        own = {name.lower() for name in headers}
+        headers |= {name: value for name, value in hook_headers.items() if name.lower() not in own}
+        return HTTPRequest("POST", endpoint.url, headers, to_json(body), endpoint.where)
 
-    def _decode(
-        self, server: Endpoint, request: Request, reply: Reply, query: str, part: Part
-    ) -> list[float]:
-        key, sent = self._credentials.key(), [query, *part.texts]
-        if reply.status not in _SUCCESS:
-            error = failure(
-                reply,
-                where=server.where,
-                key=key.value,
-                key_source=key.source,
-                texts=sent,
+    def _decode(self, attempt: _Attempt, request: HTTPRequest, response: HTTPResponse) -> Scores:
+        endpoint, key, job, part = attempt
+        count = len(part.texts)
+        query = [job.query, job.instruction or ""]
+        if response.status not in _SUCCESS:
+            error = status_error(
+                response,
+                where=endpoint.where,
+                key=key,
+                query=query,
+                documents=part.texts,
                 start=part.start,
             )
-            count, size = len(part.texts), len(request.body)
-            refused = too_large(reply, documents=count, size=size)
-            if refused is not None and count > 1 and not self._listwise:
-                server.limits.learn(refused)
-                raise _TooLarge(str(error), status_code=reply.status)
+            limit = size_limit(response, documents=count, size=len(request.body))
+            if limit is not None and count > 1 and not self._listwise:
+                endpoint.limits.learn(limit)
+                raise _TooLarge(str(error), status_code=response.status)
             raise error
         try:
-            return self._scaling.applied(decode(parsed(reply), len(part.texts)))
+            body = parse_json(response)
+            values = self._scaling.applied(self._dialect.decode(body, count))
+            return Scores(values, usage=self._dialect.usage(body))
         except BackendError as exc:
-            said = complaint(reply, key=key.value, texts=sent)
-            reason = f"{exc}; it says {said}" if said else str(exc)
-            raise type(exc)(f"{server.where}: {reason}") from exc
+            message = quote_message(response, key=key, texts=[*query, *part.texts])
+            reason = f"{exc}; the server says {message}" if message else str(exc)
+            raise type(exc)(f"{endpoint.where}: {reason}") from exc
+
+
+class _Attempt(NamedTuple):
+    """A part of a call on its way to one server, with the key as it was when it was sent."""
+
+    endpoint: Endpoint
+    key: Key
+    job: Job
+    part: Part
 
 
 class _TooLarge(BackendRejected):
-    """A request that may be sent in smaller pieces; never leaves this module."""
+    """A request that may be sent in smaller parts; never leaves this module."""

@@ -1,4 +1,4 @@
-"""One call as several requests: cut by what a server takes."""
+"""Splits one call into requests that a server takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Part", "split", "to_json"]
+from rerank_plugins.scores import Scores
 
-_LONGEST_ESCAPE = 6
-"""Bytes that one character takes in JSON at most."""
-_FRAME = 16
+__all__ = ["Part", "merge_parts", "split", "to_json"]
+
+_MAX_BYTES_PER_CHARACTER = 6
+"""In JSON, where `\\u0000` is the longest escape."""
+_OVERHEAD = 16
 """Bytes around each document: quotes, a comma, and `{"text":}` where documents are objects."""
 
 
@@ -28,23 +30,35 @@ def to_json(value: object) -> bytes:
 
 
 def split(part: Part, *, max_documents: int, max_bytes: int) -> list[Part]:
-    """Cut `part` into runs that hold neither too many documents nor too many bytes of JSON.
+    """Split `part` into runs within both limits; a document that is too large gets its own run.
 
-    A document that is too large by itself gets a run of its own.
+    Args:
+        part: what to split.
+        max_documents: most documents in a run.
+        max_bytes: most bytes of JSON in a run.
     """
     texts = part.texts
-    most = sum(map(len, texts)) * _LONGEST_ESCAPE + len(texts) * _FRAME
-    if most <= max_bytes:  # no need to measure
+    upper_bound = sum(map(len, texts)) * _MAX_BYTES_PER_CHARACTER + len(texts) * _OVERHEAD
+    if upper_bound <= max_bytes:  # no need to measure
         starts = list(range(0, len(texts), max_documents))
     else:
         starts, room = [0], max_bytes
         for position, text in enumerate(texts):
-            needed = len(to_json(text)) + _FRAME
-            room -= needed
+            size = len(to_json(text)) + _OVERHEAD
+            room -= size
             if position > starts[-1] and (room < 0 or position - starts[-1] == max_documents):
                 starts.append(position)
-                room = max_bytes - needed
+                room = max_bytes - size
     ends = [*starts[1:], len(texts)]
     return [
         Part(part.start + start, texts[start:end]) for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def merge_parts(count: int, parts: Sequence[Part], scores: Sequence[Scores]) -> Scores:
+    """Join the scores of parts that follow each other and hold `count` documents together."""
+    if len(scores) == 1:
+        return scores[0]
+    first = parts[0].start if parts else 0
+    positions = [range(part.start - first, part.start - first + len(part.texts)) for part in parts]
+    return Scores.merge(count, zip(positions, scores, strict=True))

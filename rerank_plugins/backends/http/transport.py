@@ -1,4 +1,4 @@
-"""Sending over HTTP: pooled clients, one total deadline, one free try for dead connections."""
+"""Sends over HTTP: pooled clients, one total deadline, a second try for stale connections."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
-import httpx
-
+from rerank_plugins._internal import flow
 from rerank_plugins._internal.locks import ForkSafeLock
-from rerank_plugins.backends.http.deadline import bind, deadline_of_thread
-from rerank_plugins.backends.http.responses import Incoming, Reply, Request, translated
+from rerank_plugins.backends.http.client import httpx
+from rerank_plugins.backends.http.deadline import enforce_deadlines, thread_deadline
+from rerank_plugins.backends.http.responses import (
+    HTTPRequest,
+    HTTPResponse,
+    ResponseReader,
+    translate_errors,
+)
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scores
 
-__all__ = ["Asking", "Transport"]
+__all__ = ["Exchange", "Transport"]
 
-# Uvicorn, under most rerank servers, closes idle connections after 5 s: we must be first.
+# Uvicorn, under most rerank servers, closes idle connections after 5 s: we must close them first.
 _CONNECTIONS = 100
 _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4.0
 )
 
-Asking: TypeAlias = Generator[tuple[Request, float], Reply, list[float]]
-"""Yields requests with their deadlines, gets the replies, and returns the scores."""
+Exchange: TypeAlias = Generator[tuple[HTTPRequest, float], HTTPResponse, Scores]
+"""Yields requests with their deadlines, receives the responses, and returns the scores."""
 
 _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
@@ -37,169 +43,146 @@ class Transport:
     """Sends requests over pooled connections; threads, event loops and forks may share it.
 
     There is one client for all threads and one for each running event loop; the latter closes
-    when `asyncio.run` ends its loop. Redirects and cookies are off. Proxies and certificate
-    stores that the environment names are used, as httpx does by default.
+    when `asyncio.run` ends its loop. Redirects and cookies are off. The proxies and certificates
+    that the environment names are used, as is the client library's default.
 
     Args:
         connect_timeout: seconds to wait for a connection.
         verify: whether to check certificates, or the file or folder of the CAs to trust; None
-            loads none, which is enough for plain http.
+            loads no certificates, which is enough for plain http.
     """
 
     def __init__(self, *, connect_timeout: float, verify: bool | str | None) -> None:
         self._connect_timeout = connect_timeout
         self._verify = verify
-        self._pools: dict[int, _Pools] = {}
+        self._clients: dict[int, _ProcessClients] = {}
 
-    def run(self, asking: Asking) -> list[float]:
-        """Send what `asking` wants, one after the other; what fails is raised inside it."""
-        proceed: Callable[[Any], tuple[Request, float]] = asking.send
-        value: Any = None
-        while True:
-            try:
-                request, deadline = proceed(value)
-            except StopIteration as stop:
-                return _returned(stop)
-            try:
-                proceed, value = asking.send, self.send(request, deadline)
-            except BaseException as error:  # noqa: BLE001  # the asking decides what it means
-                proceed, value = asking.throw, error
+    def run(self, exchange: Exchange) -> Scores:
+        """Send the requests of an exchange one by one; errors are raised inside it."""
+        return flow.run(exchange, lambda step: self.send(*step))
 
-    async def arun(self, asking: Asking) -> list[float]:
+    async def arun(self, exchange: Exchange) -> Scores:
         """Like `run`, on the running event loop."""
-        proceed: Callable[[Any], tuple[Request, float]] = asking.send
-        value: Any = None
-        while True:
-            try:
-                request, deadline = proceed(value)
-            except StopIteration as stop:
-                return _returned(stop)
-            try:
-                proceed, value = asking.send, await self.asend(request, deadline)
-            except BaseException as error:  # noqa: BLE001  # the asking decides, also when cancelled
-                proceed, value = asking.throw, error
+        return await flow.arun(exchange, lambda step: self.asend(*step))
 
-    def send(self, request: Request, deadline: float) -> Reply:
-        """Return the reply; `deadline` is in seconds of `time.monotonic()`.
+    def send(self, request: HTTPRequest, deadline: float) -> HTTPResponse:
+        """Return the response; `deadline` is in seconds of `time.monotonic()`.
 
         Raises:
-            BackendTimeout: no connection within `connect_timeout`, no whole reply by `deadline`.
+            BackendTimeout: no connection within `connect_timeout`, or no complete response in time.
             BackendUnavailable: there is no connection, or it broke.
-            BackendError: no trusted encryption with this server, or a reply that is too large.
-            InvalidResponse: what came back is not HTTP.
+            BackendError: no trusted encryption with this server, or a response that is too large.
+            InvalidResponse: the response is not HTTP.
             ConfigError: the certificates or the proxies can't be used.
         """
-        incoming = Incoming(request, deadline, self._connect_timeout)
-        with translated(incoming), deadline_of_thread(deadline):
-            shared = self._shared()  # kept, so that `close` waits for this call
-            with incoming.dead_connection_forgiven():
-                _receive(shared.client, incoming)
-            if incoming.forgiven:
-                fresh = _Shared(_new(httpx.Client, self._trusted(self._here())))
-                _receive(fresh.client, incoming)
-        return incoming.reply()
+        reader = ResponseReader(request, deadline, self._connect_timeout)
+        with translate_errors(reader), thread_deadline(deadline):
+            threads = self._thread_client()  # a reference, so that `close` waits for this call
+            with reader.retry_stale_connection():
+                _receive(threads.client, reader)
+            if reader.met_stale_connection:
+                fresh = _ThreadClient(_new(httpx.Client, self._trusted(self._here())))
+                _receive(fresh.client, reader)
+        return reader.finish()
 
-    async def asend(self, request: Request, deadline: float) -> Reply:
+    async def asend(self, request: HTTPRequest, deadline: float) -> HTTPResponse:
         """Like `send`, on the running event loop; a cancelled call closes its connection."""
-        incoming = Incoming(request, deadline, self._connect_timeout)
-        incoming.stage = "queue"
-        with translated(incoming):
-            async with asyncio.timeout(incoming.left):
-                held = await self._held()
-                async with held.slots:
-                    incoming.stage = "read"
-                    with incoming.dead_connection_forgiven():
-                        await _areceive(held.client, incoming)
-                    if incoming.forgiven:
+        reader = ResponseReader(request, deadline, self._connect_timeout)
+        reader.stage = "queue"
+        with translate_errors(reader):
+            async with asyncio.timeout(reader.seconds):
+                loop_client = await self._loop_client()
+                async with loop_client.slots:
+                    reader.stage = "read"
+                    with reader.retry_stale_connection():
+                        await _areceive(loop_client.client, reader)
+                    if reader.met_stale_connection:
                         trusted = self._trusted(self._here())
                         async with _new(httpx.AsyncClient, trusted) as fresh:
-                            await _areceive(fresh, incoming)
-        return incoming.reply()
+                            await _areceive(fresh, reader)
+        return reader.finish()
 
     def close(self) -> None:
         """Close the connections of threads, busy ones after their call.
 
         Those of an event loop close with the loop.
         """
-        self._here().shared = None
+        self._here().threads = None
 
     async def aclose(self) -> None:
         """Close the connections of threads and of the running event loop."""
-        if held := self._here().loops.pop(asyncio.get_running_loop(), None):
-            await held.lifetime.aclose()
+        if loop_client := self._here().loops.pop(asyncio.get_running_loop(), None):
+            await loop_client.lifetime.aclose()
         self.close()
 
-    def _here(self) -> _Pools:
-        """Return what belongs to this process: a forked child must not share sockets."""
-        return self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pools())
+    def _here(self) -> _ProcessClients:
+        """Return the clients of this process: a forked child must not share sockets."""
+        process = os.getpid()
+        return self._clients.get(process) or self._clients.setdefault(process, _ProcessClients())
 
-    def _shared(self) -> _Shared:
-        pools = self._here()
-        if (shared := pools.shared) is not None:
-            return shared
-        with pools.lock:
-            if pools.shared is None:
-                pools.shared = _Shared(_new(httpx.Client, self._trusted(pools)))
-            return pools.shared
+    def _thread_client(self) -> _ThreadClient:
+        clients = self._here()
+        if (threads := clients.threads) is not None:
+            return threads
+        with clients.lock:
+            if clients.threads is None:
+                clients.threads = _ThreadClient(_new(httpx.Client, self._trusted(clients)))
+            return clients.threads
 
-    async def _held(self) -> _Held:
-        pools, loop = self._here(), asyncio.get_running_loop()
-        held = pools.loops.get(loop)
-        if held is None or held.client.is_closed:
-            with pools.lock:
-                trusted = self._trusted(pools)
-                for closed in [other for other in pools.loops if other.is_closed()]:
-                    del pools.loops[closed]
+    async def _loop_client(self) -> _LoopClient:
+        clients, loop = self._here(), asyncio.get_running_loop()
+        loop_client = clients.loops.get(loop)
+        if loop_client is None or loop_client.client.is_closed:
+            with clients.lock:
+                trusted = self._trusted(clients)
+                for closed in [other for other in clients.loops if other.is_closed()]:
+                    del clients.loops[closed]
             lifetime = _lifetime(trusted)
-            held = _Held(await anext(lifetime), lifetime, asyncio.Semaphore(_CONNECTIONS))
-            with pools.lock:
-                pools.loops[loop] = held
-        return held
+            slots = asyncio.Semaphore(_CONNECTIONS)
+            loop_client = _LoopClient(await anext(lifetime), lifetime, slots)
+            with clients.lock:
+                clients.loops[loop] = loop_client
+        return loop_client
 
-    def _trusted(self, pools: _Pools) -> ssl.SSLContext:
+    def _trusted(self, clients: _ProcessClients) -> ssl.SSLContext:
         """Return the certificates to trust, read once because that takes 20 ms."""
-        if pools.trusted is None:
+        if clients.trusted is None:
             try:
-                pools.trusted = _certificates(self._verify)
+                clients.trusted = _certificates(self._verify)
             except OSError as exc:  # ssl.SSLError is one
                 raise ConfigError(
                     f"can't read certificates from {self._verify!r}: {exc.strerror or exc}"
                 ) from exc
-        return pools.trusted
+        return clients.trusted
 
 
-def _returned(stop: StopIteration) -> list[float]:
-    scores: list[float] = stop.value
-    return scores
-
-
-class _Shared:
-    """A client that closes when nobody holds this any more, or Python ends."""
+class _ThreadClient:
+    """The client of all threads; closes when nothing refers to this any more, or Python ends."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
-        bind(client)
+        enforce_deadlines(client)
         weakref.finalize(self, client.close)
 
 
-class _Held(NamedTuple):
+class _LoopClient(NamedTuple):
     """The client of an event loop."""
 
     client: httpx.AsyncClient
     lifetime: AsyncGenerator[httpx.AsyncClient, None]
     slots: asyncio.Semaphore
-    """One for each connection: a thousand callers wait here in turn, for next to nothing. In
-    httpx's own queue the wait of each costs all others some work."""
+    """One for each connection. A thousand callers wait here in turn at almost no cost; in the
+    library's own queue each waiting caller costs all the others some work."""
 
 
 @dataclass
-class _Pools:
+class _ProcessClients:
     """The clients of one process."""
 
     lock: ForkSafeLock = field(default_factory=ForkSafeLock)
     trusted: ssl.SSLContext | None = None
-    shared: _Shared | None = None
-    loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = field(
+    threads: _ThreadClient | None = None
+    loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient] = field(
         default_factory=weakref.WeakKeyDictionary
     )
 
@@ -214,7 +197,7 @@ async def _lifetime(trusted: ssl.SSLContext) -> AsyncGenerator[httpx.AsyncClient
 
 
 def _new(client: type[_Client], trusted: ssl.SSLContext) -> _Client:
-    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # takes none
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # keeps none
     try:
         return client(verify=trusted, cookies=cookies, limits=_LIMITS)
     except (ImportError, ValueError) as exc:
@@ -231,19 +214,31 @@ def _certificates(verify: bool | str | None) -> ssl.SSLContext:  # noqa: FBT001 
     return ssl.create_default_context(cafile=verify)
 
 
-def _receive(client: httpx.Client, incoming: Incoming) -> None:
+def _receive(client: httpx.Client, reader: ResponseReader) -> None:
     def trace(event: str, _: object) -> None:
-        incoming.note(event)
+        reader.trace(event)
 
-    with closing(client.send(incoming.request(trace), stream=True)) as response:
-        for chunk in incoming.begin(response).iter_raw():
-            incoming.add(chunk)
+    with closing(client.send(_build(reader, trace), stream=True)) as response:
+        for chunk in reader.begin(response).iter_raw():
+            reader.add(chunk)
 
 
-async def _areceive(client: httpx.AsyncClient, incoming: Incoming) -> None:
+async def _areceive(client: httpx.AsyncClient, reader: ResponseReader) -> None:
     async def trace(event: str, _: object) -> None:
-        incoming.note(event)
+        reader.trace(event)
 
-    async with aclosing(await client.send(incoming.request(trace), stream=True)) as response:
-        async for chunk in incoming.begin(response).aiter_raw():
-            incoming.add(chunk)
+    async with aclosing(await client.send(_build(reader, trace), stream=True)) as response:
+        async for chunk in reader.begin(response).aiter_raw():
+            reader.add(chunk)
+
+
+def _build(reader: ResponseReader, trace: Callable[[str, object], object]) -> httpx.Request:
+    request = reader.request
+    timeout = dict.fromkeys(("pool", "read", "write"), reader.seconds)
+    return httpx.Request(
+        request.method,
+        request.url,
+        headers={**request.headers, "Accept-Encoding": "gzip"},
+        content=request.body,
+        extensions={"timeout": {**timeout, "connect": reader.connect_timeout}, "trace": trace},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,6 @@ def fetch(
     """
     hub = require("huggingface_hub", extra="local")
     errors = require("huggingface_hub.errors", extra="local")
-    http = require("httpx", extra="local")
     try:
         folder = hub.snapshot_download(
             model,
@@ -70,8 +70,17 @@ def fetch(
             f"the model {model!r} is not in the local cache and the hub can't be reached; check "
             "the network, or give the path of a folder"
         ) from exc
-    except (OSError, http.HTTPError) as exc:
+    except _download_errors() as exc:
         raise BackendUnavailable(
             f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
         ) from exc
     return Path(folder)
+
+
+def _download_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a download, whichever HTTP client the hub client uses.
+
+    Those of `requests`, which its old versions use, are `OSError`s.
+    """
+    clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return OSError, *(client.HTTPError for client in clients)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import ConfigError, InvalidResponse
-from rerank_plugins.backends.http.dialects import DIALECTS, decode
+from rerank_plugins.backends.http.dialects import DIALECTS, decode_results
 from tests.support.places import DATA
 
 RECORDED = sorted((DATA / "wire").glob("*.json"))
@@ -102,8 +102,8 @@ def test_raw_scores_are_asked_for(name, added):
         ("xinference", "https://gateway/x", "https://gateway/x/v1/rerank"),
     ],
 )
-def test_a_base_url_becomes_the_endpoint(name, base_url, expected):
-    assert expected == DIALECTS[name].endpoint(base_url)
+def test_a_base_url_becomes_the_rerank_url(name, base_url, expected):
+    assert expected == DIALECTS[name].rerank_url(base_url)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_base_url_becomes_the_endpoint(name, base_url, expected):
 )
 def test_other_base_urls_are_refused_without_their_secrets(base_url):
     with pytest.raises(ConfigError, match="base_url") as caught:
-        DIALECTS["xinference"].endpoint(base_url)
+        DIALECTS["xinference"].rerank_url(base_url)
 
     assert "secret" not in str(caught.value)
 
@@ -137,9 +137,9 @@ def test_recorded_replies_are_read(path):
     assert recorded["origin"]
     if reason := recorded.get("refused"):
         with pytest.raises(InvalidResponse, match=reason):
-            decode(recorded["body"], recorded["count"])
+            decode_results(recorded["body"], recorded["count"])
     else:
-        assert recorded["scores"] == decode(recorded["body"], len(recorded["scores"]))
+        assert recorded["scores"] == decode_results(recorded["body"], len(recorded["scores"]))
 
 
 def test_every_family_has_a_recorded_reply():
@@ -182,7 +182,7 @@ def test_broken_replies_are_refused_with_a_reason(case):
     body, reason = BROKEN[case]
 
     with pytest.raises(InvalidResponse, match=reason):
-        decode(body, 2)
+        decode_results(body, 2)
 
 
 LAYOUTS = {
@@ -211,14 +211,14 @@ def test_scores_come_back_in_the_order_of_the_documents(scores, data):
     items = [{"index": i, key: score, "document": "x"} for i, score in enumerate(scores)]
     layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
 
-    assert scores == decode(layout(data.draw(st.permutations(items))), len(scores))
+    assert scores == decode_results(layout(data.draw(st.permutations(items))), len(scores))
 
 
 @given(body=JSON, count=st.integers(0, 3))
 def test_whatever_comes_is_scores_or_refused(body, count):
     """Never another exception, never a partial list."""
     try:
-        scores = decode(body, count)
+        scores = decode_results(body, count)
     except InvalidResponse:
         return
 

@@ -26,10 +26,8 @@ from rerank_plugins import (
     InvalidResponse,
     load_backend,
 )
-from rerank_plugins.backends.http import endpoints as _endpoints
 from rerank_plugins.backends.http.backend import HTTPBackend
-from rerank_plugins.backends.http.endpoints import Endpoint as Server
-from rerank_plugins.backends.http.endpoints import Endpoints
+from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.hooks import BreakerChanged, CallStarted
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import (
@@ -78,19 +76,22 @@ class TestSeveral(BackendContract):
 class World:
     """Servers without a network, on a clock that moves by hand."""
 
-    def __init__(self, monkeypatch, count=2):
+    def __init__(self, count=2):
         self.now = 1000.0
-        monkeypatch.setattr(_endpoints, "monotonic", lambda: self.now)
         self.servers = [
-            Server(f"http://h{number}/rerank", dialect="tei") for number in range(count)
+            Endpoint(f"http://h{number}/rerank", dialect="tei", clock=self.clock)
+            for number in range(count)
         ]
-        self.group = Endpoints(self.servers)
+        self.group = Endpoints(self.servers, self.clock)
+
+    def clock(self):
+        return self.now
 
     def ask(self, error=None, *, seconds=0.0, status=None, tried=()):
         """Use a server, and return it; `error` is what comes of it."""
-        with contextlib.suppress(BackendError), self.group.asked(tried, 1) as (server, told):
+        with contextlib.suppress(BackendError), self.group.attempt(tried, 1) as (server, facts):
             self.now += seconds
-            told.status_code = status
+            facts.status_code = status
             if callable(error):
                 error = error(server)
             if error is not None:
@@ -107,12 +108,12 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch):
-    return World(monkeypatch)
+def world():
+    return World()
 
 
-def test_all_servers_get_their_share(monkeypatch):
-    world = World(monkeypatch, 3)
+def test_all_servers_get_their_share():
+    world = World(3)
     counts = Counter(world.ask().label for _ in range(900))
 
     assert 3 == len(counts)
@@ -126,13 +127,13 @@ def test_the_one_of_two_with_less_to_do_is_asked(world):
     assert {idle} == world.asked()
 
 
-def test_requests_in_flight_spread_evenly(monkeypatch):
+def test_requests_in_flight_spread_evenly():
     """Power of two choices: no server is far behind the others."""
     random.seed(0)
-    world = World(monkeypatch, 10)
+    world = World(10)
     with contextlib.ExitStack() as stack:
         for _ in range(1000):
-            stack.enter_context(world.group.asked((), 1))
+            stack.enter_context(world.group.attempt((), 1))
         in_flight = [server.in_flight for server in world.servers]
 
         assert max(in_flight) - min(in_flight) <= 6
@@ -152,7 +153,7 @@ def test_a_dead_server_is_left_alone_at_once(world, case):
     error, facts = AT_ONCE[case]
     world.fail(dead, error, **facts)
 
-    assert ("open", "closed") == (dead.state, alive.state)
+    assert ("open", "closed") == (dead.circuit.state, alive.circuit.state)
     assert {alive} == world.asked()
 
 
@@ -170,13 +171,13 @@ def test_a_server_that_replies_is_left_alone_after_three_failures_in_a_row(world
     error, facts = IN_A_ROW[case]
     for _ in range(2):
         world.fail(broken, error, **facts)
-        assert "closed" == broken.state
+        assert "closed" == broken.circuit.state
     world.fail(broken, None)
     for _ in range(3):
-        assert "closed" == broken.state
+        assert "closed" == broken.circuit.state
         world.fail(broken, error, **facts)
 
-    assert "open" == broken.state
+    assert "open" == broken.circuit.state
     assert {alive} == world.asked()
 
 
@@ -193,7 +194,7 @@ def test_what_says_nothing_about_a_server_leaves_it_in(world, error):
         with contextlib.suppress(asyncio.CancelledError):
             world.fail(server, error, status=400)
 
-    assert "closed" == server.state
+    assert "closed" == server.circuit.state
     assert 0 == server.in_flight
 
 
@@ -214,12 +215,12 @@ def test_one_request_tries_a_server_out_and_brings_it_back(world):
 
     def look(server):
         if server is dead:
-            assert "half_open" == dead.state
+            assert "half_open" == dead.circuit.state
             assert {alive} == world.asked(50)
 
     while world.ask(look) is not dead:
         pass
-    assert "closed" == dead.state
+    assert "closed" == dead.circuit.state
 
 
 def test_a_server_that_stays_dead_is_tried_less_and_less_often(world):
@@ -227,30 +228,72 @@ def test_a_server_that_stays_dead_is_tried_less_and_less_often(world):
     rests = []
     for _ in range(7):
         world.fail(dead, REFUSED)
-        rests.append(dead.back_at - world.now)
-        world.now = dead.back_at
+        rests.append(dead.circuit.retry_after)
+        world.now += dead.circuit.retry_after
 
     assert [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0] == rests
+
+
+LATE = {
+    "a cancellation": asyncio.CancelledError(),
+    "a failure": REFUSED,
+    "a refusal": BackendRejected("400"),
+    "a success": None,
+    "an overload": BackendOverloaded("429", retry_after=5.0),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_the_end_of_an_old_request_is_not_that_of_the_probe(world, case):
+    """It was sent before the server was left alone, so it says nothing about it now."""
+    dead, alive = world.servers
+    with contextlib.ExitStack() as old, contextlib.ExitStack() as probe:
+        old.enter_context(world.group.attempt([alive], 1))
+        world.fail(dead, REFUSED)
+        world.now += 1.0
+        probe.enter_context(world.group.attempt([alive], 1))
+        assert ("half_open", 2) == (dead.circuit.state, dead.in_flight)
+        with contextlib.suppress(BackendError, asyncio.CancelledError), old:
+            if LATE[case] is not None:
+                raise LATE[case]
+
+        assert ("half_open", 1) == (dead.circuit.state, dead.in_flight)
+        assert {alive} == world.asked()
+    assert "closed" == dead.circuit.state
+
+
+@pytest.mark.parametrize("error", [None, REFUSED, BackendRejected("400")], ids=repr)
+@pytest.mark.parametrize("count", [1, 2])
+def test_requests_in_flight_are_counted_whatever_the_number_of_servers(count, error):
+    world = World(count)
+    server, *others = world.servers
+    with contextlib.suppress(BackendError), contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(world.group.attempt(others, 1))
+        assert 3 == server.in_flight == server.describe()["in_flight"]
+        if error is not None:
+            raise error
+
+    assert 0 == server.in_flight
 
 
 def test_requests_that_fail_together_count_as_one_failure(world):
     dead, alive = world.servers
     with contextlib.suppress(BackendError), contextlib.ExitStack() as stack:
         for _ in range(8):
-            stack.enter_context(world.group.asked([alive], 1))
+            stack.enter_context(world.group.attempt([alive], 1))
         assert 8 == dead.in_flight
         raise REFUSED
 
     assert 0 == dead.in_flight
-    assert 1 == dead.rests
-    assert world.now + 1.0 == dead.back_at
+    assert 1.0 == dead.circuit.retry_after
 
 
 def test_if_all_are_left_alone_all_are_asked(world):
     for server in world.servers:
         world.fail(server, REFUSED)
     with contextlib.ExitStack() as stack:
-        asked = [stack.enter_context(world.group.asked((), 1))[0] for _ in range(20)]
+        asked = [stack.enter_context(world.group.attempt((), 1))[0] for _ in range(20)]
 
         assert set(world.servers) == set(asked)
 
@@ -289,22 +332,22 @@ def test_an_interrupted_hook_leaves_no_request_in_flight(world):
     ):
         world.ask(tried=[alive])
 
-    assert ("open", 0) == (dead.state, dead.in_flight)
+    assert ("open", 0) == (dead.circuit.state, dead.in_flight)
     world.fail(dead, None)
-    assert "closed" == dead.state
+    assert "closed" == dead.circuit.state
 
 
-def test_a_single_server_is_always_asked(monkeypatch):
-    world = World(monkeypatch, 1)
+def test_a_single_server_is_always_asked():
+    world = World(1)
     for _ in range(10):
         world.fail(world.servers[0], REFUSED)
 
-    assert "closed" == world.servers[0].state
+    assert "closed" == world.servers[0].circuit.state
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_does_not_count_the_parents_requests(world):
-    with world.group.asked((), 1) as (server, _):
+    with world.group.attempt((), 1) as (server, _):
         pid = os.fork()
         if pid == 0:
             world.ask()

@@ -4,8 +4,8 @@ import pytest
 
 from rerank_plugins import BackendRejected
 from rerank_plugins.backends.http import limits as _limits
-from rerank_plugins.backends.http.limits import Limits, Refused, too_large
-from rerank_plugins.backends.http.responses import Reply
+from rerank_plugins.backends.http.limits import LearnedLimits, SizeLimit, size_limit
+from rerank_plugins.backends.http.responses import HTTPResponse
 from rerank_plugins.testing import FakeResponse, FakeServer, serve_dialect, word_overlap
 from tests.backends.http.remote import QUERY, make
 
@@ -159,13 +159,13 @@ def test_each_server_has_its_own_limit(ask):
 
 READ = {
     "a number without a limit": (400, "documents 3 and 5 are equal", None),
-    "a page of nginx": (413, NGINX.body.decode(), Refused("bytes", 500)),
+    "a page of nginx": (413, NGINX.body.decode(), SizeLimit("bytes", 500)),
     "an impossible limit": (422, "batch size 20 > maximum allowed batch size 40", None),
     "limit of zero": (400, "at most 0 documents", None),
     "no limit of a request": (422, "query: at most 4 characters", None),
     "not a refusal": (500, "at most 8 documents", None),
-    "plain text of axum": (413, "length limit exceeded", Refused("bytes", 500)),
-    "too many tokens": (400, "Total tokens 90 exceed 60", Refused("bytes", 500)),
+    "plain text of axum": (413, "length limit exceeded", SizeLimit("bytes", 500)),
+    "too many tokens": (400, "Total tokens 90 exceed 60", SizeLimit("bytes", 500)),
 }
 
 
@@ -173,13 +173,13 @@ READ = {
 def test_refusals_are_read(case):
     status, text, expected = READ[case]
 
-    assert expected == too_large(Reply(status, {}, text.encode()), documents=20, size=1000)
+    assert expected == size_limit(HTTPResponse(status, {}, text.encode()), documents=20, size=1000)
 
 
 def test_a_known_limit_only_gets_lower():
-    limits = Limits()
-    limits.learn(Refused("documents", 8))
-    limits.learn(Refused("documents", 16))
+    limits = LearnedLimits()
+    limits.learn(SizeLimit("documents", 8))
+    limits.learn(SizeLimit("documents", 16))
 
-    assert 8 == limits.most("documents")
-    assert limits.most("bytes") is None
+    assert 8 == limits.maximum("documents")
+    assert limits.maximum("bytes") is None

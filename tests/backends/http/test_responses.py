@@ -74,7 +74,10 @@ HOPELESS = {
         FakeResponse(gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"}),
         "more than 33554432 bytes, unpacked",
     ),
-    "deep nesting": (FakeResponse(DEEP), "xinference at http://.*: the reply is nested too deeply"),
+    "deep nesting": (
+        FakeResponse(DEEP),
+        "xinference at http://.*: the response is nested too deeply",
+    ),
     "too much": (FakeResponse(b" " * (33 << 20)), "more than 33554432 bytes$"),
 }
 

@@ -1,7 +1,10 @@
 """The settings of HTTPBackend, and the keys that must never be told."""
 
+import html
+import json
 import math
 import pickle
+import urllib.parse
 
 import pytest
 
@@ -34,7 +37,10 @@ WRONG = {
     "no URL": ({"base_url": "", "dialect": "cohere"}, "`base_url` must be like"),
     "not a number": ({"timeout": "10"}, "`timeout` must be"),
     "not a URL": ({"base_url": "gpu:9997"}, "`base_url` must be like"),
-    "zero documents": ({"max_documents": 0}, "`max_documents` must be an integer of at least 1"),
+    "zero documents": (
+        {"max_documents": 0},
+        "`max_documents` must be None or an integer of at least 1",
+    ),
 }
 
 
@@ -191,6 +197,68 @@ def test_a_key_that_the_server_repeats_is_not_told(fake_server, ask, status):
         ask(make(fake_server, api_key=SECRET))
 
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 413, 500])
+@pytest.mark.parametrize("rotated", ["sk-another-key", None])
+def test_the_key_that_was_sent_is_masked_though_it_is_rotated_meanwhile(
+    fake_server, ask, monkeypatch, status, rotated
+):
+    """And if its variable is gone by then, the error is still that of the server."""
+
+    def rotate(received):
+        if rotated is None:
+            monkeypatch.delenv("TEAM_KEY", raising=False)
+        else:
+            monkeypatch.setenv("TEAM_KEY", rotated)
+        return FakeResponse({"error": f"the key {SECRET} is wrong"}, status)
+
+    monkeypatch.setenv("TEAM_KEY", SECRET)
+    fake_server.response = rotate
+    with pytest.raises(BackendError, match=r"the key \[key\] is wrong") as caught:
+        ask(make(fake_server, api_key_env="TEAM_KEY"), DOCUMENTS[:1])
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_response_counts_though_the_variable_of_the_key_is_gone_by_then(
+    fake_server, ask, monkeypatch
+):
+    right = fake_server.response
+
+    def forget(received):
+        monkeypatch.delenv("TEAM_KEY")
+        return right
+
+    monkeypatch.setenv("TEAM_KEY", SECRET)
+    fake_server.response = forget
+
+    assert len(DOCUMENTS) == len(ask(make(fake_server, api_key_env="TEAM_KEY")))
+
+
+STRANGE = 'sk "it\'s"  a\\key<&>/+%'  # made up
+QUOTED = {
+    "as it is": str,
+    "cut": lambda key: key + "x" * 300,
+    "HTML": html.escape,
+    "JSON": json.dumps,
+    "JSON in JSON": lambda key: json.dumps({"detail": json.dumps({"key": key})}),
+    "Python": lambda key: repr({"headers": {"Authorization": f"Bearer {key}"}}),
+    "Python in JSON": lambda key: json.dumps(repr(key)),
+    "URL": lambda key: urllib.parse.quote(key, safe=""),
+}
+
+
+@pytest.mark.parametrize("case", QUOTED)
+@pytest.mark.parametrize("key", [SECRET, STRANGE], ids=["plain", "strange"])
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_key_that_the_server_quotes_is_masked(fake_server, ask, status, key, case):
+    fake_server.response = FakeResponse({"error": f"no: {QUOTED[case](key)}"}, status)
+
+    with pytest.raises(BackendError, match=r"\[key\]") as caught:
+        ask(make(fake_server, api_key=key))
+
+    assert not [word for word in ("very-secret", "it's", "it\\'s") if word in str(caught.value)]
 
 
 def test_a_refused_key_is_told_by_its_variable(fake_server, ask, monkeypatch):

@@ -50,7 +50,7 @@ FAULTS = {
     "silence": (
         silence,
         BackendTimeout,
-        r"^xinference at http://.*no whole reply in 0\.\d+ s \(stage: read\); .*`timeout`",
+        r"^xinference at http://.*no complete response in 0\.\d+ s \(stage: read\); .*`timeout`",
     ),
 }
 
@@ -72,7 +72,7 @@ def test_endless_headers_end(fake_server, ask):
 
     fake_server.response = lambda received: write
 
-    with pytest.raises(BackendError, match="headers of the reply are too long"):
+    with pytest.raises(BackendError, match="headers of the response are too long"):
         ask(make(fake_server, timeout=60))
 
 

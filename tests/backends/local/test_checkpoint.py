@@ -270,6 +270,20 @@ def test_the_hubs_errors_become_ours(
     assert error is raised.value.__cause__
 
 
+@pytest.mark.parametrize("kind", ["ConnectError", "ReadTimeout"])
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+def test_the_errors_of_any_http_client_become_ours(
+    client: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub client has changed its own from `requests` to httpx to httpx2."""
+    error = getattr(pytest.importorskip(client), kind)("late")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))
+    with pytest.raises(BackendUnavailable, match=f"{kind}: late") as raised:
+        resolve("owner/tiny")
+
+    assert error is raised.value.__cause__
+
+
 def test_a_model_that_is_not_cached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     error = _http(errors.LocalEntryNotFoundError)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))

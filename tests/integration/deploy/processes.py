@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-import httpx
+import httpx2 as httpx
 
 KEY = "a-key-of-the-tests-0123"
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import time
 
-import httpx
+import httpx2 as httpx
 import pytest
 import yaml
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2 as httpx
 import pytest
 
 from rerank_plugins import BackendRejected, BackendTimeout, BackendUnavailable, load_backend

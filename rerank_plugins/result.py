@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, overload
 
 from rerank_plugins._adapter import check_settings, refuse_unknown
-from rerank_plugins._internal.display import as_html, as_table
 from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.content import Document, Query
 from rerank_plugins.ranking import Ranked, rank
@@ -109,9 +108,13 @@ class RerankResult(Sequence[RankedDocument]):
         return (query.text or "") if isinstance(query, Query) else query
 
     def __rich__(self) -> Table:
+        from rerank_plugins._internal.display import as_table  # noqa: PLC0415 - rarely shown
+
         return as_table(self.documents, self.ranked, backend=self.backend, scale=self.scale)
 
     def _repr_html_(self) -> str:
+        from rerank_plugins._internal.display import as_html  # noqa: PLC0415 - rarely shown
+
         return as_html(
             self._words(), self.documents, self.ranked, backend=self.backend, scale=self.scale
         )

@@ -73,6 +73,11 @@ class Backend(ABC):
         return f"{self.kind}:{self.model}" if self.model else self.kind
 
     @property
+    def endpoint(self) -> str | None:
+        """The `host:port` of the server that scores; None if no other server does."""
+        return None
+
+    @property
     def children(self) -> tuple[Backend, ...]:
         """The backends that this one asks; none for one that scores by itself."""
         return ()

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any
 
 from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.throttle import Throttle
@@ -23,6 +22,7 @@ from rerank_plugins.hooks.events import (
 
 __all__ = [
     "AttemptFacts",
+    "CallFacts",
     "Dispatcher",
     "dispatch_to",
     "dispatcher",
@@ -102,25 +102,47 @@ def dispatch_to(dispatchers: Iterable[Dispatcher | None]) -> Iterator[None]:
         _context.restore(_dispatcher, token)
 
 
+class CallFacts:
+    """What the block of a call learns about its scores; see `CallFinished`."""
+
+    def __init__(self) -> None:
+        self.scored_by: str | None = None
+        self.tokens: int | None = None
+        self.truncated = 0
+        self.cached = 0
+
+
 @contextmanager
-def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[dict[str, Any]]:
+def observe_call(hooks: Iterable[Hook], started: CallStarted) -> Iterator[CallFacts]:
     """Pass to `hooks` the beginning and the end of this block, and what happens in it.
 
-    The hooks of the calls around it receive what happens in it, too.
+    The hooks of the calls around it receive what happens in it, too. The block sets the facts of
+    its scores.
     """
     own, outer = Dispatcher(hooks), _dispatcher.get()
-    finished: dict[str, Any] = {}
+    facts = CallFacts()
     own(started)
     token = _dispatcher.set(merged((outer, own)))
     start, error = perf_counter(), None
     try:
-        yield finished
+        yield facts
     except BaseException as raised:
         error = raised
         raise
     finally:
         _context.restore(_dispatcher, token)
-        own(CallFinished(started, outcome_of(error), perf_counter() - start, **finished))
+        seconds = perf_counter() - start
+        own(
+            CallFinished(
+                started,
+                outcome_of(error),
+                seconds,
+                scored_by=facts.scored_by,
+                tokens=facts.tokens,
+                truncated=facts.truncated,
+                cached=facts.cached,
+            )
+        )
 
 
 class AttemptFacts:

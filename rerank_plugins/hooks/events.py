@@ -58,7 +58,13 @@ class CallFinished:
     seconds: float
     """How long it took."""
     scored_by: str | None = None
-    """The name of the backend that scored, where there was a choice."""
+    """The `name` of the backend that scored, where there are several."""
+    tokens: int | None = None
+    """How many tokens were read, where the backend counts them."""
+    truncated: int = 0
+    """How many documents were truncated, as far as the backend says."""
+    cached: int = 0
+    """How many scores came from a cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -45,7 +45,7 @@ class LoggingHook:
 
     def __call__(self, event: Event, /) -> None:
         match event:
-            case CallFinished(started, outcome, seconds, scored_by):
+            case CallFinished(started, outcome, seconds):
                 level = (
                     logging.WARNING if outcome != "ok" or seconds >= self._slow else logging.DEBUG
                 )
@@ -59,7 +59,10 @@ class LoggingHook:
                     documents=started.documents,
                     outcome=outcome,
                     seconds=round(seconds, 6),
-                    scored_by=scored_by,
+                    scored_by=event.scored_by,
+                    tokens=event.tokens,
+                    truncated=event.truncated or None,
+                    cached=event.cached or None,
                 )
             case AttemptFinished(started, outcome, seconds, status_code):
                 _write(

@@ -56,8 +56,8 @@ class OpenTelemetryHook:
             case AttemptStarted():
                 self._begin(event, "POST", "CLIENT", _attempt_attributes(event))
                 self._propagate.inject(event.headers)
-            case CallFinished(started, outcome, _, scored_by):
-                self._end(started, outcome, **{"rerank.scored_by": scored_by})
+            case CallFinished(started, outcome):
+                self._end(started, outcome, **_call_results(event))
             case AttemptFinished(started, outcome, _, status_code):
                 self._end(started, outcome, **{"http.response.status_code": status_code})
             case Retried(attempt, reason, wait):
@@ -120,6 +120,15 @@ def _call_attributes(call: CallStarted) -> dict[str, Any]:
             if call.model
             else {}
         ),
+    }
+
+
+def _call_results(call: CallFinished) -> dict[str, Any]:
+    return {
+        "gen_ai.usage.input_tokens": call.tokens,
+        "rerank.scored_by": call.scored_by,
+        "rerank.truncated": call.truncated or None,
+        "rerank.cached": call.cached or None,
     }
 
 

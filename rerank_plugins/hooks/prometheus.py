@@ -70,6 +70,7 @@ class PrometheusHook:
                 metrics.request_duration.labels(route).observe(seconds)
                 if outcome == "ok":
                     metrics.pairs.inc(started.documents)
+                    metrics.tokens.inc(event.tokens or 0)
             case AttemptFinished(started, outcome, seconds):
                 endpoint = metrics.bounded("endpoint", started.endpoint)
                 metrics.attempts.labels(endpoint, outcome).inc()
@@ -118,6 +119,9 @@ class Metrics:
             ["route"],
         )
         self.pairs = counter("rerank_pairs_total", "Pairs of a query and a document scored.")
+        self.tokens = counter(
+            "rerank_tokens_total", "Tokens that calls read, where the backend counts them."
+        )
         self.attempts = counter(
             "rerank_client_attempts_total", "Requests to servers.", ["endpoint", "outcome"]
         )

@@ -1,4 +1,4 @@
-"""Scores batches, and saves what can be saved of those that fail."""
+"""Scores batches, and splits those that fail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TypeAlias
 
+from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import Requests
 from rerank_plugins.errors import (
     BackendError,
     BackendOutOfMemory,
@@ -20,8 +22,8 @@ from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["BatchScorer", "Run"]
 
-Run: TypeAlias = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Sequence[float]]]
-"""Scores `(query, documents)` requests: one list of scores for each, in their order."""
+Run: TypeAlias = Callable[[Requests], Sequence[Sequence[object]]]
+"""Scores `(query, documents)` requests: one sequence of scores for each, in their order."""
 
 _MEMORY_OF_SPEED = 0.2
 """Weight of the last batch in the running average of the speed."""
@@ -36,12 +38,14 @@ class BatchScorer:
 
     Args:
         run: what scores.
-        batch_cost: the most that what `run` is given may cost, except for a single document.
+        backend: gives the facts of scores that are no `Scores`.
+        batch_cost: the most that the documents of a batch may cost, except for a single one.
     """
 
-    def __init__(self, run: Run, *, batch_cost: int) -> None:
+    def __init__(self, run: Run, *, backend: Backend | None, batch_cost: int) -> None:
         self.batch_cost = batch_cost
         self._run = run
+        self._backend = backend
         self.forget()
 
     def forget(self) -> None:
@@ -55,7 +59,7 @@ class BatchScorer:
         return 0.0 if began is None else monotonic() - began
 
     def score(self, batch: Batch) -> None:
-        """Score a batch; if that fails, do what can still be done for each of its requests."""
+        """Score a batch; if that fails, score parts of it to find the requests that can succeed."""
         try:
             _emit_waits(batch)
             with dispatch_to(request.dispatcher for request, _ in batch):
@@ -85,8 +89,7 @@ class BatchScorer:
         emit(BatchFinished(pairs, cost, "ok", seconds))
         for (request, indices), scores in zip(batch, results, strict=True):
             try:
-                values = check_scores(scores, len(indices))
-                request.finish(indices, scores if isinstance(scores, Scores) else Scores(values))
+                request.finish(indices, self._checked(scores, len(indices)))
             except Exception as error:  # noqa: BLE001  # of whatever the scores are made
                 own_cost = sum(request.costs[index] for index in indices)
                 emit(BatchFinished(len(indices), own_cost, outcome_of(error), seconds))
@@ -114,7 +117,13 @@ class BatchScorer:
         last = speed if self.speed == math.inf else self.speed
         self.speed = last + _MEMORY_OF_SPEED * (speed - last)
 
-    def _results(self, batch: Batch) -> Sequence[Sequence[float]]:
+    def _checked(self, scores: Sequence[object], count: int) -> Scores:
+        if self._backend is not None:
+            return as_scores(scores, count, self._backend)
+        values = check_scores(scores, count)
+        return scores if isinstance(scores, Scores) else Scores(values)
+
+    def _results(self, batch: Batch) -> Sequence[Sequence[object]]:
         requests = [
             (request.query, [request.documents[index] for index in indices])
             for request, indices in batch

@@ -1,17 +1,25 @@
-"""What a pair costs, guessed from its texts."""
+"""The cost of a query and a document, estimated from their length."""
 
 from __future__ import annotations
+
+from rerank_plugins.content import Content, Query
 
 __all__ = ["estimated_tokens"]
 
 _SPECIAL_TOKENS = 4
 """Tokens around the two texts of a pair; so even an empty document costs something."""
+_IMAGE_TOKENS = 1_024
+"""About what an image of ordinary size takes."""
 
 
-def estimated_tokens(query: str, document: str, *, limit: int) -> int:
-    """Guess how many tokens a pair has, without tokenising: 4 ASCII characters, or 1 other."""
-    return min(limit, _SPECIAL_TOKENS + _text_tokens(query) + _text_tokens(document))
+def estimated_tokens(query: str | Query, document: str | Content, *, limit: int) -> int:
+    """Estimate the tokens of a pair: one for 4 ASCII characters or 1 other, 1,024 for an image."""
+    return min(limit, _SPECIAL_TOKENS + _tokens(query) + _tokens(document))
 
 
-def _text_tokens(text: str) -> int:
-    return len(text) // 4 if text.isascii() else len(text)
+def _tokens(value: str | Query | Content) -> int:
+    if isinstance(value, str):
+        return len(value) // 4 if value.isascii() else len(value)
+    image = 0 if value.image is None else _IMAGE_TOKENS
+    instruction = value.instruction if isinstance(value, Query) else None
+    return image + _tokens(value.text or "") + _tokens(instruction or "")

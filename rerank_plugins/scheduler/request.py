@@ -9,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import TypeAlias
 
+from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import RerankError
 from rerank_plugins.hooks._dispatch import Dispatcher
 from rerank_plugins.scores import Scores
@@ -35,8 +36,8 @@ class Request:
 
     def __init__(
         self,
-        query: str,
-        documents: Sequence[str],
+        query: str | Query,
+        documents: Sequence[Document],
         costs: Sequence[int],
         dispatcher: Dispatcher | None,
     ) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rerank_plugins._internal.locks import ForkSafeCondition, reset_in_forked_child
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import Dropped, Hook
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatcher, merged
@@ -39,6 +41,7 @@ class Scheduler:
 
     Args:
         run: scores `(query, documents)` requests; called from one thread at a time.
+        backend: gives the facts, such as its name, of scores that `run` returns without any.
         batch_cost: the most one batch may cost, except for a single document that costs more.
         batch_pairs: the most documents in one batch; None is as many as `batch_cost` allows.
         queue_cost: the most that may wait, except that an empty queue takes any request.
@@ -54,6 +57,7 @@ class Scheduler:
         self,
         run: Run,
         *,
+        backend: Backend | None = None,
         batch_cost: int = 16_384,
         batch_pairs: int | None = None,
         queue_cost: int = 4_194_304,
@@ -63,7 +67,7 @@ class Scheduler:
         name: str = "rerank-scheduler",
     ) -> None:
         self._dispatcher = Dispatcher(hooks) if hooks else None
-        self._scorer = BatchScorer(run, batch_cost=batch_cost)
+        self._scorer = BatchScorer(run, backend=backend, batch_cost=batch_cost)
         self._batch_pairs = batch_pairs
         self._queue_cost = queue_cost
         self._queue_seconds = queue_seconds
@@ -103,13 +107,18 @@ class Scheduler:
         return self._scorer.stalled_for()
 
     def submit(
-        self, query: str, documents: Sequence[str], costs: Sequence[int], *, wait: bool
+        self,
+        query: str | Query,
+        documents: Sequence[Document],
+        costs: Sequence[int],
+        *,
+        wait: bool,
     ) -> Future[Scores]:
         """Queue a request; the future gives its scores and may be cancelled at any time.
 
         Args:
             query: the query.
-            documents: its documents; at least one.
+            documents: its documents, checked; at least one.
             costs: tokens of each pair, counted or estimated.
             wait: whether to wait for room in a full queue.
 

@@ -9,9 +9,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.local.lockfile import check_lock
 from rerank_plugins.server.settings import ServerSettings
-from rerank_plugins.wrappers.base import WrapperBackend
 from rerank_plugins.wrappers.batching import BatchingBackend
-from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelProcess
 
 __all__ = ["check_locked_models", "is_remote", "isolate", "model_processes"]
@@ -29,18 +27,18 @@ def model_processes(backend: Backend) -> list[ModelProcess]:
 
 def isolate(backend: Backend, settings: ServerSettings) -> Backend:
     """Give each model inside a fresh chain a process of its own; return the chain."""
-    if isinstance(backend, FallbackBackend):
+    children = backend.children
+    if len(children) > 1:
         # Asked side by side; the concurrent requests to a model share batches here.
-        backend.backends = tuple(
-            part if is_remote(part) else BatchingBackend(isolate(part, settings))
-            for part in backend.backends
+        return backend.with_children(
+            [
+                child if is_remote(child) else BatchingBackend(isolate(child, settings))
+                for child in children
+            ]
         )
-        backend.wrapped = backend.backends[0]
-        return backend
-    if isinstance(backend, WrapperBackend):
-        backend.wrapped = isolate(backend.wrapped, settings)
-        return backend
-    if isinstance(backend, HTTPBackend):
+    if children:
+        return backend.with_children([isolate(child, settings) for child in children])
+    if is_remote(backend):
         return backend
     lock = settings.model_lock
     return ModelProcess(
@@ -62,10 +60,8 @@ def check_locked_models(backend: Backend, settings: ServerSettings) -> None:
 
 
 def _innermost(backend: Backend) -> Iterator[Backend]:
-    if isinstance(backend, FallbackBackend):
-        for part in backend.backends:
-            yield from _innermost(part)
-    elif isinstance(backend, WrapperBackend | BatchingBackend):
-        yield from _innermost(backend.wrapped)
-    else:
+    if isinstance(backend, ModelProcess) or not backend.children:
         yield backend
+    else:
+        for child in backend.children:
+            yield from _innermost(child)

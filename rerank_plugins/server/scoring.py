@@ -64,6 +64,7 @@ class BatchedScoring:
         self._queue_pairs = settings.queue_pairs
         self._scheduler = Scheduler(
             backend.score_many,
+            backend=backend,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
             queue_cost=settings.queue_tokens,

@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from rerank_plugins._internal.checks import check_integer
+from rerank_plugins._internal.flow import arun
 from rerank_plugins.backend import Backend
-from rerank_plugins.content import Document, Query, Requests, check_texts
+from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Flow, Wait, WrapperBackend, aperform, checked_requests
 
 __all__ = ["BatchingBackend"]
 
 
-class BatchingBackend(Backend):
+class BatchingBackend(WrapperBackend):
     """Scores the requests of any number of threads and event loops in shared, fair batches.
 
     One worker thread calls the wrapped backend's `score_many`, so the wrapped backend is never
-    used twice at once. See `rerank_plugins.scheduler.Scheduler` for what is promised. What happens
-    in a batch is told to the hooks of all calls that share it, so traces can't tell whose it is.
+    used twice at once. See `rerank_plugins.scheduler.Scheduler` for what is promised. All calls
+    that share a batch receive its events, so a trace may show work for other calls.
 
     Args:
         wrapped: the backend that scores; pointwise, since documents of one request may be
@@ -32,7 +34,7 @@ class BatchingBackend(Backend):
         max_length: the length in tokens at which the wrapped model cuts a pair.
 
     Raises:
-        ConfigError: `wrapped` is listwise, or a number is not positive.
+        ConfigError: `wrapped` is listwise, or a number is not a positive integer.
     """
 
     def __init__(
@@ -43,74 +45,63 @@ class BatchingBackend(Backend):
         queue_tokens: int = 4_194_304,
         max_length: int = 512,
     ) -> None:
+        super().__init__(wrapped)
         if not wrapped.pointwise:
             raise ConfigError(
-                f"{wrapped.name!r} scores a document by its neighbours, so its requests can't be "
-                "split into shared batches"
+                f"{wrapped!r} scores a document in view of the others (`pointwise` is False), so "
+                "its requests can't share batches"
             )
-        for name, value in (
-            ("batch_tokens", batch_tokens),
-            ("queue_tokens", queue_tokens),
-            ("max_length", max_length),
-        ):
-            check_integer(name, value)
-        self.wrapped = wrapped
-        self._limits = {
-            "batch_tokens": batch_tokens,
-            "queue_tokens": queue_tokens,
-            "max_length": max_length,
-        }
+        check_integer("batch_tokens", batch_tokens)
+        check_integer("queue_tokens", queue_tokens)
+        check_integer("max_length", max_length)
+        self._batch_tokens = batch_tokens
+        self._queue_tokens = queue_tokens
         self._max_length = max_length
         self._scheduler = Scheduler(
-            wrapped.score_many, batch_cost=batch_tokens, queue_cost=queue_tokens
+            wrapped.score_many, backend=wrapped, batch_cost=batch_tokens, queue_cost=queue_tokens
         )
-        self.scale = wrapped.scale
-        self.cacheable = wrapped.cacheable
 
     @property
-    def name(self) -> str:
-        return self.wrapped.name
+    def kind(self) -> str:
+        return "batching"
 
-    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
-        return self.score_many([(query, documents)])[0]
+    def flow(self, requests: Requests) -> Flow:
+        return self._flow(requests, wait=False)
 
-    def score_many(self, requests: Requests) -> list[Scores]:
-        texts = [check_texts(query, documents) for query, documents in requests]
+    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
+        requests = checked_requests(self, [(query, documents)])
+        return (await arun(self._flow(requests, wait=True), aperform))[0]
+
+    def _flow(self, requests: Requests, *, wait: bool) -> Flow:
         futures: list[Future[Scores]] = []
         try:
-            futures += (self._submitted(query, found, wait=False) for query, found in texts)
-            return [future.result() for future in futures]
-        except BaseException:  # also when interrupted: what nobody waits for is not scored
+            for query, documents in requests:
+                futures.append(self._submit(query, documents, wait=wait))
+            for future in futures:
+                yield Wait(future)
+        except BaseException:  # also when interrupted: nobody waits for these any more
             for future in futures:
                 future.cancel()
             raise
+        return [future.result() for future in futures]
 
-    async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
-        text, texts = check_texts(query, documents)
-        return await asyncio.wrap_future(self._submitted(text, texts, wait=True))
-
-    def _submitted(self, query: str, texts: Sequence[str], *, wait: bool) -> Future[Scores]:
-        if not texts:
-            done: Future[Scores] = Future()
-            done.set_result(Scores((), scale=self.scale))
-            return done
-        costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
-        return self._scheduler.submit(query, texts, costs, wait=wait)
+    def _submit(
+        self, query: str | Query, documents: Sequence[Document], *, wait: bool
+    ) -> Future[Scores]:
+        if not documents:
+            empty: Future[Scores] = Future()
+            empty.set_result(Scores((), scale=self.scale))
+            return empty
+        costs = [estimated_tokens(query, text, limit=self._max_length) for text in documents]
+        return self._scheduler.submit(query, documents, costs, wait=wait)
 
     def describe(self) -> dict[str, object]:
-        return {**self.wrapped.describe(), "batching": {**self._limits}}
+        return {**self.wrapped.describe(), "batching": self._options()}
 
     def close(self) -> None:
         self._scheduler.close()
-        self.wrapped.close()
+        super().close()
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._scheduler.close)
-        await self.wrapped.aclose()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuilt, (self.wrapped, self._limits)
-
-
-def _rebuilt(wrapped: Backend, limits: dict[str, int]) -> BatchingBackend:
-    return BatchingBackend(wrapped, **limits)
+        await super().aclose()

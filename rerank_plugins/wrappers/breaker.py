@@ -76,13 +76,6 @@ class CircuitBreakingBackend(WrapperBackend):
 
     def _emit_state(self) -> None:
         state = self._circuit.state
-        if (emit := dispatcher()) is not None and self._last_state != state:
+        if (dispatch := dispatcher()) is not None and self._last_state != state:
             self._last_state = state
-            emit(BreakerChanged(_endpoint(self.wrapped), state))
-
-
-def _endpoint(backend: Backend) -> str:
-    """Return the server that a backend asks, or what it is."""
-    while isinstance(backend, WrapperBackend):
-        backend = backend.wrapped
-    return str(getattr(backend, "endpoint", type(backend).__name__))
+            dispatch(BreakerChanged(self.endpoint or self.label, state))

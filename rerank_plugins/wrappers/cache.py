@@ -6,21 +6,22 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.backend import Backend
-from rerank_plugins.content import Document, Query, Requests
+from rerank_plugins.content import CheckedDocuments, Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks import CacheLookedUp
 from rerank_plugins.hooks._dispatch import dispatcher
-from rerank_plugins.scores import Scores, check_scores
-from rerank_plugins.wrappers.base import Call, Do, Flow, Step, Wait, WrapperBackend
+from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Blocking, Call, Flow, Step, Wait, WrapperBackend
 from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
 
@@ -30,36 +31,46 @@ _Pair: TypeAlias = tuple[str | Query, Document]
 """A query and one document."""
 
 _Pairs: TypeAlias = Mapping[bytes, _Pair]
-"""Pairs by their digest, in the order in which they were asked for."""
+"""Pairs by their digest, in the order of the requests."""
 
-_Scores: TypeAlias = dict[bytes, float]
+
+class _Entry(NamedTuple):
+    """The score of a pair: one of several that were read or scored together."""
+
+    scores: Scores
+    position: int
+    cached: bool
+    """Whether another call has scored it."""
+
+
+_Entries: TypeAlias = dict[bytes, _Entry]
 """Scores by the digest of their pair."""
 
 _Result: TypeAlias = Literal["hit", "shared", "miss", "damaged"]
 
-_Steps: TypeAlias = Generator[Step, Any, _Scores]
+_Steps: TypeAlias = Generator[Step, Any, _Entries]
 
 _PLURALS = {"hit": "hits", "miss": "misses"}
 
 
 class CachedBackend(WrapperBackend):
-    """Asks the wrapped backend only for pairs whose score is not known yet.
+    """Asks the wrapped backend only for pairs whose score it does not have yet.
 
     A pair is a query and one document, so a changed document costs one score, not all. Equal
-    pairs are asked for once, within a call and among concurrent callers of this process. If the
-    caller who asks fails or is cancelled, those who wait for it ask themselves.
+    pairs are scored once, within a call and among concurrent callers of this process. If the
+    caller that scores them fails or is cancelled, those that wait for it score them themselves.
 
     Scores come out as they went in, to the last bit. Texts are never stored, only keyed hashes of
-    them; stored values are sealed, so that a value which is damaged, or belongs to another pair,
-    is a miss.
+    them; stored values are sealed, so a value that is damaged, or belongs to another pair, is a
+    miss.
 
     Args:
         wrapped: the backend that scores; pointwise, and always the same model.
         store: where scores are kept: a spec for `open_store()`, or a store, which may be shared.
-        ttl: seconds for which a score is kept at most; None is as long as there is room. It
-            bounds how long a server's change of model goes unnoticed.
+        ttl: most seconds for which a score is kept; None is as long as there is room. It bounds
+            how long a server's change of model goes unnoticed.
         secret_env: the environment variable with the secret of the hashes, read at each call. If
-            it is not set, who reads the store can test whether a known pair was scored.
+            it is not set, whoever reads the store can test whether a known pair was scored.
 
     Raises:
         ConfigError: `wrapped` is not `cacheable`, or an option is malformed.
@@ -89,123 +100,135 @@ class CachedBackend(WrapperBackend):
         self._store = store
         self._ttl = ttl
         self._secret_env = secret_env
-        self._kept = open_store(store) if isinstance(store, str) else store
+        self._opened = open_store(store) if isinstance(store, str) else store
         self._name: str | None = None
-        self._flights: dict[bytes, _Flight] = {}
-        self._last_flight: _Flight | None = None
+        self._in_flight: dict[bytes, _InFlight] = {}
+        self._last_finished: _InFlight | None = None
         self._lock = ForkSafeLock()
         self._counts: dict[_Result, int] = dict.fromkeys(get_args(_Result), 0)
 
     def flow(self, requests: Requests) -> Flow:
-        if not any(len(documents) for _, documents in requests):
+        if not any(documents for _, documents in requests):
             return [Scores((), scale=self.scale) for _ in requests]
         if self._name is None:  # a local backend loads its model to know its revision
-            self._name = yield Do(lambda: self.wrapped.name)
+            self._name = yield Blocking(lambda: self.wrapped.name)
         hasher = PairHasher(self._name, self.scale, os.environ.get(self._secret_env, ""))
         rows: list[list[bytes]] = []
         pairs: dict[bytes, _Pair] = {}
         for query, documents in requests:
             rows.append(hasher.digests(query, documents))
             pairs.update(zip(rows[-1], ((query, document) for document in documents), strict=True))
-        last_flight = self._last_flight
-        scores = yield from self._read(pairs)
-        missing = _without(scores, pairs)
+        last_finished = self._last_finished
+        entries = yield from self._read(pairs)
+        missing = _without(entries, pairs)
         if missing:
-            scores |= yield from self._share(missing, last_flight)
-        return [
-            Scores(
-                (scores[digest] for digest in row),
-                backend=self._name,
-                model=self.model,
-                scale=self.scale,
-            )
-            for row in rows
-        ]
+            entries |= yield from self._share(missing, last_finished)
+        return _assembled(rows, entries)
 
-    def _share(self, pairs: _Pairs, last_flight: _Flight | None) -> _Steps:
-        """Score what nobody else is scoring, then wait for those who score the rest."""
-        flight = _Flight()
-        others: dict[bytes, _Flight] = {}
+    def _share(self, pairs: _Pairs, last_finished: _InFlight | None) -> _Steps:
+        """Score what no other caller is scoring, then wait for those that score the rest."""
+        own = _InFlight()
+        others: dict[bytes, _InFlight] = {}
         for digest in pairs:
-            other = self._flights.setdefault(digest, flight)  # atomic
-            if other is not flight and other.is_lost():
-                self._flights[digest] = flight
-            elif other is not flight:
+            other = self._in_flight.setdefault(digest, own)  # atomic
+            if other is not own and other.is_lost():
+                self._in_flight[digest] = own
+            elif other is not own:
                 others[digest] = other
-        scores = yield from self._lead(flight, _without(others, pairs), last_flight)
+        entries = yield from self._lead(own, _without(others, pairs), last_finished)
         for other in dict.fromkeys(others.values()):
             try:
-                landed = yield Wait(other.scores, _time_left(), blocking=other.loop is None)
+                finished = yield Wait(other.entries, _time_left(), blocking=other.loop is None)
             except TimeoutError:
                 continue
-            shared = {digest: landed[digest] for digest in others if digest in landed}
+            shared = {
+                digest: finished[digest]._replace(cached=True)
+                for digest in others
+                if digest in finished
+            }
             self._count({"shared": len(shared)})
-            scores |= shared
-        left = _without(scores, pairs)
-        return scores | (yield from self._ask(left)) if left else scores
+            entries |= shared
+        left = _without(entries, pairs)
+        return entries | (yield from self._score(left)) if left else entries
 
-    def _lead(self, flight: _Flight, pairs: _Pairs, last_flight: _Flight | None) -> _Steps:
+    def _lead(self, own: _InFlight, pairs: _Pairs, last_finished: _InFlight | None) -> _Steps:
         """Score pairs for all who want them; whatever happens, nobody waits in vain."""
-        scores: _Scores = {}
+        entries: _Entries = {}
         try:
-            if pairs and self._last_flight is not last_flight:
-                # A flight has landed since the store was read, perhaps with these pairs.
-                scores = yield from self._read(pairs)
-            missing = _without(scores, pairs)
+            if pairs and self._last_finished is not last_finished:
+                # Another caller has finished since the store was read, perhaps with these pairs.
+                entries = yield from self._read(pairs)
+            missing = _without(entries, pairs)
             if missing:
-                scores |= yield from self._ask(missing, then=flight.land)
+                entries |= yield from self._score(missing, then=own.finish)
         finally:
-            flight.land(scores)
-            self._last_flight = flight
+            own.finish(entries)
+            self._last_finished = own
             for digest in pairs:
-                if self._flights.get(digest) is flight:
-                    self._flights.pop(digest, None)
-        return scores
+                if self._in_flight.get(digest) is own:
+                    self._in_flight.pop(digest, None)
+        return entries
 
-    def _ask(self, pairs: _Pairs, then: Callable[[_Scores], None] = lambda _: None) -> _Steps:
-        """Ask the wrapped backend, in one call; call `then` with the scores, and store them."""
+    def _score(self, pairs: _Pairs, then: Callable[[_Entries], None] = lambda _: None) -> _Steps:
+        """Score pairs in one call; pass the scores to `then`, and store them."""
         self._count({"miss": len(pairs)})
-        wanted: dict[str | Query, dict[bytes, Document]] = {}
-        for digest, (query, text) in pairs.items():
-            wanted.setdefault(query, {})[digest] = text
-        requests = [(query, list(texts.values())) for query, texts in wanted.items()]
-        answers = yield Call(self.wrapped, requests)
-        scores: _Scores = {}
-        for texts, answer in zip(wanted.values(), answers, strict=True):
-            scores.update(zip(texts, check_scores(answer, len(texts)), strict=True))
-        then(scores)
-        sealed = {store_key(digest): seal(digest, score) for digest, score in scores.items()}
-        yield from self._with_store(lambda: self._kept.set_many(sealed, self._ttl))
-        return scores
+        by_query: dict[str | Query, dict[bytes, Document]] = {}
+        for digest, (query, document) in pairs.items():
+            by_query.setdefault(query, {})[digest] = document
+        requests = [
+            (query, CheckedDocuments(documents.values())) for query, documents in by_query.items()
+        ]
+        results: list[Scores] = yield Call(self.wrapped, requests)
+        entries = {
+            digest: _Entry(scores, position, cached=False)
+            for documents, scores in zip(by_query.values(), results, strict=True)
+            for position, digest in enumerate(documents)
+        }
+        then(entries)
+        sealed = {
+            store_key(digest): seal(
+                digest, scores[position], truncated=position in scores.truncated
+            )
+            for digest, (scores, position, _) in entries.items()
+        }
+        yield from self._with_store(lambda: self._opened.set_many(sealed, self._ttl))
+        return entries
 
     def _read(self, digests: Iterable[bytes]) -> _Steps:
-        """Return the scores that the store knows."""
+        """Return the scores that the store has."""
         keys = {digest: store_key(digest) for digest in digests}
-        values = yield from self._with_store(lambda: self._kept.get_many(list(keys.values())))
-        found = {d: value for d, value in zip(keys, values, strict=True) if value is not None}
-        scores = {d: score for d, v in found.items() if (score := unseal(d, v)) is not None}
-        self._count({"hit": len(scores), "damaged": len(found) - len(scores)})
-        return scores
+        values = yield from self._with_store(lambda: self._opened.get_many(list(keys.values())))
+        present = {d: value for d, value in zip(keys, values, strict=True) if value is not None}
+        hits = {d: hit for d, value in present.items() if (hit := unseal(d, value)) is not None}
+        self._count({"hit": len(hits), "damaged": len(present) - len(hits)})
+        scores = Scores(
+            (score for score, _ in hits.values()),
+            backend=self._name,
+            model=self.model,
+            scale=self.scale,
+            truncated=(place for place, (_, truncated) in enumerate(hits.values()) if truncated),
+        )
+        return {digest: _Entry(scores, place, cached=True) for place, digest in enumerate(hits)}
 
     def _with_store(self, function: Callable[[], Any]) -> Generator[Step, Any, Any]:
-        return (yield Do(function)) if self._kept.blocking else function()
+        return (yield Blocking(function)) if self._opened.blocking else function()
 
     def _count(self, counts: Mapping[_Result, int]) -> None:
         with self._lock:
             for result, count in counts.items():
                 self._counts[result] += count
-        if (told := dispatcher()) is not None:
+        if (dispatch := dispatcher()) is not None:
             for result, count in counts.items():
                 if count:
-                    told(CacheLookedUp(self._tier(), result, count))
+                    dispatch(CacheLookedUp(self._tier(), result, count))
 
     def _tier(self) -> str:
-        return str(self._kept.describe().get("kind", type(self._kept).__name__))
+        return str(self._opened.describe().get("kind", type(self._opened).__name__))
 
     def describe(self) -> dict[str, object]:
         counts = {_PLURALS.get(result, result): count for result, count in self._counts.items()}
-        mine = {"store": self._kept.describe(), "ttl": self._ttl, **counts}
-        return {**self.wrapped.describe(), self.table: mine}
+        own = {"store": self._opened.describe(), "ttl": self._ttl, **counts}
+        return {**self.wrapped.describe(), self.table: own}
 
     def to_spec(self) -> dict[str, object]:
         if not isinstance(self._store, str):
@@ -217,35 +240,67 @@ class CachedBackend(WrapperBackend):
 
     def close(self) -> None:
         self._name = None
-        self._kept.close()
+        self._opened.close()
         super().close()
 
     async def aclose(self) -> None:
         self._name = None
-        if self._kept.blocking:
-            await asyncio.to_thread(self._kept.close)
+        if self._opened.blocking:
+            await asyncio.to_thread(self._opened.close)
         else:
-            self._kept.close()
+            self._opened.close()
         await super().aclose()
 
 
-class _Flight:
+class _InFlight:
     """One caller's scoring of pairs that others may want too."""
 
     def __init__(self) -> None:
-        self.scores: Future[_Scores] = Future()
+        self.entries: Future[_Entries] = Future()
         self.loop = _running_loop()
         """The event loop that the scoring needs, if any: who blocks it waits forever."""
-        self._pid = os.getpid()
+        self._process_id = os.getpid()
 
-    def land(self, scores: _Scores) -> None:
-        """Give those who wait what was scored; the first time counts."""
-        if not self.scores.done():
-            self.scores.set_result(scores)
+    def finish(self, entries: _Entries) -> None:
+        """Give those who wait what was scored; only the first call counts."""
+        if not self.entries.done():
+            self.entries.set_result(entries)
 
     def is_lost(self) -> bool:
-        """Whether it can't land: its thread or loop is gone."""
-        return self._pid != os.getpid() or (self.loop is not None and not self.loop.is_running())
+        """Whether it can't finish: its thread or loop is gone."""
+        is_foreign = self._process_id != os.getpid()
+        return is_foreign or (self.loop is not None and not self.loop.is_running())
+
+
+def _assembled(rows: Iterable[Sequence[bytes]], entries: _Entries) -> list[Scores]:
+    """Return the scores of each row; what scoring them cost is part of the first that needs it."""
+    counted: set[int] = set()
+    return [_row(row, entries, counted) for row in rows]
+
+
+def _row(row: Sequence[bytes], entries: _Entries, counted: set[int]) -> Scores:
+    parts: dict[int, tuple[Scores, list[int], list[int], bool]] = {}
+    for place, digest in enumerate(row):
+        scores, position, cached = entries[digest]
+        _, places, positions, _ = parts.setdefault(id(scores), (scores, [], [], cached))
+        places.append(place)
+        positions.append(position)
+    merged = []
+    for scores, places, positions, cached in parts.values():
+        is_counted = cached or id(scores) in counted
+        counted.add(id(scores))
+        taken = scores.take(positions)
+        merged.append(
+            (
+                places,
+                replace(
+                    taken,
+                    cached=len(places) if cached else taken.cached,
+                    usage=None if is_counted else taken.usage,
+                ),
+            )
+        )
+    return Scores.merge(len(row), merged)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -15,8 +15,8 @@ __all__ = ["PairHasher", "seal", "store_key", "unseal"]
 _VERSION = b"rerank pair 1"  # another number when the hashed fields or the sealed value change
 _KEY_BYTES = 20
 _SEAL_BYTES = 16
-_FLOAT = struct.Struct("<d")
-_TAG_BYTES = 8
+_VALUE = struct.Struct("<d?")  # the score, and whether its document was truncated
+_TAG_BYTES = 7
 _NO_STRING = b"\xff" * 8
 """A length that no string has: what follows are the fields of a `Query` or `Content`."""
 
@@ -61,21 +61,24 @@ def store_key(digest: bytes) -> bytes:
     return digest[:_KEY_BYTES]
 
 
-def seal(digest: bytes, score: float) -> bytes:
-    """Return the 16 bytes to store: the score and a tag that holds for this pair only."""
-    packed = _FLOAT.pack(score)
+def seal(digest: bytes, score: float, *, truncated: bool = False) -> bytes:
+    """Return the 16 bytes to store: a score, its fact, and a tag that holds for this pair only."""
+    packed = _VALUE.pack(score, truncated)
     return packed + _tag(digest, packed)
 
 
-def unseal(digest: bytes, value: object) -> float | None:
-    """Return the score in a stored value, or None if it is not what `seal` made for the pair."""
-    if not isinstance(value, bytes) or len(value) != _FLOAT.size + _TAG_BYTES:
+def unseal(digest: bytes, value: object) -> tuple[float, bool] | None:
+    """Return the score of a stored value, and whether its document was truncated.
+
+    None if `seal` did not make the value for this pair.
+    """
+    if not isinstance(value, bytes) or len(value) != _VALUE.size + _TAG_BYTES:
         return None
-    packed, tag = value[: _FLOAT.size], value[_FLOAT.size :]
+    packed, tag = value[: _VALUE.size], value[_VALUE.size :]
     if not hmac.compare_digest(_tag(digest, packed), tag):
         return None
-    score: float = _FLOAT.unpack(packed)[0]
-    return score if math.isfinite(score) else None
+    score, truncated = _VALUE.unpack(packed)
+    return (score, truncated) if math.isfinite(score) else None
 
 
 def _tag(digest: bytes, packed: bytes) -> bytes:

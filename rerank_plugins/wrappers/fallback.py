@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import Backend
@@ -13,7 +13,13 @@ from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, Re
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scale, Scores
-from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
+from rerank_plugins.wrappers.base import (
+    Call,
+    Flow,
+    WrapperBackend,
+    tables_around,
+    tables_of,
+)
 
 __all__ = ["FallbackBackend"]
 
@@ -24,16 +30,16 @@ _may_warn = Throttle()
 class FallbackBackend(WrapperBackend):
     """Asks the first backend, and the next one when the one before fails.
 
-    A backend fails when it is unavailable, answers nonsense, or breaks. When it refuses the
-    input, the key or its settings, the error is raised: another model must not hide it. If all
+    A backend fails when it is unavailable, sends an invalid response, or breaks. When it refuses
+    the input, the key or its settings, the error is raised: another model must not hide it. If all
     fail, the last error is raised, with a note for each before it.
 
-    Scores of different models don't compare: one call is always answered by one backend. Both
-    adapters write which one it was into the metadata `rerank_status`, and nothing is cached
-    outside the chain.
+    Scores of different models don't compare, so one backend scores a whole call; `Scores.backend`
+    says which, and both adapters write it into the metadata `rerank_status`. A chain can't be
+    cached, only the backends in it.
 
     Args:
-        backends: whom to ask, in order.
+        backends: the backends to ask, in order.
 
     Raises:
         ConfigError: there is none, or they have different scales. A chain with a backend of
@@ -41,21 +47,18 @@ class FallbackBackend(WrapperBackend):
     """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        self.backends = tuple(backends)
-        """Whom to ask, in order."""
-        if not self.backends:
-            raise ConfigError("`FallbackBackend` needs at least one backend")
-        super().__init__(self.backends[0])
-        self.scale = _common_scale(self.backends)
+        super().__init__(*backends)
+        self.scale = _common_scale(self.children)
         self.cacheable = False
-        self.pointwise = all(backend.pointwise for backend in self.backends)
-        self.inputs = frozenset.intersection(*(backend.inputs for backend in self.backends))
-        self.instructions = all(backend.instructions for backend in self.backends)
+
+    @classmethod
+    def _rebuilt(cls, children: Sequence[Backend], options: Mapping[str, Any]) -> Backend:
+        return cls(children, **options)
 
     @property
     def name(self) -> str:
-        """The parts of the chain, as they show themselves; loads no model."""
-        return " | ".join(map(repr, self.backends))
+        """The backends of the chain, as their `repr` shows them; loads no model."""
+        return " | ".join(map(repr, self.children))
 
     @property
     def kind(self) -> str:
@@ -67,21 +70,21 @@ class FallbackBackend(WrapperBackend):
 
     @property
     def label(self) -> str:
-        return " | ".join(backend.label for backend in self.backends)
+        return " | ".join(backend.label for backend in self.children)
 
     @property
-    def children(self) -> tuple[Backend, ...]:
-        return self.backends
+    def endpoint(self) -> str | None:
+        return ",".join(filter(None, (child.endpoint for child in self.children))) or None
 
     def flow(self, requests: Requests) -> Flow:
+        *others, last = self.children
         earlier: list[str] = []
-        for backend in self.backends:
+        for backend in others:
             try:
                 scores: list[Scores] = yield Call(backend, requests)
             except RerankError as error:
-                for failure in earlier:
-                    error.add_note(failure)
-                if not _is_failure(error) or backend is self.backends[-1]:
+                if not _is_failure(error):
+                    _add_notes(error, earlier)
                     raise
                 emit(FellBack(outcome_of(error), "backend"))
                 earlier.append(f"before that, {backend!r}: {type(error).__name__}: {error}")
@@ -89,52 +92,54 @@ class FallbackBackend(WrapperBackend):
                     _logger.warning("%r failed, asking the next backend: %s", backend, error)
             else:
                 return scores
-        raise AssertionError  # the last backend returned or raised
+        try:
+            scores = yield Call(last, requests)
+        except RerankError as error:
+            _add_notes(error, earlier)
+            raise
+        return scores
 
     def describe(self) -> dict[str, object]:
         return {
             "name": self.name,
             "scale": self.scale,
             "cacheable": self.cacheable,
-            "backends": [backend.describe() for backend in self.backends],
+            "backends": [backend.describe() for backend in self.children],
         }
 
     def to_spec(self) -> dict[str, object]:
         """Return the tables of a configuration file.
 
         Raises:
-            ConfigError: a backend can't be written down, or they are wrapped differently: a
-                table such as `[retry]` holds for all.
+            ConfigError: no file builds this chain: it has one backend, or another chain in it, or
+                a backend that can't be written as a spec, or the backends have different wrappers,
+                where a table such as `[cache]` holds for all.
         """
-        tables: dict[str, object] = {}
-        asked: list[object] = []
-        for backend in self.backends:
-            spec = backend.to_spec()
-            own = {"backend": spec} if "kind" in spec else dict(spec)
-            asked.append(own.pop("backend"))
-            for table, options in own.items():
-                if tables.setdefault(table, options) != options or table == "fallback":
-                    raise ConfigError(
-                        f"backends with different `{table}` tables can't be written as one file"
-                    )
-        first, *others = asked
+        if len(self.children) == 1:
+            raise ConfigError(f"{self!r} can't be written as a spec: it has one backend only")
+        written = [tables_of(child) for child in self.children]
+        tables = {name: options for own in written for name, options in own.items()}
+        del tables["backend"]
+        for child, own in zip(self.children, written, strict=True):
+            expected = tables_around(child, tables)
+            different = [
+                table
+                for table in tables
+                if own.get(table) != (tables[table] if table in expected else None)
+                or table in {"fallback", "instrument"}
+            ]
+            if different:
+                raise ConfigError(
+                    f"{self!r} can't be written as a spec: `[{different[0]}]` of a file holds for "
+                    "the whole chain, but its backends differ there"
+                )
+        first, *others = (own["backend"] for own in written)
         return {"backend": first, **tables, "fallback": others}
 
-    def close(self) -> None:
-        with ExitStack() as closing:
-            for backend in self.backends:
-                closing.callback(backend.close)
 
-    async def aclose(self) -> None:
-        async with AsyncExitStack() as closing:
-            for backend in self.backends:
-                closing.push_async_callback(backend.aclose)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.backends,)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+def _add_notes(error: RerankError, notes: Sequence[str]) -> None:
+    for note in notes:
+        error.add_note(note)
 
 
 def _is_failure(error: RerankError) -> bool:
@@ -145,9 +150,9 @@ def _is_failure(error: RerankError) -> bool:
 def _common_scale(backends: Sequence[Backend]) -> Scale:
     scales = {backend.scale for backend in backends}
     if scales >= {"probability", "logit"}:
-        said = ", ".join(f"{backend!r}: {backend.scale}" for backend in backends)
+        listed = ", ".join(f"{backend!r}: {backend.scale}" for backend in backends)
         raise ConfigError(
-            f"scores of a fallback chain must have one scale, but these differ ({said}); set "
+            f"the scores of a fallback chain must have one scale, but these differ ({listed}); set "
             "`scale` on the backends that can change it"
         )
     return "unknown" if "unknown" in scales else backends[0].scale

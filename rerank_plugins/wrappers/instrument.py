@@ -1,8 +1,10 @@
-"""A backend whose calls are told to hooks."""
+"""A backend whose calls are events for hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 from rerank_plugins.backend import Backend
@@ -17,17 +19,17 @@ __all__ = ["InstrumentedBackend"]
 
 
 class InstrumentedBackend(WrapperBackend):
-    """Tells hooks of each call and of what happens in it: attempts, retries, fallbacks, caches.
+    """Emits each call and what happens in it to hooks: attempts, retries, fallbacks, look-ups.
 
-    It belongs outermost. What the backends inside tell reaches the hooks from all threads and
-    tasks that work for the call. A hook that fails is logged, once a minute, and fails no call.
+    It belongs outermost. Events of the backends inside reach the hooks from all threads and tasks
+    that work for the call. A hook that fails is logged, once a minute, and fails no call.
 
     Args:
         wrapped: the backend that scores.
-        hooks: who hears it: specs for `open_hook()`, such as `"prometheus"`, or anything that
-            can be called with an event (see `rerank_plugins.hooks.Hook`).
-        route: the name of these calls in metrics and traces, which tells the uses of rerankers
-            in a process apart.
+        hooks: what receives the events: specs for `open_hook()`, such as `"prometheus"`, or
+            anything that can be called with an event (see `rerank_plugins.hooks.Hook`).
+        route: the name of these calls in metrics and traces; it distinguishes the uses of
+            rerankers in a process.
 
     Raises:
         ConfigError: there is no hook, or a spec is malformed, or `route` is empty.
@@ -49,27 +51,31 @@ class InstrumentedBackend(WrapperBackend):
         self._hooks = tuple(hooks)
         self._route = route
         self.hooks = tuple(open_hook(hook) for hook in self._hooks)
-        first = next(node for node in wrapped.walk() if not node.children)
-        self._kind, self._model = first.kind, first.model
+        leaf = next(backend for backend in wrapped.walk() if not backend.children)
+        self._kind, self._model = leaf.kind, leaf.model
 
     def flow(self, requests: Requests) -> Flow:
-        documents = sum(len(found) for _, found in requests)
+        documents = sum(len(documents) for _, documents in requests)
         started = CallStarted(self._route, self._kind, self._model, len(requests), documents)
-        with observe_call(self.hooks, started) as finished:
-            scores: list[Scores] = yield Call(self.wrapped, requests)
-            if any(len(node.children) > 1 for node in self.walk()):
-                finished["scored_by"] = next((s.backend for s in scores if s.backend), None)
-        return scores
+        with observe_call(self.hooks, started) as facts:
+            results: list[Scores] = yield Call(self.wrapped, requests)
+            if any(len(backend.children) > 1 for backend in self.walk()):
+                facts.scored_by = next((result.backend for result in results if result), None)
+            facts.truncated = sum(len(scores.truncated) for scores in results)
+            facts.cached = sum(scores.cached for scores in results)
+            usages = [scores.usage for scores in results if scores.usage is not None]
+            facts.tokens = reduce(add, usages).tokens if usages else None
+        return results
 
     def describe(self) -> dict[str, object]:
-        names = [hook if isinstance(hook, str) else _label(hook) for hook in self._hooks]
+        names = [hook if isinstance(hook, str) else _name(hook) for hook in self._hooks]
         return {**self.wrapped.describe(), self.table: {"hooks": names, "route": self._route}}
 
     def to_spec(self) -> dict[str, object]:
         for hook in self._hooks:
             if not isinstance(hook, str):
                 raise ConfigError(
-                    f"the hook `{_label(hook)}` can't be written as a spec; give it as a string, "
+                    f"the hook `{_name(hook)}` can't be written as a spec; give it as a string, "
                     "such as 'prometheus'"
                 )
         return super().to_spec()
@@ -78,5 +84,5 @@ class InstrumentedBackend(WrapperBackend):
         return {**super()._options(), "hooks": list(self._hooks)}
 
 
-def _label(hook: Hook) -> str:
+def _name(hook: Hook) -> str:
     return getattr(hook, "__name__", type(hook).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -16,8 +16,9 @@ from rerank_plugins._internal.locks import (
     reset_in_forked_child,
 )
 from rerank_plugins.backend import Backend
-from rerank_plugins.content import Document, Query, Requests, check_texts
+from rerank_plugins.content import Requests
 from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers.base import Blocking, Flow, WrapperBackend
 from rerank_plugins.wrappers.worker import ModelRestarting, Prepare, WorkerProcess
 
 __all__ = ["ModelProcess", "ModelRestarting"]
@@ -31,7 +32,7 @@ _SHORT_LIFE = 10.0
 _MAX_PAUSE = 30.0
 
 
-class ModelProcess(Backend):
+class ModelProcess(WrapperBackend):
     """Runs a backend in another process, and starts a new one whenever that dies or hangs.
 
     The calls in progress then fail with `ModelRestarting` at once, and so do calls until the next
@@ -55,12 +56,10 @@ class ModelProcess(Backend):
         *,
         batch_seconds: float = 60.0,
         prepare: Prepare | None = None,
-        on_restart: Callable[[], None] = lambda: None,
+        on_restart: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(wrapped)
         check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
-        self.wrapped = wrapped
-        self.scale = wrapped.scale
-        self.cacheable = wrapped.cacheable
         self.on_restart = on_restart
         self._batch_seconds = batch_seconds
         self._prepare = prepare
@@ -102,18 +101,22 @@ class ModelProcess(Backend):
         worker = self._worker
         return None if worker is None else worker.process.pid
 
-    def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
-        return self.score_many([(query, documents)])[0]
+    @property
+    def kind(self) -> str:
+        return "process"
 
-    def score_many(self, requests: Requests) -> list[Scores]:
-        checked = [check_texts(query, documents) for query, documents in requests]
-        if not any(texts for _, texts in checked):
-            return [Scores((), scale=self.scale) for _ in checked]
+    def flow(self, requests: Requests) -> Flow:
+        if not any(documents for _, documents in requests):
+            return [Scores((), scale=self.scale) for _ in requests]
+        scores: list[Scores] = yield Blocking(lambda: self._score(requests))
+        return scores
+
+    def _score(self, requests: Requests) -> list[Scores]:
         with self._one_call:
             worker = self._current_worker()
             self._call_started = monotonic()
             try:
-                worker.send(checked)
+                worker.send(requests)
                 result = worker.receive()
             except BaseException:  # what is left in its pipes would be the result of the next call
                 self._drop(worker)
@@ -129,8 +132,12 @@ class ModelProcess(Backend):
                 self._current_worker()
         return {**(self._facts or {}), "process": "own"}
 
-    def to_spec(self) -> dict[str, object]:
-        return self.wrapped.to_spec()
+    def _options(self) -> dict[str, Any]:
+        return {
+            "batch_seconds": self._batch_seconds,
+            "prepare": self._prepare,
+            "on_restart": self.on_restart,
+        }
 
     def close(self) -> None:
         with self._changed:
@@ -144,9 +151,6 @@ class ModelProcess(Backend):
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.wrapped!r}>"
 
     def _current_worker(self) -> WorkerProcess:
         """Return the worker; the first call starts it.
@@ -239,7 +243,8 @@ class ModelProcess(Backend):
 
     def _call_on_restart(self) -> None:
         try:
-            self.on_restart()
+            if self.on_restart is not None:
+                self.on_restart()
         except Exception as error:  # noqa: BLE001  # else the supervisor ends, and no worker starts
             _log.error("`on_restart` failed with %s", type(error).__name__)
 

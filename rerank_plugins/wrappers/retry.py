@@ -1,4 +1,4 @@
-"""A backend that asks again, within one deadline and without making an outage worse."""
+"""A backend that retries, within one deadline and without making an outage worse."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.base import Call, Flow, Sleep, Step, WrapperBackend, checked_requests
 
-__all__ = ["LONGEST_WAIT", "RetryingBackend"]
+__all__ = ["MAX_RETRY_AFTER", "RetryingBackend"]
 
-LONGEST_WAIT = 30.0
+MAX_RETRY_AFTER = 30.0
 """Most seconds to wait because a server asks for it; some ask for a year."""
 
-_SIDE_BY_SIDE = 4
+_MAX_PARALLEL = 4
 """Most requests of one `score_many` that are under way at the same time."""
 
-_FIRST_RETRIES = 10.0
-_MOST_RETRIES = 100.0
+_FREE_RETRIES = 10.0
+_MAX_SAVED_RETRIES = 100.0
 
 
 class RetryingBackend(WrapperBackend):
-    """Asks again when the wrapped backend is unavailable; all attempts share one deadline.
+    """Retries while the wrapped backend is unavailable; all attempts share one deadline.
 
-    `BackendUnavailable` is retried, `InvalidResponse` once, anything else never: it would fail
+    `BackendUnavailable` is retried, `InvalidResponse` once, any other error never: it would come
     again. Between attempts it waits as long as the server asks for, 30 s at most, plus a random
     time from 0 to the back-off, which doubles with each attempt ("full jitter": see Brooker,
     "Exponential Backoff And Jitter", AWS 2015). If the wait does not fit into the time left, the
-    error is raised at once. So it is when the retry budget is used up: in the long run at most
-    `budget` retries per call, for all threads and tasks together, so that a server in trouble
-    does not get three times its load. Up to 100 unused retries are kept for later; the first ten
-    are free.
+    error is raised at once. The same holds when the retry budget is used up: in the long run
+    there are at most `budget` retries per call, for all threads and tasks together, so that a
+    server in trouble does not get three times its load. Up to 100 unused retries are kept for
+    later; the first ten are free.
 
     The last error is raised, with a note that says how many attempts there were, and why there
-    was no other.
+    is no other.
 
     `score_many` gives each request its own attempts and deadline, up to four side by side: all of
     them succeed, or the first error is raised.
@@ -53,8 +53,8 @@ class RetryingBackend(WrapperBackend):
         wrapped: the backend that scores.
         attempts: most attempts per request, the first included.
         deadline: seconds for all attempts of a request and the waits between them. A remote
-            backend ends its attempt by then; an attempt that is not to use up the deadline needs
-            a shorter `timeout` of its own.
+            backend ends its attempt by then; give it a shorter `timeout` if one attempt must not
+            use up the deadline.
         initial_backoff: longest wait in seconds after the first attempt.
         longest_backoff: longest wait in seconds after any attempt.
         budget: retries per call that are sustained; 0.1 is one retry for ten calls.
@@ -90,17 +90,17 @@ class RetryingBackend(WrapperBackend):
 
     def score_many(self, requests: Requests) -> list[Scores]:
         checked = checked_requests(self, requests)
-        ask = super().score_many
-        found = side_by_side(lambda request: ask([request]), checked, _SIDE_BY_SIDE)
-        return [scores for (scores,) in found]
+        score_many = super().score_many
+        results = side_by_side(lambda request: score_many([request]), checked, _MAX_PARALLEL)
+        return [scores for (scores,) in results]
 
     def flow(self, requests: Requests) -> Flow:
         scores = []
         for query, documents in requests:
-            scores.append((yield from self._asked(query, documents)))
+            scores.append((yield from self._attempts_of(query, documents)))
         return scores
 
-    def _asked(
+    def _attempts_of(
         self, query: str | Query, documents: Sequence[Document]
     ) -> Generator[Step, Any, Scores]:
         end = min(monotonic() + self._deadline, _context.deadline())
@@ -114,8 +114,8 @@ class RetryingBackend(WrapperBackend):
                 invalid += isinstance(error, InvalidResponse)
                 wait = self._wait(error, attempt)
                 left = end - monotonic()
-                if why := self._objection(attempt, invalid, wait, left):
-                    error.add_note(f"attempt {attempt} of {self._attempts}; {why}")
+                if reason := self._reason_to_stop(attempt, invalid, wait, left):
+                    error.add_note(f"attempt {attempt} of {self._attempts}; {reason}")
                     raise
                 emit(Retried(attempt, outcome_of(error), wait))
             else:
@@ -125,34 +125,34 @@ class RetryingBackend(WrapperBackend):
 
     def _wait(self, error: BackendUnavailable | InvalidResponse, attempt: int) -> float:
         """Return how long to wait after `attempt`, in seconds."""
-        asked = getattr(error, "retry_after", None) or 0.0
+        retry_after = getattr(error, "retry_after", None) or 0.0
         backoff = min(self._longest_backoff, self._initial_backoff * 2.0 ** min(attempt - 1, 60))
-        return min(asked, LONGEST_WAIT) + uniform(0.0, backoff)  # noqa: S311  # no secret
+        return min(retry_after, MAX_RETRY_AFTER) + uniform(0.0, backoff)  # noqa: S311  # no secret
 
-    def _objection(self, attempt: int, invalid: int, wait: float, left: float) -> str:
-        """Say why there is no other attempt; "" takes it out of the budget."""
+    def _reason_to_stop(self, attempt: int, invalid: int, wait: float, left: float) -> str:
+        """Say why there is no other attempt; "" takes one out of the budget."""
         if attempt >= self._attempts:
-            return "there is no other"
+            return "it was the last"
         if invalid > 1:
-            return "a second invalid response is no accident"
+            return "a second invalid response ends the retries"
         if wait >= left:
-            return f"the next would be due in {wait:.3g} s, and {max(left, 0.0):.3g} s are left"
+            return f"the next is due in {wait:.3g} s, but {max(left, 0.0):.3g} s are left"
         if not self._retries.spend():
             return "the retry budget is used up: too many calls fail"
         return ""
 
 
 class _Budget:
-    """A bucket of retries that calls fill and retries empty; threads and tasks may share it."""
+    """A bucket that each call fills a little and each retry takes one from; thread-safe."""
 
     def __init__(self, per_call: float) -> None:
         self._per_call = per_call
-        self._left = _FIRST_RETRIES if per_call else 0.0
+        self._left = _FREE_RETRIES if per_call else 0.0
         self._lock = ForkSafeLock()
 
     def earn(self) -> None:
         with self._lock:
-            self._left = min(self._left + self._per_call, _MOST_RETRIES)
+            self._left = min(self._left + self._per_call, _MAX_SAVED_RETRIES)
 
     def spend(self) -> bool:
         with self._lock:

@@ -21,6 +21,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
+from rerank_plugins.wrappers.base import score_with
 
 __all__ = ["ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
 
@@ -153,7 +154,7 @@ def _run() -> None:
             return
         while True:
             requests = pickle.load(source)  # noqa: S301  # of our own code
-            _send_result(out, partial(backend.score_many, requests))
+            _send_result(out, partial(score_with, backend, requests))
 
 
 def _exit_with(parent: int) -> None:

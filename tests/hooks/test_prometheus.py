@@ -84,7 +84,7 @@ def test_fallbacks_breakers_and_caches_are_measured(registry, value, ask):
     ask(backend)
 
     assert 2 == value("rerank_fallback_total", reason="unavailable")
-    assert 2 == value("rerank_breaker_state", endpoint="FailingBackend")
+    assert 2 == value("rerank_breaker_state", endpoint="failing")
     assert 2 == value("rerank_cache_lookups_total", tier="memory", result="miss")
     assert 2 == value("rerank_cache_lookups_total", tier="memory", result="hit")
 

@@ -8,7 +8,7 @@ import pytest
 
 from rerank_plugins import BackendUnavailable, UnsupportedInputError
 from rerank_plugins.testing import BackendContract, FailingBackend, FakeBackend
-from rerank_plugins.wrappers.base import Call, Do, Sleep, Wait, WrapperBackend
+from rerank_plugins.wrappers.base import Blocking, Call, Sleep, Wait, WrapperBackend
 from tests.support.asking import ascore
 
 
@@ -28,7 +28,7 @@ class Stepping(WrapperBackend):
     def flow(self, requests):
         self.seen.append((yield Sleep(0.0)))
         self.seen.append((yield Wait(self.future)))
-        self.seen.append((yield Do(threading.get_ident)))
+        self.seen.append((yield Blocking(threading.get_ident)))
         try:
             yield Call(FailingBackend(BackendUnavailable("down")), requests)
         except BackendUnavailable as error:

@@ -92,7 +92,7 @@ def test_a_listwise_backend_is_refused():
     listwise = FakeBackend()
     listwise.pointwise = False
 
-    with pytest.raises(ConfigError, match="by its neighbours"):
+    with pytest.raises(ConfigError, match="in view of the others"):
         BatchingBackend(listwise)
 
 

@@ -56,7 +56,7 @@ def len_score(query, document):
 
 def waiting(backend, count):
     """Whether `count` callers wait for what another one scores."""
-    landings = [flight.scores for flight in set(backend._flights.values())]
+    landings = [flight.entries for flight in set(backend._in_flight.values())]
     tasks = sum(len(scores._done_callbacks) for scores in landings)
     threads = sum(len(scores._condition._waiters) for scores in landings)
     return tasks + threads >= count
@@ -261,7 +261,7 @@ def test_texts_are_not_stored():
     assert b"secret" not in store.written
 
 
-def test_wrong_scores_are_neither_returned_nor_kept():
+def test_wrong_scores_are_neither_returned_nor_opened():
     scores = iter([float("nan"), 0.5])
     backend = CachedBackend(FakeBackend(lambda q, d: next(scores)))
     with pytest.raises(InvalidResponse):
@@ -270,13 +270,13 @@ def test_wrong_scores_are_neither_returned_nor_kept():
     assert [0.5] == backend.score("q", ["d"])
 
 
-def test_errors_reach_the_caller_and_are_not_kept():
+def test_errors_reach_the_caller_and_are_not_opened():
     backend = CachedBackend(FailingBackend(BackendUnavailable("down")))
     for _ in range(2):
         with pytest.raises(BackendUnavailable, match="down"):
             backend.score("q", ["d"])
 
-    assert {} == backend._flights
+    assert {} == backend._in_flight
     assert (0, 0, 2) == counts(backend)
 
 
@@ -293,7 +293,7 @@ def test_threads_that_want_the_same_wait_for_one():
         assert [[101.0, 102.0]] * 8 == [call.result() for call in calls]
     assert [("q", ("a", "bb"))] == wrapped.calls
     assert (0, 14, 2) == counts(backend)
-    assert {} == backend._flights
+    assert {} == backend._in_flight
 
 
 async def test_tasks_that_want_the_same_wait_for_one():
@@ -376,7 +376,7 @@ async def test_tasks_ask_themselves_when_the_one_they_waited_for_fails():
 
     assert "down" == str(first)
     assert [[101.0]] * 2 == others
-    assert {} == backend._flights
+    assert {} == backend._in_flight
 
 
 def test_threads_ask_themselves_when_the_one_they_waited_for_fails():
@@ -402,7 +402,7 @@ async def test_tasks_ask_themselves_when_the_one_they_waited_for_is_cancelled():
     assert [[101.0]] * 2 == await asyncio.gather(*others)
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert {} == backend._flights
+    assert {} == backend._in_flight
 
 
 async def test_who_waits_can_give_up_without_harm():
@@ -480,7 +480,7 @@ def test_what_a_stopped_loop_left_undone_is_asked_for_again():
     assert [101.0] == backend.score("q", ["a"])
     assert [101.0] == loop.run_until_complete(task)
     loop.close()
-    assert {} == backend._flights
+    assert {} == backend._in_flight
 
 
 def test_a_call_that_is_dropped_leaves_nothing_behind():
@@ -494,7 +494,7 @@ def test_a_call_that_is_dropped_leaves_nothing_behind():
     asyncio.run(drop())
     gc.collect()
 
-    assert {} == backend._flights
+    assert {} == backend._in_flight
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
@@ -510,7 +510,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent():
             end = threading.Timer(30, os._exit, [2])  # instead of hanging
             end.daemon = True
             end.start()
-            backend.wrapped = FakeBackend(len_score, scale="logit")
+            backend._children = (FakeBackend(len_score, scale="logit"),)
             os._exit(0 if backend.score("q", ["a"]) == [101.0] else 1)
         _, status = os.waitpid(child, 0)
         wrapped.gate.set()
@@ -581,7 +581,7 @@ def test_a_caller_waits_no_longer_than_its_deadline():
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(backend.score, "q", ["a"])
         until(lambda: wrapped.entered.acquire(blocking=False))
-        backend.wrapped = FakeBackend(len_score, scale="logit")
+        backend._children = (FakeBackend(len_score, scale="logit"),)
         with cache._context.until(time.monotonic() + 0.05):
             assert [101.0] == backend.score("q", ["a"])
         assert not first.done()
@@ -724,7 +724,7 @@ def test_a_table_adds_a_cache():
 
     assert isinstance(backend, CachedBackend)  # outside: what is known is not retried
     assert isinstance(backend.wrapped, RetryingBackend)
-    assert (5, None) == (backend._kept.describe()["most"], backend._ttl)
+    assert (5, None) == (backend._opened.describe()["most"], backend._ttl)
     assert repr(backend) == repr(load_backend(backend.to_spec()))
 
 

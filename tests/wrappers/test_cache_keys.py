@@ -45,12 +45,19 @@ def test_digests_keep_the_order_of_the_documents():
 def test_keys_and_values_are_of_the_next_release_too():
     """Stores outlive a process: a change here must come with another version."""
     assert "11893b136c16543abef266b5514439b55e7a33a2" == store_key(digest()).hex()
-    assert "000000000000e03f76aebc44f4c71924" == seal(digest(), 0.5).hex()
+    assert "000000000000e03f00566454eaf40b46" == seal(digest(), 0.5).hex()
 
 
 @given(FLOATS)
 def test_a_score_comes_back_to_the_last_bit(score):
-    assert struct.pack("d", score) == struct.pack("d", unseal(digest(), seal(digest(), score)))
+    value, _ = unseal(digest(), seal(digest(), score))
+
+    assert struct.pack("d", score) == struct.pack("d", value)
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+def test_whether_the_document_was_truncated_comes_back(truncated):
+    assert (0.5, truncated) == unseal(digest(), seal(digest(), 0.5, truncated=truncated))
 
 
 @given(FLOATS, st.integers(0, 127))

@@ -197,7 +197,7 @@ def test_different_scales_are_refused():
 
 
 def test_an_empty_chain_is_refused():
-    with pytest.raises(ConfigError, match="at least one backend"):
+    with pytest.raises(ConfigError, match="needs a backend"):
         FallbackBackend([])
 
 
@@ -228,4 +228,4 @@ def test_it_describes_every_backend():
 def test_it_survives_pickle_with_all_its_parts():
     chain = pickle.loads(pickle.dumps(FallbackBackend([FakeBackend(name="a"), FakeBackend()])))
 
-    assert ["a", "fake"] == [backend.name for backend in chain.backends]
+    assert ["a", "fake"] == [backend.name for backend in chain.children]

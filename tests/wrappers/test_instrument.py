@@ -275,7 +275,7 @@ def test_states_of_a_breaker_are_told_when_they_change(ask):
 
     states = ["closed", "open", "half_open", "closed"]
     assert states == [event.state for event in ears.of(BreakerChanged)]
-    assert {"FakeBackend"} == {event.endpoint for event in ears.of(BreakerChanged)}
+    assert {"fake"} == {event.endpoint for event in ears.of(BreakerChanged)}
 
 
 def test_cache_look_ups_are_told(ask):

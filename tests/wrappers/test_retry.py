@@ -27,7 +27,7 @@ from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.testing import BackendContract, FakeBackend, FakeResponse, FakeServer, silence
 from rerank_plugins.wrappers import retry
 from rerank_plugins.wrappers.base import Call, Sleep
-from rerank_plugins.wrappers.retry import LONGEST_WAIT, RetryingBackend
+from rerank_plugins.wrappers.retry import MAX_RETRY_AFTER, RetryingBackend
 from tests.support.asking import score
 
 REQUESTS = [("q", ["q", "r"])]
@@ -107,7 +107,7 @@ def test_the_last_error_is_raised_and_says_how_many_attempts_there_were(ask):
         ask(RetryingBackend(wrapped, initial_backoff=0.0))
 
     assert last is caught.value
-    assert ["attempt 3 of 3; there is no other"] == last.__notes__
+    assert ["attempt 3 of 3; it was the last"] == last.__notes__
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_nobody_waits_for_a_year(world):
     year = BackendOverloaded("busy", retry_after=365 * 86_400.0)
     world.run(RetryingBackend(Scripted(year), deadline=60.0))
 
-    assert LONGEST_WAIT <= world.slept[0] <= LONGEST_WAIT + 0.1
+    assert MAX_RETRY_AFTER <= world.slept[0] <= MAX_RETRY_AFTER + 0.1
 
 
 def test_a_wait_beyond_the_deadline_is_raised_at_once(world):
@@ -175,7 +175,7 @@ def test_a_wait_beyond_the_deadline_is_raised_at_once(world):
 
     assert [] == world.slept
     assert 20.0 == caught.value.retry_after
-    assert "the next would be due in 20" in caught.value.__notes__[0]
+    assert "the next is due in 20" in caught.value.__notes__[0]
 
 
 def test_all_attempts_share_one_deadline(monkeypatch):

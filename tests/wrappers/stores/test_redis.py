@@ -347,7 +347,7 @@ def test_a_password_comes_from_the_environment(own_server, monkeypatch):
 
         assert 1 == len(wrapped.calls)
         assert 0 == errors(backend)
-        assert "s3cret" not in f"{backend.describe()} {backend!r} {vars(backend._kept)}"
+        assert "s3cret" not in f"{backend.describe()} {backend!r} {vars(backend._opened)}"
 
 
 @pytest.mark.parametrize("password", ["", "?password_env=CACHE_PASSWORD"])

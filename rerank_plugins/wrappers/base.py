@@ -32,14 +32,15 @@ __all__ = [
     "aperform",
     "checked_requests",
     "score_with",
-    "tables_around",
     "tables_of",
+    "wrappers_of_file",
 ]
 
 _TABLES = ("retry", "breaker", "cache", "fallback", "instrument")
 """The wrappers of a configuration file, innermost first."""
-_OF_SERVERS = frozenset({"retry", "breaker"})
-"""Those that a file puts only around backends that ask a server."""
+_REMOTE_ONLY = frozenset({"retry", "breaker"})
+_LOCAL_KINDS = frozenset({"embedded", "local"})
+"""The kinds of backend that these are not put around."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +185,17 @@ class WrapperBackend(Backend):
         """
         if not self.table:
             return super().to_spec()
-        if self.table in _OF_SERVERS and self.endpoint is None:
-            raise ConfigError(
-                f"{self!r} can't be written as a spec: `[{self.table}]` applies to remote backends "
-                "only"
-            )
         tables = tables_of(self.wrapped)
         inner = [table for table in tables if _place(table) >= _place(self.table)]
         if inner:
             raise ConfigError(
                 f"{self!r} can't be written as a spec: a file puts `[{self.table}]` inside of "
                 f"`[{inner[0]}]`, and has one of each"
+            )
+        if self.table not in wrappers_of_file(tables, [self.table]):
+            raise ConfigError(
+                f"{self!r} can't be written as a spec: `[{self.table}]` applies to remote backends "
+                "only"
             )
         return {**tables, self.table: self._options()}
 
@@ -255,9 +256,11 @@ def tables_of(backend: Backend) -> dict[str, object]:
     return {"backend": spec} if "kind" in spec else spec
 
 
-def tables_around(backend: Backend, tables: Iterable[str]) -> set[str]:
-    """Return those of `tables` that a file puts around a backend of a fallback chain."""
-    return {table for table in tables if table not in _OF_SERVERS or backend.endpoint is not None}
+def wrappers_of_file(spec: Mapping[str, object], tables: Iterable[str]) -> set[str]:
+    """Return those of `tables` that a file puts around the backend that a spec describes."""
+    backend = spec["backend"]
+    is_local = isinstance(backend, Mapping) and backend["kind"] in _LOCAL_KINDS
+    return {*tables} - _REMOTE_ONLY if is_local else {*tables}
 
 
 def _place(table: str) -> int:

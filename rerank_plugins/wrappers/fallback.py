@@ -17,8 +17,8 @@ from rerank_plugins.wrappers.base import (
     Call,
     Flow,
     WrapperBackend,
-    tables_around,
     tables_of,
+    wrappers_of_file,
 )
 
 __all__ = ["FallbackBackend"]
@@ -120,8 +120,8 @@ class FallbackBackend(WrapperBackend):
         written = [tables_of(child) for child in self.children]
         tables = {name: options for own in written for name, options in own.items()}
         del tables["backend"]
-        for child, own in zip(self.children, written, strict=True):
-            expected = tables_around(child, tables)
+        for own in written:
+            expected = wrappers_of_file(own, tables)
             different = [
                 table
                 for table in tables

@@ -87,6 +87,7 @@ def mrr(backend, sample):
     return float(np.mean(before)), float(np.mean(after))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "gain"), [("covidqa", 0.03), ("cosqa", 0.03)])
 def test_beats_the_order_of_bm25_in_english_and_code(embedded, name, gain):
     before, after = mrr(embedded, read(name))

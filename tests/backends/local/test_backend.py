@@ -79,7 +79,9 @@ class TestLocalXLMRoBERTa(BackendContract):
         return LocalBackend(self.folder, engine="torch", device="cpu", scale="logit")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "bert")) for kind in KINDS]
+)
 def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Every family, lengths from nothing to more than fits, several queries at once."""
     folder = checkpoint(kind)

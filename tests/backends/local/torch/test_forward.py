@@ -31,6 +31,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
 def test_a_compiled_model_scores_the_same(
     kind: str, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch

@@ -2,14 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from rerank_plugins.backends.http.dialects import Dialect
+
 if TYPE_CHECKING:
     from rerank_plugins.backends.http.backend import HTTPBackend
 
-__all__ = ["HTTPBackend"]
+__all__ = ["Dialect", "HTTPBackend"]
 
 
 def __getattr__(name: str) -> Any:  # `spec` reads the dialects, which need no HTTP client
-    if name in __all__:
+    if name == "HTTPBackend":
         from rerank_plugins.backends.http.backend import HTTPBackend  # noqa: PLC0415 - see above
 
         return HTTPBackend

@@ -254,7 +254,7 @@ class HTTPBackend(Backend):
 def _dialect(dialect: str | Dialect) -> Dialect:
     if isinstance(dialect, Dialect):
         return dialect
-    if dialect not in DIALECTS:
+    if not isinstance(dialect, str) or dialect not in DIALECTS:
         raise ConfigError(unknown("dialect", str(dialect), DIALECTS))
     return DIALECTS[dialect]
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from rerank_plugins.errors import ConfigError, InvalidResponse
@@ -174,6 +174,10 @@ class Dialect:
     """The scale of the scores that the server sends."""
     key_variables: tuple[str, ...]
     """Environment variables that usually hold the key."""
+    key_header: str = "Authorization"
+    """The header that holds the key."""
+    key_prefix: str = "Bearer "
+    """What stands before the key in that header."""
     base_url: str | None = None
     """The vendor's own address; None where users run the server themselves."""
     needs_model: bool = True
@@ -182,7 +186,8 @@ class Dialect:
     """Most documents in one request."""
     max_characters: int | None = None
     """Longest document; longer ones are cut here, far beyond where the model would cut."""
-    shape: Callable[[str, Sequence[str]], Fields] = _as_documents
+    # Factories: as plain defaults, functions would look like methods of the class.
+    shape: Callable[[str, Sequence[str]], Fields] = field(default_factory=lambda: _as_documents)
     """Lays out the query and the documents."""
     always: Fields = field(default_factory=dict)
     """Fields of every request: they make the server cut a text that is too long, not refuse it."""
@@ -190,9 +195,9 @@ class Dialect:
     """Fields that make the server send logits; empty if it has no such switch."""
     instruct: Callable[[str], Fields] | None = None
     """Lays out an instruction for the model; None if the server takes none."""
-    decode: Callable[[object, int], list[float]] = decode_results
+    decode: Callable[[Any, int], Sequence[float]] = field(default_factory=lambda: decode_results)
     """Reads the scores from the parsed response, given how many documents it is for."""
-    usage: Callable[[object], Usage | None] = decode_usage
+    usage: Callable[[Any], Usage | None] = field(default_factory=lambda: decode_usage)
     """Reads the usage from the parsed response; None if it holds none."""
 
     def rerank_url(self, base_url: str) -> str:

@@ -19,11 +19,12 @@ from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,
     BackendRejected,
+    InvalidResponse,
     UnsupportedInputError,
 )
 from rerank_plugins.hooks import Split, Truncated
 from rerank_plugins.hooks._dispatch import emit
-from rerank_plugins.scores import Scores
+from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["Job", "RequestFlow"]
 
@@ -168,7 +169,7 @@ class RequestFlow:
         )
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if key.value:
-            headers["Authorization"] = f"Bearer {key.value}"
+            headers[self._dialect.key_header] = f"{self._dialect.key_prefix}{key.value}"
         elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
             raise AuthenticationError(f"{endpoint.where}: {key.source}")
         own = {name.lower() for name in headers}
@@ -194,13 +195,22 @@ class RequestFlow:
                 raise _TooLarge(str(error), status_code=response.status)
             raise error
         try:
-            body = parse_json(response)
-            values = self._scaling.applied(self._dialect.decode(body, count))
-            return Scores(values, usage=self._dialect.usage(body))
+            return self._read(parse_json(response), count)
         except BackendError as exc:
             message = quote_message(response, key=key, texts=[*query, *part.texts])
             reason = f"{exc}; the server says {message}" if message else str(exc)
             raise type(exc)(f"{endpoint.where}: {reason}") from exc
+
+    def _read(self, body: object, count: int) -> Scores:
+        """Read scores and usage; a user's own dialect may stumble over a body or misread it."""
+        try:
+            values = check_scores(self._dialect.decode(body, count), count)
+            usage = self._dialect.usage(body)
+        except (AttributeError, LookupError, TypeError, ValueError) as exc:
+            raise InvalidResponse(
+                f"the dialect can't read the response ({type(exc).__name__})"
+            ) from exc
+        return Scores(self._scaling.applied(values), usage=usage)
 
 
 class _Attempt(NamedTuple):

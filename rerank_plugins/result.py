@@ -110,14 +110,12 @@ class RerankResult(Sequence[RankedDocument]):
     def __rich__(self) -> Table:
         from rerank_plugins._internal.display import as_table  # noqa: PLC0415 - rarely shown
 
-        return as_table(self.documents, self.ranked, backend=self.backend, scale=self.scale)
+        return as_table(self.documents, self.ranked, self.scores, label=self.label)
 
     def _repr_html_(self) -> str:
         from rerank_plugins._internal.display import as_html  # noqa: PLC0415 - rarely shown
 
-        return as_html(
-            self._words(), self.documents, self.ranked, backend=self.backend, scale=self.scale
-        )
+        return as_html(self._words(), self.documents, self.ranked, self.scores, label=self.label)
 
 
 def rerank(

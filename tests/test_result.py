@@ -25,6 +25,7 @@ from rerank_plugins import (
     load_backend,
     rerank,
 )
+from rerank_plugins.scores import Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from tests.support.places import ROOT
@@ -311,6 +312,23 @@ class TestNotebook:
         page = Page(rerank("q", ["", " "], backend=FakeBackend())._repr_html_())
 
         assert ["(empty)", "(empty)"] == [row[4] for row in page.rows()]
+
+    def test_facts_of_the_scores_are_shown(self):
+        scores = Scores(
+            [1.0, 0.5],
+            backend="a",
+            truncated=[1],
+            chunked=[0],
+            cached=1,
+            usage=Usage(tokens=1234, search_units=1),
+        )
+        result = RerankResult("q", ("x", "y"), (Ranked(0, 1.0), Ranked(1, 0.5)), scores, "b")
+        facts = "a · 1 truncated · 1 chunked · 1 cached · 1,234 tokens · 1 search unit"
+
+        assert facts in result._repr_html_()
+        assert ["x", "truncated: y"] == [row[4] for row in Page(result._repr_html_()).rows()]
+        assert facts in terminal(result, width=120, no_color=True)
+        assert "truncated: " in terminal(result, width=120, no_color=True)
 
     def test_the_whole_name_of_the_backend_is_a_title(self):
         result = RerankResult(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rerank_plugins.content import Content, Document
     from rerank_plugins.ranking import Ranked
-    from rerank_plugins.scores import Scale
+    from rerank_plugins.scores import Scores
 
 __all__ = [
     "COLOURS",
@@ -24,6 +24,7 @@ __all__ = [
     "as_html",
     "as_table",
     "excerpt",
+    "facts_of",
     "moved",
     "short_name",
 ]
@@ -32,6 +33,7 @@ __all__ = [
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+https?://(?P<host>[^/?]+)[^?]*(\?(?P<options>.*))?")
 _EMPTY = "(empty)"
+_TRUNCATED = "truncated: "
 _OPEN_ROWS = 20
 _SHOWN = 300
 _HOVERED = 1500
@@ -61,6 +63,7 @@ class _Row:
     score: str
     bar: float
     document: Document
+    truncated: bool
 
     @property
     def move(self) -> tuple[str, str]:
@@ -74,27 +77,58 @@ def moved(was: int, now: int) -> tuple[str, str]:
     return ("up", f"▲{was - now}") if was > now else ("down", f"▼{now - was}")
 
 
-def _rows(documents: Sequence[Document], ranked: Sequence[Ranked], scale: Scale) -> Iterator[_Row]:
+def _rows(
+    documents: Sequence[Document], ranked: Sequence[Ranked], scores: Scores
+) -> Iterator[_Row]:
     if not ranked:
         return
     low, high = ranked[-1].score, ranked[0].score
     for rank, item in enumerate(ranked, start=1):
-        if scale == "probability":
+        if scores.scale == "probability":
             bar = min(max(item.score, 0.0), 1.0)
         elif high > low:  # no known range: from a stub for the worst to full for the best
             bar = 0.04 + 0.96 * (item.score - low) / (high - low)
         else:
             bar = 1.0
         shown = f"{item.score:.3f}" if abs(item.score) < 1000 else f"{item.score:.4g}"  # noqa: PLR2004
-        yield _Row(rank, item.index + 1, shown, bar, documents[item.index])
+        truncated = item.index in scores.truncated
+        yield _Row(rank, item.index + 1, shown, bar, documents[item.index], truncated)
 
 
-def _summary(
-    documents: Sequence[Document], ranked: Sequence[Ranked], backend: str, scale: Scale
-) -> str:
-    kept = f"{len(ranked)} of {len(documents)} document{'' if len(documents) == 1 else 's'}"
-    # What matters most stands first: narrow terminals cut the end.
-    return " · ".join([kept, *([] if scale == "unknown" else [scale]), short_name(backend)])
+def _summary(count: int, kept: int, scores: Scores, label: str) -> str:
+    # The most important facts come first, since narrow terminals cut the end.
+    parts = [f"{kept} of {_counted(count, 'document')}"]
+    if scores.scale != "unknown":
+        parts.append(scores.scale)
+    parts.append(short_name(scores.backend or label))
+    if scores.truncated:
+        parts.append(f"{len(scores.truncated)} truncated")
+    if scores.chunked:
+        parts.append(f"{len(scores.chunked)} chunked")
+    if scores.cached:
+        parts.append(f"{scores.cached} cached")
+    if scores.usage is not None and scores.usage.tokens is not None:
+        parts.append(_counted(scores.usage.tokens, "token"))
+    if scores.usage is not None and scores.usage.search_units is not None:
+        parts.append(_counted(scores.usage.search_units, "search unit"))
+    return " · ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def facts_of(scores: Scores) -> dict[str, object]:
+    """Return what is known about scores as JSON-ready facts; documents are numbered from 0."""
+    return {
+        "backend": scores.backend,
+        "model": scores.model,
+        "scale": scores.scale,
+        "truncated": sorted(scores.truncated),
+        "chunked": sorted(scores.chunked),
+        "cached": scores.cached,
+        "usage": None if scores.usage is None else asdict(scores.usage),
+    }
 
 
 def short_name(backend: str) -> str:
@@ -108,19 +142,19 @@ def short_name(backend: str) -> str:
 def as_table(
     documents: Sequence[Document],
     ranked: Sequence[Ranked],
+    scores: Scores,
     *,
-    backend: str,
-    scale: Scale,
-    labels: Sequence[str] | None = None,
+    label: str,
+    names: Sequence[str] | None = None,
 ) -> Table:
     """Draw the ranking for a terminal.
 
     Args:
         documents: all documents, in their first order.
         ranked: the documents to show, best first.
-        backend: the name of the backend that made the scores.
-        scale: the range of the scores, which sets the length of the bars.
-        labels: a name per document, shown in a column of its own.
+        scores: the scores of all documents, in their first order.
+        label: the label of the backend, shown if the scores don't say who made them.
+        names: a name per document, shown in a column of its own.
     """
     from rich import box  # noqa: PLC0415  # `import rerank_plugins` must not load it
     from rich.progress_bar import ProgressBar  # noqa: PLC0415
@@ -128,7 +162,7 @@ def as_table(
     from rich.text import Text  # noqa: PLC0415
 
     colours = {"up": "green", "down": "red", "same": "dim"}
-    summary = _summary(documents, ranked, backend, scale)
+    summary = _summary(len(documents), len(ranked), scores, label)
     table = Table(
         box=box.SIMPLE_HEAD,
         caption=Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
@@ -143,17 +177,19 @@ def as_table(
     table.add_column("moved", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", width=12)
-    if labels is not None:
+    if names is not None:
         table.add_column("id", max_width=20, no_wrap=True, overflow="ellipsis", style="cyan")
     table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
-    for row in _rows(documents, ranked, scale):
+    for row in _rows(documents, ranked, scores):
         direction, move = row.move
         bar = ProgressBar(1, row.bar, complete_style="cyan", finished_style="cyan")
-        label = [Text(excerpt(labels[row.was - 1], _SHOWN))] if labels is not None else []
+        name = [Text(excerpt(names[row.was - 1], _SHOWN))] if names is not None else []
         shown = excerpt(row.document, _SHOWN)
-        text = Text(shown) if shown else Text(_EMPTY, style="dim")
+        text = Text.assemble(
+            (_TRUNCATED if row.truncated else "", "dim"), (shown or _EMPTY, "" if shown else "dim")
+        )
         move_cell = Text(move, style=colours[direction])
-        table.add_row(str(row.rank), move_cell, row.score, bar, *label, text)
+        table.add_row(str(row.rank), move_cell, row.score, bar, *name, text)
     return table
 
 
@@ -184,9 +220,9 @@ def as_html(
     query: str,
     documents: Sequence[Document],
     ranked: Sequence[Ranked],
+    scores: Scores,
     *,
-    backend: str,
-    scale: Scale,
+    label: str,
 ) -> str:
     """Draw the ranking for a notebook: one self-contained piece of HTML without scripts.
 
@@ -194,10 +230,10 @@ def as_html(
         query: the query, for the heading.
         documents: all documents, in their first order.
         ranked: the documents to show, best first.
-        backend: the name of the backend that made the scores.
-        scale: the range of the scores, which sets the length of the bars.
+        scores: the scores of all documents, in their first order.
+        label: the label of the backend, shown if the scores don't say who made them.
     """
-    rows = [_html_row(row) for row in _rows(documents, ranked, scale)]
+    rows = [_html_row(row) for row in _rows(documents, ranked, scores)]
     tables = []
     if rows:
         head = _TEMPLATES.fill("head")
@@ -208,8 +244,8 @@ def as_html(
     return _TEMPLATES.fill(
         "ranking",
         query=excerpt(query, _SHOWN),
-        backend=backend,
-        summary=_summary(documents, ranked, backend, scale),
+        backend=scores.backend or label,
+        summary=_summary(len(documents), len(ranked), scores, label),
         tables=join(tables),
     )
 
@@ -225,6 +261,7 @@ def _html_row(row: _Row) -> HTML:
         move=move,
         bar=as_bar(row.bar, row.score),
         more=excerpt(row.document, _HOVERED),
+        truncated=_TEMPLATES.fill("truncated") if row.truncated else "",
         text=excerpt(row.document, _SHOWN) or _TEMPLATES.fill("empty"),
     )
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins._internal.display import as_table, excerpt
+from rerank_plugins._internal.display import as_table, excerpt, facts_of
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
@@ -22,6 +22,9 @@ __all__ = ["TEXT_KEY_HELP", "as_json", "as_lines", "rank", "standard_input"]
 
 TEXT_KEY_HELP = f"The key that holds the text of JSON lines. Else {', '.join(TEXT_KEYS)}."
 """What `--text-key` means, in every command that has it."""
+
+_PER_DOCUMENT = frozenset({"truncated", "chunked"})
+"""Facts that stand beside each document."""
 
 
 def rank(
@@ -85,14 +88,14 @@ def rank(
             sys.stdout.writelines(as_lines(result, entries))
         elif result:
             named = len(paths) > 1 or any(entry.id is not None for entry in entries)
-            labels = [entry.label for entry in entries] if named else None
+            names = [entry.label for entry in entries] if named else None
             console.print(
                 as_table(
                     result.documents,
                     result.ranked,
-                    backend=result.backend,
-                    scale=result.scale,
-                    labels=labels,
+                    result.scores,
+                    label=result.label,
+                    names=names,
                 )
             )
     if not result:
@@ -134,11 +137,11 @@ def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
-    """Write the result as one JSON document; scores are exact."""
+    """Return the result as one JSON document; scores are exact."""
+    facts = facts_of(result.scores) | {"backend": result.backend}
     document = {
         "query": result.query,
-        "backend": result.backend,
-        "scale": result.scale,
+        **{name: value for name, value in facts.items() if name not in _PER_DOCUMENT},
         "documents": len(result.documents),
         "results": [
             {
@@ -146,6 +149,9 @@ def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
                 "index": item.index,
                 "moved": item.moved,
                 "score": item.score,
+                "truncated": item.truncated,
+                "chunked": item.index in result.scores.chunked,
+                "passage": item.passage,
                 "id": entries[item.index].id,
                 "source": entries[item.index].source,
                 "text": entries[item.index].text,

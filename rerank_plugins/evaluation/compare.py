@@ -1,4 +1,4 @@
-"""What several backends make of one query, side by side: `compare()`."""
+"""`compare()`: the rankings of several backends for one query, side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from rerank_plugins._internal.display import excerpt, short_name
+from rerank_plugins._internal.display import excerpt, facts_of, short_name
 from rerank_plugins._internal.rank_statistics import kendall_tau
 from rerank_plugins.content import Document
 from rerank_plugins.errors import ConfigError
@@ -17,7 +17,7 @@ from rerank_plugins.evaluation.report.comparison_page import as_chart, as_page
 from rerank_plugins.evaluation.report.comparison_table import as_tables
 from rerank_plugins.ranking import check_cut
 from rerank_plugins.result import RerankResult, rerank
-from rerank_plugins.scores import Scale
+from rerank_plugins.scores import Scores
 from rerank_plugins.spec import BackendSpec
 
 if TYPE_CHECKING:
@@ -26,30 +26,26 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_STAGE", "Agreement", "Comparison", "Ordering", "compare"]
 
 FIRST_STAGE = "first stage"
-"""What the order in which the documents were given is called."""
+"""The label of the order in which the documents were passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """One order of the documents."""
+    """A ranking of the documents."""
 
     label: str
-    """What it is called in the comparison; no two are called the same."""
-    backend: str | None
-    """The name of the backend that made the scores; None for the first stage."""
-    scale: Scale
-    """The range of the scores."""
-    scores: tuple[float, ...] | None
-    """A score per document, in the first order; None for the first stage."""
+    """Its name in the comparison; unique."""
+    scores: Scores | None
+    """The scores in the first stage's order, with their facts; None for the first stage."""
     order: tuple[int, ...]
-    """The documents' positions in the list that was given, best first."""
+    """The documents' positions in the first stage's order, best first."""
     ranks: tuple[int, ...]
-    """The place of each document, from 1, in the first order."""
+    """The rank of each document, from 1, in the first stage's order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How alike two orders are."""
+    """How alike two rankings are."""
 
     first: str
     """The label of one."""
@@ -58,31 +54,31 @@ class Agreement:
     tau: float | None
     """Kendall's τ-b of all documents, -1 to 1; None where all scores of one are equal."""
     rbo: float
-    """Rank-biased overlap with p = 0.9, 0 to 1: what matters most are the first places."""
+    """Rank-biased overlap with p = 0.9, 0 to 1; the first places weigh most."""
     overlap: int
     """How many documents both have in their first `top_n`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
-    """The orders that backends make of the same documents; it shows itself in notebooks."""
+    """The rankings of the same documents by several backends; shown as a chart in notebooks."""
 
     query: str
-    """What the documents were ranked for."""
+    """The query."""
     documents: tuple[Document, ...]
     """All documents, in the order of the first stage."""
     ids: tuple[str, ...] | None
-    """A name per document, if they have names."""
+    """A name per document, or None."""
     top_n: int
-    """How many places are shown and counted as the top; at most the number of documents."""
+    """How many places to show and to count overlaps in; at most the number of documents."""
     orderings: tuple[Ordering, ...]
-    """The first stage, then one per backend, in the order in which they were given."""
+    """The first stage, then one per backend, in the order of `compare()`'s argument."""
     agreements: tuple[Agreement, ...]
     """One per pair of orderings."""
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The positions of the documents in the top of any order, as the first backend has them."""
+        """Positions of the documents in the top of any ranking, in the first backend's order."""
         return tuple(
             position
             for position in self.orderings[1].order
@@ -90,7 +86,7 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, object]:
-        """Return everything but the texts as JSON-ready facts; scores are exact."""
+        """Return everything but the documents as JSON-ready facts; scores are exact."""
         return {
             "query": self.query,
             "documents": len(self.documents),
@@ -98,8 +94,7 @@ class Comparison:
             "orderings": [
                 {
                     "label": ordering.label,
-                    "backend": ordering.backend,
-                    "scale": ordering.scale,
+                    **facts_of(Scores(()) if ordering.scores is None else ordering.scores),
                     "order": list(ordering.order),
                     "scores": None if ordering.scores is None else list(ordering.scores),
                 }
@@ -118,7 +113,7 @@ class Comparison:
         }
 
     def to_html(self) -> str:
-        """Return a page of its own: no scripts, no other files; write it and send it around."""
+        """Return the comparison as an HTML page without scripts or other files."""
         return as_page(self)
 
     def __repr__(self) -> str:
@@ -140,21 +135,21 @@ def compare(
     top_n: int = 10,
     ids: Sequence[str] | None = None,
 ) -> Comparison:
-    """Rank the documents with each backend, one after another, and hold the orders together.
+    """Rank the documents with each backend, one after another, and compare the rankings.
 
-    Equal scores keep the order of the first stage, as in `rank()`. A backend built from a spec
-    is closed before the next one loads, so that large models need not fit side by side.
+    Equal scores keep the first stage's order, as in `rank()`. A backend built from a spec is
+    closed before the next one loads, so that large models need not fit into memory side by side.
 
     Args:
-        query: what to rank by.
-        documents: the candidates, in the order in which the first stage found them.
-        backends: anything `load_backend()` takes, each, or one; as a mapping, by the name to show.
+        query: the query.
+        documents: the candidates, in the first stage's order.
+        backends: a list of specs or backends, a single one, or a mapping from labels to them.
         top_n: how many places to show, and to count the overlap in.
         ids: a name per document, to show.
 
     Raises:
-        ConfigError: there is no backend, two have the same name, `top_n` or the number of ids is
-            wrong, or a spec is.
+        ConfigError: there is no backend, two have the same label, or `top_n`, the number of ids or
+            a spec is wrong.
         MissingDependencyError: a backend needs an extra that is not installed.
         UnsupportedInputError: the query or a document can't be scored.
         BackendError: a backend failed.
@@ -166,11 +161,13 @@ def compare(
         raise ConfigError(f"there are {len(documents)} documents but {len(ids)} ids")
     specs = label_backends(backends)
     if FIRST_STAGE in specs:
-        raise ConfigError(f"no backend may be called {FIRST_STAGE!r}: the given order is")
+        raise ConfigError(
+            f"no backend may be called {FIRST_STAGE!r}: that names the documents' order"
+        )
     results = {label: rerank(query, documents, backend=spec) for label, spec in specs.items()}
     positions = tuple(range(len(documents)))
-    first = Ordering(FIRST_STAGE, None, "unknown", None, positions, tuple(n + 1 for n in positions))
-    names = _shortened(results, given=isinstance(backends, Mapping))
+    first = Ordering(FIRST_STAGE, None, positions, tuple(n + 1 for n in positions))
+    names = _short_labels(results, chosen=isinstance(backends, Mapping))
     orderings = (first, *(_ordering(names[label], results[label]) for label in results))
     top = min(top_n, len(documents))
     return Comparison(
@@ -183,9 +180,9 @@ def compare(
     )
 
 
-def _shortened(results: Mapping[str, RerankResult], *, given: bool) -> dict[str, str]:
-    """Call each backend by kind and model, where that tells it from the others."""
-    if given:
+def _short_labels(results: Mapping[str, RerankResult], *, chosen: bool) -> dict[str, str]:
+    """Shorten the labels to kind and model, if that keeps them unique."""
+    if chosen:
         return {label: excerpt(label) for label in results}
     short = {label: short_name(result.backend) for label, result in results.items()}
     if len({*short.values()}) == len(short):
@@ -194,12 +191,10 @@ def _shortened(results: Mapping[str, RerankResult], *, given: bool) -> dict[str,
 
 
 def _ordering(label: str, result: RerankResult) -> Ordering:
-    scores = [0.0] * len(result.documents)
     ranks = [0] * len(result.documents)
     for item in result:
-        scores[item.index], ranks[item.index] = item.score, item.rank
-    order = tuple(item.index for item in result)
-    return Ordering(label, result.backend, result.scale, tuple(scores), order, tuple(ranks))
+        ranks[item.index] = item.rank
+    return Ordering(label, result.scores, tuple(item.index for item in result), tuple(ranks))
 
 
 def _agreement(one: Ordering, other: Ordering, top_n: int) -> Agreement:

@@ -27,6 +27,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.cli import app
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
+from rerank_plugins.scores import Passage, Scores, Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from tests.support.terminal import in_terminal
 
@@ -226,7 +227,10 @@ class TestRank:
         assert {
             "query": "熊 a",
             "backend": "fake",
+            "model": None,
             "scale": "probability",
+            "cached": 0,
+            "usage": None,
             "documents": 4,
             "results": [
                 {
@@ -234,6 +238,9 @@ class TestRank:
                     "index": 1,
                     "moved": 1,
                     "score": 0.5,
+                    "truncated": False,
+                    "chunked": False,
+                    "passage": None,
                     "id": None,
                     "source": "notes.txt:2",
                     "text": "the panda is a bear",
@@ -243,12 +250,38 @@ class TestRank:
                     "index": 2,
                     "moved": 1,
                     "score": 0.5,
+                    "truncated": False,
+                    "chunked": False,
+                    "passage": None,
                     "id": None,
                     "source": "notes.txt:3",
                     "text": "what is a panda",
                 },
             ],
         } == json.loads(done.stdout)
+
+    def test_json_tells_the_facts_of_the_scores(self, notes, use):
+        class Telling(FakeBackend):
+            def score(self, query, documents):
+                return Scores(
+                    [3.0, 2.0, 1.0],
+                    backend="who scored",
+                    model="m",
+                    truncated=[0],
+                    chunked=[1],
+                    passages={1: Passage(0, 3)},
+                    cached=1,
+                    usage=Usage(tokens=7),
+                )
+
+        use(Telling(scale="logit"))
+        facts = json.loads(run("rank", "q", notes.name, "--json").stdout)
+
+        assert ("who scored", "m", 1) == (facts["backend"], facts["model"], facts["cached"])
+        assert {"tokens": 7, "search_units": None} == facts["usage"]
+        assert [(True, False, None), (False, True, [0, 3]), (False, False, None)] == [
+            (item["truncated"], item["chunked"], item["passage"]) for item in facts["results"]
+        ]
 
     @pytest.mark.parametrize("files", [[], ["-"]])
     def test_reads_standard_input(self, use, files):

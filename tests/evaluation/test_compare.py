@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rerank_plugins import Backend, ConfigError, Content
 from rerank_plugins.evaluation.compare import FIRST_STAGE, compare
+from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import FailingBackend
 
 DOCUMENTS = ["Paris is in France.", "熊猫是熊。", "Pandas are bears that eat bamboo.", "hi"]
@@ -213,3 +214,26 @@ def test_it_is_written_as_json_without_texts_but_the_query():
 
 def test_its_repr_holds_no_text():
     assert "<Comparison 4 documents by a, b>" == repr(by_two())
+
+
+def test_facts_of_the_scores_are_shown_and_written():
+    class Telling(Table):
+        def score(self, query, documents):
+            return Scores(
+                self.scores,
+                backend="who scored",
+                model="m",
+                truncated=[2],
+                cached=1,
+                usage=Usage(tokens=7),
+            )
+
+    comparison = compare("q", DOCUMENTS, {"label": Telling("chain", 1, 2, 3, 4)})
+    first, told = comparison.to_dict()["orderings"]
+    facts = {"model": "m", "truncated": [2], "cached": 1, "backend": "who scored"}
+
+    assert facts.items() <= told.items()
+    assert {"tokens": 7, "search_units": None} == told["usage"]
+    assert (None, None, []) == (first["backend"], first["usage"], first["truncated"])
+    assert "1 truncated" in comparison._repr_html_()
+    assert 'title="who scored"' in comparison._repr_html_()

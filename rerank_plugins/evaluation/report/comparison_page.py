@@ -72,19 +72,30 @@ def _column(comparison: Comparison, ordering: Ordering) -> HTML:
         "column",
         width=_COLUMN,
         height=_HEAD,
-        title=excerpt(ordering.backend or "the order in which the documents were given"),
+        title=excerpt(_backend(ordering)),
         label=ordering.label,
         note=_note(ordering),
         rows=join(rows),
     )
 
 
+def _backend(ordering: Ordering) -> str:
+    if ordering.scores is None:
+        return "the order in which the documents were found"
+    return ordering.scores.backend or ordering.label
+
+
 def _note(ordering: Ordering) -> str:
     if ordering.scores is None:
         return "as found"
     tied = sum(times for times in Counter(ordering.scores).values() if times > 1)
-    notes = [] if ordering.scale == "unknown" else [ordering.scale]
-    return " · ".join([*notes, *([f"{tied} tied, kept as found"] if tied else [])]) or "scores"
+    truncated = len(ordering.scores.truncated)
+    notes = {
+        ordering.scores.scale: ordering.scores.scale != "unknown",
+        f"{tied} tied, kept as found": tied > 0,
+        f"{truncated} truncated": truncated > 0,
+    }
+    return " · ".join(note for note, holds in notes.items() if holds) or "scores"
 
 
 def _row(comparison: Comparison, ordering: Ordering, position: int) -> HTML:

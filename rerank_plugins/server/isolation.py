@@ -1,4 +1,4 @@
-"""What a backend is made of: which parts ask another server, and which run a model here."""
+"""Which backends of a chain call another server, and which run a model in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ __all__ = ["check_locked_models", "is_remote", "isolate", "model_processes"]
 
 
 def is_remote(backend: Backend) -> bool:
-    """Return whether a backend, or one inside it, asks another server."""
-    return any(isinstance(part, HTTPBackend) for part in _innermost(backend))
+    """Return whether a backend, or one below it, calls another server."""
+    return any(isinstance(part, HTTPBackend) for part in backend.walk())
 
 
 def model_processes(backend: Backend) -> list[ModelProcess]:
-    """Return the parts that run in a process of their own."""
-    return [part for part in _innermost(backend) if isinstance(part, ModelProcess)]
+    """Return the backends of a chain that run in a process of their own."""
+    return [part for part in backend.walk() if isinstance(part, ModelProcess)]
 
 
 def isolate(backend: Backend, settings: ServerSettings) -> Backend:
-    """Give each model inside a fresh chain a process of its own; return the chain."""
-    children = backend.children
-    if len(children) > 1:
-        # Asked side by side; the concurrent requests to a model share batches here.
-        return backend.with_children(
-            [
-                child if is_remote(child) else BatchingBackend(isolate(child, settings))
-                for child in children
-            ]
-        )
-    if children:
-        return backend.with_children([isolate(child, settings) for child in children])
-    if is_remote(backend):
+    """Return a copy of a chain in which each model of this machine has a process of its own."""
+    if isinstance(backend, HTTPBackend):
         return backend
-    lock = settings.model_lock
-    return ModelProcess(
-        backend,
-        batch_seconds=settings.watchdog_seconds,
-        prepare=None if lock is None else partial(check_lock, lock),
-    )
+    if not backend.children:
+        lock = settings.model_lock
+        return ModelProcess(
+            backend,
+            batch_seconds=settings.watchdog_seconds,
+            prepare=None if lock is None else partial(check_lock, lock),
+        )
+    children = [isolate(child, settings) for child in backend.children]
+    if len(children) > 1:
+        # The chain receives requests concurrently, so those to one model share batches below it.
+        children = [
+            child if is_remote(child) or not child.pointwise else BatchingBackend(child)
+            for child in children
+        ]
+    return backend.with_children(children)
 
 
 def check_locked_models(backend: Backend, settings: ServerSettings) -> None:
-    """Do what must be done before the models that run in this process are loaded.
+    """Check the files of the models that run in this process, before they load.
 
     Raises:
-        ConfigError: a file of a model is not as it was locked.
+        ConfigError: a file of a model differs from the lock.
     """
-    for part in _innermost(backend):
-        if settings.model_lock is not None and not isinstance(part, HTTPBackend | ModelProcess):
-            check_lock(settings.model_lock, part)
+    if settings.model_lock is not None:
+        for model in _models_here(backend):
+            check_lock(settings.model_lock, model)
 
 
-def _innermost(backend: Backend) -> Iterator[Backend]:
-    if isinstance(backend, ModelProcess) or not backend.children:
+def _models_here(backend: Backend) -> Iterator[Backend]:
+    """Yield the models of a chain, except for remote ones and those in other processes."""
+    if isinstance(backend, HTTPBackend | ModelProcess):
+        return
+    if not backend.children:
         yield backend
-    else:
-        for child in backend.children:
-            yield from _innermost(child)
+    for child in backend.children:
+        yield from _models_here(child)

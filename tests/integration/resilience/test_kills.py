@@ -41,11 +41,11 @@ def send_requests(url, number, ended):
     replies = []
     while not ended.is_set():
         began = time.monotonic()
-        status, body = fetch(url, "/v1/rerank", body)
-        problem = None if status == 200 else body["error"]["type"]
+        status, content = fetch(url, "/v1/rerank", body)
+        problem = None if status == 200 else content["error"]["type"]
         replies.append(Reply(began, time.monotonic(), status, problem))
         if status == 200:
-            scores = [result["relevance_score"] for result in body["results"]]
+            scores = [result["relevance_score"] for result in content["results"]]
             assert [float(1 + number)] * 10 == scores
         else:
             time.sleep(PAUSE)
@@ -84,25 +84,27 @@ def test_killed_models_restart_hang_no_client_and_leak_nothing(
                 back.append(time.monotonic())
         finally:
             ended.set()
-        found = [each for future in replies for each in future.result(100)]
+        responses = [each for future in replies for each in future.result(100)]
         after = process_resources(process.pid)
 
         assert 1 == len(children(process.pid))
         assert kills == metric(url, "rerank_model_restarts_total")
-        assert len(found) == metric(url, "rerank_requests_total", route="/v1/rerank")
+        assert len(responses) == metric(url, "rerank_requests_total", route="/v1/rerank")
         assert 0 == metric(url, "rerank_queue_pairs")
     in_flight = [
         (reply, reply.ended - moment)
         for moment in killed
-        for reply in found
+        for reply in responses
         if reply.began < moment < reply.ended
     ]
     slowest = max(seconds for _, seconds in in_flight)
     longest = max(end - begin for begin, end in zip(killed, back, strict=True))
-    log.info("%s", Counter((reply.status, reply.type) for reply in found))
+    log.info("%s", Counter((reply.status, reply.type) for reply in responses))
     log.info("%d in flight, answered within %.3f s", len(in_flight), slowest)
     log.info("back within %.3f s; %s, then %s", longest, before, after)
-    assert {(200, None), (503, "model_restarting")} == {(each.status, each.type) for each in found}
+    assert {(200, None), (503, "model_restarting")} == {
+        (each.status, each.type) for each in responses
+    }
     assert slowest <= max_response_seconds
     assert longest <= max_restart_seconds
     assert after.threads <= before.threads + 4

@@ -1,4 +1,4 @@
-"""What a backend costs, and what it brings."""
+"""Measure what backends bring and cost on judged queries."""
 
 from rerank_plugins.evaluation.datasets import Dataset, from_retriever, load_dataset
 from rerank_plugins.evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""BM25 as a first stage, for datasets that come without one."""
+"""BM25, the first stage of datasets that come without one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def bm25(
 ) -> dict[str, list[str]]:
     """Find at most `depth` documents per query with BM25 (bm25s, Lucene's variant).
 
-    Words are those of `tokenize()` without English stop words, stemmed (Snowball). Documents
-    that share none with the query are not found. Equal scores keep the documents' order.
+    Terms are the words of `tokenize()` without English stop words, stemmed (Snowball). Documents
+    that share no term with the query are left out. Equal scores keep the documents' order.
 
     Args:
         queries: query id → text.
         documents: document id → text.
-        depth: most documents per query.
+        depth: the most documents per query.
 
     Raises:
         ConfigError: `depth` is below 1.
@@ -53,19 +53,19 @@ def bm25(
     if not any(tokens):
         return {query: [] for query in queries}
     index.index(tokens, show_progress=False)
-    found = {}
+    candidates = {}
     for query, text in queries.items():
         known = [term for term in terms(text) if term in index.vocab_dict]
         scores = index.get_scores(known) if known else ()
         best = sorted((-score, row) for row, score in enumerate(scores) if score > 0)
-        found[query] = [ids[row] for _, row in best[:depth]]
-    return found
+        candidates[query] = [ids[row] for _, row in best[:depth]]
+    return candidates
 
 
 def tokenize(text: str) -> list[str]:
-    """Split a text into words, in lower case; Chinese and Japanese into pairs of characters.
+    """Split a text into lower-case words, and Chinese and Japanese into pairs of characters.
 
-    Pairs need no dictionary, and find names that a dictionary lacks.
+    Pairs need no dictionary, and match names that a dictionary lacks.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return [token for word in _WORD.findall(folded) for token in _split(word)]

@@ -1,4 +1,4 @@
-"""What every backend keeps whatever its model, asked in four small requests."""
+"""Check in four small requests the promises that every backend keeps, whatever its model."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _DOCUMENTS = ("A bear of China.", "A city.", "", "大熊猫", "A\nfish 🐟")
 def check_conformance(backend: Backend) -> None:
     """Check that scores are finite, and depend on the query and their own document alone.
 
-    A backend that is not `cacheable` owes the first only, and the same scores again. Half
-    precision moves scores from batch to batch, so two are the same within 1 % or 0.002.
+    A listwise backend (`pointwise` is False) must only give finite scores, and the same ones for
+    the same request. Half precision moves scores from batch to batch, so scores count as the same
+    within 1 % or 0.002.
 
     Raises:
-        InvalidResponse: the backend breaks a promise; the message says which, and with what.
-        BackendError: it failed.
+        InvalidResponse: the backend breaks a promise; the message says which, with the scores.
+        BackendError: the backend failed.
     """
     first = check_scores(backend.score(_QUERY, _DOCUMENTS), len(_DOCUMENTS))
     again = backend.score(_QUERY, _DOCUMENTS)
     _compare(first, again, "the same request got other scores")
-    if not backend.cacheable:
+    if not backend.pointwise:
         return
     backwards = backend.score(_QUERY, _DOCUMENTS[::-1])
     _compare(first[::-1], backwards, "a score depends on the order of the documents")

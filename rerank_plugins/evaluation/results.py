@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The result of an evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long calls took, one query at a time."""
+    """The times of calls, one query at a time."""
 
     seconds: tuple[float, ...]
     """Wall time of each call, ascending."""
@@ -29,14 +29,14 @@ class Latency:
 
     @classmethod
     def of(cls, timings: Sequence[Timing]) -> Latency | None:
-        """Sum up timings; None without any."""
+        """Collect timings; None if there are none."""
         if not timings:
             return None
         seconds = tuple(sorted(timing.seconds for timing in timings))
         return cls(seconds, sum(timing.documents for timing in timings))
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which this share of the calls ended (nearest rank)."""
+        """Return the seconds within which this share of the calls ended (nearest rank)."""
         return percentile(self.seconds, percent)
 
     @property
@@ -47,24 +47,24 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What reranking only the first candidates brings, and costs."""
+    """Quality and latency when only the first candidates are reranked."""
 
     depth: int
     """How many candidates are reranked; the others keep their order behind them."""
     figures: Mapping[str, Estimate]
     """Metric → mean over the queries."""
     speed: Latency | None
-    """Calls of that many documents; None if none was timed."""
+    """The timed calls of that many documents; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """An order of the candidates: a backend's, or the first stage's."""
+    """A ranking of the candidates: a backend's, or the first stage's."""
 
     label: str
-    """What the user called it."""
+    """The name in reports."""
     name: str
-    """The backend's name; of the first stage, its label."""
+    """The backend's name; the first stage's label."""
     values: Mapping[str, Sequence[float]] = field(repr=False)
     """Metric → one value per query, in the order of the dataset's queries."""
     figures: Mapping[str, Estimate]
@@ -72,43 +72,43 @@ class System:
     rankings: Mapping[str, Sequence[str]] = field(repr=False)
     """Query id → document ids, best first."""
     cuts: tuple[Cut, ...] = ()
-    """By depth, ascending; the last is the deepest, whose figures are those above."""
+    """By depth, ascending; the figures of the last, deepest cut are those above."""
 
     @property
     def speed(self) -> Latency | None:
-        """Calls of full depth; None for a first stage."""
+        """The calls at full depth; None for the first stage."""
         return self.cuts[-1].speed if self.cuts else None
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Two systems on the same queries."""
+    """A comparison of two systems on the same queries."""
 
     metric: str
     label: str
-    """Which system."""
+    """The system."""
     against: str
-    """Compared with which other one."""
+    """The system that it is compared with."""
     difference: Estimate
-    """Mean of the differences per query; above 0 the first one is better."""
+    """Mean difference per query; above 0, `label` is better than `against`."""
     p_value: float
-    """Of a paired randomisation test, two-sided."""
+    """From a two-sided paired randomisation test."""
     adjusted: float
-    """The p-value, adjusted (Holm) for all comparisons on this metric."""
+    """The p-value, adjusted (Holm) for all comparisons on the metric."""
     better: int
-    """Queries on which the first one is better."""
+    """Queries on which `label` is better."""
     worse: int
-    """Queries on which it is worse."""
+    """Queries on which `label` is worse."""
 
     @property
     def significant(self) -> bool:
-        """Whether chance is an unlikely explanation."""
+        """Whether chance is an unlikely explanation of the difference."""
         return self.adjusted < SIGNIFICANT
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """Backends beside the first stage on one dataset."""
+    """Backends compared with the first stage on one dataset."""
 
     dataset: Dataset
     metrics: tuple[str, ...]
@@ -116,9 +116,9 @@ class Evaluation:
     depth: int
     """How many candidates were reranked."""
     systems: tuple[System, ...]
-    """The first stage, then the backends as they were given."""
+    """The first stage, then the backends in the order of `evaluate()`'s argument."""
     comparisons: tuple[PairedTest, ...]
-    """Each backend with the first stage, then the backends with each other; per metric."""
+    """Per metric: each backend with the first stage, then the backends with each other."""
     seed: int
     """Of the intervals and tests."""
 
@@ -129,19 +129,19 @@ class Evaluation:
 
     @property
     def backends(self) -> tuple[System, ...]:
-        """All systems but the first stage."""
+        """All systems except the first stage."""
         return self.systems[1:]
 
     def compared(self, label: str, against: str, metric: str | None = None) -> PairedTest:
-        """Return the comparison of two systems; on the first metric, unless named.
+        """Return the comparison of two systems, by default on the first metric.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such comparison.
         """
         name = self.metrics[0] if metric is None else metric_name(metric)
-        for found in self.comparisons:
-            if (name, label, against) == (found.metric, found.label, found.against):
-                return found
+        for test in self.comparisons:
+            if (name, label, against) == (test.metric, test.label, test.against):
+                return test
         pairs = dict.fromkeys(f"{one.label!r} with {one.against!r}" for one in self.comparisons)
         raise ConfigError(
             f"{label!r} is not compared with {against!r} on {name}; valid: {', '.join(pairs)}, on "

@@ -1,4 +1,4 @@
-"""Scoring a dataset's candidates once, timed, in a way that can go on after an interruption."""
+"""Score a dataset's candidates once, with timings, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Timing:
     """One timed call of a backend."""
 
     depth: int
-    """The depth that was asked for."""
+    """The depth, in candidates."""
     documents: int
-    """Documents in the call: fewer than the depth where the query has fewer."""
+    """Documents in the call; fewer than `depth` if the query has fewer."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The scores of a query's candidates, and how long one call took."""
+    """The scores of a query's candidates, and the time of one call."""
 
     cuts: Mapping[int, list[float]]
-    """Depth → a score for each of the first candidates down to that depth."""
+    """Depth → one score for each candidate down to that depth."""
     timing: Timing | None
     """None for a query without candidates."""
 
@@ -54,25 +54,26 @@ def score_candidates(
 ) -> dict[str, Scored]:
     """Score each query's candidates down to the deepest depth, and time it.
 
-    Every other query is scored in one timed call. For the others one of the shallower depths is
-    timed, in turns, and the rest of the candidates scored after it: so each depth is timed on
-    documents that are new to the backend, and nothing is scored twice. A backend whose scores
-    depend on the other documents (`cacheable` is False) is asked anew for each depth instead.
+    Every second query is scored in one timed call at full depth. For the others, the timed call
+    takes a shallower depth, each in turn, and a second call scores the remaining candidates. So
+    each depth is timed on documents that are new to the backend, and no pair is scored twice. A
+    backend whose scores
+    depend on the other documents (`pointwise` is False) scores each depth anew instead.
 
     Args:
-        backend: what scores; its first call, which loads the model, is not timed.
-        dataset: whose candidates.
-        depths: how many candidates to score, ascending; the last is the deepest.
-        folder: where scores are kept, query by query; what it holds is not scored again. A
+        backend: the backend; its first call, which loads the model, is not timed.
+        dataset: the queries and their candidates.
+        depths: the depths to score, ascending.
+        folder: where scores are kept, query by query, and read from instead of scoring again. A
             file belongs to one backend's name and one dataset's digest.
         on_query: called after each query, to show progress.
 
     Raises:
         ConfigError: `folder` can't be written.
-        RerankError: the backend failed; what was scored until then stays in `folder`.
+        RerankError: the backend failed; the scores so far stay in `folder`.
     """
     journal = _Journal(folder, backend, dataset) if folder is not None else None
-    scored = journal.read(depths, cacheable=backend.cacheable) if journal is not None else {}
+    scored = journal.read(depths, pointwise=backend.pointwise) if journal is not None else {}
     for _ in scored:
         on_query()
     todo = [query for query in dataset.queries if query not in scored]
@@ -92,16 +93,16 @@ def score_candidates(
 def reranked(
     dataset: Dataset, scored: Mapping[str, Scored], depth: int
 ) -> dict[str, tuple[str, ...]]:
-    """Return the order of each query's candidates if the first `depth` are reranked.
+    """Return each query's candidates with the first `depth` of them reranked.
 
-    The others keep their order behind them, and equal scores keep the first stage's.
+    The others keep their order behind them; equal scores keep the first stage's order.
     """
-    orders = {}
-    for query, found in scored.items():
+    rankings = {}
+    for query, scores in scored.items():
         ids = dataset.candidates[query]
-        order = rank(found.down_to(depth))
-        orders[query] = (*(ids[item.index] for item in order), *ids[depth:])
-    return orders
+        top = rank(scores.down_to(depth))
+        rankings[query] = (*(ids[item.index] for item in top), *ids[depth:])
+    return rankings
 
 
 def _turns(depths: Sequence[int]) -> list[int]:
@@ -136,7 +137,7 @@ def _scored(
 
 
 class _Journal:
-    """A file of scores, one line per query; a line that was cut off is ignored."""
+    """A file of scores, one line per query; incomplete lines are ignored."""
 
     def __init__(self, folder: Path, backend: Backend, dataset: Dataset) -> None:
         self._about = {"backend": backend.name, "dataset": dataset.name, "digest": dataset.digest}
@@ -144,33 +145,33 @@ class _Journal:
         self.path = folder / f"{dataset.digest[:16]}-{name}.jsonl"
         self._dataset = dataset
 
-    def read(self, depths: Sequence[int], *, cacheable: bool) -> dict[str, Scored]:
-        """Return what is scored deeply enough."""
+    def read(self, depths: Sequence[int], *, pointwise: bool) -> dict[str, Scored]:
+        """Return the queries that are scored deeply enough."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return {}
         except OSError as exc:
             raise ConfigError(f"can't read {str(self.path)!r}: {exc.strerror or exc}") from exc
-        found = {}
+        entries = {}
         for line in data.splitlines():
             try:
                 fields = json.loads(line)
                 query = fields["query"]
                 if query in self._dataset.queries:
                     scored = _entry(fields)
-                    if self._reaches(scored, query, depths, cacheable=cacheable):
-                        found[query] = scored
+                    if self._reaches(scored, query, depths, pointwise=pointwise):
+                        entries[query] = scored
             except (AttributeError, KeyError, TypeError, ValueError, InvalidResponse):
                 continue  # the first line, or one that was cut off
-        return found
+        return entries
 
     def _reaches(
-        self, scored: Scored, query: str, depths: Sequence[int], *, cacheable: bool
+        self, scored: Scored, query: str, depths: Sequence[int], *, pointwise: bool
     ) -> bool:
-        """Whether an entry has all scores that are wanted."""
+        """Return whether an entry has scores for every depth."""
         candidates = len(self._dataset.candidates[query])
-        if cacheable:
+        if pointwise:
             deepest = max(map(len, scored.cuts.values()))
             return deepest >= min(depths[-1], candidates)
         return all(len(scored.cuts.get(depth, ())) == min(depth, candidates) for depth in depths)
@@ -187,14 +188,14 @@ class _Journal:
             with self.path.open("ab") as file:
                 if file.tell() == 0:
                     file.write(json.dumps(self._about).encode() + b"\n")
-                # A line break first: the line before may have been cut off by a kill.
+                # A line break comes first: a kill may have cut off the line before.
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
         except OSError as exc:
             raise ConfigError(f"can't write {str(self.path)!r}: {exc.strerror or exc}") from exc
 
 
 def _entry(fields: Mapping[str, Any]) -> Scored:
-    """Read back a line, of any form."""
+    """Read an entry from a line of any form."""
     timing = Timing(**fields["timing"]) if fields["timing"] else None
     cuts = {
         int(depth): check_scores(scores, len(scores)) for depth, scores in fields["scores"].items()

@@ -1,4 +1,4 @@
-"""What chance could explain: bootstrap intervals and paired randomisation tests."""
+"""Bootstrap intervals and paired randomisation tests: what chance could explain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["CONFIDENCE", "RESAMPLES", "Estimate", "estimates", "holm", "paired_p_values"]
 
 CONFIDENCE = 0.95
-"""How often an interval covers the mean over all such queries."""
+"""The confidence level of the intervals."""
 RESAMPLES = 10_000
 """Resamples of the bootstrap, and sign flips of the test."""
 
@@ -23,7 +23,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over the queries, and how far chance may have moved it."""
+    """A mean over the queries with its confidence interval."""
 
     mean: float
     low: float
@@ -35,10 +35,10 @@ class Estimate:
 def estimates(columns: Sequence[Sequence[float]], *, seed: int) -> list[Estimate]:
     """Return the mean of each column and its percentile bootstrap interval.
 
-    Rows are queries. All columns are resampled alike, and equal seeds give equal intervals.
+    All columns are resampled with the same queries; equal seeds give equal intervals.
 
     Args:
-        columns: values per query, all of one length of at least 1.
+        columns: one value per query each, all of the same length of at least 1.
         seed: of the random choices.
     """
     import numpy as np  # noqa: PLC0415  # heavy
@@ -55,17 +55,17 @@ def estimates(columns: Sequence[Sequence[float]], *, seed: int) -> list[Estimate
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return [
-        Estimate(float(mean), float(least), float(most))
-        for mean, least, most in zip(values.mean(axis=0), low, high, strict=True)
+        Estimate(float(mean), float(lower), float(upper))
+        for mean, lower, upper in zip(values.mean(axis=0), low, high, strict=True)
     ]
 
 
 def paired_p_values(differences: Sequence[Sequence[float]], *, seed: int) -> list[float]:
     """Return the two-sided p-value of each column of paired differences.
 
-    Fisher's randomisation test: under the null hypothesis the two rankings of a query could be
-    swapped, so each difference could have either sign. Exact where all signs can be tried, else
-    by `RESAMPLES` random ones, so that no p-value is below 1 / (RESAMPLES + 1).
+    Fisher's randomisation test: under the null hypothesis each difference could have either sign.
+    Exact where all signs can be tried; otherwise `RESAMPLES` random ones are, so that no p-value
+    is below 1 / (RESAMPLES + 1).
 
     Args:
         differences: per column, one difference per query.
@@ -94,7 +94,7 @@ def _p_value(differences: np.ndarray, seed: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for having tried them all (Holm, 1979), in their order."""
+    """Return the p-values adjusted for multiple comparisons (Holm, 1979), in their order."""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -16,9 +16,9 @@ class Liar(Backend):
 
     name = "liar"
 
-    def __init__(self, lie, *, cacheable=True):
+    def __init__(self, lie, *, pointwise=True):
         self.lie = lie
-        self.cacheable = cacheable
+        self.pointwise = pointwise
 
     def score(self, query, documents):
         return self.lie(list(documents))
@@ -51,7 +51,7 @@ def test_a_backend_that_keeps_them_passes(backend):
 
 
 def test_a_listwise_backend_owes_no_score_that_other_documents_leave_alone():
-    check_conformance(Liar(lambda documents: [*map(float, range(len(documents)))], cacheable=False))
+    check_conformance(Liar(lambda documents: [*map(float, range(len(documents)))], pointwise=False))
 
 
 def test_the_rounding_of_half_precision_is_no_broken_promise():

@@ -16,6 +16,7 @@ from rerank_plugins.evaluation import load_dataset
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.scoring import score_candidates
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
 
 
 def dataset(queries=6, documents=10):
@@ -223,3 +224,14 @@ class TestJournal:
         assert [s.cuts for s in score_candidates(FakeBackend(), data, [5, 20]).values()] == [
             s.cuts for s in found.values()
         ]
+
+
+def test_a_chain_with_a_fallback_goes_on_where_it_was(tmp_path):
+    """It is not cacheable, since another model may answer, but pointwise: depths are cuts."""
+    backend, data = FallbackBackend([FakeBackend(), FakeBackend()]), dataset()
+    once = score_candidates(backend, data, [2, 10], folder=tmp_path)
+    calls = len(backend.children[0].calls)
+
+    assert once == score_candidates(backend, data, [2, 10], folder=tmp_path)
+    assert calls == len(backend.children[0].calls)
+    assert 60 == len(set(pairs(backend.children[0])))

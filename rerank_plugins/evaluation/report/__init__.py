@@ -1,4 +1,4 @@
-"""An evaluation as people read it: JSON, Markdown, and a page that needs nothing else."""
+"""Reports of an evaluation: JSON, Markdown and a self-contained HTML page."""
 
 from rerank_plugins.evaluation.report.page import as_html
 from rerank_plugins.evaluation.report.text import as_json, as_markdown

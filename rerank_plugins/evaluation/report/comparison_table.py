@@ -1,4 +1,4 @@
-"""A comparison in a terminal: one row per document, one column per order."""
+"""A comparison in a terminal: one row per document, one column per ranking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = {"up": "green", "down": "red", "same": "dim"}
 
 
 def as_tables(comparison: Comparison) -> Group:
-    """Draw the documents in the top of any order with their places, and how alike orders are."""
+    """Draw a table of the top documents with their ranks, and one of the agreements."""
     from rich.console import Group  # noqa: PLC0415  # `import rerank_plugins` must not load it
 
     return Group(_places(comparison), "", _agreements(comparison))
@@ -66,7 +66,7 @@ def _places(comparison: Comparison) -> Table:
         table.add_row(str(was), *cells, *ids, text)
     table.caption = Text(
         f"{len(comparison.shown)} of {len(comparison.documents)} documents: those in the first "
-        f"{comparison.top_n} of any order",
+        f"{comparison.top_n} of any ranking",
         style="dim",
     )
     return table

@@ -1,4 +1,4 @@
-"""The words and numbers that all forms of a report share."""
+"""How reports write numbers, verdicts and remarks, in every format."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ __all__ = [
 ]
 
 FEW_QUERIES = 30
-"""Below this many queries, reports say that intervals are rough."""
+"""With fewer queries, reports warn that intervals are rough."""
 _MINUS = "\u2212"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a backend helped, in a word and in a sentence."""
+    """Whether a backend helps, as a word and as a sentence."""
 
     kind: Literal["better", "worse", "unclear"]
-    """`"unclear"`: chance could explain the difference."""
+    """`"unclear"`: chance may explain the difference."""
     sentence: str
 
 
-def verdict(found: Evaluation, system: System) -> Verdict:
+def verdict(result: Evaluation, system: System) -> Verdict:
     """Say whether a backend is better than the first stage, on the first metric."""
-    result = found.compared(system.label, found.baseline.label)
-    metric = result.metric
-    before, after = (each.figures[metric].mean for each in (found.baseline, system))
+    baseline = result.baseline
+    test = result.compared(system.label, baseline.label)
+    before, after = (each.figures[test.metric].mean for each in (baseline, system))
     change = (
-        f"{metric} {figure(before)} → {figure(after)}, {signed(result.difference.mean)} "
-        f"({interval(result.difference, signed_ends=True)}, p {p_value(result)})"
+        f"{test.metric} {figure(before)} → {figure(after)}, {signed(test.difference.mean)} "
+        f"({interval(test.difference, signed_ends=True)}, p {p_value(test)})"
     )
-    counts = f"better on {result.better} of {len(found.dataset.queries)} queries, worse on "
-    if not result.significant:
-        return Verdict("unclear", f"No clear difference: {change}; {counts}{result.worse}.")
-    kind: Literal["better", "worse"] = "better" if result.difference.mean > 0 else "worse"
-    word = "Better" if kind == "better" else "Worse"
-    return Verdict(kind, f"{word} than {found.baseline.label}: {change}; {counts}{result.worse}.")
+    queries = len(result.dataset.queries)
+    counts = f"better on {test.better} of {queries} queries, worse on {test.worse}"
+    if not test.significant:
+        return Verdict("unclear", f"No clear difference: {change}; {counts}.")
+    kind: Literal["better", "worse"] = "better" if test.difference.mean > 0 else "worse"
+    return Verdict(kind, f"{kind.capitalize()} than {baseline.label}: {change}; {counts}.")
 
 
 def figure(value: float) -> str:
@@ -65,13 +65,13 @@ def signed(value: float) -> str:
 
 
 def interval(estimate: Estimate, *, signed_ends: bool = False) -> str:
-    """Write an interval of confidence."""
+    """Write a confidence interval."""
     write = signed if signed_ends else figure
     return f"{write(estimate.low)} to {write(estimate.high)}"
 
 
 def p_value(comparison: PairedTest) -> str:
-    """Write an adjusted p-value, to stand behind the letter p."""
+    """Write an adjusted p-value as it follows the letter p: `"= 0.012"`."""
     value = comparison.adjusted
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"  # noqa: PLR2004
 
@@ -83,42 +83,42 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def remarks(found: Evaluation) -> Iterator[str]:
-    """Say what a reader must know to read the figures right."""
-    yield from found.dataset.warnings
-    queries = len(found.dataset.queries)
+def remarks(result: Evaluation) -> Iterator[str]:
+    """Yield the caveats that a reader of the figures must know."""
+    yield from result.dataset.warnings
+    queries = len(result.dataset.queries)
     if queries < FEW_QUERIES:
         many = "there is 1 query only" if queries == 1 else f"there are {queries} queries only"
         yield f"{many}: read the intervals as rough"
     reach = sum(
-        any(found.dataset.qrels[query].get(document, 0) > 0 for document in ids[: found.depth])
-        for query, ids in found.dataset.candidates.items()
+        any(result.dataset.qrels[query].get(document, 0) > 0 for document in ids[: result.depth])
+        for query, ids in result.dataset.candidates.items()
     )
     if reach < queries:
         yield (
-            f"the first {found.depth} candidates hold a relevant document for {reach} of {queries} "
-            "queries; no reranker can do anything for the others"
+            f"the first {result.depth} candidates hold a relevant document for {reach} of "
+            f"{queries} queries; no reranker can help the others"
         )
 
 
-def how_measured(found: Evaluation) -> list[str]:
-    """Say how the figures came about."""
+def how_measured(result: Evaluation) -> list[str]:
+    """Describe how the figures were computed."""
     scored = (
-        f"The first {found.depth} candidates of each query were scored once; shallower depths are "
-        "cut from that. Candidates below keep their order behind. Equal scores keep the first "
-        "stage's order."
+        f"The first {result.depth} candidates of each query are scored once; shallower depths "
+        "reuse those scores. Candidates below a depth keep their order behind the others. Equal "
+        "scores keep the first stage's order."
     )
     metrics = (
-        f"Metrics are means over {len(found.dataset.queries)} queries, defined as in trec_eval. "
-        "Grades above 0 are relevant. " + "; ".join(map(metric_description, found.metrics)) + "."
+        f"Metrics are means over {len(result.dataset.queries)} queries, defined as in trec_eval. "
+        "Grades above 0 are relevant. " + "; ".join(map(metric_description, result.metrics)) + "."
     )
     chance = (
         f"Intervals: 95 %, percentile bootstrap over the queries, {RESAMPLES:,} resamples. "
         "p: two-sided paired randomisation test, adjusted (Holm) for all comparisons on the same "
-        f"metric; below {SIGNIFICANT} is called a difference. Seed {found.seed}."
+        f"metric; below {SIGNIFICANT} is called a difference. Seed {result.seed}."
     )
     times = (
-        "Times: one query at a time, one call per query, without the first call that loads the "
-        "model. They belong to this machine and moment."
+        "Times: one query at a time, one call per query, without the first call, which loads the "
+        "model. They depend on the machine and the moment."
     )
     return [scored, metrics, chance, times]

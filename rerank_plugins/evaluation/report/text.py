@@ -1,4 +1,4 @@
-"""Reports for programs and for repositories: JSON and Markdown."""
+"""The report as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rerank_plugins.evaluation.results import Cut, Evaluation, Latency
 __all__ = ["as_json", "as_markdown"]
 
 
-def as_json(found: Evaluation) -> str:
-    """Write everything but the texts as one JSON document; figures are exact, times in seconds."""
-    data = found.dataset
+def as_json(result: Evaluation) -> str:
+    """Return everything but the texts as one JSON document; values are exact, times in seconds."""
+    data = result.dataset
     document = {
         "dataset": {
             "name": data.name,
@@ -33,10 +33,10 @@ def as_json(found: Evaluation) -> str:
             "first_stage": data.first_stage,
             "credit": data.credit,
         },
-        "warnings": list(remarks(found)),
-        "metrics": found.metrics,
-        "depth": found.depth,
-        "seed": found.seed,
+        "warnings": list(remarks(result)),
+        "metrics": result.metrics,
+        "depth": result.depth,
+        "seed": result.seed,
         "systems": [
             {
                 "label": system.label,
@@ -48,11 +48,11 @@ def as_json(found: Evaluation) -> str:
                     for metric, values in system.values.items()
                 },
             }
-            for system in found.systems
+            for system in result.systems
         ],
         "comparisons": [
             asdict(comparison) | {"significant": comparison.significant}
-            for comparison in found.comparisons
+            for comparison in result.comparisons
         ],
     }
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
@@ -75,30 +75,30 @@ def _speed(speed: Latency | None) -> dict[str, Any] | None:
     }
 
 
-def as_markdown(found: Evaluation) -> str:
-    """Write the verdicts and the tables as Markdown."""
-    return "\n".join(_lines(found)) + "\n"
+def as_markdown(result: Evaluation) -> str:
+    """Return the verdicts and the tables as Markdown."""
+    return "\n".join(_lines(result)) + "\n"
 
 
-def _lines(found: Evaluation) -> Iterator[str]:
-    data = found.dataset
+def _lines(result: Evaluation) -> Iterator[str]:
+    data = result.dataset
     yield f"# Reranking {_cell(data.name)}\n"
     queries, stage = len(data.queries), _cell(data.first_stage)
-    yield f"{queries} queries, {found.depth} candidates of {stage} each.\n"
-    for system in found.backends:
-        yield f"- **{_cell(system.label)}**: {_cell(verdict(found, system).sentence)}"
+    yield f"{queries} queries, {result.depth} candidates of {stage} each.\n"
+    for system in result.backends:
+        yield f"- **{_cell(system.label)}**: {_cell(verdict(result, system).sentence)}"
     yield "\n## Quality\n"
     yield from _table(
-        ["", *found.metrics],
+        ["", *result.metrics],
         (
             [
                 system.label,
                 *(f"{figure(e.mean)} ({interval(e)})" for e in system.figures.values()),
             ]
-            for system in found.systems
+            for system in result.systems
         ),
     )
-    yield "\nIn brackets: 95 % interval of confidence.\n\n## Differences\n"
+    yield "\nIn brackets: 95 % confidence interval.\n\n## Differences\n"
     yield from _table(
         ["metric", "", "compared with", "difference", "95 % interval", "p", "better", "worse"],
         (
@@ -112,12 +112,12 @@ def _lines(found: Evaluation) -> Iterator[str]:
                 str(c.better),
                 str(c.worse),
             ]
-            for c in found.comparisons
+            for c in result.comparisons
         ),
     )
     yield "\n## Depth and speed\n"
     yield from _table(
-        ["", "depth", *found.metrics, "p50 ms", "p95 ms", "p99 ms", "pairs/s", "calls"],
+        ["", "depth", *result.metrics, "p50 ms", "p95 ms", "p99 ms", "pairs/s", "calls"],
         (
             [
                 system.label,
@@ -125,12 +125,12 @@ def _lines(found: Evaluation) -> Iterator[str]:
                 *(figure(estimate.mean) for estimate in cut.figures.values()),
                 *speed_cells(cut.speed),
             ]
-            for system in found.backends
+            for system in result.backends
             for cut in system.cuts
         ),
     )
     yield "\n## How to read this\n"
-    for remark in (*remarks(found), *how_measured(found), data.credit):
+    for remark in (*remarks(result), *how_measured(result), data.credit):
         if remark:
             yield f"- {_cell(remark)}"
 

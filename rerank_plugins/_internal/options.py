@@ -151,6 +151,8 @@ def _as_one_of(value: object, hint: Any) -> object:
         try:
             if get_origin(choice) is Sequence:
                 return _as_list(value, *get_args(choice))
+            if get_origin(choice) is Mapping:
+                return _as_table(value, *get_args(choice))
             return _as(value, choice)
         except (ValueError, OverflowError):  # an integer may be too large for a float
             continue
@@ -163,6 +165,13 @@ def _as_list(value: object, of: Any) -> list[object]:
     if not isinstance(items, list | tuple):
         raise ValueError  # noqa: TRY004  # what `_as` raises
     return [_as_one_of(item, of) for item in items]
+
+
+def _as_table(value: object, names: Any, values: Any) -> dict[object, object]:
+    """Return a table as a dict of what an annotation allows in it."""
+    if not isinstance(value, Mapping):
+        raise ValueError  # noqa: TRY004  # what `_as` raises
+    return {_as_one_of(name, names): _as_one_of(item, values) for name, item in value.items()}
 
 
 def _as(value: object, choice: Any) -> object:
@@ -198,6 +207,8 @@ def _described(choices: Iterable[Any]) -> str:
             words.append("none")
         elif get_origin(choice) is Sequence:
             words.append("a list")
+        elif get_origin(choice) is Mapping:
+            words.append("a table")
         else:
             words.append(getattr(choice, "__name__", str(choice)))
     return " or ".join(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
@@ -17,6 +17,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialects import DIALECTS, Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
+from rerank_plugins.backends.http.headers import check_headers
 from rerank_plugins.backends.http.requests import Job, RequestFlow
 from rerank_plugins.backends.http.splitting import Part, merge_parts
 from rerank_plugins.backends.http.transport import Transport
@@ -59,6 +60,8 @@ class HTTPBackend(Backend):
         listwise: whether the model scores documents in view of each other; such calls are never
             split.
         instruction: what the model should look for, if the dialect can send it.
+        headers: headers to send with each request, such as those a gateway wants. A value
+            `"$NAME"` is read from that environment variable at each request; secrets must be.
         verify: whether to check the server's certificate, or the CA file or folder to trust.
 
     Raises:
@@ -82,6 +85,7 @@ class HTTPBackend(Backend):
         max_parallel: int = 4,
         listwise: bool = False,
         instruction: str | None = None,
+        headers: Mapping[str, str] | None = None,
         verify: bool | str = True,
     ) -> None:
         protocol = _dialect(dialect)
@@ -97,6 +101,8 @@ class HTTPBackend(Backend):
         check_number("connect_timeout", connect_timeout, above=0, unit="seconds")
         check_integer("max_documents", max_documents, optional=True)
         check_integer("max_parallel", max_parallel)
+        if headers is not None:
+            check_headers(headers, key_header=protocol.key_header)
         self._base_url = base_url
         self._endpoints = None if endpoints is None else list(endpoints)
         self._dialect = protocol
@@ -111,6 +117,7 @@ class HTTPBackend(Backend):
         self._max_parallel = max_parallel
         self._listwise = listwise
         self._instruction = instruction
+        self._headers = None if headers is None else dict(headers)
         self._verify = verify
         self._scaling = _scaling(protocol, scale, server_scale)
         self.scale = self._scaling.scale
@@ -122,6 +129,7 @@ class HTTPBackend(Backend):
             dialect=protocol,
             model=model,
             credentials=Credentials(api_key, api_key_env, protocol.key_variables),
+            headers=self._headers or {},
             scaling=self._scaling,
             max_documents=max_documents or protocol.max_documents,
             listwise=listwise,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import html
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
+from rerank_plugins._internal.options import check_variable
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Credentials", "Key"]
-
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Key(NamedTuple):
@@ -24,13 +22,16 @@ class Key(NamedTuple):
     """The key; "" if there is none."""
     source: str
     """Where the key comes from, or how to set it, in words."""
+    other_secrets: tuple[str, ...] = ()
+    """What else was sent and must not be told."""
 
     def mask(self, text: str) -> str:
-        """Replace the key in `text`, also where it is quoted or escaped, by `[key]`.
+        """Replace the secrets in `text`, also where they are quoted or escaped, by `[key]`.
 
         Runs of white space in `text` must be single spaces.
         """
-        for form in sorted(_escaped_forms(self.value), key=len, reverse=True):
+        forms = [form for secret in (self.value, *self.other_secrets) for form in _forms(secret)]
+        for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form, "[key]")
         return text
 
@@ -52,11 +53,8 @@ class Credentials:
     ) -> None:
         if literal is not None and variable is not None:
             raise ConfigError("give either `api_key` or `api_key_env`, not both")
-        if variable is not None and not _VARIABLE.fullmatch(variable):
-            raise ConfigError(  # without the value, which may be a key
-                "`api_key_env` must be the name of an environment variable in capitals, such as "
-                f"{default_variables[0]}, and never the key itself"
-            )
+        self._example = default_variables[0] if default_variables else "API_KEY"
+        check_variable("api_key_env", variable, self._example)
         self._literal = literal
         self._variable = variable
         self._default_variables = default_variables
@@ -80,7 +78,9 @@ class Credentials:
         for variable in self._default_variables:
             if key := _checked(os.environ.get(variable, ""), variable):
                 return Key(key, f"the key is that of the environment variable {variable}")
-        hint = f"set {self._default_variables[0]}, or name your variable with `api_key_env`"
+        hint = "name the variable of the key with `api_key_env`"
+        if self._default_variables:
+            hint = f"set {self._example}, or name your variable with `api_key_env`"
         return Key("", f"no key was sent: {hint}")
 
 
@@ -91,7 +91,7 @@ def _checked(key: str, source: str) -> str:
     return key
 
 
-def _escaped_forms(secret: str) -> set[str]:
+def _forms(secret: str) -> set[str]:
     """Return a secret as servers write it: bare, quoted for JSON, Python, HTML or a URL."""
     forms = {secret}
     for _ in range(2):  # an error that quotes an error is escaped twice

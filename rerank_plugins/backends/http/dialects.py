@@ -172,7 +172,7 @@ class Dialect:
     """The path of rerank requests below the base URL."""
     scale: Scale
     """The scale of the scores that the server sends."""
-    key_variables: tuple[str, ...]
+    key_variables: tuple[str, ...] = ()
     """Environment variables that usually hold the key."""
     key_header: str = "Authorization"
     """The header that holds the key."""

@@ -10,6 +10,7 @@ from rerank_plugins.backends.http.credentials import Credentials, Key
 from rerank_plugins.backends.http.dialects import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.errors import parse_json, quote_message, status_error
+from rerank_plugins.backends.http.headers import read_headers
 from rerank_plugins.backends.http.limits import size_limit
 from rerank_plugins.backends.http.responses import HTTPRequest, HTTPResponse
 from rerank_plugins.backends.http.splitting import Part, merge_parts, split, to_json
@@ -52,6 +53,7 @@ class RequestFlow:
         dialect: their protocol.
         model: the model's name, if it is sent.
         credentials: where the key is.
+        headers: what is sent besides, as `read_headers` takes it.
         scaling: how to turn what the servers send into the scale of the backend.
         max_documents: most documents in one request; None is no limit.
         listwise: whether documents must not be split.
@@ -64,6 +66,7 @@ class RequestFlow:
         dialect: Dialect,
         model: str | None,
         credentials: Credentials,
+        headers: Mapping[str, str],
         scaling: Scaling,
         max_documents: int | None,
         listwise: bool,
@@ -72,6 +75,7 @@ class RequestFlow:
         self._dialect = dialect
         self._model = model
         self._credentials = credentials
+        self._headers = headers
         self._scaling = scaling
         self.max_documents = max_documents
         self._listwise = listwise
@@ -139,8 +143,10 @@ class RequestFlow:
             try:
                 with self._endpoints.attempt(tried, len(part.texts)) as (endpoint, facts):
                     tried[endpoint] = ""
-                    attempt = _Attempt(endpoint, self._credentials.read(), job, part)
-                    request = self._encode(attempt, facts.headers)
+                    extra = read_headers(self._headers)
+                    key = self._credentials.read()._replace(other_secrets=extra.secrets)
+                    attempt = _Attempt(endpoint, key, job, part)
+                    request = self._encode(attempt, {**facts.headers, **extra.headers})
                     now = time.monotonic()
                     # Where there is another server, a silent one gets half of the time.
                     if self._endpoints.has_untried(tried):
@@ -158,7 +164,7 @@ class RequestFlow:
                     raise
                 tried[endpoint] = f"before that, {type(error).__name__}: {error}"
 
-    def _encode(self, attempt: _Attempt, hook_headers: Mapping[str, str]) -> HTTPRequest:
+    def _encode(self, attempt: _Attempt, extra_headers: Mapping[str, str]) -> HTTPRequest:
         endpoint, key, job, part = attempt
         body = self._dialect.encode(
             job.query,
@@ -173,7 +179,7 @@ class RequestFlow:
         elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
             raise AuthenticationError(f"{endpoint.where}: {key.source}")
         own = {name.lower() for name in headers}
-        headers |= {name: value for name, value in hook_headers.items() if name.lower() not in own}
+        headers |= {name: value for name, value in extra_headers.items() if name.lower() not in own}
         return HTTPRequest("POST", endpoint.url, headers, to_json(body), endpoint.where)
 
     def _decode(self, attempt: _Attempt, request: HTTPRequest, response: HTTPResponse) -> Scores:

@@ -479,6 +479,7 @@ def processes():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize("way", ["threads", "tasks"])
@@ -518,6 +519,7 @@ def test_nothing_is_lost_when_a_server_dies_under_load(processes, how, way):
     assert "open" == states(backend)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_server_comes_back_by_itself(processes):
     with backend_of(processes[:2], timeout=4) as backend:

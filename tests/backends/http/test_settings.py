@@ -159,7 +159,7 @@ def test_a_named_variable_must_be_set(fake_server, ask, monkeypatch):
 
 @pytest.mark.parametrize("pasted", ["sk-hunter2", "hunter2", "Hunter2==", ""])
 def test_a_key_in_place_of_its_variable_is_refused_and_not_told(pasted):
-    with pytest.raises(ConfigError, match="such as TEI_API_KEY, and never the key") as caught:
+    with pytest.raises(ConfigError, match="such as TEI_API_KEY, and never the secret") as caught:
         HTTPBackend("http://gpu", dialect="tei", api_key_env=pasted)
 
     assert not pasted or pasted not in str(caught.value)

@@ -1,9 +1,20 @@
 """Fixtures of the fault suite."""
 
+import contextlib
+import importlib
+
 import pytest
 
 from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.integration.faults.surfaces import KEY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frameworks():
+    """Load the frameworks before a test measures time: that takes seconds."""
+    for name in ("langchain", "llama_index"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"rerank_plugins.{name}")
 
 
 @pytest.fixture(autouse=True)

@@ -124,12 +124,12 @@ class Scores(Sequence[float]):
         """
         places = list(enumerate(positions))
         return Scores(
-            (self.values[position] for position in positions),
+            [self.values[position] for position in positions],
             backend=self.backend,
             model=self.model,
             scale=self.scale,
-            truncated=(new for new, old in places if old in self.truncated),
-            chunked=(new for new, old in places if old in self.chunked),
+            truncated=[new for new, old in places if old in self.truncated],
+            chunked=[new for new, old in places if old in self.chunked],
             passages={new: self.passages[old] for new, old in places if old in self.passages},
             cached=self.cached,
             usage=self.usage,

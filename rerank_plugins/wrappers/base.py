@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from rerank_plugins._internal.flow import arun, run
 from rerank_plugins.backend import Backend, as_scores
-from rerank_plugins.content import Document, Query, Requests, check_request
+from rerank_plugins.content import CheckedDocuments, Document, Query, Requests, check_request
 from rerank_plugins.errors import ConfigError, InvalidResponse
 from rerank_plugins.scores import Scores
 
@@ -230,6 +230,8 @@ def checked_requests(backend: Backend, requests: Requests) -> Requests:
     Raises:
         UnsupportedInputError: it can't score one of them.
     """
+    if {type(documents) for _, documents in requests} <= {CheckedDocuments}:
+        return requests
     inputs, instructions = backend.inputs, backend.instructions
     return [
         check_request(query, documents, inputs=inputs, instructions=instructions)

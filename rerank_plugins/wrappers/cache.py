@@ -117,7 +117,7 @@ class CachedBackend(WrapperBackend):
         pairs: dict[bytes, _Pair] = {}
         for query, documents in requests:
             rows.append(hasher.digests(query, documents))
-            pairs.update(zip(rows[-1], ((query, document) for document in documents), strict=True))
+            pairs.update(zip(rows[-1], [(query, document) for document in documents], strict=True))
         last_finished = self._last_finished
         entries = yield from self._read(pairs)
         missing = _without(entries, pairs)

@@ -53,16 +53,17 @@ class InstrumentedBackend(WrapperBackend):
         self.hooks = tuple(open_hook(hook) for hook in self._hooks)
         leaf = next(backend for backend in wrapped.walk() if not backend.children)
         self._kind, self._model = leaf.kind, leaf.model
+        self._has_choice = any(len(backend.children) > 1 for backend in wrapped.walk())
 
     def flow(self, requests: Requests) -> Flow:
-        documents = sum(len(documents) for _, documents in requests)
+        documents = sum([len(documents) for _, documents in requests])
         started = CallStarted(self._route, self._kind, self._model, len(requests), documents)
         with observe_call(self.hooks, started) as facts:
             results: list[Scores] = yield Call(self.wrapped, requests)
-            if any(len(backend.children) > 1 for backend in self.walk()):
+            if self._has_choice:
                 facts.scored_by = next((result.backend for result in results if result), None)
-            facts.truncated = sum(len(scores.truncated) for scores in results)
-            facts.cached = sum(scores.cached for scores in results)
+            facts.truncated = sum([len(scores.truncated) for scores in results])
+            facts.cached = sum([scores.cached for scores in results])
             usages = [scores.usage for scores in results if scores.usage is not None]
             facts.tokens = reduce(add, usages).tokens if usages else None
         return results

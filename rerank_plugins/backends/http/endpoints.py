@@ -95,8 +95,8 @@ class Endpoints:
 
     def maximum(self, unit: Unit) -> int | None:
         """Return the lowest limit that a server is known to have, if any."""
-        maxima = (endpoint.limits.maximum(unit) for endpoint in self.all)
-        return min((maximum for maximum in maxima if maximum is not None), default=None)
+        maxima = [endpoint.limits.maximum(unit) for endpoint in self.all]
+        return min([maximum for maximum in maxima if maximum is not None], default=None)
 
     def has_untried(self, tried: Collection[Endpoint]) -> bool:
         """Whether a request that these servers got may go to another one."""

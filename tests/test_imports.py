@@ -127,6 +127,11 @@ def test_the_arrows_are_those_of_the_contributing_page():
     assert ARROWS in (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
 
 
+def test_every_folder_is_a_package():
+    """One without `__init__.py` may be missing from the wheel."""
+    assert [] == [path for path in SOURCES if not (path.parent / "__init__.py").exists()]
+
+
 def test_every_module_has_a_layer():
     assert {layer(path) for path in SOURCES} == LAYERS.keys()
 

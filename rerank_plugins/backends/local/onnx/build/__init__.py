@@ -1,0 +1,1 @@
+"""Builds the graph of a model from the weights of its checkpoint."""

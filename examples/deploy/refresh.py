@@ -26,10 +26,10 @@ def digest(image: str) -> str:
     """Return the digest that a tag has now, of the index for all platforms."""
     command = ["docker", "buildx", "imagetools", "inspect", image]
     command += ["--format", "{{.Manifest.Digest}}"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", said):
-        raise SystemExit(f"docker gave no digest of {image}, but {said!r}")
-    return said
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", printed):
+        raise SystemExit(f"docker gave no digest of {image}, but {printed!r}")
+    return printed
 
 
 def refresh_images(folder: Path = DEPLOY) -> None:

@@ -59,8 +59,9 @@ PATIENT = "queue_seconds = 100.0\nrequest_seconds = 100.0\n"
 """Settings of a server that a slow machine makes refuse nothing."""
 
 
-def double_process(folder, kind, **options):
+def double_process(folder, kind, *, program=PACKAGE, **options):
     """Give the process and the address of a patient server of a double of some kind."""
     lines = [f"{name} = {value}\n" for name, value in options.items()]
     config = f'[backend]\nkind = "tests.support.doubles:{kind}"\n{"".join(lines)}'
-    return server_process(folder, table=PATIENT, config=config, env={"PYTHONPATH": str(ROOT)})
+    env = {"PYTHONPATH": str(ROOT)}
+    return server_process(folder, table=PATIENT, config=config, program=program, env=env)

@@ -38,7 +38,7 @@ def containers_of(deployment: dict[str, Any]) -> list[str]:
 def candidate(running: dict[str, Any], image: str) -> list[dict[str, Any]]:
     """Return a Deployment of one pod like those that run, and a Service that only it answers.
 
-    Its pod lacks the label that the Service `rerank` asks for, so no client reaches it yet.
+    Its pod lacks the label that the Service `rerank` selects, so no client reaches it yet.
     """
     template = copy.deepcopy(running["spec"]["template"])
     labels = {**template["metadata"]["labels"], "app.kubernetes.io/component": CANDIDATE_COMPONENT}

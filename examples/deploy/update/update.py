@@ -43,7 +43,7 @@ class Kubectl(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What `rerank-plugins canary` found."""
+    """The measurements of `rerank-plugins canary`."""
 
     mrr_at_10: float
     p95_seconds: float
@@ -51,8 +51,8 @@ class Figures:
     @classmethod
     def read(cls, line: str) -> Figures:
         """Read them from the line that it prints."""
-        found = json.loads(line)
-        return cls(mrr_at_10=found["MRR@10"], p95_seconds=found["p95_seconds"])
+        report = json.loads(line)
+        return cls(mrr_at_10=report["MRR@10"], p95_seconds=report["p95_seconds"])
 
     def __str__(self) -> str:
         return f"MRR@10 {self.mrr_at_10:.3f}, p95 {self.p95_seconds:.3f} s"
@@ -62,11 +62,11 @@ class Figures:
 class Gates:
     """What the new image must reach."""
 
-    least_mrr: float = 0.75
+    min_mrr: float = 0.75
     """The lowest MRR@10."""
-    most_loss: float = 0.01
+    max_loss: float = 0.01
     """By how much its MRR@10 may be lower than that of the running image."""
-    most_slower: float = 1.2
+    max_slowdown: float = 1.2
     """How many times as long its p95 may be."""
     watch_seconds: float = 600.0
     """How long alerts are watched, with one pod and again after the rollout."""
@@ -77,12 +77,12 @@ class Gates:
         Raises:
             RefusedError: the new one is not good enough.
         """
-        if new.mrr_at_10 < self.least_mrr:
-            raise RefusedError(f"MRR@10 is {new.mrr_at_10:.3f}, below {self.least_mrr}")
-        if new.mrr_at_10 < old.mrr_at_10 - self.most_loss:
+        if new.mrr_at_10 < self.min_mrr:
+            raise RefusedError(f"MRR@10 is {new.mrr_at_10:.3f}, below {self.min_mrr}")
+        if new.mrr_at_10 < old.mrr_at_10 - self.max_loss:
             raise RefusedError(f"MRR@10 fell from {old.mrr_at_10:.3f} to {new.mrr_at_10:.3f}")
         # 5 ms are the noise of a network, whatever the factor.
-        if new.p95_seconds > old.p95_seconds * self.most_slower + 0.005:
+        if new.p95_seconds > old.p95_seconds * self.max_slowdown + 0.005:
             raise RefusedError(f"p95 grew from {old.p95_seconds:.3f} s to {new.p95_seconds:.3f} s")
 
 
@@ -115,7 +115,7 @@ class Update:
             finally:
                 self._remove_candidate()
         except (RefusedError, subprocess.CalledProcessError) as reason:
-            self.say(f"refused: {_told(reason)}; {old} stays")
+            self.say(f"refused: {_message_of(reason)}; {old} stays")
             return 1
         try:
             self._roll_out(self.image)
@@ -173,10 +173,10 @@ class Update:
     def _alerts(self) -> set[str]:
         namespace, _, service = self.prometheus.partition("/")
         path = f"/api/v1/namespaces/{namespace}/services/{service}/proxy/api/v1/alerts"
-        found = json.loads(self.kubectl("get", "--raw", path))["data"]["alerts"]
+        alerts = json.loads(self.kubectl("get", "--raw", path))["data"]["alerts"]
         return {
             alert["labels"]["alertname"]
-            for alert in found
+            for alert in alerts
             if alert["state"] == "firing"
             and alert["labels"].get("severity") in {"page", "ticket"}
             and alert["labels"]["alertname"].startswith("Rerank")
@@ -190,11 +190,11 @@ class Update:
         self.kubectl("rollout", "status", "deployment/rerank", "--timeout=30m")
 
     def _roll_back(self, old: str, reason: Exception) -> int:
-        self.say(f"rolling back: {_told(reason)}")
+        self.say(f"rolling back: {_message_of(reason)}")
         try:
             self._roll_out(old)
         except subprocess.CalledProcessError as error:
-            self.say(f"the rollback failed, look at it now: {_told(error)}")
+            self.say(f"the rollback failed, look at it now: {_message_of(error)}")
             return 3
         return 2
 
@@ -205,8 +205,10 @@ class Update:
         )
 
     def _deployment(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", "deployment/rerank", "-o", "json"))
-        return found
+        deployment: dict[str, Any] = json.loads(
+            self.kubectl("get", "deployment/rerank", "-o", "json")
+        )
+        return deployment
 
     def _apply(self, objects: Sequence[Mapping[str, Any]]) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
@@ -214,7 +216,7 @@ class Update:
         self.kubectl("apply", "--server-side", "-f", "-", stdin=text)
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return f"kubectl failed: {(error.stderr or '').strip()[-500:]}"
     return str(error)
@@ -240,23 +242,23 @@ def main() -> int:
     )
     parser.add_argument("--namespace", default="rerank")
     parser.add_argument("--prometheus", default=Update.prometheus, help="NAMESPACE/SERVICE:PORT")
-    parser.add_argument("--least-mrr", type=float, default=Gates.least_mrr)
-    parser.add_argument("--most-loss", type=float, default=Gates.most_loss)
-    parser.add_argument("--most-slower", type=float, default=Gates.most_slower)
+    parser.add_argument("--min-mrr", type=float, default=Gates.min_mrr)
+    parser.add_argument("--max-loss", type=float, default=Gates.max_loss)
+    parser.add_argument("--max-slowdown", type=float, default=Gates.max_slowdown)
     parser.add_argument("--watch-seconds", type=float, default=Gates.watch_seconds)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     gates = Gates(
-        least_mrr=given.least_mrr,
-        most_loss=given.most_loss,
-        most_slower=given.most_slower,
-        watch_seconds=given.watch_seconds,
+        min_mrr=arguments.min_mrr,
+        max_loss=arguments.max_loss,
+        max_slowdown=arguments.max_slowdown,
+        watch_seconds=arguments.watch_seconds,
     )
     return Update(
-        kubectl=real_kubectl(given.namespace),
-        image=given.image,
-        labelled=given.labelled,
+        kubectl=real_kubectl(arguments.namespace),
+        image=arguments.image,
+        labelled=arguments.labelled,
         gates=gates,
-        prometheus=given.prometheus,
+        prometheus=arguments.prometheus,
     ).run()
 
 

@@ -142,7 +142,7 @@ def test_the_job_the_alert_and_the_update_want_the_same_mrr():
     alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
     (alarming,) = re.findall(r"rerank_canary_mrr_at_10 < ([\d.]+)", alerts)
 
-    assert Gates().least_mrr == float(alarming) == float(least.removeprefix("--min="))
+    assert Gates().min_mrr == float(alarming) == float(least.removeprefix("--min="))
 
 
 @pytest.mark.parametrize("job", ["hourly", "of an update"])

@@ -68,9 +68,19 @@ def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_pa
         assert 70 == process.wait(60)
 
 
+IMPATIENT = """
+from rerank_plugins.cli import main
+from rerank_plugins.server import lifecycle
+
+lifecycle._MEMORY_RETRY_SECONDS = 0.2
+main()
+"""
+
+
 def test_a_server_without_memory_finds_out_when_there_is_some_again(tmp_path):
     """It is not ready meanwhile, so no request of a client would; and nobody has to restart it."""
-    with double_process(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url):
+    server = double_process(tmp_path, "Hungry", program=("-c", IMPATIENT), pair_bytes=PAIR)
+    with server as (process, url):
         wait_for_status(url, 200)
         (model,) = children(process.pid)
         limit(model, PAIR // 2)

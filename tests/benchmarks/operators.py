@@ -37,7 +37,7 @@ def _profiled(model: Path, dtype: Precision, runs: int) -> dict[str, float]:
     encoder = read_encoder(model)
     if encoder.head is not None:  # as the engine does
         encoder = with_peaks(encoder, Sample.draw(encoder, encoder.head, longest=512))
-    graph = build_graph(encoder, dtype=dtype, words=dtype, max_length=512).to_bytes()
+    graph = build_graph(encoder, dtype=dtype, embeddings=dtype, max_length=512).to_bytes()
     ids = np.random.default_rng(0).integers(1000, 30000, (1, _TOKENS)).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
+from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.content import Document, Query, check_texts
-from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores
 
 if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
@@ -31,21 +33,21 @@ _MAX_THREADS = 8
 class EmbeddedBackend(Backend):
     """Reranks offline with the small English model that the package contains.
 
-    Late interaction over all-MiniLM-L6-v2 in 8 bits: a document scores by how well each word of
-    the query is matched, in its context, by some word of the document. Letters outside the
-    Latin script are compared as they stand. Documents are encoded without the query, and those
-    seen last are remembered.
+    It uses late interaction over all-MiniLM-L6-v2 in 8 bits: a document's score says how well
+    each word of the query is matched, in its context, by some word of the document. Scripts other
+    than Latin are compared by character n-grams. Documents are embedded without the query, and
+    recent ones are cached.
 
     A start, not the best reranker: `"local:BAAI/bge-reranker-v2-m3"` is one string away.
 
     Args:
-        max_length: most tokens read of a text; the rest does not count.
-        threads: texts encoded at the same time; None: one per processor, at most 8.
+        max_length: the most tokens read of a text; the rest does not count.
+        threads: texts embedded at the same time; None: one per processor, at most 8.
         cached_tokens: document tokens kept for the next request, about 400 bytes each; 0
             keeps none.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option has an invalid value or type.
     """
 
     scale: Scale = "probability"
@@ -57,9 +59,9 @@ class EmbeddedBackend(Backend):
         threads: int | None = None,
         cached_tokens: int = 1 << 17,
     ) -> None:
-        _check("max_length", max_length, least=1)
-        _check("threads", threads if threads is not None else 1, least=1)
-        _check("cached_tokens", cached_tokens, least=0)
+        check_integer("max_length", max_length, least=1)
+        check_integer("threads", threads, least=1, optional=True)
+        check_integer("cached_tokens", cached_tokens, least=0)
         self._max_length = max_length
         self._threads = threads
         self._cached_tokens = cached_tokens
@@ -78,13 +80,8 @@ class EmbeddedBackend(Backend):
         text, texts = check_texts(query, documents)
         if not texts:
             return Scores((), scale=self.scale)
-        distinct = list(dict.fromkeys(texts))
-        matches = self._loaded().matches(text, distinct)
-        scores = {
-            document: match.probability for document, match in zip(distinct, matches, strict=True)
-        }
-        values = (scores[document] for document in texts)
-        return Scores(values, backend=self.name, scale=self.scale)
+        distinct, positions = deduplicate(texts)
+        return replace(self._loaded().score(text, distinct), backend=self.name).take(positions)
 
     def describe(self) -> dict[str, object]:
         return {
@@ -135,8 +132,3 @@ class EmbeddedBackend(Backend):
             cached_tokens=self._cached_tokens,
         )
         return LateInteractionScorer(embedder)
-
-
-def _check(option: str, value: int, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"`{option}` must be an integer of at least {least}, not {value!r}")

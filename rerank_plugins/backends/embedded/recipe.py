@@ -43,13 +43,13 @@ def build(source: Path, target: Path) -> None:
 
 
 def fit(groups: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Fit log-odds = slope x match + offset, for queries of words and of foreign letters."""
+    """Fit log-odds = slope x match + offset, for queries of words and of other scripts."""
     scorer = LateInteractionScorer(TokenEmbedder(max_length=WINDOW, threads=2, cached_tokens=0))
-    rows: dict[str, list[tuple[float, bool]]] = {"words": [], "letters": []}
+    rows: dict[str, list[tuple[float, bool]]] = {"words": [], "ngrams": []}
     for group in groups:
         documents = [group["pos"], *group["negs"]]
         for position, match in enumerate(scorer.matches(group["q"], documents)):
-            kind = "letters" if match.foreign > 0.5 else "words"  # noqa: PLR2004 - the larger share
+            kind = "ngrams" if match.ngram_weight > 0.5 else "words"  # noqa: PLR2004 - the larger share
             rows[kind].append((getattr(match, kind), position == 0))
     return {kind: _logistic(np.array(pairs, float)) for kind, pairs in rows.items() if pairs}
 

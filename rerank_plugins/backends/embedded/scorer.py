@@ -1,4 +1,4 @@
-"""From a query and documents to probabilities: late interaction, foreign letters, calibration."""
+"""From a query and documents to probabilities: late interaction, n-grams, calibration."""
 
 from __future__ import annotations
 
@@ -7,42 +7,57 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rerank_plugins.backends.embedded import char_ngrams as foreign
+from rerank_plugins.backends.embedded import char_ngrams
 from rerank_plugins.backends.embedded.embedder import TokenEmbedder
-from rerank_plugins.backends.embedded.late_interaction import max_sim
+from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim
 from rerank_plugins.backends.scale import sigmoid
+from rerank_plugins.scores import Scores, Usage
 
-__all__ = ["CHUNK", "LateInteractionScorer", "Matches"]
+__all__ = ["CHUNK", "LateInteractionScorer", "Match"]
 
 _log = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Documents encoded and compared at once: keeps memory flat over any number of them."""
+"""Documents embedded and compared at once: keeps memory flat over any number of them."""
 
 # Log-odds of relevance: slope x match + offset. Fitted by `recipe.py`.
 _WORDS = (7.80, -5.82)
-_LETTERS = (17.71, -8.70)
+_NGRAMS = (17.71, -8.70)
 
 _MOSTLY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Matches:
+class Match:
     """How well one document matches the query."""
 
     words: float
     """Mean best match of the words that the model reads, -1 to 1.05."""
-    letters: float
-    """Share of the foreign n-grams that the document holds, 0 to 1."""
-    foreign: float
-    """Share of the query that is foreign letters, 0 to 1; the weight of `letters`."""
+    ngrams: float
+    """Share of the query's n-grams in other scripts that occur in the document, 0 to 1."""
+    ngram_weight: float
+    """Share of the query in other scripts, 0 to 1; the weight of `ngrams`."""
+    tokens: int
+    """Tokens of the document that the model has read."""
+    is_truncated: bool
+    """Whether the model has read only the start of the document, or of the query."""
 
     @property
     def probability(self) -> float:
         """That the document is relevant, as calibrated on candidates of a first search."""
-        log_odds = (1.0 - self.foreign) * (_WORDS[0] * self.words + _WORDS[1])
-        log_odds += self.foreign * (_LETTERS[0] * self.letters + _LETTERS[1])
+        log_odds = (1.0 - self.ngram_weight) * (_WORDS[0] * self.words + _WORDS[1])
+        log_odds += self.ngram_weight * (_NGRAMS[0] * self.ngrams + _NGRAMS[1])
         return sigmoid(log_odds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    vectors: TokenVectors
+    """Of its words alone."""
+    tokens: int
+    runs: list[str]
+    """Its letters in other scripts."""
+    ngram_weight: float
 
 
 class LateInteractionScorer:
@@ -51,20 +66,47 @@ class LateInteractionScorer:
     def __init__(self, embedder: TokenEmbedder) -> None:
         self._embedder = embedder
 
-    def matches(self, query: str, documents: Sequence[str]) -> Iterator[Matches]:
-        """Yield the matches of each document, in input order; equal ones are encoded once."""
-        latin, runs = foreign.split(query)
-        words = self._embedder.words(self._embedder.embed([latin])[latin])
+    def score(self, query: str, documents: Sequence[str]) -> Scores:
+        """Return the probabilities, with `truncated` and `usage`, in the documents' order."""
+        parsed = self._query(query)
+        matches = list(self._matches(parsed, documents))
+        return Scores(
+            [match.probability for match in matches],
+            scale="probability",
+            truncated=[i for i, match in enumerate(matches) if match.is_truncated],
+            usage=Usage(tokens=parsed.tokens + sum(match.tokens for match in matches)),
+        )
+
+    def matches(self, query: str, documents: Sequence[str]) -> Iterator[Match]:
+        """Yield the match of each document, in input order; equal ones are embedded once."""
+        return self._matches(self._query(query), documents)
+
+    def _query(self, query: str) -> _Query:
+        latin, runs = char_ngrams.split_unreadable(query)
+        vectors = self._embedder.embed([latin])[latin]
+        words = self._embedder.words(vectors)
         letters = sum(map(len, runs))
-        share = letters / (letters + len(words.ids)) if letters else 0.0
-        if share > _MOSTLY:
+        weight = letters / (letters + len(words.ids)) if letters else 0.0
+        if weight > _MOSTLY:
             _advise()
+        return _Query(words, len(vectors.ids), runs, weight)
+
+    def _matches(self, query: _Query, documents: Sequence[str]) -> Iterator[Match]:
         for start in range(0, len(documents), CHUNK):
-            parts = [foreign.split(text) for text in documents[start : start + CHUNK]]
-            vectors = self._embedder.embed([latin for latin, _ in parts])
-            similarities = max_sim(words, [vectors[latin] for latin, _ in parts])
-            for (_, held), similarity in zip(parts, similarities, strict=True):
-                yield Matches(float(similarity), foreign.overlap(runs, held), share)
+            parts = [
+                char_ngrams.split_unreadable(text) for text in documents[start : start + CHUNK]
+            ]
+            vectors_of = self._embedder.embed([latin for latin, _ in parts])
+            vectors = [vectors_of[latin] for latin, _ in parts]
+            similarities = max_sim(query.vectors, vectors)
+            for (_, runs), document, similarity in zip(parts, vectors, similarities, strict=True):
+                yield Match(
+                    float(similarity),
+                    char_ngrams.overlap(query.runs, runs),
+                    query.ngram_weight,
+                    len(document.ids),
+                    document.is_truncated or query.vectors.is_truncated,
+                )
 
 
 @functools.cache

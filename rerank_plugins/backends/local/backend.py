@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
+from rerank_plugins._internal.checks import (
+    check_boolean,
+    check_choice,
+    check_integer,
+    check_number,
+)
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
-from rerank_plugins._internal.options import changed_options, unknown
+from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
-from rerank_plugins.backends.local.checkpoint import resolve
-from rerank_plugins.backends.local.engine import Attention, DType, EngineSettings
+from rerank_plugins.backends.deduplicate import deduplicate
+from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
+from rerank_plugins.backends.local.engine import (
+    Attention,
+    DType,
+    EngineSettings,
+    Request,
+    query_text,
+)
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
 from rerank_plugins.backends.scale import to_probability
-from rerank_plugins.content import Document, Query, Requests, check_texts
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.content import Document, Query, Requests, check_request
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.scores import Scores, check_scores
 
@@ -29,25 +42,31 @@ _DEVICE = re.compile(r"(?!gpu)[a-z]+(:\d+)?(,(?!gpu)[a-z]+(:\d+)?)*|cuda:all")
 """`auto`, or what `torch.device` reads; torch itself knows which of these there are."""
 
 _SHARED_BATCH = 16_384
-"""Most tokens, estimated, that concurrent async calls give to the engine at once."""
+"""The most tokens, estimated, in a batch of concurrent async calls."""
 
 _USUAL_LENGTH = 512
-"""Tokens at which a pair is taken to be cut when nobody said so; only costs are guessed by it."""
+"""Where pairs are assumed to be cut if `max_length` is not set; used to estimate costs only."""
 
 
 _PROMPT_OPTIONS = ("template", "instruction", "true_token", "false_token")
+_SWITCHES = ("local_files_only", "trust_remote_code", "allow_pickle", "compile", "cuda_graphs")
 
 
 class LocalBackend(Backend):
-    """Scores with a cross-encoder or a language model that answers yes or no, in this process.
+    """Scores in this process, with a cross-encoder or a language model that answers yes or no.
 
     Scores equal those of `sentence_transformers.CrossEncoder` in float32, whatever the batch,
     the order or the neighbours, on one scale for every model: the sigmoid of the raw logit, or
     the logit itself. The activation that a checkpoint names for itself is ignored on purpose,
     so that `min_score` keeps its meaning when the model is changed.
 
-    The model loads on first use. A query is cut only where transformers would cut it, and then
-    a warning is logged; documents are cut to `max_length`, which `describe()` counts.
+    The model loads on first use: of `score()`, `ascore()`, `name` or `describe()`, and only
+    `ascore()` leaves the event loop free meanwhile. Documents are cut so that a pair fits into
+    `max_length`, and `Scores.truncated` lists them. A query is cut only where transformers would
+    cut it; that is logged once.
+
+    A `Query` may hold an instruction if the model's prompt has a place for one; other models
+    refuse it with `UnsupportedInputError`.
 
     Args:
         model: a folder, or the id of a model on the Hugging Face hub.
@@ -55,36 +74,39 @@ class LocalBackend(Backend):
             there is no GPU and it can run the model, else torch.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"`: the best there is. Several
             share the work, each with the whole model: `"cuda:0,cuda:1"`, or `"cuda:all"`.
-        dtype: how numbers are held. `"auto"` is float32 on a CPU; on CUDA float16, or bfloat16
-            for language models and where a model needs it; `"tf32"` is float32 with faster,
-            coarser products on CUDA; `"int8"` is for the onnx engine.
-        attention: `"packed"` puts the pairs of a batch one after another, `"padded"` fills them
-            up to one length; `"auto"` packs where that was checked to give the same scores.
-        max_length: most tokens in a pair; None: what the model can read, up to 1,024.
-        batch_tokens: most tokens in one batch; None: what suits the device. Halved for good when
-            memory runs out.
+        dtype: of weights and activations. `"auto"` is float32 on a CPU; on CUDA float16, or
+            bfloat16 for language models and where a model needs it; `"tf32"` is float32 with
+            faster, coarser products on CUDA; `"int8"` is for the onnx engine.
+        attention: `"packed"` concatenates the pairs of a batch, `"padded"` pads them to one
+            length; `"auto"` packs if a check at load finds the same scores.
+        max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
+        batch_tokens: the most tokens in one batch; None: what suits the device. Halved for good
+            when memory runs out.
         scale: `"probability"` (0 to 1) or `"logit"`.
-        template: how a language model is asked, where its files don't say: the name of a known
-            template, a text with `{query}` and `{document}` (and maybe `{instruction}`), or
-            `"pair"`: as its tokenizer joins two texts. A chat template is not used then.
-        instruction: what a language model is told to judge; None: what its files say.
-        true_token: the word whose logit is the score, where the files don't say.
-        false_token: the word whose logit is subtracted; None: none.
+        template: the prompt of a language model, in place of the one in its files: the name of a
+            known template, a text with `{query}` and `{document}` (and maybe `{instruction}`), or
+            `"pair"`, which joins the two texts as the tokenizer does.
+        instruction: what a language model should judge; None: what its files say.
+        true_token: the word whose logit is the score; None: what the files say.
+        false_token: the word whose logit is subtracted; None: nothing is.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
-        local_files_only: don't ask the hub.
-        trust_remote_code: run Python code that comes with the model; for a hub model this needs
-            `revision` to be a commit.
-        allow_pickle: accept weights that are no safetensors; unpickling can run any code.
-        threads: processor threads of the engine; None: what suits the machine.
-        gpu_memory_fraction: how much of a GPU's memory this process may use, 0 to 1; None: all.
-        compile: let torch compile the model: a slow start, faster batches (torch engine).
+        local_files_only: never contact the hub.
+        trust_remote_code: run Python code that comes with the model; a hub model then needs a
+            commit as `revision`.
+        allow_pickle: accept pickled weights; unpickling can run any code.
+        threads: CPU threads of the engine; None: what suits the machine.
+        gpu_memory_fraction: the share of a GPU's memory that this process may use, 0 to 1; None:
+            all of it.
+        compile: compile the model with torch: a slow start, faster batches (torch engine).
         cuda_graphs: record small requests as CUDA graphs and replay them (torch engine on CUDA).
         cached_tokens: document tokens kept for the next request; 0 keeps none.
 
     Raises:
-        ConfigError: an option has an impossible value.
+        ConfigError: an option has an invalid value or type.
     """
+
+    instructions = True
 
     def __init__(
         self,
@@ -140,7 +162,9 @@ class LocalBackend(Backend):
         self.scale = scale
         self._loaded: LoadedModel | None = None
         self._lock = ForkSafeLock()
-        self._scheduler = Scheduler(self.score_many, batch_cost=_SHARED_BATCH, name="rerank-local")
+        self._scheduler = Scheduler(
+            self._score_checked, batch_cost=_SHARED_BATCH, name="rerank-local"
+        )
 
     @property
     def kind(self) -> str:
@@ -161,17 +185,28 @@ class LocalBackend(Backend):
 
     def score_many(self, requests: Requests) -> list[Scores]:
         """Score all requests in shared batches; equal documents of a request are scored once."""
-        checked = [check_texts(query, documents) for query, documents in requests]
+        checked = [_check_request(query, documents) for query, documents in requests]
         if not any(documents for _, documents in checked):
             return [Scores((), scale=self.scale) for _ in requests]
-        distinct = [(query, list(dict.fromkeys(documents))) for query, documents in checked]
+        return self._score_checked(checked)
+
+    def _score_checked(self, checked: Requests) -> list[Scores]:
+        """Score requests that `check_request` has let pass, whose documents are strings."""
+        requests: Sequence[Request] = checked  # type: ignore[assignment]  # see above
+        distinct = [deduplicate(documents) for _, documents in requests]
         with self._use() as loaded:
-            logits = loaded.engine.logits(distinct)
-            loaded.emit_events()
+            self._check_instructions(requests, loaded.checkpoint)
+            logits = loaded.engine.logits(
+                [
+                    (query, unique)
+                    for (query, _), (unique, _) in zip(requests, distinct, strict=True)
+                ]
+            )
+            loaded.emit_events(logits)
             name = self._name(loaded)
         return [
-            self._scores(name, documents, dict(zip(known, values, strict=True)))
-            for (_, documents), (_, known), values in zip(checked, distinct, logits, strict=True)
+            self._scores(name, result).take(positions)
+            for result, (_, positions) in zip(logits, distinct, strict=True)
         ]
 
     async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
@@ -179,12 +214,13 @@ class LocalBackend(Backend):
 
         Small requests overtake large ones, and a cancelled call is not scored further.
         """
-        text, texts = check_texts(query, documents)
+        query, texts = _check_request(query, documents)
         if not texts:
             return Scores((), scale=self.scale)
-        most = self._options["max_length"] or _USUAL_LENGTH
-        costs = [estimated_tokens(text, document, limit=most) for document in texts]
-        return await asyncio.wrap_future(self._scheduler.submit(text, texts, costs, wait=True))
+        limit = self._options["max_length"] or _USUAL_LENGTH
+        text = query_text(query)
+        costs = [estimated_tokens(text, document, limit=limit) for document in texts]
+        return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
 
     def describe(self) -> dict[str, object]:
         """Say which model, engine, device and dtype score, and what was cut; loads the model."""
@@ -222,7 +258,7 @@ class LocalBackend(Backend):
 
     @contextmanager
     def _use(self) -> Iterator[LoadedModel]:
-        """Lend the loaded model; it is freed by `close`, or by the last who still uses it."""
+        """Lend the loaded model; `close` frees it, or the last call that still uses it."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -233,8 +269,8 @@ class LocalBackend(Backend):
         finally:
             with self._lock:
                 loaded.users -= 1
-                left = loaded is not self._loaded and not loaded.users
-            if left:
+                is_last = loaded is not self._loaded and not loaded.users
+            if is_last:
                 loaded.engine.close()
 
     def _load(self) -> LoadedModel:
@@ -250,54 +286,74 @@ class LocalBackend(Backend):
             trust_remote_code=options["trust_remote_code"],
             prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
         )
-        chosen = {field.name: options[field.name] for field in fields(EngineSettings)}
-        settings = EngineSettings(**chosen)
+        settings = EngineSettings(
+            **{field.name: options[field.name] for field in fields(EngineSettings)}
+        )
         with hold_forks():  # transformers imports a model's module when it loads one
             engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
 
     def _name(self, loaded: LoadedModel) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
-        asks = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
+        prompt = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
         return (
-            f"local:{checkpoint.name}?engine={engine.name}{asks}"
+            f"local:{checkpoint.name}?engine={engine.name}{prompt}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}"
         )
 
-    def _scores(self, name: str, documents: Sequence[str], logits: dict[str, float]) -> Scores:
-        values = check_scores([logits[document] for document in documents], len(documents))
-        if self.scale == "probability":
-            values = to_probability(values)
-        return Scores(values, backend=name, model=self.model, scale=self.scale)
+    def _check_instructions(self, requests: Iterable[Request], checkpoint: Checkpoint) -> None:
+        if checkpoint.takes_instruction:
+            return
+        if any(isinstance(query, Query) for query, _ in requests):
+            raise UnsupportedInputError(
+                f"the query holds an instruction, and {checkpoint.model!r} has no prompt that "
+                "takes one; leave it out, or use a language model whose template does"
+            )
+
+    def _scores(self, name: str, result: Scores) -> Scores:
+        values = check_scores(result.values, len(result))
+        return Scores(
+            values if self.scale == "logit" else to_probability(values),
+            backend=name,
+            model=self.model,
+            scale=self.scale,
+            truncated=result.truncated,
+            usage=result.usage,
+        )
+
+
+def _check_request(query: str | Query, documents: Sequence[Document]) -> Request:
+    checked: Any = check_request(query, documents, instructions=True)  # without images: strings
+    request: Request = checked
+    return request
 
 
 def _check(options: dict[str, Any]) -> None:
     model = options["model"]
     if not isinstance(model, str) or not model.strip():
         raise ConfigError(f"`model` must be a folder or the id of a hub model, not {model!r}")
-    for name, valid in (
+    for name, choices in (
         ("engine", get_args(EngineName)),
         ("dtype", get_args(DType)),
         ("attention", get_args(Attention)),
         ("scale", ("probability", "logit")),
     ):
-        if options[name] not in valid:
-            raise ConfigError(unknown(f"`{name}`", str(options[name]), valid))
+        check_choice(name, options[name], choices)
     device = options["device"]
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):
         raise ConfigError(
             "`device` must be 'auto', 'cpu', 'mps' or 'cuda', one of several, as in 'cuda:1', or "
             f"several, as in 'cuda:0,cuda:1' or 'cuda:all', not {device!r}"
         )
-    for name, least in (("max_length", 1), ("batch_tokens", 1), ("threads", 1)):
+    for name in ("max_length", "batch_tokens", "threads"):
+        check_integer(name, options[name], least=1, optional=True)
+    check_integer("cached_tokens", options["cached_tokens"], least=0)
+    check_number(
+        "gpu_memory_fraction", options["gpu_memory_fraction"], above=0, most=1, optional=True
+    )
+    for name in _SWITCHES:
+        check_boolean(name, options[name])
+    for name in (*_PROMPT_OPTIONS, "revision", "cache_folder"):
         value = options[name]
-        if value is not None and value < least:
-            raise ConfigError(f"`{name}` must be None or at least {least}, not {value!r}")
-    fraction = options["gpu_memory_fraction"]
-    if fraction is not None and not 0 < fraction <= 1:
-        raise ConfigError(f"`gpu_memory_fraction` must be above 0 and at most 1, not {fraction!r}")
-    for name in _PROMPT_OPTIONS:
-        if options[name] is not None and not options[name]:
-            raise ConfigError(f"`{name}` must be None or a text that is not empty")
-    if options["cached_tokens"] < 0:
-        raise ConfigError(f"`cached_tokens` must be at least 0, not {options['cached_tokens']!r}")
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"`{name}` must be None or a text that is not empty, not {value!r}")

@@ -104,6 +104,11 @@ class Checkpoint:
         return facts
 
     @property
+    def takes_instruction(self) -> bool:
+        """Whether a query may bring an instruction of its own."""
+        return self.prompt is not None and self.prompt.takes_instruction
+
+    @property
     def is_decoder(self) -> bool:
         """Whether this is a language model in form, be its head a classifier or not."""
         return self.answer_tokens is not None or "num_key_value_heads" in self.config

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scores
 
 __all__ = [
     "Attention",
@@ -16,16 +18,22 @@ __all__ = [
     "EngineStats",
     "Request",
     "UnsupportedByEngine",
+    "query_text",
 ]
 
 Attention: TypeAlias = Literal["auto", "packed", "padded"]
 """Whether pairs of a batch lie one after another, or are padded to one length."""
 
 DType: TypeAlias = Literal["auto", "float32", "tf32", "float16", "bfloat16", "int8"]
-"""How numbers are held; `"auto"` leaves it to the engine and the device."""
+"""The dtype of weights and activations; `"auto"` leaves it to the engine and the device."""
 
-Request: TypeAlias = tuple[str, Sequence[str]]
+Request: TypeAlias = tuple[str | Query, Sequence[str]]
 """A query and its documents."""
+
+
+def query_text(query: str | Query) -> str:
+    """Return the words of a query, which has no image here."""
+    return query if isinstance(query, str) else query.text or ""
 
 
 class UnsupportedByEngine(ConfigError):
@@ -34,12 +42,12 @@ class UnsupportedByEngine(ConfigError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What the user chose; each engine refuses what it can't do with `UnsupportedByEngine`."""
+    """The user's settings; an engine refuses what it can't do with `UnsupportedByEngine`."""
 
     device: str = "auto"
-    """`"auto"`, what torch calls it, several with commas between, or `"cuda:all"`."""
+    """`"auto"`, a name of torch, several separated by commas, or `"cuda:all"`."""
     dtype: DType = "auto"
-    """How weights and activations are held."""
+    """Of weights and activations."""
     attention: Attention = "auto"
     """How the torch engine batches; `"auto"` packs where the model allows it."""
     compile: bool = False
@@ -47,11 +55,11 @@ class EngineSettings:
     cuda_graphs: bool = False
     """Whether small requests replay recorded CUDA graphs."""
     gpu_memory_fraction: float | None = None
-    """How much of a GPU's memory this process may use, 0 to 1; None: all there is."""
+    """The share of a GPU's memory that this process may use, 0 to 1; None: all of it."""
     batch_tokens: int | None = None
-    """Most tokens in one batch, padding included; None: what suits the device."""
+    """The most tokens in one batch, padding included; None: what suits the device."""
     threads: int | None = None
-    """Processor threads of the engine; None: what suits the machine."""
+    """CPU threads of the engine; None: what suits the machine."""
     cached_tokens: int = 1 << 20
     """Document tokens kept for the next request; 0 keeps none."""
     allow_pickle: bool = False
@@ -64,10 +72,8 @@ class EngineSettings:
 class EngineStats:
     """What an engine has done since it was loaded; counts only grow."""
 
-    truncated_pairs: int = 0
-    """Pairs that were cut."""
     tokens: int = 0
-    """What the model read, padding included."""
+    """Tokens that the model has read, padding included."""
     padding: int = 0
     """How many of these only fill up batches."""
 
@@ -75,34 +81,36 @@ class EngineStats:
 class Engine(Protocol):
     """Scores pairs with one checkpoint. Its module offers `load(checkpoint, settings)`.
 
-    `logits` may be called by several threads at once: the engine locks what can't run in
-    parallel. `load` and `close` are each called once, with no call of `logits` in progress.
+    Several threads may call `logits` at once: the engine locks what can't run in parallel. `load`
+    and `close` are each called once, while no call of `logits` is in progress.
     """
 
     @property
     def name(self) -> str:
-        """What makes the logits beside the checkpoint: engine and dtype, as `"torch-float32"`.
+        """Engine and dtype, as in `"torch-float32"`.
 
-        Engines of equal names give equal logits, up to the rounding of the hardware.
+        With the checkpoint it determines the logits, up to the rounding of the hardware.
         """
 
-    def logits(self, requests: Sequence[Request]) -> list[list[float]]:
-        """Return one raw logit per document, in input order, one list per request.
+    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        """Return the raw logits of each request, with `truncated` and `usage.tokens`.
 
-        The texts were checked before: strings of valid Unicode, no blank query.
+        The caller has checked the requests: the texts are valid Unicode, no query is blank, and
+        only a checkpoint that `takes_instruction` gets one.
 
         Raises:
+            UnsupportedInputError: the model can't use the instruction of a query.
             BackendError: the model failed, or a single pair does not fit into memory.
         """
 
     def describe(self) -> dict[str, object]:
-        """Say how the engine works here, as JSON-ready facts: device, dtype, path, counts."""
+        """Return how the engine works here, as JSON-ready facts: device, dtype, counts."""
 
     def stats(self) -> EngineStats:
-        """Say what was done so far; quick, and safe while others score."""
+        """Return what was done so far; quick, and safe while others score."""
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes that the model takes now, as `Computed` tells them; quick."""
+        """Return the bytes that the model takes now, as in `Computed.memory`; quick."""
 
     def close(self) -> None:
         """Free the model, and stop threads and processes."""

@@ -1,8 +1,7 @@
-"""The Hugging Face hub: fetching a model's files, and what its refusals mean."""
+"""The Hugging Face hub: downloading a model's files, and its errors as ours."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,19 +19,19 @@ def fetch(
     local_files_only: bool,
     patterns: Sequence[str],
 ) -> Path:
-    """Return the folder of a model's files, named by their commit; download what is missing.
+    """Return the folder of a model's files, named by its commit; download what is missing.
 
     Args:
         model: the id on the hub.
         revision: branch, tag or commit; None: the default branch.
         cache_folder: where models are kept; None: the hub client's own folder.
-        local_files_only: take them from that folder only.
-        patterns: which files of the top folder are wanted, or with a `/` which files below it.
+        local_files_only: use only what that folder has.
+        patterns: the files of the top folder to get, or with a `/` the files below it.
 
     Raises:
         ConfigError: there is no such model or revision, or it is not in the folder.
         AuthenticationError: the hub refuses access to the model.
-        BackendUnavailable: the hub can't be reached.
+        BackendUnavailable: the hub can't be reached, or the download failed.
         MissingDependencyError: the hub client is not installed.
     """
     hub = require("huggingface_hub", extra="local")
@@ -70,17 +69,8 @@ def fetch(
             f"the model {model!r} is not in the local cache and the hub can't be reached; check "
             "the network, or give the path of a folder"
         ) from exc
-    except _download_errors() as exc:
+    except Exception as exc:  # its HTTP client (httpx, httpx2, requests) and hf_xet have their own
         raise BackendUnavailable(
             f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
         ) from exc
     return Path(folder)
-
-
-def _download_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a download, whichever HTTP client the hub client uses.
-
-    Those of `requests`, which its old versions use, are `OSError`s.
-    """
-    clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    return OSError, *(client.HTTPError for client in clients)

@@ -1,7 +1,8 @@
-"""A model in use, and what hooks hear of its work."""
+"""A model in use, and the events of its work."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rerank_plugins._internal.locks import ForkSafeLock
@@ -9,34 +10,36 @@ from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineStats
 from rerank_plugins.hooks import Computed, Truncated
 from rerank_plugins.hooks._dispatch import dispatcher, emit
+from rerank_plugins.scores import Scores
 
 __all__ = ["LoadedModel"]
 
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in use."""
+    """A checkpoint and the engine that runs it."""
 
     checkpoint: Checkpoint
     engine: Engine
     reason: str
-    """Why this engine."""
+    """Why this engine was chosen."""
     users: int = 0
-    """Calls in progress; changed under the backend's lock."""
-    _told: EngineStats = field(default_factory=EngineStats)
+    """Calls in progress; guarded by the backend's lock."""
+    _emitted: EngineStats = field(default_factory=EngineStats)
     _lock: ForkSafeLock = field(default_factory=ForkSafeLock)
 
-    def emit_events(self) -> None:
-        """Tell those who listen what was done since the last time.
+    def emit_events(self, results: Iterable[Scores]) -> None:
+        """Emit what a call did: the documents it cut, and what was computed since the last call.
 
-        What calls side by side have done is told by the first that ends.
+        What concurrent calls computed is emitted by the first that ends.
         """
         with self._lock:
-            before, now = self._told, self.engine.stats()
-            self._told = now
+            before, now = self._emitted, self.engine.stats()
+            self._emitted = now
         if dispatcher() is None:
             return
-        if now.truncated_pairs > before.truncated_pairs:
-            emit(Truncated(now.truncated_pairs - before.truncated_pairs))
+        truncated = sum(len(scores.truncated) for scores in results)
+        if truncated:
+            emit(Truncated(truncated))
         tokens, padding = now.tokens - before.tokens, now.padding - before.padding
         emit(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))

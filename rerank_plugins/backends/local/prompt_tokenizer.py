@@ -4,42 +4,56 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
-from rerank_plugins.backends.local.engine import Request
-from rerank_plugins.backends.local.prompts import Prompt, pieces
+from rerank_plugins.backends.local.engine import Request, query_text
+from rerank_plugins.backends.local.prompts import Prompt, split_template
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.content import Query
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
 
 __all__ = ["PromptTokenizer"]
 
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
+_MAX_INSTRUCTIONS = 64  # instructions of calls whose layout is kept
 _FILLERS = ("0", "1 2 3 4")
-"""Documents that have no token in common: what equals in their prompts is the template."""
+"""Documents without a common token: what their prompts have in common is the template."""
+
+Render: TypeAlias = Callable[[str, str], str]
+"""Puts a query and a document into the template."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The template with one instruction."""
+
+    render: Render
+    max_query_tokens: int
 
 
 class PromptTokenizer:
-    """Encodes prompts as the model's own tokenizer would: each is one text, tokenised whole.
+    """Tokenises prompts as the model's own tokenizer would: each is one text, tokenised whole.
 
     A prompt above `max_length` loses the end of its document, never a part of the template. A
-    query may fill three quarters of the room that the template leaves; what is beyond is cut,
-    logged once and counted. Safe to share between threads.
+    query may fill three quarters of the room that the template leaves; the rest is cut, logged
+    once and counted. Safe to share between threads.
 
     Args:
         tokenizer: a transformers tokenizer that has a `backend_tokenizer`.
         prompt: the template.
-        max_length: most tokens in a prompt.
+        max_length: the most tokens in a prompt.
         cached_tokens: tokens of prompts kept for the next request; 0 keeps none.
 
     Raises:
-        ConfigError: the chat template loses a query or a document, or does not use the
+        ConfigError: the chat template loses the query or the document, or does not use the
             instruction; or `max_length` leaves no room beside the template.
     """
 
@@ -50,55 +64,97 @@ class PromptTokenizer:
         self._tokenizer = type(backend).from_str(backend.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._render = _text_renderer(prompt) if prompt.text else _chat_renderer(tokenizer, prompt)
+        self._chat_tokenizer = tokenizer
+        self._prompt = prompt
         self._max_length = max_length
-        template = len(self._ids(self._render("", "")))
-        self._most_of_query = (max_length - template) * 3 // 4
-        if self._most_of_query < 1:
-            raise ConfigError(
-                f"`max_length` is {max_length}, which leaves no room for text beside the "
-                f"{template} tokens of the template"
-            )
+        self._default_layout = self._make_layout(prompt)
+        self._layouts: dict[str, _Layout] = {}
         self._prompts: TokenCache[Tokens] = TokenCache(cached_tokens)
         self._lock = ForkSafeLock()
-        self.truncated_pairs = 0
-        """Prompts whose document was cut so far."""
-        self.truncated_queries = 0
-        """Prompts whose query was cut so far."""
+        self._truncated_pairs = 0
+        self._truncated_queries = 0
 
     def encode(self, requests: Sequence[Request]) -> Pairs:
-        """Return the prompts of all requests in input order, one group per query."""
-        texts = [
-            [self._render(query, document) for document in documents]
-            for query, documents in ((self._cut_query(q, len(d)), d) for q, d in requests)
+        """Return the prompts of all requests in input order, one group per query.
+
+        Raises:
+            UnsupportedInputError: the template can't take the instruction of a query.
+        """
+        layouts = [self._layout_of(query) for query, _ in requests]
+        queries = [
+            self._cut_query(query_text(query), layout, len(documents))
+            for (query, documents), layout in zip(requests, layouts, strict=True)
         ]
-        known = self._prompts.fill((text for part in texts for text in part), self._encode)
+        texts = [
+            [layout.render(query, document) for document in documents]
+            for (_, documents), layout, (query, _) in zip(requests, layouts, queries, strict=True)
+        ]
+        tokens_of = self._prompts.fill((text for part in texts for text in part), self._encode)
         rows: list[NDArray[np.int32]] = []
         groups: list[int] = []
         shared: list[int] = []
-        for group, (part, (query, _)) in enumerate(zip(texts, requests, strict=True)):
-            found = [known[text] for text in part]
-            if any(count > self._max_length for _, count in found):
-                found = self._shortened(self._cut_query(query, 0), found)
-            rows += [ids for ids, _ in found]
-            groups += [group] * len(found)
-            shared += [_common([ids for ids, _ in found])] * len(found)
-        ids = np.concatenate(rows) if rows else np.zeros(0, np.int32)
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        truncated: list[bool] = []
+        for group, (part, layout, (query, query_is_cut)) in enumerate(
+            zip(texts, layouts, queries, strict=True)
+        ):
+            tokens = [tokens_of[text] for text in part]
+            too_long = [count > self._max_length for _, count in tokens]
+            ids = [row for row, _ in tokens]
+            if any(too_long):
+                ids = self._cut_documents(query, layout, ids, too_long)
+            rows += ids
+            groups += [group] * len(ids)
+            shared += [_common_prefix(ids)] * len(ids)
+            truncated += [query_is_cut or cut for cut in too_long]
+        with self._lock:
+            self._truncated_pairs += sum(truncated)
+        flat = np.concatenate(rows) if rows else np.zeros(0, np.int32)
         return Pairs(
-            ids,
-            np.zeros_like(ids),
-            offsets,
+            flat,
+            np.zeros_like(flat),
+            np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]),
             np.array(groups, dtype=np.int64),
             np.array(shared, dtype=np.int64),
+            np.array(truncated, dtype=np.bool_),
         )
 
     def describe(self) -> dict[str, object]:
-        """Say how many prompts were cut so far, as JSON-ready facts."""
+        """Return how many prompts were cut so far, as JSON-ready facts."""
         return {
-            "truncated_pairs": self.truncated_pairs,
-            "truncated_queries": self.truncated_queries,
+            "truncated_pairs": self._truncated_pairs,
+            "truncated_queries": self._truncated_queries,
         }
+
+    def _make_layout(self, prompt: Prompt) -> _Layout:
+        render = (
+            _text_renderer(prompt) if prompt.text else _chat_renderer(self._chat_tokenizer, prompt)
+        )
+        template = len(self._ids(render("", "")))
+        max_query_tokens = (self._max_length - template) * 3 // 4
+        if max_query_tokens < 1:
+            raise ConfigError(
+                f"`max_length` is {self._max_length}, which leaves no room for text beside the "
+                f"{template} tokens of the template"
+            )
+        return _Layout(render, max_query_tokens)
+
+    def _layout_of(self, query: str | Query) -> _Layout:
+        if isinstance(query, str) or query.instruction is None:
+            return self._default_layout
+        instruction = query.instruction
+        layout = self._layouts.get(instruction)
+        if layout is None:
+            try:
+                layout = self._make_layout(self._prompt.with_instruction(instruction))
+            except ConfigError as exc:
+                raise UnsupportedInputError(
+                    f"the query's instruction can't be used: {exc}"
+                ) from exc
+            with self._lock:
+                if len(self._layouts) >= _MAX_INSTRUCTIONS:
+                    self._layouts.clear()
+                self._layouts[instruction] = layout
+        return layout
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -113,63 +169,63 @@ class PromptTokenizer:
                 tokens.append((ids[: self._max_length].copy(), len(ids)))
         return tokens
 
-    def _cut_query(self, query: str, pairs: int) -> str:
-        """Return the query, or its start where it is too long; count its pairs then."""
-        if len(query) <= self._most_of_query:  # a token has at least one character
-            return query
+    def _cut_query(self, query: str, layout: _Layout, pairs: int) -> tuple[str, bool]:
+        """Return the query, or its start if it is too long, and whether it was cut."""
+        if len(query) <= layout.max_query_tokens:  # a token has at least one character
+            return query, False
         encoding = self._tokenizer.encode(query, add_special_tokens=False)
-        if len(encoding.ids) <= self._most_of_query:
-            return query
+        if len(encoding.ids) <= layout.max_query_tokens:
+            return query, False
         with self._lock:
-            first = pairs and not self.truncated_queries
-            self.truncated_queries += pairs
-        if first:
+            is_first = pairs and not self._truncated_queries
+            self._truncated_queries += pairs
+        if is_first:
             _log.warning(
                 "a query of %d tokens was cut to %d; shorten queries or raise `max_length` "
-                "(said once; `describe()` counts)",
+                "(logged once; `describe()` counts)",
                 len(encoding.ids),
-                self._most_of_query,
+                layout.max_query_tokens,
             )
-        return query[: encoding.offsets[self._most_of_query - 1][1]]
+        return query[: encoding.offsets[layout.max_query_tokens - 1][1]], True
 
-    def _shortened(self, query: str, found: Sequence[Tokens]) -> list[Tokens]:
-        """Cut the documents of too long prompts, and put the end of the template behind them."""
-        first, second = (self._ids(self._render(query, filler)) for filler in _FILLERS)
-        kept = _common([np.array(first[::-1]), np.array(second[::-1])])
+    def _cut_documents(
+        self,
+        query: str,
+        layout: _Layout,
+        rows: Sequence[NDArray[np.int32]],
+        too_long: Sequence[bool],
+    ) -> list[NDArray[np.int32]]:
+        """Cut the documents of prompts that are too long, and append the template's end."""
+        first, second = (self._ids(layout.render(query, filler)) for filler in _FILLERS)
+        kept = _common_prefix([np.array(first[::-1]), np.array(second[::-1])])
         tail = np.array(first[len(first) - kept :], dtype=np.int32)
-        cut: list[Tokens] = []
-        for ids, count in found:
-            if count <= self._max_length:
-                cut.append((ids, count))
-                continue
-            start = ids[: self._max_length - len(tail)]
-            cut.append((np.concatenate([start, tail]), count))
-        with self._lock:
-            self.truncated_pairs += sum(count > self._max_length for _, count in found)
-        return cut
+        return [
+            np.concatenate([row[: self._max_length - len(tail)], tail]) if cut else row
+            for row, cut in zip(rows, too_long, strict=True)
+        ]
 
 
-def _common(rows: Sequence[NDArray[Any]]) -> int:
-    """Return how many tokens all rows begin with; one less than the shortest at most."""
+def _common_prefix(rows: Sequence[NDArray[Any]]) -> int:
+    """Return how many tokens all rows begin with, at most one less than the shortest has."""
     if len(rows) < 2:  # noqa: PLR2004 - alone, a row has nothing to share
         return 0
-    most = min(len(row) for row in rows) - 1
+    length = min(len(row) for row in rows) - 1
     for row in rows[1:]:
-        differing = np.flatnonzero(row[:most] != rows[0][:most])
-        most = int(differing[0]) if len(differing) else most
-    return max(most, 0)
+        differing = np.flatnonzero(row[:length] != rows[0][:length])
+        length = int(differing[0]) if len(differing) else length
+    return max(length, 0)
 
 
-def _text_renderer(prompt: Prompt) -> Callable[[str, str], str]:
-    before, between, behind = pieces(prompt)
+def _text_renderer(prompt: Prompt) -> Render:
+    before, between, behind = split_template(prompt)
     return lambda query, document: f"{before}{query}{between}{document}{behind}"
 
 
-def _chat_renderer(tokenizer: Any, prompt: Prompt) -> Callable[[str, str], str]:
+def _chat_renderer(tokenizer: Any, prompt: Prompt) -> Render:
     """Return what renders the chat template as sentence-transformers does.
 
     Raises:
-        ConfigError: a query, a document or the instruction does not reach the text.
+        ConfigError: the query, the document or the instruction does not reach the text.
     """
     forms = (False, True) if prompt.structured is None else (prompt.structured,)
     problems = []
@@ -179,7 +235,7 @@ def _chat_renderer(tokenizer: Any, prompt: Prompt) -> Callable[[str, str], str]:
         if problem is None:
             return render
         problems.append(problem)
-    raise ConfigError(f"the chat template {problems[0]}, so it is no reranker's; give `template`")
+    raise ConfigError(f"the chat template {problems[0]}, so it can't be used; set `template`")
 
 
 class _Chat:
@@ -200,15 +256,15 @@ class _Chat:
         return str(text)
 
     def problem(self) -> str | None:
-        """Say what the template loses of a pair; None: nothing."""
+        """Return what the template loses of a pair, as words for a message; None if nothing."""
         try:
             plain = self("0", "0")
-            others = {"query": self("1 2", "0"), "document": self("0", "1 2")}
+            variants = {"query": self("1 2", "0"), "document": self("0", "1 2")}
             if self._prompt.instruction is not None:
-                others["instruction"] = self("0", "0", " 1 2")
+                variants["instruction"] = self("0", "0", " 1 2")
         except Exception as exc:  # noqa: BLE001 - a template raises whatever its author likes
             return f"fails on a query and a document ({type(exc).__name__}: {exc})"
-        lost = [name for name, text in others.items() if text == plain]
+        lost = [name for name, text in variants.items() if text == plain]
         return f"leaves out the {' and the '.join(lost)}" if lost else None
 
     def _message(self, role: str, text: str) -> dict[str, object]:

@@ -16,8 +16,8 @@ __all__ = [
     "Prompt",
     "PromptConfig",
     "PromptOptions",
-    "pieces",
     "read_prompt_config",
+    "split_template",
 ]
 
 PAIR = "pair"
@@ -42,6 +42,18 @@ class Prompt:
     """Keywords that the checkpoint wants its chat template called with."""
     structured: bool | None = None
     """Whether the chat template reads a message's content as parts; None: tried out."""
+    instruction_form: str = field(default="{instruction}", repr=False)
+    """How an instruction that is given stands in the prompt, as in `"task: {instruction}"`."""
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether there is a place for an instruction; a chat template may still ignore it."""
+        return self.text is None or "{instruction}" in self.text
+
+    def with_instruction(self, instruction: str) -> Prompt:
+        """Return the prompt with this instruction in place of its own."""
+        text = self.instruction_form.replace("{instruction}", instruction)
+        return replace(self, instruction=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,6 @@ class PromptTemplate:
 
     prompt: Prompt
     answer_tokens: AnswerTokens
-    instructed: str = ""
-    """What the prompt's `{instruction}` becomes where one is given; "": the instruction itself."""
 
 
 _QWEN3 = (
@@ -87,7 +97,8 @@ TEMPLATES: dict[str, PromptTemplate] = {
         Prompt("<bos>A: {query}\nB: {document}\n{instruction}", _BGE), AnswerTokens("Yes")
     ),
     "mxbai-rerank-v2": PromptTemplate(
-        Prompt(_MXBAI, ""), AnswerTokens("1", "0"), "instruction: {instruction}\n"
+        Prompt(_MXBAI, "", instruction_form="instruction: {instruction}\n"),
+        AnswerTokens("1", "0"),
     ),
     "qwen3-reranker": PromptTemplate(
         Prompt(
@@ -212,16 +223,13 @@ def _default_prompt(settings: Mapping[str, Any]) -> str | None:
 def _prompt(model: str, prompt_options: PromptOptions, chat: Prompt | None) -> Prompt | None:
     instruction, template = prompt_options.instruction, prompt_options.template
     if template in TEMPLATES:
-        known = TEMPLATES[template]
-        if instruction is None:
-            return known.prompt
-        form = known.instructed or "{instruction}"
-        return Prompt(known.prompt.text, form.replace("{instruction}", instruction))
+        prompt = TEMPLATES[template].prompt
+        return prompt if instruction is None else prompt.with_instruction(instruction)
     if template is not None and template != PAIR:
         _check_template(template, instruction)
         return Prompt(template, instruction)
     if template is None and chat is not None:
-        return chat if instruction is None else replace(chat, instruction=instruction)
+        return chat if instruction is None else chat.with_instruction(instruction)
     if instruction is not None:
         raise ConfigError(f"{model!r} has no template to put an `instruction` in; give `template`")
     return None
@@ -269,9 +277,9 @@ def _say_template() -> str:
     )
 
 
-def pieces(prompt: Prompt) -> Sequence[str]:
-    """Return what stands before the query, between query and document, and behind."""
+def split_template(prompt: Prompt) -> Sequence[str]:
+    """Return the text before the query, between query and document, and after the document."""
     before, _, rest = (prompt.text or "").partition("{query}")
-    between, _, behind = rest.partition("{document}")
-    said = prompt.instruction or ""
-    return [part.replace("{instruction}", said) for part in (before, between, behind)]
+    between, _, after = rest.partition("{document}")
+    instruction = prompt.instruction or ""
+    return [part.replace("{instruction}", instruction) for part in (before, between, after)]

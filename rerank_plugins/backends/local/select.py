@@ -1,4 +1,4 @@
-"""Which engine scores: the one asked for, or the one that suits the machine and the model."""
+"""Select the engine: the one that was set, or the one that suits machine and model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ENGINES = {
     "onnx": "rerank_plugins.backends.local.onnx.engine",
     "torch": "rerank_plugins.backends.local.torch.engine",
 }
-"""Engine → the module that has its `load(checkpoint, settings)`."""
+"""Engine → the module with its `load(checkpoint, settings)`."""
 
-_NEEDS = {
+_PACKAGES = {
     "onnx": ("numpy", "onnxruntime", "tokenizers"),
     "torch": ("numpy", "safetensors", "tokenizers", "torch", "transformers"),
 }
-"""What an engine's module imports."""
+"""Engine → the packages that its module imports."""
 
 _EXTRAS = {"onnx": "onnx", "torch": "local"}
 
@@ -36,7 +36,7 @@ _EXTRAS = {"onnx": "onnx", "torch": "local"}
 def load_engine(
     engine: EngineName, checkpoint: Checkpoint, settings: EngineSettings
 ) -> tuple[Engine, str]:
-    """Load the engine asked for, or the one that suits; say why it was taken.
+    """Load the engine that was set, or the one that suits; return it and the reason.
 
     Raises:
         ConfigError: the engine can't run this checkpoint with these settings.
@@ -46,15 +46,15 @@ def load_engine(
     if engine == "onnx":
         _refuse_for_onnx(checkpoint, settings)
     if engine != "auto":
-        return _imported(engine).load(checkpoint, settings), "asked for"
+        return _import_engine(engine).load(checkpoint, settings), "set by `engine`"
     reason = _why_not_onnx(checkpoint, settings)
     if reason is None:
         try:
-            return _imported("onnx").load(checkpoint, settings), "no GPU is used"
+            return _import_engine("onnx").load(checkpoint, settings), "no GPU is used"
         except (UnsupportedByEngine, MissingDependencyError) as exc:
             reason = str(exc)
     try:
-        return _imported("torch").load(checkpoint, settings), f"not onnx: {reason}"
+        return _import_engine("torch").load(checkpoint, settings), f"not onnx: {reason}"
     except MissingDependencyError as exc:
         raise MissingDependencyError(f"{exc} (the onnx engine can't be used: {reason})") from exc
 
@@ -72,45 +72,49 @@ def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | Non
 
 
 def _refuse_for_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> None:
-    """Refuse what the ONNX engine would have to ignore."""
+    """Refuse what the ONNX engine would have to ignore.
+
+    Raises:
+        UnsupportedByEngine: the checkpoint or a setting needs the torch engine.
+    """
     if checkpoint.prompt is not None or checkpoint.answer_tokens is not None:
         raise UnsupportedByEngine(
-            f"{checkpoint.model!r} reads pairs in a prompt or answers in words, which only the "
-            "torch engine can do"
+            f"{checkpoint.model!r} is a language model or uses a prompt, which only the torch "
+            "engine can run"
         )
     for option in ("compile", "cuda_graphs", "gpu_memory_fraction"):
         if getattr(settings, option):
-            raise UnsupportedByEngine(f"`{option}` belongs to the torch engine")
+            raise UnsupportedByEngine(f"`{option}` is for the torch engine only")
 
 
 def check_installed(engine: EngineName) -> None:
-    """Check that the engine asked for, or any engine, can be imported.
+    """Check that the engine that was set, or any engine for `"auto"`, is installed.
 
     Raises:
         MissingDependencyError: it is not installed; the message names the extra.
     """
     if engine != "auto":
-        _require(engine)
+        _require_packages(engine)
         return
     try:
-        _require("onnx")
+        _require_packages("onnx")
     except MissingDependencyError:
-        _require("torch")
+        _require_packages("torch")
 
 
-def _require(engine: str) -> None:
-    for package in _NEEDS[engine]:
+def _require_packages(engine: str) -> None:
+    for package in _PACKAGES[engine]:
         if importlib.util.find_spec(package) is None:
             require(package, extra=_EXTRAS[engine])
 
 
-def _imported(engine: str) -> Any:
-    _require(engine)
+def _import_engine(engine: str) -> Any:
+    _require_packages(engine)
     return importlib.import_module(_ENGINES[engine])
 
 
 def _has_gpu(device: str) -> bool:
-    """Tell without torch that there is no GPU; ask torch only where there could be one."""
+    """Return whether a GPU would be used; imports torch only where there may be one."""
     if device != "auto":
         return device != "cpu"
     if importlib.util.find_spec("torch") is None:

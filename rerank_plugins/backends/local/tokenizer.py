@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.checkpoint import Checkpoint
-from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine
+from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine, query_text
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.scores import Scores, Usage
 
-__all__ = ["PairTokenizer", "Pairs", "Pooling", "cut_pair"]
+__all__ = ["PairTokenizer", "Pairs", "Pooling", "cut_pair", "scores_by_request"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Pairs:
     """Pairs of equal number begin with the same tokens; None: nothing is known of that."""
     shared: NDArray[np.int64] | None = None
     """How many tokens each pair has in common with its group, always less than its own."""
+    truncated: NDArray[np.bool_] | None = None
+    """Whether a text of each pair was cut; None: none was."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,7 +68,40 @@ class Pairs:
             np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows], dtype=np.int64)]),
             None if self.groups is None else self.groups[indices],
             None if self.shared is None else self.shared[indices],
+            None if self.truncated is None else self.truncated[indices],
         )
+
+
+def scores_by_request(
+    requests: Sequence[Request], pairs: Sequence[Pairs], logits: Sequence[float]
+) -> list[Scores]:
+    """Return the logits of each request with what is known of its pairs.
+
+    Args:
+        requests: the requests.
+        pairs: their pairs in order, in parts of any size.
+        logits: one of each pair.
+    """
+    lengths = np.concatenate([part.lengths for part in pairs]) if pairs else np.zeros(0, np.int64)
+    cuts = [
+        np.zeros(len(part), np.bool_) if part.truncated is None else part.truncated
+        for part in pairs
+    ]
+    truncated = np.concatenate(cuts) if cuts else np.zeros(0, np.bool_)
+    scores: list[Scores] = []
+    start = 0
+    for _, documents in requests:
+        part = slice(start, start + len(documents))
+        scores.append(
+            Scores(
+                logits[part],
+                scale="logit",
+                truncated=np.flatnonzero(truncated[part]).tolist(),
+                usage=Usage(tokens=int(lengths[part].sum())),
+            )
+        )
+        start = part.stop
+    return scores
 
 
 class PairTokenizer:
@@ -113,10 +149,8 @@ class PairTokenizer:
         self._cut_left = cut_left
         self._documents: TokenCache[Tokens] = TokenCache(cached_tokens)
         self._lock = ForkSafeLock()
-        self.truncated_pairs = 0
-        """Pairs that were cut to `max_length` so far."""
-        self.truncated_queries = 0
-        """Of these, pairs whose query was cut as well."""
+        self._truncated_pairs = 0
+        self._truncated_queries = 0
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, *, cached_tokens: int) -> Self:
@@ -140,28 +174,29 @@ class PairTokenizer:
 
     def encode(self, requests: Sequence[Request]) -> Pairs:
         """Return the pairs of all requests, request after request, in input order."""
-        queries = list(dict.fromkeys(query for query, _ in requests))
+        queries = list(dict.fromkeys(query_text(query) for query, _ in requests))
         prefixed = [self._query_prefix + query for query in queries]
         query_tokens = dict(zip(queries, self._encode(prefixed), strict=True))
         document_tokens = self._documents.fill(
             (document for _, documents in requests for document in documents), self._encode
         )
-        assembled = _Assembly(self._template)
+        assembly = _Assembly(self._template)
         for query, documents in requests:
-            query_ids, query_count = query_tokens[query]
+            query_ids, query_count = query_tokens[query_text(query)]
             for document in documents:
                 ids, count = document_tokens[document]
                 keep = cut_pair(query_count, count, self._room)
-                assembled.add(self._cut(query_ids, keep[0]), self._cut(ids, keep[1]))
-                if keep != (query_count, count):
+                is_cut = keep != (query_count, count)
+                assembly.add(self._cut(query_ids, keep[0]), self._cut(ids, keep[1]), is_cut=is_cut)
+                if is_cut:
                     self._count_cut(query_count, keep[0])
-        return assembled.pairs()
+        return assembly.pairs()
 
     def describe(self) -> dict[str, object]:
-        """Say how many pairs were cut so far, as JSON-ready facts."""
+        """Return how many pairs were cut so far, as JSON-ready facts."""
         return {
-            "truncated_pairs": self.truncated_pairs,
-            "truncated_queries": self.truncated_queries,
+            "truncated_pairs": self._truncated_pairs,
+            "truncated_queries": self._truncated_queries,
         }
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:
@@ -178,13 +213,13 @@ class PairTokenizer:
 
     def _count_cut(self, query_count: int, query_keep: int) -> None:
         with self._lock:
-            self.truncated_pairs += 1
-            self.truncated_queries += query_keep < query_count
-            first = query_keep < query_count and self.truncated_queries == 1
-        if first:
+            self._truncated_pairs += 1
+            self._truncated_queries += query_keep < query_count
+            is_first = query_keep < query_count and self._truncated_queries == 1
+        if is_first:
             _log.warning(
-                "a query of %d tokens was cut to %d, as the reference does; shorten queries or "
-                "raise `max_length` (said once; `describe()` counts)",
+                "a query of %d tokens was cut to %d, as transformers does; shorten queries or "
+                "raise `max_length` (logged once; `describe()` counts)",
                 query_count,
                 query_keep,
             )
@@ -247,12 +282,11 @@ class _Template:
     def _check(self, tokenizer: Any, query: str, document: str) -> None:
         ids, types, _ = _processed(tokenizer, query, document)
         assembly = _Assembly(self)
-        assembly.add(
-            *(
-                np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-                for text in (query, document)
-            )
+        query_ids, document_ids = (
+            np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+            for text in (query, document)
         )
+        assembly.add(query_ids, document_ids)
         pairs = assembly.pairs()
         if not np.array_equal(ids, pairs.ids) or not np.array_equal(types, pairs.types):
             raise UnsupportedByEngine("the tokenizer joins pairs in a way that can't be reproduced")
@@ -265,11 +299,15 @@ class _Assembly:
         self._template = template
         self._parts: list[NDArray[np.int32]] = []
         self._counts: list[int] = []
+        self._truncated: list[bool] = []
 
-    def add(self, query: NDArray[np.int32], document: NDArray[np.int32]) -> None:
+    def add(
+        self, query: NDArray[np.int32], document: NDArray[np.int32], *, is_cut: bool = False
+    ) -> None:
         head, middle, tail = self._template.ids
         self._parts += (head, query, middle, document, tail)
         self._counts += (len(head), len(query), len(middle), len(document), len(tail))
+        self._truncated.append(is_cut)
 
     def pairs(self) -> Pairs:
         counts = np.array(self._counts, dtype=np.int64).reshape(-1, 5)
@@ -280,7 +318,8 @@ class _Assembly:
         repeats[:, len(head) + 1 + len(middle)] = counts[:, 3]
         row = [*head, self._template.query_type, *middle, self._template.document_type, *tail]
         types = np.repeat(np.tile(np.array(row, np.int32), len(counts)), repeats.ravel())
-        return Pairs(_concatenated(self._parts), types, offsets)
+        truncated = np.array(self._truncated, dtype=np.bool_)
+        return Pairs(_concatenated(self._parts), types, offsets, truncated=truncated)
 
 
 def _processed(

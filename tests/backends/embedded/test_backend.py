@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from rerank_plugins import BackendError, ConfigError, load_backend, rank
-from rerank_plugins.backends.embedded import EmbeddedBackend, embedder, recipe, scorer
-from rerank_plugins.backends.embedded import char_ngrams as foreign
+from rerank_plugins.backends.embedded import EmbeddedBackend, char_ngrams, embedder, recipe, scorer
 from rerank_plugins.backends.embedded.backend import MODEL_SHA256
 from rerank_plugins.backends.embedded.embedder import TokenEmbedder
-from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim, quantized
+from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim, quantize
+from rerank_plugins.scores import Usage
 from rerank_plugins.testing import BackendContract
 from tests.support.places import DATA
 
@@ -171,7 +171,9 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
         runs = []
         run = TokenEmbedder._run
         monkeypatch.setattr(
-            TokenEmbedder, "_run", lambda self, ids: (runs.append(len(ids)), run(self, ids))[1]
+            TokenEmbedder,
+            "_run",
+            lambda self, ids, cut: (runs.append(len(ids)), run(self, ids, cut))[1],
         )
         backend.score("how heavy is a panda?", [*PANDAS, *PANDAS, "new"])
 
@@ -186,6 +188,21 @@ def test_text_beyond_max_length_does_not_count():
 
     assert short[0] == short[1]
     assert long[1] > long[0] + 0.1
+
+
+def test_scores_tell_what_was_read():
+    """Equal documents once; a text beyond `max_length`, or beyond what is tokenised, is cut."""
+    with EmbeddedBackend(max_length=4) as backend:
+        documents = ["bear", "a b c d e", "bear", " " * 9 + "x" * 200, "a b c d"]
+        scores = backend.score(PANDA, documents)
+        cut_query = backend.score("what is a giant panda?", ["bear"])
+
+        assert scores.backend == backend.name
+        assert scores.scale == "probability"
+        assert scores.truncated == {0, 1, 2, 3, 4}, "the query has five tokens"
+        assert backend.score("panda", documents).truncated == {1, 3}
+        assert backend.score("panda", ["a b c", "a b c"]).usage == Usage(tokens=4)
+        assert cut_query.truncated == {0}
 
 
 def test_names_tell_what_changes_scores():
@@ -204,7 +221,17 @@ def test_specs_rebuild_the_backend():
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_length": 0}, {"threads": 0}, {"cached_tokens": -1}, {"max_length": True}]
+    "options",
+    [
+        {"max_length": 0},
+        {"max_length": True},
+        {"max_length": "512"},
+        {"threads": 0},
+        {"threads": True},
+        {"threads": 1.5},
+        {"cached_tokens": -1},
+        {"cached_tokens": None},
+    ],
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
@@ -257,15 +284,15 @@ def test_queries_of_two_scripts_use_both(embedded):
         ("🐼!", "🐼!", []),
     ],
 )
-def test_foreign_letters_are_split_off(text, latin, runs):
-    assert latin.split() == foreign.split(text)[0].split()
-    assert runs == foreign.split(text)[1]
+def test_letters_the_model_can_not_read_are_split_off(text, latin, runs):
+    assert latin.split() == char_ngrams.split_unreadable(text)[0].split()
+    assert runs == char_ngrams.split_unreadable(text)[1]
 
 
 def test_overlap_is_the_share_of_ngrams():
-    assert foreign.overlap(["熊猫"], ["大熊猫"]) == pytest.approx(1 / 1.003)
-    assert foreign.overlap(["熊猫"], ["熊"]) == pytest.approx(1 / 3 / 1.001)
-    assert foreign.overlap([], ["熊"]) == 0.0
+    assert char_ngrams.overlap(["熊猫"], ["大熊猫"]) == pytest.approx(1 / 1.003)
+    assert char_ngrams.overlap(["熊猫"], ["熊"]) == pytest.approx(1 / 3 / 1.001)
+    assert char_ngrams.overlap([], ["熊"]) == 0.0
 
 
 def test_max_sim_takes_the_best_match_of_each_token():
@@ -277,7 +304,7 @@ def test_max_sim_takes_the_best_match_of_each_token():
 
 
 def tokens(ids, vectors) -> TokenVectors:
-    return quantized(np.array(ids, np.int32), np.array(vectors, np.float32))
+    return quantize(np.array(ids, np.int32), np.array(vectors, np.float32))
 
 
 def test_the_fit_finds_the_logistic_curve():

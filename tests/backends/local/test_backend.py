@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,15 @@ pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 import torch
 from sentence_transformers import CrossEncoder
 
-from rerank_plugins import Backend, ConfigError, InvalidResponse, load_backend
+from rerank_plugins import (
+    Backend,
+    ConfigError,
+    InvalidResponse,
+    Query,
+    UnsupportedInputError,
+    content,
+    load_backend,
+)
 from rerank_plugins.backends.local import backend as local_backend
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.engine import Request
@@ -30,6 +39,7 @@ from rerank_plugins.backends.local.torch.engine import TorchEngine
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.hooks import CallStarted, Computed, Event, Truncated
 from rerank_plugins.hooks._dispatch import observe_call as heard_by
+from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import BackendContract
 from tests.support.checkpoints import KINDS
 
@@ -154,7 +164,7 @@ def test_building_is_cheap(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     backend = LocalBackend(missing)
 
-    assert f"<LocalBackend {missing}>" == repr(backend)
+    assert f"<LocalBackend local:{missing}>" == repr(backend)
     assert [] == backend.score("query", [])
     with pytest.raises(ConfigError, match="there is no folder"):
         backend.score("query", ["document"])
@@ -166,7 +176,7 @@ def test_equal_documents_are_scored_once(
     asked: list[list[Request]] = []
     real = TorchEngine.logits
 
-    def logits(engine: TorchEngine, requests: list[Request]) -> list[list[float]]:
+    def logits(engine: TorchEngine, requests: list[Request]) -> list[Scores]:
         asked.append(requests)
         return real(engine, requests)
 
@@ -175,6 +185,93 @@ def test_equal_documents_are_scored_once(
 
     assert [[("q", ["a", "b"])]] == asked
     assert scores[0] == scores[2] == scores[3] != scores[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"attention": "padded"}, {"engine": "onnx"}], ids=str)
+def test_scores_tell_what_was_read(
+    checkpoint: Callable[[str], str], options: dict[str, Any]
+) -> None:
+    """Which documents were cut, and how many tokens were read; equal documents once."""
+    documents = ["bear", "bear " * 600, "bear", "a bear", "panda " * 600, "bear " * 600]
+    with LocalBackend(
+        checkpoint("bert"), **{"engine": "torch", "device": "cpu", "max_length": 64, **options}
+    ) as backend:
+        one, other = backend.score_many([("panda", documents), ("panda", ["a bear"])])
+
+        assert {1, 4, 5} == one.truncated
+        assert frozenset() == other.truncated
+        assert Usage(tokens=5 + 64 + 6 + 64) == one.usage
+        assert Usage(tokens=6) == other.usage
+        assert backend.name == one.backend == other.backend
+        assert (checkpoint("bert"), "probability") == (one.model, one.scale)
+        assert one[0] == one[2]
+
+
+async def test_shared_batches_tell_each_call_what_was_read_for_it(backend: LocalBackend) -> None:
+    calls = [["bear"], ["bear " * 600, "a bear"], ["a bear", "bear " * 600, "bear " * 600]]
+    results = await asyncio.gather(*(backend.ascore("panda", documents) for documents in calls))
+
+    assert [set(), {0}, {1, 2}] == [set(scores.truncated) for scores in results]
+    assert [5, 512 + 6] == [scores.usage.tokens for scores in results[:2] if scores.usage]
+
+
+async def test_a_model_loads_and_closes_without_blocking_the_event_loop(
+    checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ticks = local_backend.load_engine, 0
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.3)
+        return real(*args)
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    def close_slowly(engine: TorchEngine) -> None:
+        time.sleep(0.3)
+
+    monkeypatch.setattr(local_backend, "load_engine", slowly)
+    monkeypatch.setattr(TorchEngine, "close", close_slowly)
+    backend = LocalBackend(checkpoint("bert"), engine="torch", device="cpu")
+    clock = asyncio.create_task(tick())
+    await backend.ascore("panda", ["bear"])
+    while_loading, ticks = ticks, 0
+    await backend.aclose()
+    clock.cancel()
+
+    assert while_loading >= 5
+    assert ticks >= 5
+
+
+def test_a_cross_encoder_refuses_instructions_by_name(
+    backend: LocalBackend, checkpoint: Callable[[str], str]
+) -> None:
+    name = Path(checkpoint("bert")).name
+    with pytest.raises(UnsupportedInputError, match=f"an instruction, and '{name}' has no prompt"):
+        backend.score(Query("panda", instruction="Find bears."), ["bear"])
+    assert backend.score(Query("panda"), ["bear"]) == backend.score("panda", ["bear"])
+
+
+async def test_an_instruction_that_is_refused_fails_no_other_call(backend: LocalBackend) -> None:
+    """Though all are in one batch."""
+    queries = ["panda", Query("panda", instruction="Find bears."), "panda"]
+    first, refused, last = await asyncio.gather(
+        *(backend.ascore(query, ["bear"]) for query in queries), return_exceptions=True
+    )
+
+    assert isinstance(refused, UnsupportedInputError)
+    assert first == last == backend.score("panda", ["bear"])
+
+
+def test_texts_are_checked_once(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(content, "check_encodable", lambda text, _: checked.append(text))
+    asyncio.run(backend.ascore("panda", ["a", "b"]))
+
+    assert ["panda", "a", "b"] == checked
 
 
 def test_threads_that_come_at_once_load_one_model(
@@ -200,7 +297,7 @@ def test_closing_waits_for_calls_in_progress(
     closed: list[TorchEngine] = []
     real = TorchEngine.logits
 
-    def logits(engine: TorchEngine, requests: list[Request]) -> list[list[float]]:
+    def logits(engine: TorchEngine, requests: list[Request]) -> list[Scores]:
         backend.close()
         assert [] == closed
         return real(engine, requests)
@@ -220,7 +317,7 @@ def test_closing_waits_for_calls_in_progress(
 def test_a_logit_that_is_no_number_is_an_error(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TorchEngine, "logits", lambda *_: [[math.nan]])
+    monkeypatch.setattr(TorchEngine, "logits", lambda *_: [Scores([math.nan])])
     with pytest.raises(InvalidResponse, match="score 0 of 1 is nan"):
         backend.score("q", ["a"])
 
@@ -247,7 +344,7 @@ def test_describe_tells_engine_device_and_cuts(backend: LocalBackend) -> None:
     facts = backend.describe()
     expected = {
         "engine": "torch",
-        "engine_chosen": "asked for",
+        "engine_chosen": "set by `engine`",
         "device": "cpu",
         "dtype": "float32",
         "attention": "packed",
@@ -347,18 +444,26 @@ def test_loops_threads_and_cancelled_calls_do_not_disturb_each_other(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpu_memory_fraction": 1.5}, "must be above 0 and at most 1, not 1.5"),
+        ({"gpu_memory_fraction": 1.5}, "a number above 0 and of at most 1, not 1.5"),
+        ({"gpu_memory_fraction": True}, "`gpu_memory_fraction` must be None or a number"),
         ({"template": ""}, "`template` must be None or a text"),
+        ({"revision": 1}, "`revision` must be None or a text"),
+        ({"compile": 1}, "`compile` must be True or False, not 1"),
+        ({"local_files_only": "no"}, "`local_files_only` must be True or False, not 'no'"),
+        ({"threads": True}, "`threads` must be None or an integer of at least 1, not True"),
+        ({"batch_tokens": 1.5}, "`batch_tokens` must be None or an integer"),
+        ({"max_length": "512"}, "`max_length` must be None or an integer of at least 1, not '512'"),
+        ({"cached_tokens": None}, "`cached_tokens` must be an integer of at least 0, not None"),
         ({"device": "cuda:0;cuda:1"}, "several, as in 'cuda:0,cuda:1' or 'cuda:all'"),
         ({"model": " "}, "`model` must be a folder or the id"),
         ({"engine": "onxx"}, "did you mean 'onnx'"),
         ({"dtype": "fp16"}, "unknown `dtype` 'fp16'.*float16"),
         ({"attention": "flash"}, "unknown `attention` 'flash'"),
         ({"scale": "percent"}, "unknown `scale` 'percent'.*probability, logit"),
-        ({"max_length": 0}, "`max_length` must be None or at least 1, not 0"),
-        ({"batch_tokens": -1}, "`batch_tokens` must be None or at least 1"),
-        ({"threads": 0}, "`threads` must be None or at least 1"),
-        ({"cached_tokens": -1}, "`cached_tokens` must be at least 0"),
+        ({"max_length": 0}, "`max_length` must be None or an integer of at least 1, not 0"),
+        ({"batch_tokens": -1}, "`batch_tokens` must be None or an integer of at least 1"),
+        ({"threads": 0}, "`threads` must be None or an integer of at least 1"),
+        ({"cached_tokens": -1}, "`cached_tokens` must be an integer of at least 0"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import operator
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +243,20 @@ def test_remote_code_needs_a_commit(hub: Hub) -> None:
     assert "*.py" in hub.asked[0]["allow_patterns"]
 
 
+def _errors_of_clients() -> Iterator[Exception]:
+    """Errors of every HTTP client that a version of huggingface-hub uses, and of its transfers."""
+    for client, names in {
+        "httpx": ("ConnectError", "InvalidURL", "ReadTimeout"),
+        "httpx2": ("ConnectError", "InvalidURL", "ReadTimeout"),
+        "requests": ("ConnectionError", "exceptions.InvalidURL"),
+    }.items():
+        if importlib.util.find_spec(client):
+            library = importlib.import_module(client)
+            for name in names:
+                yield operator.attrgetter(name)(library)("bad")
+    yield RuntimeError("bad")
+
+
 def _http(error: type[Exception]) -> Exception:
     """Build an error of the hub client without the response that it wants."""
     made = error.__new__(error)
@@ -258,6 +275,10 @@ def _http(error: type[Exception]) -> Exception:
         (errors.OfflineModeIsEnabled("off"), BackendUnavailable, "hub can't be reached"),
         (_http(errors.HfHubHTTPError), BackendUnavailable, "could not be downloaded"),
         (ConnectionError("reset"), BackendUnavailable, "ConnectionError: reset"),
+        *[
+            (error, BackendUnavailable, f"could not be downloaded: {type(error).__name__}: bad")
+            for error in _errors_of_clients()
+        ],
     ],
 )
 def test_the_hubs_errors_become_ours(

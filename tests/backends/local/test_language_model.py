@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -18,7 +19,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer
 
-from rerank_plugins import ConfigError
+from rerank_plugins import ConfigError, Query, UnsupportedInputError
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.prompts import TEMPLATES
 from tests.support.checkpoints import CHAT_TEMPLATE, build_language_model
@@ -267,7 +268,7 @@ def edited(folder: str, to: Path, name: str, change: Callable[[Any], Any]) -> st
         (
             {"template": CHAT_TEMPLATE.replace('"document"', '"user"')},
             {},
-            "leaves out the document, so it is no reranker's; give `template`",
+            "leaves out the document, so it can't be used; set `template`",
         ),
         (
             {"template": CHAT_TEMPLATE.replace('"system"', '"tool"')},
@@ -342,3 +343,62 @@ def test_a_classifier_takes_a_template_too(checkpoint: Callable[[str], str]) -> 
     assert expected[:2] == pytest.approx(scored[:2], rel=1e-5, abs=1e-5)
     with pytest.raises(ConfigError, match="is a classifier"):
         ours(folder, true_token="yes")
+
+
+@pytest.mark.parametrize("options", [{}, {"template": "mxbai-rerank-v2"}], ids=str)
+def test_an_instruction_of_the_query_replaces_the_backends(
+    language_model: Callable[..., str], options: dict[str, Any]
+) -> None:
+    """As if the backend had it; calls with other instructions share a batch."""
+    folder = language_model("qwen3")
+    instruction, others = "Find what contradicts.", documents(5, 4)
+    expected = {
+        None: LocalBackend(folder, engine="torch", device="cpu", **options),
+        instruction: LocalBackend(
+            folder, engine="torch", device="cpu", instruction=instruction, **options
+        ),
+    }
+    with expected[None] as backend:
+        requests = [
+            (Query("panda", instruction=instruction), others),
+            ("panda", others),
+        ]
+        told, plain = backend.score_many(requests)
+        asynchronous = asyncio.run(backend.ascore(*requests[0]))
+
+    assert expected[instruction].score("panda", others) == pytest.approx(told, abs=1e-6)
+    assert expected[None].score("panda", others) == pytest.approx(plain, abs=1e-6)
+    assert told == pytest.approx(asynchronous, abs=1e-6)
+    assert told != pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("built", "options", "message"),
+    [
+        ({"template": CHAT_TEMPLATE.replace('"system"', '"tool"')}, {}, "leaves out the instruc"),
+        ({}, {"template": "{query} {document}"}, "has no prompt that takes one"),
+        ({}, {"max_length": 96}, "can't be used: `max_length` is 96, which leaves no room"),
+    ],
+)
+def test_an_instruction_that_can_not_be_used_is_refused(
+    language_model: Callable[..., str], built: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with LocalBackend(
+        language_model("qwen3", **built), engine="torch", device="cpu", **options
+    ) as backend:
+        with pytest.raises(UnsupportedInputError, match=message):
+            backend.score(Query("panda", instruction="Find what contradicts. " * 20), ["bear"])
+        assert 1 == len(backend.score("panda", ["bear"]))
+
+
+def test_scores_tell_which_prompts_were_cut(language_model: Callable[..., str]) -> None:
+    with LocalBackend(
+        language_model("qwen3"), engine="torch", device="cpu", max_length=96
+    ) as backend:
+        of_documents = backend.score("panda", ["bear", "bear " * 200, "bear"])
+        of_queries = backend.score("panda " * 200, ["bear", "Paris"])
+
+    assert {1} == of_documents.truncated
+    assert {0, 1} == of_queries.truncated
+    assert of_documents.usage is not None
+    assert 96 < (of_documents.usage.tokens or 0) < 2 * 96

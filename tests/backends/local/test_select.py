@@ -36,7 +36,7 @@ def test_the_processor_gets_onnx(checkpoint: Callable[[str], str]) -> None:
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_what_is_asked_for_is_taken(engine: EngineName, checkpoint: Callable[[str], str]) -> None:
-    assert (engine, "asked for") == chosen(checkpoint("bert"), engine, device="cpu")
+    assert (engine, "set by `engine`") == chosen(checkpoint("bert"), engine, device="cpu")
 
 
 def test_a_gpu_gets_torch_except_for_int8(
@@ -95,7 +95,7 @@ def test_what_is_missing_is_told_before_anything_is_fetched(
     without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody should wait for gigabytes to learn that torch is not installed."""
-    monkeypatch.setattr("rerank_plugins.backends.local.resolve", pytest.fail)
+    monkeypatch.setattr("rerank_plugins.backends.local.backend.resolve", pytest.fail)
     without("torch")
 
     with pytest.raises(MissingDependencyError, match=r"rerank-plugins\[local\]"):

@@ -1,4 +1,4 @@
-"""The ONNX engine: encoders on a processor, one pair a run and one thread a core, without torch."""
+"""The ONNX engine: encoders on a CPU without torch, one pair per run and one thread per core."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
-from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
+from rerank_plugins.scores import Scores
 
 __all__ = ["ONNXEngine", "load"]
 
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
-"""Largest error of the vector the head reads: 8 bits cost 0.02 to 0.2, a wrong graph about 1."""
+"""The largest error of the pooled vector: 8 bits cost 0.02 to 0.2, a wrong graph about 1."""
 
 _EXPORTED = ("model.onnx", "onnx/model.onnx")
 
 
 def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
-    """Build the graph of a checkpoint, or take the one that was exported beside its weights.
+    """Build the graph of a checkpoint, or load one that was exported beside its weights.
 
     Raises:
-        UnsupportedByEngine: the device, the dtype or the architecture is not one we can run.
+        UnsupportedByEngine: the engine lacks the device, the dtype or the architecture.
         ConfigError: the files are broken.
     """
     if settings.device not in {"auto", "cpu"}:
@@ -57,23 +58,23 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
         )
     if settings.attention != "auto":
         raise UnsupportedByEngine(
-            f"the ONNX engine runs one pair at a time, so attention={settings.attention!r} means "
-            'nothing to it; use engine="torch"'
+            "the ONNX engine runs one pair at a time, so it can't use attention="
+            f'{settings.attention!r}; use engine="torch"'
         )
     dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
-    pairs = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
+    tokenizer = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
     try:
-        session, facts = _built(checkpoint, dtype)
+        session, facts = _build_session(checkpoint, dtype)
         name = f"onnx-{dtype}"
     except UnsupportedByEngine as exc:
-        session, facts = _exported(checkpoint, dtype, exc)
+        session, facts = _load_exported(checkpoint, dtype, exc)
         name = "onnx-exported"
     release_memory()
-    return ONNXEngine(session, pairs, name, settings.threads or usable_cpus(), facts)
+    return ONNXEngine(session, tokenizer, name, settings.threads or usable_cpus(), facts)
 
 
-def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
-    """Return a session over our own graph, checked against the reference."""
+def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
+    """Return a session over a graph that we build, verified against the reference."""
     encoder = read_encoder(checkpoint.folder)
     head = encoder.head
     if head is None:
@@ -81,18 +82,18 @@ def _built(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str,
     samples = Sample.draw(encoder, head, longest=checkpoint.max_length)
     if dtype == "int8":
         encoder = with_peaks(encoder, samples)
-    graph = build_graph(encoder, dtype=dtype, words="input", max_length=checkpoint.max_length)
-    words = EmbeddingTable(encoder.embeddings.words)
-    encoder = replace(encoder, layers=())  # so that there need not be two of all weights
-    session = Session(*graph.to_parts(), words=words)
+    graph = build_graph(encoder, dtype=dtype, embeddings="input", max_length=checkpoint.max_length)
+    table = EmbeddingTable(encoder.embeddings.words)
+    encoder = replace(encoder, layers=())  # so that all weights are not in memory twice
+    session = Session(*graph.to_parts(), table=table)
     error = verify(session, encoder, head, samples, tolerance=_TOLERANCES[dtype])
     return session, {"dtype": dtype, "graph": "built", "error_at_load": float(f"{error:.2g}")}
 
 
-def _exported(
+def _load_exported(
     checkpoint: Checkpoint, dtype: Precision, why_not_built: UnsupportedByEngine
 ) -> tuple[Session, dict[str, object]]:
-    """Return a session over the graph that someone exported beside the weights."""
+    """Return a session over the graph that was exported beside the weights."""
     path = next((p for name in _EXPORTED if (p := checkpoint.folder / name).exists()), None)
     if path is None or dtype != "float32":
         raise why_not_built
@@ -105,23 +106,23 @@ def _exported(
 
 
 class ONNXEngine:
-    """Scores each pair by itself: nothing is padded, and its activations stay in the cache.
+    """Scores pair by pair: nothing is padded, and the activations fit into the CPU's cache.
 
     Each worker thread runs one pair at a time, longest first; ONNX Runtime starts no threads of
-    its own. Calls share the workers: each has few pairs in line, so a small request does not
-    wait for a large one.
+    its own. Calls share the workers, and each queues few pairs at once, so a small request does
+    not wait for a large one.
     """
 
     def __init__(
         self,
         session: Session,
-        encoder: PairTokenizer,
+        tokenizer: PairTokenizer,
         name: str,
         threads: int,
         facts: dict[str, object],
     ) -> None:
         self._session = session
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self._name = name
         self._threads = threads
         self._facts = facts
@@ -141,12 +142,11 @@ class ONNXEngine:
     def name(self) -> str:
         return self._name
 
-    def logits(self, requests: Sequence[Request]) -> list[list[float]]:
-        pairs = self._encoder.encode(requests)
+    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        pairs = self._tokenizer.encode(requests)
         with self._lock:
             self._tokens += int(pairs.offsets[-1])
-        flat = iter(self._score(pairs))
-        return [[next(flat) for _ in documents] for _, documents in requests]
+        return scores_by_request(requests, [pairs], self._score(pairs))
 
     def describe(self) -> dict[str, object]:
         return {
@@ -154,12 +154,12 @@ class ONNXEngine:
             "device": "cpu",
             **self._facts,
             "threads": self._threads,
-            **self._encoder.describe(),
+            **self._tokenizer.describe(),
             "onnxruntime": onnxruntime.__version__,
         }
 
     def stats(self) -> EngineStats:
-        return EngineStats(self._encoder.truncated_pairs, self._tokens)
+        return EngineStats(self._tokens)
 
     def memory(self) -> dict[str, int]:
         return resident_memory()
@@ -170,17 +170,17 @@ class ONNXEngine:
 
     def _score(self, pairs: Pairs) -> list[float]:
         logits = [0.0] * len(pairs)
-        line: deque[tuple[int, Future[float]]] = deque()
+        queued: deque[tuple[int, Future[float]]] = deque()
         for index in np.argsort(-pairs.lengths, kind="stable").tolist():
-            if len(line) >= 2 * self._threads:
-                done, future = line.popleft()
-                logits[done] = future.result()
-            line.append((index, self._submitted(*pairs.row(index))))
-        for done, future in line:
-            logits[done] = future.result()
+            if len(queued) >= 2 * self._threads:
+                oldest, future = queued.popleft()
+                logits[oldest] = future.result()
+            queued.append((index, self._submit(*pairs.row(index))))
+        for index, future in queued:
+            logits[index] = future.result()
         return logits
 
-    def _submitted(self, ids: Array, types: Array) -> Future[float]:
+    def _submit(self, ids: Array, types: Array) -> Future[float]:
         try:
             return self._workers.submit(self._logit, ids, types)
         except RuntimeError as exc:

@@ -1,4 +1,4 @@
-"""How ONNX Runtime, C++ and Python say that memory is short."""
+"""Recognising out-of-memory errors of ONNX Runtime, C++ and Python."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _NO_MEMORY = (
     "Failed to allocate memory",  # ONNX Runtime's arena
     "bad allocation",
     "bad_alloc",
-    "can't start new thread",  # which needs a stack
+    "can't start new thread",  # for which there is no stack
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory was short."""
+    """Return whether an error says that memory ran out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -1,4 +1,4 @@
-"""An ONNX Runtime session with one thread a run, over constants that stay where they are."""
+"""An ONNX Runtime session with one thread per run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Session:
 
     Args:
         model: the content of an ONNX file, or its path.
-        constants: those of the model's constants that are not in it, with their names; each is
-            copied and then let go.
-        words: the word table, if the model takes the rows of its words as an input.
+        constants: the external constants of the model and their names; each is copied, then
+            released.
+        table: the word embeddings, if the model takes the rows of its tokens as an input.
 
     Raises:
-        UnsupportedByEngine: the model has inputs we don't know, or no output `logits`.
+        UnsupportedByEngine: the model has unknown inputs, or no output `logits`.
         ConfigError: ONNX Runtime can't load the model.
     """
 
@@ -40,13 +40,13 @@ class Session:
         self,
         model: bytes | Path,
         constants: Iterable[tuple[str, Array]] = (),
-        words: EmbeddingTable | None = None,
+        table: EmbeddingTable | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        options.enable_mem_pattern = False  # it remembers each length it has seen
+        options.enable_mem_pattern = False  # it would keep a pattern for each length
         copies = {name: _copied(array) for name, array in constants}
         options.add_external_initializers(list(copies), list(copies.values()))
         try:
@@ -57,22 +57,22 @@ class Session:
             )
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
             raise ConfigError(f"ONNX Runtime can't load the model: {exc}") from exc
-        self._words = words
+        self._table = table
         inputs = {i.name: i.type for i in self._session.get_inputs()}
-        if words is not None:
+        if table is not None:
             inputs.pop("words", None)
         self._inputs = inputs
         outputs = [output.name for output in self._session.get_outputs()]
         if not set(self._inputs) <= _INPUTS or not set(self._inputs.values()) <= set(_TYPES):
-            raise UnsupportedByEngine(f"the ONNX model asks for unknown inputs: {self._inputs}")
+            raise UnsupportedByEngine(f"the ONNX model has unknown inputs: {self._inputs}")
         if "logits" not in outputs:
-            raise UnsupportedByEngine(f"the ONNX model gives no `logits`, only: {outputs}")
+            raise UnsupportedByEngine(f"the ONNX model has no output `logits`, only: {outputs}")
 
     def run(self, output: str, ids: Array, types: Array) -> Array:
         """Return one output for one sequence of token ids and their types.
 
         Raises:
-            BackendOutOfMemory: memory is short.
+            BackendOutOfMemory: memory ran out.
             BackendError: the run failed.
         """
         row = {"attention_mask": np.ones_like(ids), "input_ids": ids, "token_type_ids": types}
@@ -81,8 +81,8 @@ class Session:
             for name, kind in self._inputs.items()
         }
         try:
-            if self._words is not None:
-                feeds["words"] = self._words.rows(ids)[np.newaxis]
+            if self._table is not None:
+                feeds["words"] = self._table.rows(ids)[np.newaxis]
             (value,) = self._session.run([output], feeds)
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
             if is_out_of_memory(exc):

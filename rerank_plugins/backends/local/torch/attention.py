@@ -37,8 +37,8 @@ def varlen_attention(
 ) -> torch.Tensor:
     """Return softmax(scale · Q Kᵀ) V within each sequence, and nothing across them.
 
-    CUDA runs torch's flash kernel in half precision, and its memory-efficient kernel in float32;
-    elsewhere each sequence is a call of its own. On CUDA it waits for nothing.
+    On CUDA, torch's flash kernel runs in half precision and its memory-efficient kernel in
+    float32, without waiting for results; elsewhere each sequence is a call of its own.
 
     Args:
         query: [tokens, heads, width].
@@ -48,21 +48,21 @@ def varlen_attention(
         longest: at least the length of the longest sequence.
         scale: factor of the products.
         window: (-1, 0) is causal attention.
-        key_offsets: like `offsets`, where a sequence reads more tokens than it has: those before
-            its own, which are the last that it reads. None: it reads its own.
+        key_offsets: like `offsets` for the tokens that each sequence reads, where these are more
+            than its own, which come last. None: a sequence reads its own.
         longest_key: at least the longest of what is read; only with `key_offsets`.
 
     Raises:
         NotImplementedError: this torch has no kernel for it on this device.
     """
     sides = (offsets, offsets if key_offsets is None else key_offsets)
-    most = (longest, longest if key_offsets is None else longest_key)
+    max_lengths = (longest, longest if key_offsets is None else longest_key)
     if not query.is_cuda:
         alone: torch.Tensor = _one_by_one(query, key, value, sides, scale=scale, window=window)
         return alone
     if query.dtype in (torch.float16, torch.bfloat16):
-        return _flash(query, key, value, sides, most, scale=scale, window=window)
-    return _efficient(query, key, value, sides, most, scale=scale, window=window)
+        return _flash(query, key, value, sides, max_lengths, scale=scale, window=window)
+    return _efficient(query, key, value, sides, max_lengths, scale=scale, window=window)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # not ours; it would compile per length
@@ -78,7 +78,7 @@ def _one_by_one(
     key, value = _repeated(query, key, value)
     offsets, key_offsets = (side.tolist() for side in sides)
     mixed = torch.empty_like(query)
-    mixed[offsets[-1] :] = 0  # of no sequence; other numbers might be slow, as subnormal ones are
+    mixed[offsets[-1] :] = 0  # in no sequence; subnormal garbage there would be slow
     bounds = zip(itertools.pairwise(offsets), itertools.pairwise(key_offsets), strict=True)
     for (start, end), (key_start, key_end) in bounds:
         if start == end:
@@ -98,19 +98,19 @@ def _flash(
     key: torch.Tensor,
     value: torch.Tensor,
     sides: _Sides,
-    most: tuple[int, int],
+    max_lengths: tuple[int, int],
     *,
     scale: float,
     window: Window,
 ) -> torch.Tensor:
-    kernel, known = _flash_kernel()
-    grouped = key.shape[1] != query.shape[1] and "enable_gqa" in known
+    kernel, options = _flash_kernel()
+    grouped = key.shape[1] != query.shape[1] and "enable_gqa" in options
     mixed: torch.Tensor = kernel(
         query,
         key,
         value,
         *sides,
-        *most,
+        *max_lengths,
         scale=scale,
         window_size=window,
         **({"enable_gqa": True} if grouped else {}),
@@ -120,15 +120,15 @@ def _flash(
 
 @functools.cache
 def _flash_kernel() -> tuple[Any, frozenset[str]]:
-    """Return torch's kernel and the names of its options, which differ between releases."""
+    """Return torch's kernel and its options, which differ between releases."""
     try:
         module = importlib.import_module("torch.nn.attention.varlen")
     except ModuleNotFoundError as exc:
         raise NotImplementedError(f"torch {torch.__version__} has no varlen_attn") from exc
-    known = frozenset(inspect.signature(module.varlen_attn).parameters)
-    if "scale" not in known:
+    options = frozenset(inspect.signature(module.varlen_attn).parameters)
+    if "scale" not in options:
         raise NotImplementedError(f"varlen_attn of torch {torch.__version__} takes no scale")
-    return module.varlen_attn, known
+    return module.varlen_attn, options
 
 
 def _efficient(
@@ -136,7 +136,7 @@ def _efficient(
     key: torch.Tensor,
     value: torch.Tensor,
     sides: _Sides,
-    most: tuple[int, int],
+    max_lengths: tuple[int, int],
     *,
     scale: float,
     window: Window,
@@ -150,7 +150,7 @@ def _efficient(
         value[None],
         None,
         *sides,
-        *most,
+        *max_lengths,
         0.0,
         0 if window == _EVERYTHING else 2,  # 2: causal, the last token read being the own last
         compute_log_sumexp=False,
@@ -169,7 +169,7 @@ def _repeated(
 
 
 def _mask(length: int, window: Window, device: torch.device) -> torch.Tensor:
-    """Return [length, length], true where a row's token sees a column's."""
+    """Return [length, length], true where the token of a row sees that of a column."""
     return _wide_mask(-(-length // _MASK_STEP) * _MASK_STEP, window, device)[:length, :length]
 
 

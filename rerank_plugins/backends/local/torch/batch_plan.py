@@ -1,4 +1,4 @@
-"""Which pairs are scored together: batches within a budget of tokens, longest first."""
+"""Plan batches: which pairs are scored together, within a number of tokens, longest first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["plan_batches", "tokens_in_batch"]
 
 def plan_batches(
     lengths: Sequence[int],
-    budget: int,
+    batch_tokens: int,
     *,
     padded: bool,
     max_pairs: int | None = None,
@@ -18,17 +18,17 @@ def plan_batches(
 ) -> list[list[int]]:
     """Return batches of pair indices, each index once, longest pairs first.
 
-    Memory thus peaks in the first batch, and pairs of like length share one. A pair above the
-    budget gets a batch of its own. Where pairs share what they begin with, groups follow one
-    another, the one with the longest pair first, so that few of them are split.
+    So memory peaks in the first batch, and pairs of similar length share one. A pair that is
+    longer than `batch_tokens` gets a batch of its own. Where pairs share a prefix, groups stay
+    together, the one with the longest pair first, so that few of them are split.
 
     Args:
         lengths: tokens in each pair.
-        budget: most tokens in a batch.
+        batch_tokens: the most tokens in a batch.
         padded: whether each pair of a batch takes as many tokens as the longest one.
-        max_pairs: most pairs in a batch; None: as many as the budget allows.
+        max_pairs: the most pairs in a batch; None: as many as `batch_tokens` allows.
         groups: the group of each pair.
-        shared: how many tokens of each pair its group takes only once in a batch.
+        shared: how many tokens of each pair are a prefix that its group computes once per batch.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     if groups is not None and shared is not None:
@@ -44,7 +44,7 @@ def plan_batches(
         group = None if groups is None else groups[index]
         saved = shared[index] if shared is not None and group in present else 0
         cost = longest if padded and batch else lengths[index] - saved
-        if batch and (tokens + cost > budget or len(batch) == max_pairs):
+        if batch and (tokens + cost > batch_tokens or len(batch) == max_pairs):
             batches.append(batch)
             batch, tokens, cost = [], 0, lengths[index]
             present.clear()

@@ -1,4 +1,4 @@
-"""How many tokens a batch may hold on a device: measured once, when the model is loaded."""
+"""Batch size: how many tokens a batch may hold on a device, measured when the model loads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rerank_plugins.backends.local.torch.model import is_out_of_memory
 __all__ = ["find_batch_size"]
 
 _BUSY = {"cpu": 4096, "cuda": 65_536}
-"""Where a batch is large enough for the device to be busy; more only costs memory."""
-_OTHERWISE_BUSY = 8192
+"""Device → tokens of a batch that keeps it busy; more only costs memory."""
+_BUSY_ELSEWHERE = 8192
 
-_TRIED = 8192  # tokens of the batch whose memory is measured
+_MEASURED = 8192  # tokens of the batch whose memory is measured
 _LEAST = 512
 _SHARE_OF_FREE = 0.8  # the rest is for fragments and for other users of the device
 
@@ -27,16 +27,16 @@ class Memory(Protocol):
     """The memory of a device, in bytes."""
 
     def free(self) -> int:
-        """Return what this process may still take."""
+        """Return what this process may still allocate."""
 
     def used(self) -> int:
-        """Return what tensors take now."""
+        """Return what tensors use now."""
 
     def peak(self) -> int:
-        """Return the most that tensors took since the last `restart`."""
+        """Return the most that tensors used since the last `restart`."""
 
     def restart(self) -> None:
-        """Begin to watch the peak anew."""
+        """Start watching the peak again."""
 
 
 class _CUDAMemory:
@@ -62,17 +62,17 @@ class _CUDAMemory:
 
 
 def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
-    """Return the most tokens of a batch on the device of a forward, and how that was found.
+    """Return the most tokens of a batch on the model's device, and the reason.
 
-    On CUDA a batch is run and its memory per token is measured; elsewhere memory is no concern.
+    On CUDA this measures the memory per token of a batch; elsewhere memory is not the limit.
 
     Args:
-        forward: calls the model.
+        forward: runs the model.
         checkpoint: says how long a pair may be.
-        fraction: how much of a GPU's memory this process may use.
+        fraction: the share of a GPU's memory that this process may use.
     """
     device = forward.model.device
-    busy = _BUSY.get(device.type, _OTHERWISE_BUSY)
+    busy = _BUSY.get(device.type, _BUSY_ELSEWHERE)
     if device.type != "cuda":
         return busy, "keeps the device busy"
     vocabulary = forward.model.config.get_text_config().vocab_size
@@ -85,17 +85,17 @@ def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tu
 
 
 def measure_batch_size(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:
-    """Return the most tokens of a batch, and how that was found.
+    """Return the most tokens of a batch, and the reason.
 
     Args:
-        run: scores a batch of so many tokens.
+        run: scores a batch of this many tokens.
         memory: of the device that `run` uses.
-        busy: where more tokens bring nothing.
+        busy: tokens above which a batch is not faster.
     """
-    tokens = min(_TRIED, busy)
+    tokens = min(_MEASURED, busy)
     while tokens > _LEAST:
         try:
-            run(_LEAST)  # what kernels take once is no part of the measure
+            run(_LEAST)  # kernels allocate once, which is not to be measured
             memory.restart()
             before = memory.used()
             run(tokens)
@@ -113,7 +113,7 @@ def measure_batch_size(run: Callable[[int], None], memory: Memory, busy: int) ->
 
 
 def _batch(tokens: int, length: int, vocabulary: int) -> Pairs:
-    """Return pairs of one length that have about so many tokens together."""
+    """Return pairs of one length with about this many tokens in total."""
     count = max(tokens // length, 1)
     ids = np.random.default_rng(0).integers(0, vocabulary, count * length).astype(np.int32)
     return Pairs(ids, np.zeros_like(ids), np.arange(count + 1) * length)

@@ -1,4 +1,4 @@
-"""Small batches by recorded CUDA graphs, which launch in one step what takes hundreds."""
+"""Small batches as recorded CUDA graphs, which replace hundreds of launches by one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["CUDAGraphForward", "record"]
 _log = logging.getLogger(__name__)
 
 _BUCKETS = (512, 1024, 2048, 3072, 4096, 6144, 8192)
-"""Numbers of tokens that graphs are recorded for; larger batches keep the GPU busy anyway."""
+"""Sizes in tokens that graphs are recorded for; larger batches keep the GPU busy anyway."""
 
-_MOST_PAIRS = 64
+_MAX_PAIRS = 64
 
 Recording: TypeAlias = tuple[Callable[[], None], torch.Tensor]
-"""What runs the recorded work again, and where its result appears."""
+"""A function that replays the recorded work, and the tensor that holds its result."""
 
 Record: TypeAlias = Callable[[Callable[[], torch.Tensor]], Recording]
 
 
 def record(work: Callable[[], torch.Tensor]) -> Recording:
-    """Record what `work` does on the GPU; it must not wait for results, nor move its inputs."""
+    """Record what `work` does on the GPU; it must neither wait for results nor move its inputs."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # not ours
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # libraries set themselves up in their first calls
+        for _ in range(3):  # libraries initialise in their first calls
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -55,11 +55,11 @@ class _Bucket:
 
 
 class CUDAGraphForward:
-    """Calls a packed model through graphs where a batch is small, and as it is otherwise.
+    """Runs small batches through CUDA graphs, and others without.
 
-    There is a graph per bucket of tokens, recorded when a batch first needs it. A batch is filled
-    up to its bucket: with tokens that belong to no pair and sequences of no tokens, whose results
-    are arbitrary and never read.
+    There is one graph per bucket of tokens, recorded when a batch first needs it. A batch is padded
+    to the size of its bucket, with tokens that belong to no pair and with empty sequences; their
+    results are arbitrary and never read.
 
     Args:
         packed: the packed model.
@@ -67,8 +67,7 @@ class CUDAGraphForward:
         record: records a graph.
 
     Raises:
-        UnsupportedByEngine: the score is read from more rows than one, so that no graph can hold
-            any number of pairs.
+        UnsupportedByEngine: the model pools over all rows, so the shape depends on the pairs.
     """
 
     name = "packed"
@@ -88,19 +87,19 @@ class CUDAGraphForward:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Which savings are made, and what was recorded so far."""
+        """The optimisations in use, and the sizes recorded so far."""
         return {**self._packed.facts, "cuda_graphs": sorted(self._buckets)}
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], on the model's device."""
-        if len(pairs) <= _MOST_PAIRS and len(pairs.ids) < _BUCKETS[-1]:
+        if len(pairs) <= _MAX_PAIRS and len(pairs.ids) < _BUCKETS[-1]:
             pack = self._packed.pack(pairs)
-            if not pack.longest_key:  # what shares a beginning has no layout of fixed size
+            if not pack.longest_key:  # a shared prefix has no layout of fixed size
                 return self._replayed(pack)
         return self._packed(pairs)
 
     def _replayed(self, pack: Pack) -> torch.Tensor:
-        # One token is left over at least: it is what empty sequences point at.
+        # At least one token is left over, for empty sequences to point at.
         size = next(bucket for bucket in _BUCKETS if bucket > len(pack.ids))
         bucket = self._buckets.get(size)
         if bucket is None:
@@ -108,8 +107,8 @@ class CUDAGraphForward:
         bucket.on_host.copy_(_filled(pack, size))
         bucket.on_device.copy_(bucket.on_host, non_blocking=True)
         bucket.replay()
-        # A copy, for the next batch overwrites the result; it also ends before the host memory
-        # is written again.
+        # Copied, since the next batch overwrites the result; waited for, since it also overwrites
+        # the host memory.
         scores = bucket.result[: len(pack.rows)].clone()
         if scores.is_cuda:
             torch.cuda.current_stream(scores.device).synchronize()
@@ -129,11 +128,11 @@ class CUDAGraphForward:
 
 
 def _sizes(size: int) -> list[int]:
-    return [size, size, size, _MOST_PAIRS + 1, _MOST_PAIRS, 0, 0]
+    return [size, size, size, _MAX_PAIRS + 1, _MAX_PAIRS, 0, 0]
 
 
 def _filled(pack: Pack, size: int) -> torch.Tensor:
-    """Return the arrays of a pack, each filled up to its place in a bucket."""
+    """Return the arrays of a pack, each padded to its size in a bucket."""
     used = len(pack.ids)
     parts: Sequence[np.ndarray[tuple[int], np.dtype[np.integer]]] = pack.arrays
     filled = np.zeros(sum(_sizes(size)), dtype=np.int32)

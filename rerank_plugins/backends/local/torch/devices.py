@@ -1,4 +1,4 @@
-"""Several devices that share the work of one model."""
+"""A pool of devices that share the work of one model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rerank_plugins.backends.local.torch.batch_plan import plan_batches
 
 __all__ = ["DevicePool", "Worker"]
 
-_LEAST = 2048  # tokens below which splitting a call costs more than it brings
+_LEAST = 2048  # tokens below which splitting a call does not pay
 
 
 class Worker(Protocol):
-    """What scores encoded pairs on one device."""
+    """Scores tokenised pairs on one device."""
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens that it takes at once."""
+        """The most tokens in one of its batches."""
 
     def score(self, pairs: Pairs) -> NDArray[np.float64]:
         """Return the logits of the pairs, [n]."""

@@ -1,4 +1,4 @@
-"""The torch engine: any reranker of transformers, on one or several GPUs, or a CPU."""
+"""The torch engine: any reranker that transformers loads, on a CPU or on one or more GPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
-from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
+from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.model import (
     choose_devices,
@@ -27,10 +27,11 @@ from rerank_plugins.backends.local.torch.model import (
 )
 from rerank_plugins.backends.local.torch.replica import Replica
 from rerank_plugins.errors import BackendError
+from rerank_plugins.scores import Scores
 
 __all__ = ["TorchEngine", "load"]
 
-_CHUNK = 4096  # pairs encoded at once, while the model scores the ones before
+_CHUNK = 4096  # pairs tokenised at once, while the model scores the previous ones
 
 
 def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
@@ -42,7 +43,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
     """
     devices = choose_devices(settings.device)
     dtypes = [choose_dtype(settings.dtype, device, checkpoint) for device in devices]
-    encoder, answers = _encoder(checkpoint, settings)
+    tokenizer, answers = _load_tokenizer(checkpoint, settings)
     replicas = []
     for device, dtype in zip(devices, dtypes, strict=True):
         if settings.gpu_memory_fraction is not None:
@@ -54,17 +55,17 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
             replicas.append(Replica(loads, dtype, checkpoint, settings))
         except (RuntimeError, MemoryError) as exc:
             raise BackendError(
-                f"the model {checkpoint.model!r} can't be started on {device}: {exc}"
+                f"the model {checkpoint.model!r} can't start on {device}: {exc}"
             ) from exc
-    return TorchEngine(replicas, encoder, settings)
+    return TorchEngine(replicas, tokenizer, settings)
 
 
-def _encoder(
+def _load_tokenizer(
     checkpoint: Checkpoint, settings: EngineSettings
 ) -> tuple[PairTokenizer | PromptTokenizer, list[int]]:
-    """Return what encodes pairs, and the tokens whose logits are wanted.
+    """Return what tokenises pairs, and the tokens whose logits make the score.
 
-    tokenizer.json is read as it is; what is older, and chat templates, need transformers.
+    `tokenizer.json` is read as it is; older files and chat templates need transformers.
     """
     plain = checkpoint.prompt is None and checkpoint.answer_tokens is None
     if plain and (checkpoint.folder / "tokenizer.json").exists():
@@ -97,19 +98,19 @@ def _encoder(
 class TorchEngine:
     """Scores with a transformers model that stays on its devices.
 
-    Tokenising runs in the calling thread. Each device is used by one thread at a time; several
-    share the work.
+    The calling thread tokenises. One thread at a time uses a device; several devices share the
+    work.
     """
 
     def __init__(
         self,
         replicas: Sequence[Replica],
-        encoder: PairTokenizer | PromptTokenizer,
+        tokenizer: PairTokenizer | PromptTokenizer,
         settings: EngineSettings,
     ) -> None:
         self._replicas = replicas
-        self._encoder = encoder
-        self._precision = _Precision("high" if settings.dtype == "tf32" else None)
+        self._tokenizer = tokenizer
+        self._precision = _MatmulPrecision("high" if settings.dtype == "tf32" else None)
         self._dtype = "tf32" if settings.dtype == "tf32" else None
         self._device_pool = DevicePool(replicas) if len(replicas) > 1 else None
 
@@ -118,11 +119,14 @@ class TorchEngine:
         dtypes = sorted({replica.dtype for replica in self._replicas})
         return f"torch-{self._dtype or '+'.join(dtypes)}"
 
-    def logits(self, requests: Sequence[Request]) -> list[list[float]]:
-        with self._precision.held():
-            scored = [self._score(pairs) for pairs in self._encoded(requests)]
-        flat = iter(np.concatenate(scored).tolist() if scored else [])
-        return [[next(flat) for _ in documents] for _, documents in requests]
+    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        chunks: list[Pairs] = []
+        logits: list[float] = []
+        with self._precision.hold():
+            for pairs in self._tokenized(requests):
+                chunks.append(pairs)
+                logits += self._score(pairs).tolist()
+        return scores_by_request(requests, chunks, logits)
 
     def describe(self) -> dict[str, object]:
         devices = [replica.describe() for replica in self._replicas]
@@ -130,22 +134,21 @@ class TorchEngine:
             "engine": "torch",
             **devices[0],
             **({"devices": devices} if self._device_pool else {}),
-            **self._encoder.describe(),
+            **self._tokenizer.describe(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
     def stats(self) -> EngineStats:
         return EngineStats(
-            self._encoder.truncated_pairs,
             sum(replica.tokens for replica in self._replicas),
             sum(replica.padding for replica in self._replicas),
         )
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of all devices together."""
-        found = [replica.memory() for replica in self._replicas]
-        return {kind: sum(each[kind] for each in found) for kind in found[0]}
+        per_device = [replica.memory() for replica in self._replicas]
+        return {kind: sum(memory[kind] for memory in per_device) for kind in per_device[0]}
 
     def close(self) -> None:
         if self._device_pool is not None:
@@ -153,26 +156,26 @@ class TorchEngine:
         for replica in self._replicas:
             replica.close()
 
-    def _encoded(self, requests: Sequence[Request]) -> Iterator[Pairs]:
-        """Yield encoded chunks, and encode the next one while the last is scored."""
+    def _tokenized(self, requests: Sequence[Request]) -> Iterator[Pairs]:
+        """Yield tokenised chunks, each tokenised while the previous one is scored."""
         chunks = _chunks(requests)
         if len(chunks) < 2:  # noqa: PLR2004 - nothing to encode ahead
-            yield from map(self._encoder.encode, chunks)
+            yield from map(self._tokenizer.encode, chunks)
             return
-        with ThreadPoolExecutor(1, "rerank-encode") as ahead:
-            coming = ahead.submit(self._encoder.encode, chunks[0])
+        with ThreadPoolExecutor(1, "rerank-tokenize") as worker:
+            next_pairs = worker.submit(self._tokenizer.encode, chunks[0])
             for chunk in chunks[1:]:
-                pairs = coming.result()
-                coming = ahead.submit(self._encoder.encode, chunk)
+                pairs = next_pairs.result()
+                next_pairs = worker.submit(self._tokenizer.encode, chunk)
                 yield pairs
-            yield coming.result()
+            yield next_pairs.result()
 
     def _score(self, pairs: Pairs) -> NDArray[np.float64]:
         return (self._device_pool or self._replicas[0]).score(pairs)
 
 
-class _Precision:
-    """Holds torch's precision of float32 products, which is one per process, while it is used.
+class _MatmulPrecision:
+    """Sets torch's precision of float32 products during calls; it is global to the process.
 
     Several threads may hold it; the last one restores what the first one found.
     """
@@ -184,8 +187,8 @@ class _Precision:
         self._lock = ForkSafeLock()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold it for the time of one call."""
+    def hold(self) -> Iterator[None]:
+        """Hold it for one call."""
         if self._wanted is None:
             yield
             return

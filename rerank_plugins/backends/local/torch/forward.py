@@ -1,4 +1,4 @@
-"""The way a model is called: padded or packed, compiled or recorded; chosen when it is loaded."""
+"""The forward pass: padded or packed, compiled or recorded; chosen when the model loads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rerank_plugins.backends.local.torch.self_check import find_difference, make
 __all__ = ["Forward", "choose_forward", "overflows"]
 
 Forward: TypeAlias = PaddedForward | PackedForward | CUDAGraphForward
-"""How a model is called."""
+"""Runs a model on a batch of pairs."""
 
 _COMPILER = "inductor"
 
@@ -25,13 +25,12 @@ _COMPILER = "inductor"
 def choose_forward(
     model: Any, checkpoint: Checkpoint, settings: EngineSettings
 ) -> tuple[Forward, str]:
-    """Return the way the model is called, and why.
+    """Return how to run the model, and the reason.
 
-    What is asked for to be faster is dropped where it fails or changes scores; the facts of the
-    path then say so.
+    An optimisation that fails or changes scores is dropped, which `facts` then say.
 
     Raises:
-        UnsupportedByEngine: what is asked for is impossible for this model or device.
+        UnsupportedByEngine: a setting is impossible for this model or device.
     """
     if settings.cuda_graphs and model.device.type != "cuda":
         raise UnsupportedByEngine(
@@ -41,7 +40,7 @@ def choose_forward(
     if settings.attention == "padded":
         if faster:
             raise UnsupportedByEngine('`compile` and `cuda_graphs` need attention="packed"')
-        return PaddedForward(model, checkpoint, save=True), "asked for"
+        return PaddedForward(model, checkpoint, save=True), "set by `attention`"
     try:
         packed = PackedForward(model, checkpoint)
     except CannotPack as exc:
@@ -52,19 +51,19 @@ def choose_forward(
         return PaddedForward(model, checkpoint, save=True), str(exc)
     if settings.compile:
         _compile(packed, checkpoint)
-    why = "equal to padded scores when it was loaded"
-    return (_graphed(packed, checkpoint) if settings.cuda_graphs else packed), why
+    reason = "gave the padded scores when it was loaded"
+    return (_graphed(packed, checkpoint) if settings.cuda_graphs else packed), reason
 
 
 def overflows(model: Any, checkpoint: Checkpoint) -> bool:
-    """Tell whether numbers get too large for the dtype of a model."""
+    """Return whether values get too large for the dtype of a model."""
     with torch.inference_mode():
         logits = PaddedForward(model, checkpoint)(make_check_pairs(model.config, checkpoint))
     return not bool(torch.isfinite(logits).all())
 
 
 def _compile(packed: PackedForward, checkpoint: Checkpoint) -> None:
-    """Let torch compile the backbone, if the scores stay."""
+    """Compile the backbone with torch, if the scores stay the same."""
     pairs, plain = make_check_pairs(packed.model.config, checkpoint), packed.backbone
     try:
         with torch.inference_mode():
@@ -79,7 +78,7 @@ def _compile(packed: PackedForward, checkpoint: Checkpoint) -> None:
 
 
 def _graphed(packed: PackedForward, checkpoint: Checkpoint) -> PackedForward | CUDAGraphForward:
-    """Return the path with CUDA graphs for small batches, if the scores stay."""
+    """Run small batches as CUDA graphs, if the scores stay the same."""
     pairs = replace(make_check_pairs(packed.model.config, checkpoint), groups=None, shared=None)
     try:
         graphed = CUDAGraphForward(packed, longest=checkpoint.max_length)

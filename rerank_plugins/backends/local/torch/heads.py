@@ -1,4 +1,4 @@
-"""The last step of a model: from the state of one token to the numbers that make the score."""
+"""The head of a model: from the state of one token to the score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scores(logits: torch.Tensor) -> torch.Tensor:
 
 
 def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
-    """Tell which rows the model's head reads; a wrong guess shows when scores are compared."""
+    """Return which rows the model's head reads; the self-check finds a wrong guess."""
     if checkpoint.answer_tokens is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
@@ -39,7 +39,7 @@ def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
 def find_dtype(model: Any) -> torch.dtype:
     """Return the dtype that most weights have.
 
-    `model.dtype` is that of whichever weight comes first, in some models the widened head's.
+    `model.dtype` is that of the first weight, which in some models belongs to the float32 head.
     """
     weights: Counter[torch.dtype] = Counter()
     for weight in model.parameters():
@@ -47,33 +47,33 @@ def find_dtype(model: Any) -> torch.dtype:
     return weights.most_common(1)[0][0]
 
 
-def mark_overflow(found: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Return the scores, NaN where a state that they were read from is no finite number.
+def mark_overflow(values: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the scores, with NaN where a state that they are read from is not finite.
 
-    A head may turn infinity into a number that looks like a score, as `tanh` does.
+    A head such as `tanh` turns infinity into a number that looks like a score.
 
     Args:
-        found: the scores, [n].
+        values: the scores, [n].
         states: what left the backbone, [n, tokens, width].
         real: which tokens count, [n, tokens].
     """
-    wrong = ~torch.isfinite(states).all(2) & real
-    return found.masked_fill(wrong.any(1), torch.nan)
+    overflowed = ~torch.isfinite(states).all(2) & real
+    return values.masked_fill(overflowed.any(1), torch.nan)
 
 
 def keep_answer_rows(model: Any, ids: Sequence[int]) -> None:
-    """Leave only some rows of a language model's head: those of the words that are its answer.
+    """Keep only the rows of a language model's head that belong to its answer tokens.
 
-    The model's own code runs on, so what it does to logits afterwards stays as it is.
+    The model's own code still runs, with whatever it does to logits afterwards.
 
     Raises:
-        ConfigError: the model has no such head, or no such words.
+        ConfigError: the head is not linear, or has no such tokens.
     """
     full = model.get_output_embeddings()
     if not isinstance(full, torch.nn.Linear):
         raise ConfigError(f"{type(model).__name__} has no linear language model head")
     if max(ids) >= full.out_features or min(ids) < 0:
-        raise ConfigError(f"the model has {full.out_features} tokens, so none is number {max(ids)}")
+        raise ConfigError(f"the model has {full.out_features} tokens, and none is token {max(ids)}")
     weight = full.weight
     head = torch.nn.Linear(
         full.in_features,
@@ -91,9 +91,9 @@ def keep_answer_rows(model: Any, ids: Sequence[int]) -> None:
 
 
 def upcast_head(model: Any) -> None:
-    """Let everything behind the backbone compute in float32, where the model is in half precision.
+    """Compute everything after the backbone in float32, if the model is in half precision.
 
-    It runs on one row per pair, so it costs next to nothing, and ties become rare.
+    It reads one row per pair, so this costs next to nothing, and ties become rare.
     """
     backbone = getattr(model, model.base_model_prefix, None)
     if find_dtype(model) not in _HALF or backbone is None:
@@ -101,14 +101,16 @@ def upcast_head(model: Any) -> None:
     parts = [part for part in model.children() if part is not backbone]
     pooler = getattr(backbone, "pooler", None)
     for part in [*parts, *([] if pooler is None else [pooler])]:
-        part.float().register_forward_pre_hook(_widen, with_kwargs=True)
+        part.float().register_forward_pre_hook(_upcast_inputs, with_kwargs=True)
 
 
-def _widen(
+def _upcast_inputs(
     _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return tuple(map(_widened, args)), {name: _widened(value) for name, value in kwargs.items()}
+    return tuple(map(_to_float32, args)), {
+        name: _to_float32(value) for name, value in kwargs.items()
+    }
 
 
-def _widened(value: Any) -> Any:
+def _to_float32(value: Any) -> Any:
     return value.float() if isinstance(value, torch.Tensor) and value.dtype in _HALF else value

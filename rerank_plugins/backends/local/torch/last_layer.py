@@ -1,4 +1,4 @@
-"""The last layer of a transformer, computed only for the rows that the score is read from."""
+"""The last layer of a transformer, computed only for the rows that the head reads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 __all__ = ["LastLayer", "Select"]
 
 Select: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""From [batch, tokens, width] to the wanted rows, [batch, wanted, width]."""
+"""From [batch, tokens, width] to the rows that the head reads, [batch, rows, width]."""
 
-_GATHER_BEFORE = {
+_POST_NORM = {
     frozenset({"attention", "intermediate", "output"}): "attention.output",
     frozenset({"attention", "ffn", "output_layer_norm", "sa_layer_norm"}): "sa_layer_norm",
     frozenset(
@@ -20,58 +20,58 @@ _GATHER_BEFORE = {
         | {"post_mlp_layernorm", "self_attn"}
     ): "post_attention_layernorm",
 }
-"""Parts of a layer → the part up to which all rows are needed, where norms follow additions."""
+"""Parts of a post-norm layer → the part up to which all rows are needed."""
 
-_NORMS_FIRST = {
+_PRE_NORM = {
     frozenset(parts): parts
     for parts in (
         ("attn_norm", "attn", "mlp_norm", "mlp"),
         ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"),
     )
 }
-"""Parts of a layer → the same in their order, where norms come before attention and MLP."""
+"""Parts of a pre-norm layer → the same parts in the order they run."""
 
 
 class LastLayer:
     """Makes a backbone's last layer drop rows right after its attention, when `select` is set.
 
-    Other rows don't reach the score, so it stays the same. What a layer looks like is told by
-    the names of its parts; whether that was right has to be checked by comparing scores.
+    Other rows don't reach the score. The names of a layer's parts tell its form, so the caller has
+    to check that the scores stay the same.
 
     Raises:
-        ValueError: the layer is of no known form.
+        ValueError: the layer's form is unknown.
     """
 
     def __init__(self, backbone: torch.nn.Module) -> None:
         self.select: Select | None = None
-        """What to keep; None: every row."""
+        """Selects the rows to keep; None keeps all."""
         stacks = [part for part in backbone.modules() if isinstance(part, torch.nn.ModuleList)]
         if not stacks:
             raise ValueError("the model has no stack of layers")
         layer = max(stacks, key=len)[-1]
         parts = frozenset(name for name, _ in layer.named_children())
-        if parts in _GATHER_BEFORE:
-            self._changed: Any = layer.get_submodule(_GATHER_BEFORE[parts])
-            forward: Any = self._gather
-        elif parts in _NORMS_FIRST:
+        if parts in _POST_NORM:
+            self._changed: Any = layer.get_submodule(_POST_NORM[parts])
+            forward: Any = self._run_post_norm
+        elif parts in _PRE_NORM:
             self._changed = layer
-            self._parts = [getattr(layer, name) for name in _NORMS_FIRST[parts]]
-            forward = self._norms_first
+            self._parts = [getattr(layer, name) for name in _PRE_NORM[parts]]
+            forward = self._run_pre_norm
         else:
-            raise ValueError(f"{type(layer).__name__} is no layer of a known form")
+            raise ValueError(f"{type(layer).__name__} is a layer of unknown form")
         self._whole = self._changed.forward
-        self._changed.forward = forward  # a hook would be lost where torch compiles the model
+        self._changed.forward = forward  # hooks are lost when torch compiles the model
 
     def remove(self) -> None:
-        """Leave the layer as it was."""
+        """Restore the layer."""
         del self._changed.forward
 
-    def _gather(self, *states: torch.Tensor) -> Any:
+    def _run_post_norm(self, *states: torch.Tensor) -> Any:
         if self.select is None:
             return self._whole(*states)
         return self._whole(*[self.select(state) for state in states])
 
-    def _norms_first(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _run_pre_norm(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.select is None:
             return self._whole(hidden_states, *args, **kwargs)
         attention_norm, attention, mlp_norm, mlp = self._parts

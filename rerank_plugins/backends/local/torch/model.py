@@ -1,4 +1,4 @@
-"""A checkpoint as a torch model: its device, its dtype, and loading it with transformers."""
+"""A checkpoint as a torch model: choosing device and dtype, loading with transformers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["choose_devices", "choose_dtype", "is_out_of_memory", "limit_memory",
 
 
 def choose_devices(device: str) -> list[torch.device]:
-    """Return the devices that are asked for, each once, in that order.
+    """Return the devices that a setting names, each once, in that order.
 
     Args:
-        device: one or several with commas between, as torch calls them; `"auto"` for CUDA, then
-            Apple's GPU, then the CPU; or `"cuda:all"`.
+        device: one or several names of torch, separated by commas; `"auto"` for CUDA, else
+            Apple's GPU, else the CPU; or `"cuda:all"`.
 
     Raises:
-        ConfigError: torch knows no such device, it is not there, or it is named twice.
+        ConfigError: a device is unknown to torch, not available, or named twice.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     numbered = [f"cuda:{i}" for i in range(count)]
@@ -44,8 +44,8 @@ def choose_devices(device: str) -> list[torch.device]:
     try:
         devices = [torch.device(name) for name in names]
     except RuntimeError as exc:
-        raise ConfigError(f"torch knows no device {device!r}; available: {available}") from exc
-    if len({(found.type, found.index or 0) for found in devices}) < len(devices):
+        raise ConfigError(f"{device!r} is no device of torch; available: {available}") from exc
+    if len({(each.type, each.index or 0) for each in devices}) < len(devices):
         raise ConfigError(f"device {device!r} names one device twice")
     return devices
 
@@ -53,12 +53,12 @@ def choose_devices(device: str) -> list[torch.device]:
 def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
     """Return the dtype of weights and activations on this device.
 
-    `"auto"` is float32 off CUDA. On CUDA it is float16, which at the same speed keeps eight times
-    the precision of bfloat16, except for language models and what was saved in bfloat16: their
-    values may be too large.
+    `"auto"` is float32 off CUDA. On CUDA it is float16, as fast as bfloat16 and eight times as
+    precise, except for language models and checkpoints saved in bfloat16, whose values may be too
+    large.
 
     Raises:
-        UnsupportedByEngine: torch can't do it, or this device can't.
+        UnsupportedByEngine: torch or the device lacks it.
     """
     if dtype == "int8" or (dtype == "tf32" and device.type != "cuda"):
         raise UnsupportedByEngine(f"the torch engine has no dtype {dtype!r} on {device.type!r}")
@@ -75,10 +75,10 @@ def _has_bfloat16() -> bool:
 
 
 def limit_memory(device: torch.device, fraction: float) -> None:
-    """Let this process take no more than a fraction of a GPU's memory.
+    """Limit this process to a fraction of a GPU's memory.
 
     Raises:
-        UnsupportedByEngine: the device is no CUDA GPU.
+        UnsupportedByEngine: the device is not a CUDA GPU.
     """
     if device.type != "cuda":
         raise UnsupportedByEngine(
@@ -95,17 +95,17 @@ def load_model(
     settings: EngineSettings,
     answers: Sequence[int] = (),
 ) -> Any:
-    """Load the model in evaluation mode onto the device, its head in float32.
+    """Load the model onto the device in evaluation mode, with its head in float32.
 
     Args:
-        checkpoint: where from.
-        device: where to.
+        checkpoint: the files.
+        device: where the model runs.
         dtype: of its weights and activations.
         settings: what may be loaded.
-        answers: for a language model, the tokens whose logits are wanted: one or two.
+        answers: the tokens whose logits make the score of a language model: one or two.
 
     Raises:
-        ConfigError: transformers can't load it, or weights are missing from its files.
+        ConfigError: transformers can't load it, or its files lack weights.
         BackendError: it does not fit onto the device.
     """
     kind: Any = transformers.AutoModelForSequenceClassification
@@ -157,7 +157,7 @@ def load_model(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on whatever device."""
+    """Return whether an allocation failed, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = ("out of memory", "can't allocate memory", "not enough memory")

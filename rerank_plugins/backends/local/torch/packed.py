@@ -36,17 +36,16 @@ class CannotPack(Exception):
 
 
 class PackedForward:
-    """Calls the backbone on one row of tokens, and the model's own head on the pooled rows.
+    """Runs the backbone on one row of tokens, and the model's own head on the pooled rows.
 
-    Each pair attends to itself alone, through an attention function that knows where pairs
-    start. The head runs in a copy of the model whose backbone is replaced by the pooled states,
-    so that every model keeps its own. Two savings are made where they were seen to change no
-    score: the last layer computes pooled rows only, and what the prompts of a query begin with
-    is computed once.
+    An attention function that knows where pairs start lets each pair attend to itself alone. The
+    head runs in a copy of the model whose backbone returns the pooled states, so every model keeps
+    its own head. Two optimisations apply if a self-check finds the same scores: the last layer
+    computes pooled rows only, and the common prefix of a query's prompts is computed once.
 
     Raises:
-        CannotPack: the model does not use transformers' attention interface, or scores made
-            this way differ from padded ones.
+        CannotPack: the model does not use transformers' attention interface, or the scores differ
+            from padded ones.
     """
 
     name = "packed"
@@ -68,20 +67,20 @@ class PackedForward:
         self._head._modules = {**model._modules, model.base_model_prefix: self._pooled}  # noqa: SLF001 - torch's own way to share all but one part
         self._last: LastLayer | None = None
         self.shares = False
-        """Whether what a group of pairs begins with is computed once."""
+        """Whether the common prefix of a group of pairs is computed once."""
         self.facts: dict[str, object] = {}
-        """Which savings are made, or why not."""
+        """The optimisations in use, or why they are not."""
         self._check(checkpoint)
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
-        """Return the logits of the pairs, [n], on the model's device; waits for nothing."""
+        """Return the logits of the pairs, [n], on the model's device, without waiting for them."""
         packed = self.pack(pairs)
         if self.model.device.type != "cuda":
             packed = packed.filled()
         return self.run(self._on_device(packed), packed.longest, packed.longest_key)
 
     def pack(self, pairs: Pairs) -> Pack:
-        """Lay out pairs as `run` wants them."""
+        """Lay out pairs for `run`."""
         shared = pack_shared(pairs) if self.shares else None
         return shared or pack(
             pairs, pooling=self.pooling, first_position=self._first_position, pad=self._pad
@@ -123,14 +122,14 @@ class PackedForward:
         no_ids = torch.full((len(states), 1), -1, device=states.device)
         logits: torch.Tensor = self._head(input_ids=no_ids, attention_mask=None).logits
         self._pooled.states = None
-        found = scores(logits.reshape(len(states), -1))
+        values = scores(logits.reshape(len(states), -1))
         if states.dtype != torch.float16:
-            return found
-        return mark_overflow(found, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
+            return values
+        return mark_overflow(values, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
 
     @property
     def backbone(self) -> Any:
-        """The model without its head; may be replaced by what computes the same."""
+        """The model without its head; may be replaced by a compiled one."""
         return self._backbone
 
     @backbone.setter
@@ -153,14 +152,14 @@ class PackedForward:
         if self.pooling != "mean":
             return states.index_select(0, rows)
         wide = states if states.dtype == torch.float64 else states.float()
-        # Tokens behind the last sequence add up in a row of their own.
+        # Tokens after the last sequence are summed in an extra row.
         places = torch.arange(len(states), dtype=offsets.dtype, device=states.device)
         owner = torch.bucketize(places, offsets[1:], right=True)
         sums = wide.new_zeros(len(offsets), states.shape[1]).index_add_(0, owner, wide)[:-1]
         return (sums / offsets.diff()[:, None]).to(states.dtype)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Compare with padded scores, on pairs of unlike lengths, before any real use."""
+        """Compare with padded scores on pairs of different lengths; keep what gives the same."""
         pairs = make_check_pairs(self.model.config, checkpoint)
         before = self.model.config._attn_implementation  # noqa: SLF001 - it has no public reader
         with torch.inference_mode():
@@ -175,14 +174,14 @@ class PackedForward:
             self._save_shared(pairs, expected)
 
     def _differs(self, pairs: Pairs, expected: torch.Tensor) -> str | None:
-        """Say how the scores of pairs differ from what they should be; None: they don't."""
+        """Return how the scores of pairs differ from the expected ones; None if they don't."""
         try:
             return find_difference(self(pairs), expected, self.dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
             return f"{type(exc).__name__}: {exc}"
 
     def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:
-        reason: str | None = "the score is read from all rows"
+        reason: str | None = "the head reads all rows"
         if self.pooling != "mean":
             try:
                 self._last = LastLayer(self._backbone)
@@ -205,7 +204,7 @@ class PackedForward:
 
 
 class _Pooled(torch.nn.Module):
-    """Stands where the backbone was, and returns the states that it was given."""
+    """Takes the backbone's place, and returns the states that it is given."""
 
     def __init__(self, pooler: torch.nn.Module | None) -> None:
         super().__init__()
@@ -240,16 +239,16 @@ def _attention(
     """Attend within pairs; called by transformers with [1, heads, tokens, width].
 
     Raises:
-        RuntimeError: the model did not pass on where pairs start, or wants what is not done
-            here. Attending across pairs would give wrong scores without a word.
+        RuntimeError: the model did not pass on where pairs start, or needs what is not supported
+            here. Attending across pairs would give wrong scores silently.
     """
-    wanted = [
+    unsupported = [
         name for name in ("position_bias", "s_aux", "softcap") if others.get(name) is not None
     ]
     if cu_seq_lens_q is None or max_length_q is None:
         raise RuntimeError("the boundaries of the pairs did not reach the attention")
-    if attention_mask is not None or len(query) != 1 or dropout or wanted:
-        raise RuntimeError(f"packed attention does no mask, batch, dropout or {wanted}")
+    if attention_mask is not None or len(query) != 1 or dropout or unsupported:
+        raise RuntimeError(f"packed attention supports no mask, batch, dropout or {unsupported}")
     window = (-1, -1)
     if sliding_window is not None:  # transformers counts the token itself
         window = (sliding_window - 1, sliding_window - 1)

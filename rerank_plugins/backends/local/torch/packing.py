@@ -1,4 +1,4 @@
-"""The layout of a batch without padding: which tokens stand where, and who reads whom."""
+"""The layout of a batch without padding: where its tokens stand, and what each sequence reads."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Pack:
         return rounded_up(int(np.diff(self.key_offsets).max())) if len(self.key_rows) else 0
 
     def filled(self) -> Pack:
-        """Return the same with at most 1/64 more tokens, which belong to no sequence.
+        """Return the same with up to 1/64 more tokens, which belong to no sequence.
 
-        What batches of the same size need is kept and used again: on a processor, oneDNN keeps a
-        kernel for each of the last 1,024 sizes, and memory between them is lost.
+        This limits the number of sizes: on a CPU, oneDNN keeps a kernel for each of the last 1,024
+        sizes, and the memory between them is lost.
         """
         step = max(1, (1 << len(self.ids).bit_length()) // (2 * _SIZES))
         more = (0, -len(self.ids) % step)
@@ -74,9 +74,9 @@ def pack(pairs: Pairs, *, pooling: Pooling, first_position: int | None, pad: int
 
     Args:
         pairs: at least one.
-        pooling: which row of a pair is wanted.
-        first_position: where positions start, in models that count no padding tokens, not even
-            those typed in a text; None: at 0, and every token counts.
+        pooling: which row of a pair the head reads.
+        first_position: where positions start in models that skip padding tokens, even those typed
+            in a text; None: at 0, and every token counts.
         pad: the padding token.
     """
     starts = np.repeat(pairs.offsets[:-1], pairs.lengths)
@@ -92,9 +92,9 @@ def pack(pairs: Pairs, *, pooling: Pooling, first_position: int | None, pad: int
 
 
 def pack_shared(pairs: Pairs) -> Pack | None:
-    """Lay out pairs so that what a group begins with stands there once; None: it saves nothing.
+    """Lay out pairs so that a group's common prefix stands there once; None if that saves nothing.
 
-    Only for causal attention: there the shared tokens don't depend on what follows. Each group
+    Only for causal attention, where shared tokens don't depend on what follows. Each group
     is a sequence of its shared tokens and one for the rest of each pair, which reads both. The
     row of a pair is its last token.
     """

@@ -1,4 +1,4 @@
-"""Scoring batches the way every transformers model understands: rows padded to one length."""
+"""Padded batches, which every transformers model takes: rows padded to one length."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["PaddedForward"]
 
 
 class PaddedForward:
-    """Calls the model on a rectangle of tokens and a mask.
+    """Runs the model on a rectangle of tokens and a mask.
 
     Args:
         model: the transformers model.
         checkpoint: what it was loaded from.
-        save: try to compute only the wanted rows of the last layer, and check that.
+        save: compute only the pooled rows of the last layer if the scores stay the same.
     """
 
     name = "padded"
@@ -46,15 +46,15 @@ class PaddedForward:
         self._pooling = find_pooling(model, checkpoint)
         self._answers = checkpoint.answer_tokens is not None
         self.max_pairs = 1 if self._pad is None and not self._answers else None
-        """Most pairs in a batch; a model without a padding token reads one at a time."""
+        """The most pairs in a batch; a model without a padding token reads one at a time."""
         self._last: LastLayer | None = None
         self.facts: dict[str, object] = {}
-        """Which savings are made, or why not."""
+        """The optimisations in use, or why they are not."""
         if save:
             self._save_last_layer(checkpoint)
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
-        """Return the logits of the pairs, [n], on the model's device; waits for nothing."""
+        """Return the logits of the pairs, [n], on the model's device, without waiting for them."""
         lengths = pairs.lengths
         filled = np.arange(lengths.max()) < lengths[:, None]
         rows = np.zeros((3, *filled.shape), dtype=np.int64)
@@ -82,18 +82,18 @@ class PaddedForward:
                 self._last.select = None
         if self._answers:
             logits = (logits if self._last is not None else _rows(logits, wanted))[:, 0]
-        found = scores(logits)
+        values = scores(logits)
         if backbone_states[0].dtype != torch.float16:
-            return found
+            return values
         states = backbone_states[0]
         if self._pooling != "mean" and self._last is None:
             states = _rows(states, wanted)
         real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
-        return mark_overflow(found, states, real.bool())
+        return mark_overflow(values, states, real.bool())
 
     def _save_last_layer(self, checkpoint: Checkpoint) -> None:
         if self._pooling == "mean":
-            self.facts["last_layer"] = "the score is read from all rows"
+            self.facts["last_layer"] = "the head reads all rows"
             return
         pairs = make_check_pairs(self.model.config, checkpoint)
         try:

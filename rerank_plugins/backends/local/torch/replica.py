@@ -1,4 +1,4 @@
-"""A model on one device: its batches, what it does when memory runs out or numbers overflow."""
+"""A model on one device: its batches, and recovery when memory runs out or values overflow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings
@@ -31,19 +32,19 @@ Load: TypeAlias = Callable[[torch.dtype], Any]
 
 
 class Replica:
-    """Scores encoded pairs with a model that stays on one device, one call at a time.
+    """Scores tokenised pairs with a model that stays on one device, one call at a time.
 
-    A batch that does not fit into memory halves the budget for good and is planned anew. A model
-    whose values are too large for float16 is loaded in bfloat16 as well.
+    When a batch does not fit into memory, the batch size is halved for good and the rest is planned
+    again. If values are too large for float16, the model is loaded in bfloat16 as well.
 
     Args:
         load: loads the model.
-        dtype: the dtype to begin with.
+        dtype: the dtype to start with.
         checkpoint: what `load` reads.
         settings: what the user chose.
 
     Raises:
-        ConfigError: the model can't be loaded, or can't be run as the settings ask.
+        ConfigError: the model can't be loaded, or can't run with these settings.
         BackendError: it does not fit onto the device.
     """
 
@@ -58,19 +59,20 @@ class Replica:
             model = load(torch.bfloat16)
         self.device: torch.device = model.device
         self.forward, self._forward_reason = choose_forward(model, checkpoint, settings)
-        self._bfloat16_forward: Forward | None = None  # bfloat16, once float16 overflowed
+        self._bfloat16_forward: Forward | None = None  # once float16 has overflowed
         self.batch_tokens, self._batch_tokens_reason = (
-            (settings.batch_tokens, "asked for")
+            (settings.batch_tokens, "set by `batch_tokens`")
             if settings.batch_tokens
             else find_batch_size(self.forward, checkpoint, settings.gpu_memory_fraction or 1.0)
         )
         self._out_of_memory = 0
         self._overflows = 0
+        self._cpus = usable_cpus()
         self._lock = ForkSafeLock()
         self.tokens = 0
-        """What the model read so far, padding included."""
+        """Tokens that the model has read so far, padding included."""
         self.padding = 0
-        """How many of these filled up batches."""
+        """How many of these only filled up batches."""
 
     @property
     def dtype(self) -> str:
@@ -78,7 +80,7 @@ class Replica:
         return str(self.forward.dtype).removeprefix("torch.")
 
     def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the logits of encoded pairs; one copy to the device per batch, one back.
+        """Return the logits of tokenised pairs; one copy to the device per batch, one back in all.
 
         Raises:
             BackendError: the model failed, or a single pair does not fit into memory.
@@ -95,7 +97,7 @@ class Replica:
         return logits
 
     def describe(self) -> dict[str, object]:
-        """Say how this device scores, as JSON-ready facts."""
+        """Return how this device scores, as JSON-ready facts."""
         name = str(self.device)
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
@@ -115,11 +117,11 @@ class Replica:
         """Return the bytes that this process takes of the device's memory, or of the machine's."""
         if self.device.type != "cuda":
             return resident_memory()
-        found = torch.cuda.memory_stats(self.device)  # asks the allocator, not the driver
+        stats = torch.cuda.memory_stats(self.device)  # from the allocator, not the driver
         return {
-            "allocated": found.get("allocated_bytes.all.current", 0),
-            "reserved": found.get("reserved_bytes.all.current", 0),
-            "peak": found.get("allocated_bytes.all.peak", 0),
+            "allocated": stats.get("allocated_bytes.all.current", 0),
+            "reserved": stats.get("reserved_bytes.all.current", 0),
+            "peak": stats.get("allocated_bytes.all.peak", 0),
         }
 
     def close(self) -> None:
@@ -131,8 +133,7 @@ class Replica:
 
     def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
         lengths: list[int] = pairs.lengths.tolist()
-        left = list(range(len(lengths)))
-        batches = self._plan(forward, pairs, left)
+        batches = self._plan(forward, pairs, list(range(len(lengths))))
         order: list[int] = []
         results: list[torch.Tensor] = []
         try:
@@ -143,8 +144,8 @@ class Replica:
                     if not is_out_of_memory(exc):
                         raise
                     self._shrink(batches[0], pairs, forward, exc)
-                    left = [index for batch in batches for index in batch]
-                    batches = self._plan(forward, pairs, left)
+                    remaining = [index for batch in batches for index in batch]
+                    batches = self._plan(forward, pairs, remaining)
                 else:
                     self._count(batches[0], pairs, forward)
                     order += batches.pop(0)
@@ -157,9 +158,9 @@ class Replica:
         return logits
 
     def _count(self, batch: list[int], pairs: Pairs, forward: Forward) -> None:
-        taken = tokens_in_batch(batch, pairs.lengths.tolist(), padded=forward.padded)
-        self.tokens += taken
-        self.padding += taken - int(pairs.lengths[batch].sum())
+        tokens = tokens_in_batch(batch, pairs.lengths.tolist(), padded=forward.padded)
+        self.tokens += tokens
+        self.padding += tokens - int(pairs.lengths[batch].sum())
 
     def _plan(self, forward: Forward, pairs: Pairs, indices: list[int]) -> list[list[int]]:
         part = pairs.take(indices)
@@ -175,7 +176,11 @@ class Replica:
         return [[indices[i] for i in batch] for batch in batches]
 
     def _shrink(self, batch: list[int], pairs: Pairs, forward: Forward, exc: BaseException) -> None:
-        """Halve the budget."""
+        """Halve the batch size.
+
+        Raises:
+            BackendOutOfMemory: the batch is a single pair.
+        """
         self._out_of_memory += 1
         lengths = pairs.lengths.tolist()
         if len(batch) == 1:
@@ -186,32 +191,35 @@ class Replica:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         groups, shared = _sharing(forward, pairs)
-        taken = tokens_in_batch(batch, lengths, padded=forward.padded, groups=groups, shared=shared)
-        self.batch_tokens = max(taken // 2, 1)
+        tokens = tokens_in_batch(
+            batch, lengths, padded=forward.padded, groups=groups, shared=shared
+        )
+        self.batch_tokens = max(tokens // 2, 1)
         self._batch_tokens_reason = "halved when memory ran out"
         _log.warning(
             "out of memory on %s: batches now hold %d tokens", self.device, self.batch_tokens
         )
 
     def _in_bfloat16(self) -> Forward:
-        """Return the model in bfloat16, for the pairs whose values are too large for float16."""
+        """Return the model in bfloat16, for pairs whose values are too large for float16."""
         if self._bfloat16_forward is None:
-            _log.warning("float16 overflowed: such pairs are scored in bfloat16")
+            _log.warning("float16 overflowed: the affected pairs are scored in bfloat16")
             model = self._load(torch.bfloat16)
             self._bfloat16_forward, _ = choose_forward(model, self._checkpoint, self._settings)
         return self._bfloat16_forward
 
     @contextmanager
     def _own_settings(self) -> Iterator[None]:
-        """Set what torch keeps per thread, for the time of one call."""
+        """Set torch's settings of this thread for one call."""
         before = torch.get_num_threads()
-        if self._settings.threads is not None:
-            torch.set_num_threads(self._settings.threads)
+        threads = self._settings.threads or min(before, self._cpus)
+        if threads != before:
+            torch.set_num_threads(threads)
         try:
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 yield
         finally:
-            if self._settings.threads is not None:
+            if threads != before:
                 torch.set_num_threads(before)
 
 

@@ -1,4 +1,4 @@
-"""Made-up pairs that show whether a model works as it should before it is used."""
+"""A self-check at load: random pairs that show whether an optimisation keeps the scores."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _NO_SPECIAL_TOKEN = 10  # ids below are mostly special tokens
 
 
 def make_check_pairs(config: Any, checkpoint: Checkpoint) -> Pairs:
-    """Return three pairs of random tokens; the longest is longer than any attention window.
+    """Return three pairs of random tokens, the longest longer than the attention window.
 
-    They begin with the same tokens, as the prompts of one query do, where the model asks.
+    For a language model they have a common prefix, as the prompts of one query do.
 
     Args:
         config: the configuration of the transformers model.
         checkpoint: says how long a pair may be, and whether types are used.
     """
     window = getattr(config, "sliding_window", None) or 0
-    wanted = (*_LENGTHS[:-1], max(_LENGTHS[-1], window + 24))
+    text_lengths = (*_LENGTHS[:-1], max(_LENGTHS[-1], window + 24))
     shared = min(_SHARED, checkpoint.max_length - 1) if checkpoint.is_decoder else 0
-    lengths = [min(shared + length, checkpoint.max_length) for length in wanted]
+    lengths = [min(shared + length, checkpoint.max_length) for length in text_lengths]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     vocabulary = config.get_text_config().vocab_size
     ids = np.random.default_rng(0).integers(_NO_SPECIAL_TOKEN, vocabulary, offsets[-1])
@@ -49,12 +49,12 @@ def make_check_pairs(config: Any, checkpoint: Checkpoint) -> Pairs:
 
 
 def find_difference(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
-    """Say how far scores of a model are from what they should be; None: near enough.
+    """Return how scores differ from the expected ones, as words; None if they are close enough.
 
     Args:
         actual: the scores, [n].
-        expected: what they should be.
-        dtype: that of the model, which decides how near is enough.
+        expected: the expected scores, [n].
+        dtype: of the model; it decides the tolerance.
     """
     error = (actual.double() - expected.double()).abs().max().item()
     allowed = _TOLERANCES.get(dtype, _HALF_TOLERANCE) * max(1.0, expected.abs().max().item())

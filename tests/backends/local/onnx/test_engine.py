@@ -30,13 +30,15 @@ from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import EngineSettings, Request, UnsupportedByEngine
 from rerank_plugins.backends.local.onnx import engine as onnx_engine
 from rerank_plugins.backends.local.onnx.build import reference
+from rerank_plugins.backends.local.onnx.build.architectures import MODEL_TYPES
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.testing import BackendContract
+from tests.support import checkpoints
 from tests.support.places import DATA
 
-KINDS = ("bert", "electra", "modernbert", "roberta", "xlm-roberta")
+KINDS = sorted(set(MODEL_TYPES) & set(checkpoints.KINDS))
 QUERY = "what is a panda?"
 DOCUMENTS = [
     "",
@@ -276,15 +278,15 @@ def test_a_wrong_graph_never_scores(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If graph and reference disagree in any part, loading fails."""
-    activated = reference._activated
+    activate = reference._activate
     for name, wrong in {
-        "_activated": lambda kind, x: activated("relu" if kind == "gelu" else kind, x),
-        "_normed": lambda encoder, norm, x: x,
-        "_rotated": lambda rotary, x: x[:, ::-1] if rotary else x,
+        "_activate": lambda kind, x: activate("relu" if kind == "gelu" else kind, x),
+        "_normalise": lambda encoder, norm, x: x,
+        "_rotate": lambda rotary, x: x[:, ::-1] if rotary else x,
     }.items():
         with monkeypatch.context() as patched:
             patched.setattr(reference, name, wrong)
-            kind = "modernbert" if name == "_rotated" else "bert"
+            kind = "modernbert" if name == "_rotate" else "bert"
             with (
                 LocalBackend(checkpoint(kind), engine="onnx") as backend,
                 pytest.raises(UnsupportedByEngine, match="differs from the reference"),

@@ -18,25 +18,27 @@ def cost(batch: list[int], lengths: list[int], *, padded: bool) -> int:
 
 @given(
     lengths=lengths_of_pairs,
-    budget=st.integers(1, 2000),
+    batch_tokens=st.integers(1, 2000),
     padded=st.booleans(),
     max_pairs=st.none() | st.integers(1, 9),
 )
 def test_each_pair_once_within_the_budget(
-    lengths: list[int], budget: int, *, padded: bool, max_pairs: int | None
+    lengths: list[int], batch_tokens: int, *, padded: bool, max_pairs: int | None
 ) -> None:
     """Only a pair that is alone in its batch may be above the budget."""
-    batches = plan_batches(lengths, budget, padded=padded, max_pairs=max_pairs)
+    batches = plan_batches(lengths, batch_tokens, padded=padded, max_pairs=max_pairs)
 
     assert list(range(len(lengths))) == sorted(index for batch in batches for index in batch)
     for batch in batches:
-        assert cost(batch, lengths, padded=padded) <= budget or len(batch) == 1
+        assert cost(batch, lengths, padded=padded) <= batch_tokens or len(batch) == 1
         assert max_pairs is None or len(batch) <= max_pairs
 
 
-@given(lengths=lengths_of_pairs, budget=st.integers(1, 2000), padded=st.booleans())
-def test_longest_pairs_come_first(lengths: list[int], budget: int, *, padded: bool) -> None:
-    order = [lengths[i] for batch in plan_batches(lengths, budget, padded=padded) for i in batch]
+@given(lengths=lengths_of_pairs, batch_tokens=st.integers(1, 2000), padded=st.booleans())
+def test_longest_pairs_come_first(lengths: list[int], batch_tokens: int, *, padded: bool) -> None:
+    order = [
+        lengths[i] for batch in plan_batches(lengths, batch_tokens, padded=padded) for i in batch
+    ]
 
     assert sorted(lengths, reverse=True) == order
 
@@ -56,14 +58,16 @@ def test_padding_counts() -> None:
 
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 5)), max_size=60),
-    budget=st.integers(1, 1500),
+    batch_tokens=st.integers(1, 1500),
 )
-def test_what_a_group_shares_is_counted_once(pairs: list[tuple[int, int]], budget: int) -> None:
+def test_what_a_group_shares_is_counted_once(
+    pairs: list[tuple[int, int]], batch_tokens: int
+) -> None:
     """Each pair is still there once, groups follow one another, and the budget holds."""
     lengths, groups = [length for length, _ in pairs], [group for _, group in pairs]
     least = {group: min(n for n, g in pairs if g == group) for group in groups}
     shared = [least[group] - 1 for group in groups]
-    batches = plan_batches(lengths, budget, padded=False, groups=groups, shared=shared)
+    batches = plan_batches(lengths, batch_tokens, padded=False, groups=groups, shared=shared)
     order = [index for batch in batches for index in batch]
     changes = sum(groups[a] != groups[b] for a, b in pairwise(order))
 
@@ -71,7 +75,7 @@ def test_what_a_group_shares_is_counted_once(pairs: list[tuple[int, int]], budge
     assert changes == max(len(set(groups)) - 1, 0)
     for batch in batches:
         taken = tokens_in_batch(batch, lengths, padded=False, groups=groups, shared=shared)
-        assert taken <= budget or len(batch) == 1
+        assert taken <= batch_tokens or len(batch) == 1
 
 
 def test_sharing_makes_room() -> None:

@@ -191,7 +191,7 @@ def test_a_model_that_can_not_be_started_is_a_typed_error(
 ) -> None:
     """Also where memory runs out while it is checked."""
     Memory(call=0, error=error).limit(PaddedForward, monkeypatch)
-    with pytest.raises(BackendError, match="can't be started on cpu"):
+    with pytest.raises(BackendError, match="can't start on cpu"):
         engine_of(checkpoint("bert"))
 
 
@@ -320,7 +320,7 @@ def test_a_dtype_that_the_device_lacks_is_refused(
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cuda:99", "not available here; available: .*'cpu'"), ("tpu9", "torch knows no device")],
+    [("cuda:99", "not available here; available: .*'cpu'"), ("tpu9", "is no device of torch")],
 )
 def test_a_device_that_is_not_there_is_told(
     device: str, message: str, checkpoint: Callable[[str], str]

@@ -83,7 +83,7 @@ def test_padded_layers_compute_one_row_per_pair(
 def test_a_mean_needs_all_rows(save: Any, checkpoint: Callable[[str], str]) -> None:
     model, found, _ = loaded(checkpoint("modernbert"))
 
-    assert "the score is read from all rows" == save(model, found).facts["last_layer"]
+    assert "the head reads all rows" == save(model, found).facts["last_layer"]
 
 
 @pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
@@ -111,8 +111,8 @@ def test_an_unknown_layer_is_computed_whole(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, found, _ = loaded(checkpoint("qwen3"))
-    monkeypatch.setattr(last_layer, "_NORMS_FIRST", {})
+    monkeypatch.setattr(last_layer, "_PRE_NORM", {})
 
-    assert "Qwen3DecoderLayer is no layer of a known form" in str(
+    assert "Qwen3DecoderLayer is no layer of unknown form" in str(
         PackedForward(model, found).facts["last_layer"]
     )

@@ -1,4 +1,7 @@
-"""Reads a checkpoint of a known architecture into an `Encoder`."""
+"""The architectures that the ONNX engine can build: from a checkpoint to an `Encoder`.
+
+To add one, write a reader and add it to `_READERS`.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "swish": "silu",
     "tanh": "tanh",
 }
-"""Names in a config, and ours."""
+"""Activation in `config.json` → ours."""
 
 
 def read_encoder(folder: Path) -> Encoder:
     """Read `config.json` and the safetensors weights of a checkpoint; weights stay on disk.
 
     Raises:
-        UnsupportedByEngine: the architecture, or one of its settings, is not one we know.
+        UnsupportedByEngine: the architecture or one of its settings is unknown.
         ConfigError: the files are missing or broken.
     """
     try:
@@ -50,7 +53,7 @@ def read_encoder(folder: Path) -> Encoder:
 
 
 class _Config:
-    """`config.json`; every setting that is looked up and missing is an error."""
+    """`config.json`; looking up a missing setting is an error."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
@@ -66,7 +69,7 @@ class _Config:
         return default if value is None else value
 
     def require(self, name: str, value: object) -> None:
-        """Refuse any other value than this default."""
+        """Refuse any other value than this one, which is the default."""
         if self.get(name, value) != value:
             raise UnsupportedByEngine(
                 f"the ONNX engine needs {name}={value!r} and this checkpoint has "
@@ -100,20 +103,20 @@ class _Weights:
         return self._tensor(f"{name}.weight")
 
     def linear(self, *names: str) -> Linear:
-        """Return a linear map, or several that read the same input as one."""
+        """Return a linear layer, or several with the same input as one."""
         weights = [_float32(self._tensor(f"{name}.weight")) for name in names]
         biases = [self._optional(f"{name}.bias") for name in names]
-        given = [bias for bias in biases if bias is not None]
-        return Linear(_stacked(weights), _stacked(given) if given else None)
+        present = [bias for bias in biases if bias is not None]
+        return Linear(_stack(weights), _stack(present) if present else None)
 
-    def norm(self, *names: str) -> Norm:
-        """Return the norm of the first of these names that there is (old files say gamma)."""
-        weight = self._optional(f"{names[0]}.weight")
+    def norm(self, name: str) -> Norm:
+        """Return a layer norm; old files call its weight `gamma` and its bias `beta`."""
+        weight = self._optional(f"{name}.weight")
         if weight is None:
             return Norm(
-                _float32(self._tensor(f"{names[0]}.gamma")), self._optional(f"{names[0]}.beta")
+                _float32(self._tensor(f"{name}.gamma")), self._optional(f"{name}.beta")
             )
-        return Norm(weight, self._optional(f"{names[0]}.bias"))
+        return Norm(weight, self._optional(f"{name}.bias"))
 
     def _optional(self, name: str) -> Array | None:
         return _float32(self._tensor(name)) if self._prefix + name in self._tensors else None
@@ -161,7 +164,7 @@ def _dense_head(weights: _Weights, activation: Activation) -> Head | None:
 def _post_norm(
     config: _Config, body: _Weights, head: Head | None, padding_id: int | None = None
 ) -> Encoder:
-    """Read the layers that BERT, RoBERTa and ELECTRA share, names included."""
+    """Read the layers of BERT, RoBERTa and ELECTRA, which have the same form and names."""
     tables = body.below("embeddings")
     positions = tables.table("position_embeddings")
     embeddings = Embeddings(
@@ -251,7 +254,7 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
 
 
 def _rotary(config: _Config, kind: str, old_name: str, default: float) -> Rotary:
-    """Read one kind of layer's base frequency, as transformers 5 writes it or 4 did."""
+    """Read the base frequency of one kind of layer, as transformers 4 or 5 writes it."""
     config.require("rope_scaling", None)
     settings = config.get("rope_parameters", {}).get(kind) or {}
     if settings.get("rope_type", "default") != "default":
@@ -265,7 +268,7 @@ def _float32(array: Array) -> Array:
     return array.astype(np.float32, copy=False)
 
 
-def _stacked(arrays: list[Array]) -> Array:
+def _stack(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 

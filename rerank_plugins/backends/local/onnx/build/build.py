@@ -1,4 +1,4 @@
-"""From an encoder to the graph that runs fastest on a processor."""
+"""From an encoder to the graph that runs fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def build_encoder(
         output: `"logits"` gives `logits` (sequences x labels) and `pooled` (sequences x width),
             the vector the head reads; `"tokens"` gives `tokens` (sequences x length x width),
             the last layer's vectors.
-        dtype: `"int8"` holds matrices and the word table in 8 bits, a scale per output or row,
-            and quantises activations as they come; the head and norms stay float32.
-        max_length: most tokens in a sequence; None: as many as there are positions.
+        dtype: `"int8"` keeps matrices and word embeddings in 8 bits, with a scale per output or
+            row, and quantises activations at run time; the head and norms stay float32.
+        max_length: the most tokens in a sequence; None: as many as there are positions.
 
     Raises:
-        UnsupportedByEngine: the architecture is not one we know, or it has no head to give
-            logits.
+        UnsupportedByEngine: the architecture is unknown, or `"logits"` need a head that the
+            checkpoint lacks.
         ConfigError: the files are missing or broken.
     """
     encoder = read_encoder(Path(folder))
-    graph = build_graph(encoder, output=output, dtype=dtype, words=dtype, max_length=max_length)
+    graph = build_graph(encoder, output=output, dtype=dtype, embeddings=dtype, max_length=max_length)
     return graph.to_bytes()
 
 
@@ -53,32 +53,32 @@ def build_graph(
     *,
     output: Output = "logits",
     dtype: Precision = "float32",
-    words: EmbeddingSource = "float32",
+    embeddings: EmbeddingSource = "float32",
     max_length: int | None = None,
 ) -> Graph:
-    """Build the graph; as `build_encoder`, where `words` says where the word table is."""
-    parts = LayerBuilder(encoder, dtype=dtype, words=words, max_length=max_length)
-    graph = parts.graph
-    x = parts.embed()
+    """Build the graph like `build_encoder`; `embeddings` says where the word embeddings are."""
+    layers = LayerBuilder(encoder, dtype=dtype, embeddings=embeddings, max_length=max_length)
+    graph = layers.graph
+    x = layers.embed()
     if output == "tokens":
         for layer in encoder.layers:
-            x = parts.layer(x, layer)
-        tokens = parts.by_sequence(parts.norm(x, encoder.last_norm))
+            x = layers.layer(x, layer)
+        tokens = layers.by_sequence(layers.norm(x, encoder.last_norm))
         graph.output(tokens, "tokens", ["sequences", "length", encoder.width])
         return graph
     head = encoder.head
     if head is None:
         raise UnsupportedByEngine("the checkpoint has no classification head to give logits")
     for layer in encoder.layers[:-1]:
-        x = parts.layer(x, layer)
+        x = layers.layer(x, layer)
     if head.pooling == "cls":
-        pooled = parts.norm(parts.first_rows(x, encoder.layers[-1]), encoder.last_norm)
+        pooled = layers.norm(layers.first_rows(x, encoder.layers[-1]), encoder.last_norm)
     else:
-        rows = parts.norm(parts.layer(x, encoder.layers[-1]), encoder.last_norm)
-        rows = parts.by_sequence(rows)
+        rows = layers.norm(layers.layer(x, encoder.layers[-1]), encoder.last_norm)
+        rows = layers.by_sequence(rows)
         pooled = graph.op("ReduceMean", rows, graph.integers(1), keepdims=0)
     graph.output(pooled, "pooled", ["sequences", encoder.width])
-    y = parts.activate(parts.maps.exact(pooled, head.dense), head.activation)
-    y = parts.maps.exact(parts.norm(y, head.norm), head.classifier)
+    y = layers.activate(layers.linear_layers.exact(pooled, head.dense), head.activation)
+    y = layers.linear_layers.exact(layers.norm(y, head.norm), head.classifier)
     graph.output(y, "logits", ["sequences", len(head.classifier.weight)])
     return graph

@@ -1,4 +1,4 @@
-"""The rows of a word table that texts need, out of a table that stays on disk."""
+"""Word embeddings that stay on disk, except for the rows in use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 __all__ = ["EmbeddingTable"]
 
 _KEPT = 4096
-"""Rows kept in memory: most words of most texts are among the few thousand that are frequent."""
+"""Rows kept in memory: a few thousand frequent tokens make up most of most texts."""
 
 
 class EmbeddingTable:
-    """Gives rows by token id; safe to share between threads.
+    """Returns rows by token id; safe to share between threads.
 
-    Rows read last are kept. Pages of a mapped file are let go once their rows are copied, so
-    a table costs the process `kept` rows of memory, however large it is.
+    Recent rows are kept. Pages of a mapped file are released once their rows are copied, so a table
+    of any size costs the process `kept` rows of memory.
 
     Args:
-        table: tokens x width, as `Tensors` gives it; any other array works and stays as it is.
-        kept: rows to keep; all are forgotten when one more is needed.
+        table: tokens x width, from `Tensors`; any other array works too.
+        kept: how many rows to keep; when they are full, all are dropped.
     """
 
     def __init__(self, table: Array, *, kept: int = _KEPT) -> None:
@@ -48,25 +48,25 @@ class EmbeddingTable:
                 unknown = np.unique(ids)
             if len(unknown) > len(self._rows):
                 rows: Array = self._table[ids]
-                self._let_go()
+                self._release_pages()
                 return rows
             if len(unknown):
                 end = self._used + len(unknown)
                 self._rows[self._used : end] = self._table[unknown]
                 self._slots[unknown] = np.arange(self._used, end)
                 self._used = end
-                self._let_go()
+                self._release_pages()
             kept: Array = self._rows[self._slots[ids]]
             return kept
 
-    def _let_go(self) -> None:
-        """Take the pages out of this process; the system still has them in its cache."""
+    def _release_pages(self) -> None:
+        """Release the pages from this process; the system's cache still has them."""
         if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapping_of(array: Array) -> mmap.mmap | None:
-    """Return the read-only mapped file that an array is a view of."""
+    """Return the read-only mapped file that an array is a view of, if it is one."""
     owner: object = array
     while isinstance(owner, np.ndarray):
         owner = owner.base

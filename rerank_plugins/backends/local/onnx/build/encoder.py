@@ -1,4 +1,4 @@
-"""An encoder as data: its weights and the few choices that tell one architecture from another."""
+"""An encoder as data: its weights, and the few choices in which architectures differ."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """From token ids to the first layer's input: the sum of the tables, normalised."""
+    """From token ids to the first layer's input: the normalised sum of the tables."""
 
     words: Array
+    """One row per token of the vocabulary."""
     positions: Array | None
     """One row per position from 0; None where layers rotate instead."""
     types: Array | None
@@ -53,7 +54,7 @@ class Embeddings:
     projection: Linear | None = None
     """Applied after the norm, where the tables are narrower than the layers."""
     padding_id: int | None = None
-    """A token of this id takes row 0 of `positions` and is not counted (RoBERTa)."""
+    """Tokens with this id take row 0 of `positions` and are not counted (RoBERTa)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +72,30 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: self-attention, then two linear maps with an activation between."""
+    """One layer: self-attention, then two linear layers with an activation between them."""
 
     attention_norm: Norm | None
     attention_in: Linear
-    """Queries, keys and values, one below the other."""
+    """Queries, keys and values, stacked."""
     attention_out: Linear
     feed_norm: Norm | None
     feed_in: Linear
-    """Where the encoder is gated: the activated half above the gate."""
+    """If the encoder is gated: the activated half, then the gate."""
     feed_out: Linear
     rotary: Rotary | None = None
     window: int | None = None
     """How many tokens to each side a token sees; None: all."""
     attention_peaks: Array | None = None
-    """The largest size seen of each input of `attention_in`; None: not measured."""
+    """The largest magnitude seen of each input of `attention_in`; None: not measured."""
     feed_peaks: Array | None = None
     """The same of `feed_in`."""
     unit_peaks: Array | None = None
-    """The same of `feed_out`, whose inputs are called units."""
+    """The same of `feed_out`, whose inputs are the hidden units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """From the pooled vector to the logit: a linear map, an activation, a norm, a linear map."""
+    """From the pooled vector to the logit: linear, activation, norm, linear."""
 
     dense: Linear
     activation: Activation
@@ -117,10 +118,10 @@ class Encoder:
     gated: bool = False
     """Whether the activated half of `feed_in` is multiplied by the other."""
     norm_first: bool = False
-    """Whether norms stand before attention and feed-forward (else behind their residual sum)."""
+    """Whether norms come before attention and feed-forward, or after their residual sum."""
     last_norm: Norm | None = None
     head: Head | None = None
-    """None: the checkpoint only gives token vectors."""
+    """None: the checkpoint has token vectors only."""
 
     @property
     def width(self) -> int:

@@ -19,11 +19,11 @@ CONTRIB = "com.microsoft"
 _OPSETS = {"": 20, CONTRIB: 1}
 _IR_VERSION = 9
 _SMALL = 1024
-"""Bytes up to which a constant stands in the model itself, where shape inference reads it."""
+"""Bytes up to which a constant is stored in the model, where shape inference reads it."""
 
 
 class Graph:
-    """Collects nodes and constants; every method that adds one returns the name of its value."""
+    """Collects nodes and constants; a method that adds one returns the name of its value."""
 
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
@@ -37,7 +37,7 @@ class Graph:
         return name
 
     def output(self, value: str, name: str, shape: Sequence[str | int]) -> None:
-        """Give a float32 value out under this name."""
+        """Declare a float32 value as an output of this name."""
         self._add("Identity", [value], [name])
         self._outputs.append(protobuf.value(name, protobuf.number_of(np.float32), shape))
 
@@ -56,13 +56,13 @@ class Graph:
         return self.constant(np.array(value, np.float32), f"number_{value}")
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Attribute) -> str:
-        """Add a node of one output. An empty input name leaves an optional input out."""
+        """Add a node with one output. An empty input name omits an optional input."""
         return self.split(kind, *inputs, outs=1, domain=domain, **attributes)[0]
 
     def split(
         self, kind: str, *inputs: str, outs: int, domain: str = "", **attributes: Attribute
     ) -> list[str]:
-        """Add a node of several outputs."""
+        """Add a node with several outputs."""
         names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(outs)]
         return self._add(kind, inputs, names, domain, attributes)
 
@@ -73,14 +73,14 @@ class Graph:
     def to_parts(self) -> tuple[bytes, Iterator[tuple[str, Array]]]:
         """Return the graph without its large constants, and these with their names.
 
-        The model declares them as external, which lets ONNX Runtime take them from memory. The
-        graph lets go of each when it is taken, so there need not be two of all.
+        The model declares them as external, so that ONNX Runtime takes them from memory. The graph
+        releases each constant as it is taken, so they are not all in memory twice.
         """
         constants = self._constants.items()
         large = [name for name, array in constants if array.nbytes > _SMALL]
         model = self._model(
             [
-                protobuf.outside_tensor(n, a) if n in large else protobuf.tensor(n, a)
+                protobuf.external_tensor(n, a) if n in large else protobuf.tensor(n, a)
                 for n, a in constants
             ]
         )

@@ -1,4 +1,4 @@
-"""The parts of an encoder's graph: embeddings, layers, and the last layer for one row alone."""
+"""The graph of an encoder: embeddings, layers, and the last layer for one row only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.encoder import Activation, Embeddings, Encoder, Layer, Linear, Norm, Rotary
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
-from rerank_plugins.backends.local.onnx.build.linear import LinearMaps, Precision
+from rerank_plugins.backends.local.onnx.build.linear import LinearLayers, Precision
 from rerank_plugins.backends.local.onnx.build.protobuf import number_of
 from rerank_plugins.backends.local.onnx.build.quantise import split_outliers, quantise
 from rerank_plugins.backends.local.onnx.build.weights import Array
@@ -16,10 +16,10 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 __all__ = ["LayerBuilder", "EmbeddingSource"]
 
 EmbeddingSource: TypeAlias = Literal["input", "float32", "int8"]
-"""Where the word table is: its rows come with each run, or it is in the graph."""
+"""Where the word embeddings are: their rows are an input of each run, or they are in the graph."""
 
 _POSITIONS = 8192
-"""Rows of a table of rotations where no length is given."""
+"""Rows of the table of rotations if no length is given."""
 
 _LOWEST: dict[Activation, float] = {
     "gelu": -0.17,
@@ -28,28 +28,28 @@ _LOWEST: dict[Activation, float] = {
     "silu": -0.279,
     "tanh": -1.0,
 }
-"""The least that an activation gives."""
+"""The minimum of each activation."""
 
 _FAR = -1e30
-"""Added to the attention score of a token outside the window; `exp` makes it 0."""
+"""Added to the attention score of a token outside the window, whose weight becomes 0."""
 
 
 class LayerBuilder:
-    """Adds parts to a graph; each method takes and returns the names of values.
+    """Adds layers to a graph; each method takes and returns the names of values.
 
-    Between layers a value is a matrix of (sequences x length) rows: ONNX Runtime multiplies
-    those faster than three axes. All sequences of a run are of one length, so nothing is masked.
+    Between layers a value is a matrix of (sequences x length) rows, which ONNX Runtime multiplies
+    faster than three axes. All sequences of a run have one length, so nothing is masked.
     """
 
     def __init__(
-        self, encoder: Encoder, *, dtype: Precision, words: EmbeddingSource, max_length: int | None
+        self, encoder: Encoder, *, dtype: Precision, embeddings: EmbeddingSource, max_length: int | None
     ) -> None:
         self.graph = Graph()
-        self.maps = LinearMaps(self.graph, dtype)
-        """Adds the matrices of the encoder."""
+        self.linear_layers = LinearLayers(self.graph, dtype)
+        """Adds the linear layers of the encoder."""
         self._encoder = encoder
         self._dtype = dtype
-        self._words = words
+        self._embeddings = embeddings
         self._max_length = max_length
         self._ids = self.graph.input("input_ids", ["sequences", "length"])
         self._shape = self.graph.op("Shape", self._ids)
@@ -67,16 +67,16 @@ class LayerBuilder:
             x = graph.op("Add", x, self._embed_positions(embeddings, embeddings.positions))
         x = graph.op("Reshape", x, graph.integers(-1, embeddings.words.shape[1]))
         x = self.norm(x, embeddings.norm)
-        return x if embeddings.projection is None else self.maps.exact(x, embeddings.projection)
+        return x if embeddings.projection is None else self.linear_layers.exact(x, embeddings.projection)
 
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
-        if self._words == "int8":
+        if self._embeddings == "int8":
             values, scales = quantise(words.astype(np.float32), pairs=False)
             rows = graph.op("Gather", graph.constant(values, "words"), self._ids)
             scale = graph.op("Gather", graph.constant(scales, "words.scale"), self._ids)
             return graph.op("Mul", graph.op("Cast", rows, to=number_of(np.float32)), scale)
-        if self._words == "input":
+        if self._embeddings == "input":
             rows = graph.input("words", ["sequences", "length", words.shape[1]], words.dtype)
         else:
             rows = graph.op("Gather", graph.constant(words), self._ids)
@@ -102,39 +102,39 @@ class LayerBuilder:
     def layer(self, x: str, layer: Layer) -> str:
         """Return the output of a layer."""
         rows = self._before(x, layer.attention_norm)
-        qkv = self.by_sequence(self.maps.linear(rows, layer.attention_in, layer.attention_peaks))
+        qkv = self.by_sequence(self.linear_layers.linear(rows, layer.attention_in, layer.attention_peaks))
         q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
         )
         measured = layer.unit_peaks is not None
-        linear = self.maps.linear_by_row if measured else self.maps.linear
+        linear = self.linear_layers.linear_by_row if measured else self.linear_layers.linear
         x = self._add(x, linear(self._by_row(mixed), layer.attention_out), layer.attention_norm)
         before = self._before(x, layer.feed_norm)
         if self._dtype == "float32" or layer.unit_peaks is None:
-            y = self._activate_feed(self.maps.linear(before, layer.feed_in))
-            return self._add(x, self.maps.linear(y, layer.feed_out), layer.feed_norm)
-        few, others = split_outliers(layer.feed_out, layer.unit_peaks)
-        y = self._activate_feed(self.maps.exact(before, self._feed_in(layer, few)))
+            y = self._activate_feed(self.linear_layers.linear(before, layer.feed_in))
+            return self._add(x, self.linear_layers.linear(y, layer.feed_out), layer.feed_norm)
+        outliers, others = split_outliers(layer.feed_out, layer.unit_peaks)
+        y = self._activate_feed(self.linear_layers.exact(before, self._feed_in(layer, outliers)))
         x = self.graph.op(
-            "Gemm", y, self.graph.constant(layer.feed_out.weight[:, few]), x, transB=1
+            "Gemm", y, self.graph.constant(layer.feed_out.weight[:, outliers]), x, transB=1
         )
-        y = self.maps.linear(before, self._feed_in(layer, others), layer.feed_peaks)
+        y = self.linear_layers.linear(before, self._feed_in(layer, others), layer.feed_peaks)
         out = Linear(layer.feed_out.weight[:, others], layer.feed_out.bias)
         lowest = None if self._encoder.gated else _LOWEST[self._encoder.activation]
-        y = self.maps.linear_by_row(self._activate_feed(y), out, lowest)
+        y = self.linear_layers.linear_by_row(self._activate_feed(y), out, lowest)
         return self._add(x, y, layer.feed_norm)
 
     def _feed_in(self, layer: Layer, units: Array) -> Linear:
-        """Return what gives some of the units."""
+        """Return the part of `feed_in` that computes some of the units."""
         if self._encoder.gated:  # the second half of the rows gives their gates
             units = np.concatenate([units, units + len(layer.feed_in.weight) // 2])
         return _part(layer.feed_in, units)
 
     def first_rows(self, x: str, layer: Layer) -> str:
-        """Return the output of a layer for the first row of each sequence alone.
+        """Return the output of a layer for the first row of each sequence only.
 
-        The other rows are only looked at. The query needs no rotation at position 0.
+        The other rows are only attended to. At position 0 the query needs no rotation.
         """
         graph, width = self.graph, self._encoder.width
         rows = self.by_sequence(self._before(x, layer.attention_norm))
@@ -142,21 +142,21 @@ class LayerBuilder:
             seen = graph.integers(layer.window + 1)
             rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
         first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
-        q = self.maps.exact(first, _part(layer.attention_in, slice(width)))
-        mixed = self._look(q, rows, layer) if layer.rotary is None else self._see(q, rows, layer)
-        mixed = self.maps.exact(mixed, layer.attention_out)
+        q = self.linear_layers.exact(first, _part(layer.attention_in, slice(width)))
+        mixed = self._attend_to_rows(q, rows, layer) if layer.rotary is None else self._attend_to_keys(q, rows, layer)
+        mixed = self.linear_layers.exact(mixed, layer.attention_out)
         x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
         x = self._add(x, mixed, layer.attention_norm)
-        y = self._activate_feed(self.maps.exact(self._before(x, layer.feed_norm), layer.feed_in))
-        return self._add(x, self.maps.exact(y, layer.feed_out), layer.feed_norm)
+        y = self._activate_feed(self.linear_layers.exact(self._before(x, layer.feed_norm), layer.feed_in))
+        return self._add(x, self.linear_layers.exact(y, layer.feed_out), layer.feed_norm)
 
-    def _look(self, q: str, rows: str, layer: Layer) -> str:
-        """Return what one query a sequence takes from its rows, without their keys and values.
+    def _attend_to_rows(self, q: str, rows: str, layer: Layer) -> str:
+        """Attend from one query per sequence to its rows without computing their keys and values.
 
-        The key's matrix is applied to the query, and the value's to the weighted sum of rows: the
-        same products in another order, a head's size times fewer of them. The key's bias adds the
-        same to all scores of a query, which changes no weight; the weights add up to 1, so the
-        value's bias is added as it is.
+        The key matrix is applied to the query, and the value matrix to the weighted sum of rows: the
+        same products in another order, fewer by the size of a head. The key bias adds the same to
+        all scores of a query, which changes no weight; the weights sum to 1, so the value bias is
+        added as it is.
         """
         graph, width, heads = self.graph, self._encoder.width, self._encoder.heads
         size = width // heads
@@ -165,9 +165,9 @@ class LayerBuilder:
         keys, values = (
             graph.constant(part.weight.reshape(heads, size, width)) for part in (key, value)
         )
-        wanted = graph.op("MatMul", graph.op("Reshape", q, by_head), keys)
-        wanted = graph.op("Reshape", wanted, flat)
-        scores = self._times_rows(wanted, rows, alpha=size**-0.5)
+        queries = graph.op("MatMul", graph.op("Reshape", q, by_head), keys)
+        queries = graph.op("Reshape", queries, flat)
+        scores = self._times_rows(queries, rows, alpha=size**-0.5)
         sums = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), rows)
         sums = graph.op("Reshape", sums, graph.integers(-1, heads, 1, width))
         mixed = self._by_row(self._times_rows(sums, values))
@@ -178,12 +178,12 @@ class LayerBuilder:
     def _times_rows(self, x: str, rows: str, alpha: float = 1.0) -> str:
         return self.graph.op("FusedMatMul", x, rows, domain=CONTRIB, transB=1, alpha=alpha)
 
-    def _see(self, q: str, rows: str, layer: Layer) -> str:
-        """Return the same where keys are rotated, and so have to be there."""
+    def _attend_to_keys(self, q: str, rows: str, layer: Layer) -> str:
+        """Attend in the same way where keys are rotated, and so must be computed."""
         graph, width = self.graph, self._encoder.width
         q = graph.op("Unsqueeze", q, graph.integers(1))
         part = _part(layer.attention_in, slice(width, None))
-        kv = self.maps.linear(self._by_row(rows), part, layer.attention_peaks)
+        kv = self.linear_layers.linear(self._by_row(rows), part, layer.attention_peaks)
         kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
         k, v = graph.split("Split", kv, outs=2, axis=-1, num_outputs=2)
         return self._by_row(self._attend(q, self._rotate(k, layer.rotary), v, window=None))
@@ -232,7 +232,7 @@ class LayerBuilder:
         return self.graph.op("RotaryEmbedding", x, start, cosines, sines, domain=CONTRIB)
 
     def norm(self, x: str, norm: Norm | None) -> str:
-        """Normalise rows; None returns them as they are."""
+        """Normalise rows; without a norm they stay as they are."""
         if norm is None:
             return x
         weight = self.graph.constant(norm.weight)
@@ -241,7 +241,7 @@ class LayerBuilder:
         return self.graph.op("LayerNormalization", x, weight, *bias, axis=-1, epsilon=epsilon)
 
     def activate(self, x: str, activation: Activation) -> str:
-        """Apply an activation to every number."""
+        """Apply an activation elementwise."""
         match activation:
             case "gelu":
                 return self.graph.op("Gelu", x, domain=CONTRIB)
@@ -255,7 +255,7 @@ class LayerBuilder:
                 return self.graph.op("Tanh", x)
 
     def by_sequence(self, x: str, width: int = -1) -> str:
-        """Turn rows into sequences x length x width."""
+        """Reshape rows to sequences x length x width."""
         return self.graph.op("Reshape", x, self._join(self._shape, width))
 
     def _by_row(self, x: str) -> str:

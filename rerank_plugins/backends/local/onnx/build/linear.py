@@ -1,4 +1,4 @@
-"""Matrices in a graph: in float32, or in 8 bits with one scale for all rows or for each."""
+"""Linear layers in a graph: in float32, or in 8 bits with one scale in all or one per row."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
 from rerank_plugins.backends.local.onnx.build.quantise import quantise, smooth
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["LinearMaps", "Precision"]
+__all__ = ["LinearLayers", "Precision"]
 
 Precision: TypeAlias = Literal["float32", "int8"]
 
 _TINY = 1e-30
-"""The scale of a row of zeros."""
+"""The least scale, for rows of zeros."""
 
 _MIDDLE, _LOW = 128, 16
-"""What stands for 0 in unsigned 8 bits: of numbers of both signs, and of mostly positive ones."""
+"""The zero points in unsigned 8 bits: for both signs, and for mostly positive numbers."""
 
 
-class LinearMaps:
-    """Adds linear maps to a graph; each method takes and returns the names of values.
+class LinearLayers:
+    """Adds linear layers to a graph; each method takes and returns the names of values.
 
     Args:
-        graph: to which they are added.
+        graph: the graph.
         dtype: of all but the `exact` ones.
     """
 
@@ -35,9 +35,9 @@ class LinearMaps:
         self._dtype = dtype
 
     def linear(self, x: str, linear: Linear, peaks: Array | None = None) -> str:
-        """Apply a linear map to rows, in 8 bits where that was asked for.
+        """Apply a linear layer to rows, in 8 bits if `dtype` says so.
 
-        `peaks`, the largest sizes of the inputs, lets the 8 bits be shared out evenly.
+        With `peaks`, the largest magnitudes of the inputs, these are smoothed before rounding.
         """
         if self._dtype == "float32":
             return self.exact(x, linear)
@@ -52,10 +52,10 @@ class LinearMaps:
         return self._graph.op("DynamicQuantizeMatMul", x, *names, domain=CONTRIB)
 
     def linear_by_row(self, x: str, linear: Linear, lowest: float | None = None) -> str:
-        """Apply a linear map to rows of very different sizes: in 8 bits, each has its own scale.
+        """Apply a linear layer to rows of very different magnitudes, each with its own scale.
 
-        Special tokens have numbers that are ten times those of the others. `lowest` is the least
-        that the numbers can be; None: they go as far below 0 as above.
+        Special tokens have values ten times those of others. `lowest` is the minimum of the values;
+        None: they range as far below 0 as above.
         """
         if self._dtype == "float32":
             return self.exact(x, linear)
@@ -84,6 +84,6 @@ class LinearMaps:
         return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
 
     def exact(self, x: str, linear: Linear) -> str:
-        """Apply a linear map to rows in float32."""
+        """Apply a linear layer to rows in float32."""
         bias = () if linear.bias is None else (self._graph.constant(linear.bias),)
         return self._graph.op("Gemm", x, self._graph.constant(linear.weight), *bias, transB=1)

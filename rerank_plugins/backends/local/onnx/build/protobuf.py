@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["Attribute", "model", "node", "number_of", "outside_tensor", "tensor", "value"]
+__all__ = ["Attribute", "model", "node", "number_of", "external_tensor", "tensor", "value"]
 
 Attribute: TypeAlias = int | float | str | Sequence[int]
 
@@ -74,8 +74,8 @@ def tensor(name: str, array: Array) -> bytes:
     return _declared(array) + _text(8, name) + _bytes(9, raw)
 
 
-def outside_tensor(name: str, array: Array) -> bytes:
-    """Encode a `TensorProto` whose numbers the runtime is given apart."""
+def external_tensor(name: str, array: Array) -> bytes:
+    """Encode a `TensorProto` whose numbers the runtime gets separately."""
     place = {"location": "memory", "offset": "0", "length": str(array.nbytes)}
     entries = (_bytes(13, _text(1, key) + _text(2, text)) for key, text in place.items())
     return _declared(array) + _text(8, name) + b"".join(entries) + _int(14, _EXTERNAL)
@@ -93,14 +93,14 @@ def number_of(dtype: DTypeLike) -> int:
     return _NUMBERS[np.dtype(dtype).name]
 
 
-def _attribute(name: str, given: Attribute) -> bytes:
-    if isinstance(given, float):
-        return _text(1, name) + _key(2, 5) + struct.pack("<f", given) + _int(20, 1)
-    if isinstance(given, int):
-        return _text(1, name) + _int(3, given) + _int(20, 2)
-    if isinstance(given, str):
-        return _text(1, name) + _text(4, given) + _int(20, 3)
-    return _text(1, name) + b"".join(_int(8, number) for number in given) + _int(20, 7)
+def _attribute(name: str, value: Attribute) -> bytes:
+    if isinstance(value, float):
+        return _text(1, name) + _key(2, 5) + struct.pack("<f", value) + _int(20, 1)
+    if isinstance(value, int):
+        return _text(1, name) + _int(3, value) + _int(20, 2)
+    if isinstance(value, str):
+        return _text(1, name) + _text(4, value) + _int(20, 3)
+    return _text(1, name) + b"".join(_int(8, number) for number in value) + _int(20, 7)
 
 
 def _declared(array: Array) -> bytes:
@@ -125,7 +125,7 @@ def _key(field: int, wire_type: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Encode 7 bits a byte, lowest first, the top bit saying that more follow."""
+    """Encode 7 bits per byte, lowest first; the top bit says that more follow."""
     out = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - all that 7 bits hold
         out.append(number & 0x7F | 0x80)

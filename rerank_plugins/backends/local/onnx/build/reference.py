@@ -1,4 +1,4 @@
-"""The encoder in plain NumPy: what a graph must give, written to be read and not to be fast."""
+"""The encoder in plain NumPy, to verify graphs: written for clarity, not for speed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 __all__ = ["logits_of", "pooled_of", "tokens_of"]
 
 _ONE_THREAD = {1: 9_216, 2: 262_144}
-"""Multiplications, by axes of the input, up to which OpenBLAS starts no threads.
+"""Number of axes of the input → multiplications up to which OpenBLAS starts no threads.
 
-Its threads spin while they wait, which takes seconds where other work runs too.
+Its threads spin while they wait, which takes seconds next to other work.
 """
 
 
@@ -24,35 +24,35 @@ def tokens_of(
     The vectors are tokens x width; so are each layer's inputs of `attention_in` and `feed_in`,
     and those of `feed_out` are tokens x units.
     """
-    x = _embedded(encoder, ids, types)
+    x = _embed(encoder, ids, types)
     inputs = []
     for layer in encoder.layers:
-        before = _normed(encoder, layer.attention_norm, x) if encoder.norm_first else x
-        x = x + _attended(encoder, layer, before)
+        before = _normalise(encoder, layer.attention_norm, x) if encoder.norm_first else x
+        x = x + _attend(encoder, layer, before)
         if not encoder.norm_first:
-            x = _normed(encoder, layer.attention_norm, x)
-        between = _normed(encoder, layer.feed_norm, x) if encoder.norm_first else x
+            x = _normalise(encoder, layer.attention_norm, x)
+        between = _normalise(encoder, layer.feed_norm, x) if encoder.norm_first else x
         units = _units(encoder, layer, between)
-        x = x + _mapped(layer.feed_out, units)
+        x = x + _apply(layer.feed_out, units)
         if not encoder.norm_first:
-            x = _normed(encoder, layer.feed_norm, x)
+            x = _normalise(encoder, layer.feed_norm, x)
         inputs.append((before, between, units))
-    return _normed(encoder, encoder.last_norm, x), inputs
+    return _normalise(encoder, encoder.last_norm, x), inputs
 
 
 def pooled_of(head: Head, tokens: Array) -> Array:
-    """Return the vector the head reads."""
+    """Return the vector that the head reads."""
     pooled: Array = tokens[0] if head.pooling == "cls" else tokens.mean(axis=0)
     return pooled
 
 
 def logits_of(encoder: Encoder, head: Head, pooled: Array) -> Array:
     """Return the head's logits for a pooled vector."""
-    y = _activated(head.activation, _mapped(head.dense, pooled))
-    return _mapped(head.classifier, _normed(encoder, head.norm, y))
+    y = _activate(head.activation, _apply(head.dense, pooled))
+    return _apply(head.classifier, _normalise(encoder, head.norm, y))
 
 
-def _embedded(encoder: Encoder, ids: Array, types: Array) -> Array:
+def _embed(encoder: Encoder, ids: Array, types: Array) -> Array:
     tables = encoder.embeddings
     x = tables.words[ids].astype(np.float32)
     if tables.types is not None:
@@ -63,26 +63,26 @@ def _embedded(encoder: Encoder, ids: Array, types: Array) -> Array:
             real = ids != tables.padding_id
             positions = np.cumsum(real) * real
         x = x + tables.positions[positions]
-    x = _normed(encoder, tables.norm, x)
-    return x if tables.projection is None else _mapped(tables.projection, x)
+    x = _normalise(encoder, tables.norm, x)
+    return x if tables.projection is None else _apply(tables.projection, x)
 
 
-def _attended(encoder: Encoder, layer: Layer, x: Array) -> Array:
-    q, k, v = np.split(_mapped(layer.attention_in, x), 3, axis=-1)
+def _attend(encoder: Encoder, layer: Layer, x: Array) -> Array:
+    q, k, v = np.split(_apply(layer.attention_in, x), 3, axis=-1)
     size = encoder.width // encoder.heads
     distance = np.abs(np.subtract.outer(np.arange(len(x)), np.arange(len(x))))
     hidden = distance > (len(x) if layer.window is None else layer.window)
     mixed = []
     for head in range(encoder.heads):
         part = slice(head * size, (head + 1) * size)
-        scores = _rotated(layer.rotary, q[:, part]) @ _rotated(layer.rotary, k[:, part]).T
+        scores = _rotate(layer.rotary, q[:, part]) @ _rotate(layer.rotary, k[:, part]).T
         scores = np.where(hidden, -np.inf, scores / np.sqrt(size))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed.append(weights / weights.sum(axis=-1, keepdims=True) @ v[:, part])
-    return _mapped(layer.attention_out, np.concatenate(mixed, axis=-1))
+    return _apply(layer.attention_out, np.concatenate(mixed, axis=-1))
 
 
-def _rotated(rotary: Rotary | None, x: Array) -> Array:
+def _rotate(rotary: Rotary | None, x: Array) -> Array:
     if rotary is None:
         return x
     angles = rotary.angles(*x.shape)
@@ -92,22 +92,22 @@ def _rotated(rotary: Rotary | None, x: Array) -> Array:
 
 
 def _units(encoder: Encoder, layer: Layer, x: Array) -> Array:
-    y = _mapped(layer.feed_in, x)
+    y = _apply(layer.feed_in, x)
     if encoder.gated:
         y, gate = np.split(y, 2, axis=-1)
-        gated: Array = _activated(encoder.activation, y) * gate
+        gated: Array = _activate(encoder.activation, y) * gate
         return gated
-    return _activated(encoder.activation, y)
+    return _activate(encoder.activation, y)
 
 
-def _mapped(linear: Linear, x: Array) -> Array:
+def _apply(linear: Linear, x: Array) -> Array:
     size = max(1, _ONE_THREAD[x.ndim] // x.size)
     blocks = [x @ linear.weight[i : i + size].T for i in range(0, len(linear.weight), size)]
     y = np.concatenate(blocks, axis=-1)
     return y if linear.bias is None else y + linear.bias
 
 
-def _normed(encoder: Encoder, norm: Norm | None, x: Array) -> Array:
+def _normalise(encoder: Encoder, norm: Norm | None, x: Array) -> Array:
     if norm is None:
         return x
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -116,8 +116,8 @@ def _normed(encoder: Encoder, norm: Norm | None, x: Array) -> Array:
     return y if norm.bias is None else y + norm.bias
 
 
-def _activated(activation: Activation, x: Array) -> Array:
-    """Apply an activation; all but two multiply `x` by a share that grows from 0 to 1."""
+def _activate(activation: Activation, x: Array) -> Array:
+    """Apply an activation; all but two multiply `x` by a share between 0 and 1."""
     share: Array
     match activation:
         case "relu":

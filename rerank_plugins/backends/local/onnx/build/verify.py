@@ -1,4 +1,4 @@
-"""Runs random sequences through plain NumPy: to check graphs, and to see how large numbers get."""
+"""Random sequences run through plain NumPy: to verify graphs and to measure magnitudes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 __all__ = ["Sample", "with_peaks", "verify"]
 
 _LENGTHS = (2, 7, 40)
-_BEYOND = 9  # tokens that see nothing of the first, where attention is local
+_BEYOND = 9  # tokens outside the first one's window, where attention is local
 _SMALLEST = 1e-2
-"""Length from which an error is relative: near 0, rounding would look large."""
+"""Length below which an error is absolute: near 0, rounding would look large."""
 _TOLERANCE = 1e-3
-"""Of numbers that differ by rounding only."""
+"""Of values that differ by rounding only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A random sequence and what the reference makes of it."""
+    """A random sequence, and what the reference computes for it."""
 
     ids: Array
     types: Array
     pooled: Array
-    """The vector the head reads."""
+    """The vector that the head reads."""
     inputs: list[tuple[Array, Array, Array]]
-    """Of each layer: what its `attention_in`, its `feed_in` and its `feed_out` read."""
+    """Per layer: the inputs of its `attention_in`, `feed_in` and `feed_out`."""
 
     @classmethod
     def draw(cls, encoder: Encoder, head: Head, *, longest: int) -> list[Self]:
-        """Run some sequences, the last one wider than any window; the same ones every time."""
+        """Run the same few sequences every time; the last is longer than any window."""
         random = np.random.default_rng(0)
         windows = [layer.window for layer in encoder.layers if layer.window is not None]
         lengths = (*_LENGTHS, *(window + _BEYOND for window in set(windows)))
@@ -48,13 +48,13 @@ class Sample:
         ids = random.integers(len(encoder.embeddings.words), size=length).astype(np.int32)
         types = (np.arange(length) > length // 2).astype(np.int32)
         types %= 1 if encoder.embeddings.types is None else len(encoder.embeddings.types)
-        with np.errstate(all="ignore"):  # broken weights are found by their scores
+        with np.errstate(all="ignore"):  # scores reveal broken weights
             tokens, inputs = tokens_of(encoder, ids, types)
             return cls(ids, types, pooled_of(head, tokens), inputs)
 
 
 def with_peaks(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
-    """Return the encoder with the peaks of each layer's inputs."""
+    """Return the encoder with the measured peaks of each layer's inputs."""
     layers = []
     for i, layer in enumerate(encoder.layers):
         attention, feed, units = (
@@ -94,6 +94,6 @@ def verify(
 def _error(actual: Array, expected: Array) -> float:
     size = float(np.linalg.norm(expected))
     if not np.isfinite(size):
-        return 0.0  # the weights are broken, not the graph
+        return 0.0  # the weights are broken, and not the graph
     error = float(np.linalg.norm(actual - expected)) / max(size, _SMALLEST)
     return error if np.isfinite(error) else np.inf

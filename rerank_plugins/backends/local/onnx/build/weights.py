@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint, mapped from its safetensors files without copying them."""
+"""Tensors of a checkpoint, mapped from its safetensors files without a copy."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"
 class Tensors(Mapping[str, Array]):
     """The tensors of `model.safetensors`, or of the shards its index names, by name.
 
-    Each look-up maps just that tensor, so its memory goes when the array goes. 16-bit floats
-    stay as they are, except bfloat16, which NumPy lacks and which becomes float32.
+    Each look-up maps that tensor alone, so its memory is released with the array. float16 stays as
+    it is; bfloat16, which NumPy lacks, becomes float32.
 
     Raises:
         UnsupportedByEngine: there is no such file.

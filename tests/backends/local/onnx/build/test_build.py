@@ -128,7 +128,7 @@ def test_int8_stays_close_and_is_smaller(case):
     small, large = build_encoder(folder, dtype="int8"), build_encoder(folder)
     encoder = read_encoder(folder)
     encoder = with_peaks(encoder, Sample.draw(encoder, encoder.head, longest=512))
-    shared_out = build_graph(encoder, dtype="int8", words="int8").to_bytes()
+    shared_out = build_graph(encoder, dtype="int8", embeddings="int8").to_bytes()
     for session in map(open_session, (small, shared_out)):
         for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
             pooled = run(session, "pooled", ids, types)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 import rerank_plugins.backends
 
-__all__ = ["CHAT_TEMPLATE", "KINDS", "build", "build_language_model"]
+__all__ = ["CHAT_TEMPLATE", "EVERY_KIND", "KINDS", "build", "build_language_model"]
 
 _CORPUS = [
     "What is a panda? The giant panda is a bear species endemic to China.",
@@ -276,3 +277,9 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 if importlib.util.find_spec("transformers.models.gte"):  # transformers 5.23 and later
     KINDS["gte"] = (_unigram, _model("Gte", **_SMALL))
     KINDS = dict(sorted(KINDS.items()))
+
+EVERY_KIND = [
+    pytest.param(kind, marks=[] if kind in {"bert", "qwen3", "xlm-roberta"} else pytest.mark.slow)
+    for kind in KINDS
+]
+"""All kinds as test parameters; the quick run takes one of each form."""

@@ -29,7 +29,6 @@ from rerank_plugins import (
     InvalidResponse,
     Query,
     UnsupportedInputError,
-    content,
     load_backend,
 )
 from rerank_plugins.backends.local import backend as local_backend
@@ -267,11 +266,18 @@ async def test_an_instruction_that_is_refused_fails_no_other_call(backend: Local
 
 
 def test_texts_are_checked_once(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked: list[str] = []
-    monkeypatch.setattr(content, "check_encodable", lambda text, _: checked.append(text))
+    """Also where the scheduler hands them over in parts."""
+    checked: list[Any] = []
+    real = local_backend.check_request
+
+    def check(query: Any, documents: Any, **rules: Any) -> Any:
+        checked.append(documents)
+        return real(query, documents, **rules)
+
+    monkeypatch.setattr(local_backend, "check_request", check)
     asyncio.run(backend.ascore("panda", ["a", "b"]))
 
-    assert ["panda", "a", "b"] == checked
+    assert [["a", "b"]] == checked
 
 
 def test_threads_that_come_at_once_load_one_model(

@@ -22,7 +22,7 @@ from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.tokenizer import PairTokenizer, cut_pair
-from tests.support.checkpoints import KINDS
+from tests.support.checkpoints import EVERY_KIND
 
 TEXTS = [
     "",
@@ -49,7 +49,7 @@ def requests(seed: int, *, words: int = 1000) -> list[tuple[str, list[str]]]:
     return [(query, chosen.choices(texts, k=9)) for query in queries]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("max_length", [8, 33, 512])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_ids_equal_transformers(

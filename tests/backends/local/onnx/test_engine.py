@@ -38,7 +38,11 @@ from rerank_plugins.testing import BackendContract
 from tests.support import checkpoints
 from tests.support.places import DATA
 
-KINDS = sorted(set(MODEL_TYPES) & set(checkpoints.KINDS))
+KINDS = [
+    pytest.param(kind, marks=[] if kind in {"bert", "modernbert"} else pytest.mark.slow)
+    for kind in MODEL_TYPES
+    if kind in checkpoints.KINDS
+]
 QUERY = "what is a panda?"
 DOCUMENTS = [
     "",

@@ -33,7 +33,7 @@ from rerank_plugins.backends.local.torch.model import choose_dtype, load_model
 from rerank_plugins.backends.local.torch.packed import PackedForward
 from rerank_plugins.backends.local.torch.padded import PaddedForward
 from rerank_plugins.backends.local.torch.self_check import make_check_pairs
-from tests.support.checkpoints import KINDS
+from tests.support.checkpoints import EVERY_KIND
 
 REQUESTS: list[Request] = [
     ("what is a panda?", [f"panda {i} " * (i % 13) for i in range(30)]),
@@ -72,7 +72,7 @@ def test_batches_do_not_change_logits(
     assert [] == engine.logits([])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_order_and_company_change_no_logit(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Every architecture, at any length from 1 token to more than fits, in small batches."""
     drawn = random.Random(7)
@@ -271,7 +271,7 @@ def test_the_head_computes_in_float32(attention: str, checkpoint: Callable[[str]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_half_precision_stays_near(kind: str, dtype: str, checkpoint: Callable[[str], str]) -> None:
     """And is packed, and says what it is, also where the first weights are the wide head's."""
     exact = engine_of(checkpoint(kind)).logits(REQUESTS)

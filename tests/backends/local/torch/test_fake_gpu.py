@@ -31,7 +31,7 @@ from rerank_plugins.backends.local.torch.model import load_model
 from rerank_plugins.backends.local.torch.packed import PackedForward
 from rerank_plugins.backends.local.torch.padded import PaddedForward
 from rerank_plugins.backends.local.torch.self_check import make_check_pairs
-from tests.support.checkpoints import KINDS, build_language_model
+from tests.support.checkpoints import EVERY_KIND, build_language_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torch's library has other names")
 
@@ -91,7 +91,7 @@ def check(logits: torch.Tensor, pairs: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
     model, found = loaded(checkpoint(kind), dtype)
     path, pairs = PackedForward(model, found), make_check_pairs(model.config, found)
@@ -104,7 +104,7 @@ def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_padded(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
     model, found = loaded(checkpoint(kind), dtype)
     path, pairs = PaddedForward(model, found, save=True), make_check_pairs(model.config, found)

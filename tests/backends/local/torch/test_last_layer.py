@@ -19,7 +19,7 @@ from rerank_plugins.backends.local.torch.last_layer import LastLayer
 from rerank_plugins.backends.local.torch.model import load_model
 from rerank_plugins.backends.local.torch.packed import PackedForward
 from rerank_plugins.backends.local.torch.padded import PaddedForward
-from tests.support.checkpoints import KINDS
+from tests.support.checkpoints import EVERY_KIND
 
 DOCUMENTS = ["bear", "panda " * 60, "Where? " * 20, ""]
 
@@ -49,7 +49,7 @@ def rows_of_the_last_mlp(model: Any, path: Any, pairs: Pairs) -> tuple[int, torc
     return seen[0], scores
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modernbert"}))
+@pytest.mark.parametrize("kind", [k for k in EVERY_KIND if k.values != ("modernbert",)])
 def test_packed_layers_compute_one_row_per_pair(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
         expected = PaddedForward(model, found)(pairs)
         monkeypatch.setattr(
             LastLayer,
-            "_gather",
+            "_run_post_norm",
             lambda this, *states: this._whole(
                 *[this.select(s).flip(-1) if this.select else s for s in states]
             ),
@@ -113,6 +113,6 @@ def test_an_unknown_layer_is_computed_whole(
     model, found, _ = loaded(checkpoint("qwen3"))
     monkeypatch.setattr(last_layer, "_PRE_NORM", {})
 
-    assert "Qwen3DecoderLayer is no layer of unknown form" in str(
+    assert "Qwen3DecoderLayer is a layer of unknown form" in str(
         PackedForward(model, found).facts["last_layer"]
     )

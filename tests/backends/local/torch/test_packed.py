@@ -23,7 +23,7 @@ from rerank_plugins.backends.local.torch.model import load_model
 from rerank_plugins.backends.local.torch.packed import CannotPack, PackedForward
 from rerank_plugins.backends.local.torch.packing import pack
 from rerank_plugins.backends.local.torch.padded import PaddedForward
-from tests.support.checkpoints import KINDS
+from tests.support.checkpoints import EVERY_KIND
 
 DOCUMENTS = ["", "bear", "<pad> a [PAD] b <pad>", "panda " * 60, "Where? " * 400, "a b c d e f"]
 
@@ -38,7 +38,7 @@ def pairs_of(found: Checkpoint, documents: list[str] = DOCUMENTS) -> Pairs:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_packed_scores_equal_padded_ones(
     kind: str, dtype: Any, tolerance: float, checkpoint: Callable[[str], str]
 ) -> None:
@@ -54,7 +54,7 @@ def test_packed_scores_equal_padded_ones(
 
 
 @pytest.mark.usefixtures("_poisoned_filling")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_what_fills_up_a_batch_reaches_no_score(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:

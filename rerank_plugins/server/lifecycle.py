@@ -14,6 +14,7 @@ from rerank_plugins._internal.text_files import read_objects
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
+from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
 from rerank_plugins.server.metrics import ServerMetrics
@@ -130,6 +131,11 @@ class Lifecycle:
         if self._scoring is None:
             raise APIError(503, "loading", "the model is loading", retry_after=5)
         return self._scoring
+
+    def count_usage(self, scores: Scores) -> None:
+        """Count the tokens of a request, if the backend did."""
+        if scores.usage is not None:
+            self._metrics.tokens.inc(scores.usage.tokens or 0)
 
     def fail(self, error: Exception) -> None:
         """Record why the server can't go on, and call `on_failure`."""

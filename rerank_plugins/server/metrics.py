@@ -46,6 +46,7 @@ class ServerMetrics:
         self.requests = self._prometheus.metrics.requests
         self.duration = self._prometheus.metrics.request_duration
         self.pairs = self._prometheus.metrics.pairs
+        self.tokens = self._prometheus.metrics.tokens
         self.inflight = Gauge(
             "rerank_inflight_requests", "Requests in progress.", registry=registry
         )

@@ -115,6 +115,7 @@ class RerankHandler:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if scores.done():
+                self._lifecycle.count_usage(scores.result())
                 return scores.result()
         except (RerankError, MemoryError) as error:
             raise api_error_of(error) from error

@@ -201,6 +201,14 @@ class TestFacts:
         assert "12" == response.headers["x-compute-tokens"]
         assert all(set(item) == {"index", "score"} for item in response.json())
 
+    def test_tokens_are_counted(self):
+        with serving(Counting(), warm_up=False) as client:
+            for _ in range(2):
+                post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS})
+            metrics = client.get("/metrics").text
+
+        assert "rerank_tokens_total 24.0" in metrics
+
     def test_unknown_facts_are_left_out(self, client):
         body = post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()
 

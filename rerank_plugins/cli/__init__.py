@@ -36,7 +36,7 @@ _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Typer does not export the base of its errors, which was click's own class before."""
 
 _NAMES = (("`top_n`", "--top-n"), ("`min_score`", "--min-score"), ("min_score=", "--min-score "))
-"""What Python calls an option → how it is written here."""
+"""The name of an option in Python → its spelling on the command line."""
 
 _HINTS = {
     "--device": "--backend 'local:MODEL?device={}'",
@@ -49,15 +49,15 @@ _HINTS = {
     "-k": "--top-n {}",
     "-m": "--backend local:{}",
 }
-"""Options of other tools → what to write instead, with the value that was given."""
+"""Options of other tools → what to write instead, with their value."""
 
 
 def exit_code(error: Exception) -> int:
     """Return the exit code that tells a script what to do about `error`.
 
     2: fix the command, the configuration or the installation. 3: fix the input. 4: try again
-    later. 5: the backend refused, or its answer is not usable. 6: the output can't be written.
-    (0 is success, 1 a clean "no": nothing kept, or a check that failed.)
+    later. 5: the backend refused, or its response is not usable. 6: the output can't be written.
+    (0 is success; 1 means that nothing was kept, or that a check failed.)
     """
     if isinstance(error, DataError | UnsupportedInputError):
         return 3
@@ -69,24 +69,24 @@ def exit_code(error: Exception) -> int:
 
 
 class _Commands(TyperGroup):
-    """Turns what every command may raise into one line and an exit code."""
+    """Turns the errors of every command into one line and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
-        end = given.index("--") if "--" in given else len(given)
-        if debug := "--debug" in given[:end]:  # it may stand behind the command, too
-            options = (word for word in given[:end] if word != "--debug")
-            given = ["--debug", *options, *given[end:]]
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        if debug := "--debug" in words[:end]:  # allowed after the command, too
+            options = (word for word in words[:end] if word != "--debug")
+            words = ["--debug", *options, *words[end:]]
         try:
-            code = super().main(given or ["--help"], *rest, **named | {"standalone_mode": False})
+            code = super().main(words or ["--help"], *rest, **named | {"standalone_mode": False})
         except BrokenPipeError:
             code = 0
         except typer.Abort:
             code = 130
         except _UsageError as error:
-            code = _report(error, _usage(error, given), debug=debug)
+            code = _report(error, _usage_message(error, words), debug=debug)
         except (RerankError, OutputError) as error:
-            code = _report(error, _spelled(str(error)), debug=debug)
+            code = _report(error, _as_options(str(error)), debug=debug)
         sys.exit(code)
 
 
@@ -98,19 +98,19 @@ def _report(error: Exception, message: str, *, debug: bool) -> int:
     return exit_code(error)
 
 
-def _usage(error: Any, given: Sequence[str]) -> str:
-    """Say what is wrong with the command, and where to read how it is used."""
+def _usage_message(error: Any, words: Sequence[str]) -> str:
+    """Say what is wrong with the command, and which help to read."""
     message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
     option = str(getattr(error, "option_name", ""))
     if option in _HINTS:
-        value = next(iter(given[given.index(option) + 1 :]), "…") if option in given else "…"
+        value = next(iter(words[words.index(option) + 1 :]), "…") if option in words else "…"
         return f"there is no option {option}; write: {_HINTS[option].format(value)}"
     path = error.ctx.command_path if error.ctx else "rerank-plugins"
     return f"{message}; see: {path} --help"
 
 
-def _spelled(message: str) -> str:
-    """Call options what they are called on the command line."""
+def _as_options(message: str) -> str:
+    """Spell the names of options as on the command line."""
     for name, option in _NAMES:
         message = message.replace(name, option)
     return message

@@ -1,4 +1,4 @@
-"""`rerank-plugins canary`: does a backend still rank as well as it did?"""
+"""`rerank-plugins canary`: check that a backend still ranks as well as before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _METRIC = "MRR@10"
 
 
 def canary(
-    dataset: Annotated[str, typer.Argument(help="Judged queries, as `eval` reads them.")],
+    dataset: Annotated[str, typer.Argument(help="Judged queries; `eval` reads the same.")],
     *,
     backend: Annotated[
         str | None,
@@ -37,24 +37,24 @@ def canary(
             "--backend",
             "-b",
             metavar="SPEC",
-            help="What to watch. Else $RERANK_BACKEND, else embedded.",
+            help="The backend to watch. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Run again and again: 30s, 10m, 1h. Else once."),
+        typer.Option(metavar="TIME", help="Repeat after this time: 30s, 10m, 1h. Else run once."),
     ] = None,
     minimum: Annotated[
-        float | None, typer.Option("--min", help="The least MRR@10 that is fine.", min=0, max=1)
+        float | None, typer.Option("--min", help="The lowest MRR@10 allowed.", min=0, max=1)
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="A results.json of `eval` to hold the MRR@10 against.")
+        Path | None, typer.Option(help="A results.json of `eval` to compare the MRR@10 with.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="How far below the baseline is fine.", min=0, max=1)
+        float, typer.Option(help="How far below the baseline the MRR@10 may be.", min=0, max=1)
     ] = 0.02,
     label: Annotated[
-        str | None, typer.Option(help="Which backend of the baseline, if it has several.")
+        str | None, typer.Option(help="The backend in the baseline, if it has several.")
     ] = None,
     textfile: Annotated[
         Path | None, typer.Option(help="Write metrics for node-exporter's textfile collector.")
@@ -63,7 +63,7 @@ def canary(
         str | None, typer.Option(metavar="URL", help="Push metrics to a Pushgateway.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--set", help="The metrics' label `set`; else the data's name.")
+        str | None, typer.Option("--set", help="The metrics' label `set`; else the dataset's name.")
     ] = None,
     queries: Annotated[int | None, typer.Option(min=1, help="Use the first N queries.")] = None,
     depth: Annotated[
@@ -73,17 +73,17 @@ def canary(
         bool,
         typer.Option(
             "--conformance",
-            help="Ask first whether equal requests get equal scores, in any order.",
+            help="First check that equal requests get equal scores, in any order.",
         ),
     ] = False,
     runs: Annotated[
         int | None, typer.Option(min=1, help="With --every: stop after this many runs.")
     ] = None,
 ) -> None:
-    """Rerank judged queries, and say whether the order is as good as it should be.
+    """Rerank judged queries, and check that the ranking is good enough.
 
-    Prints one JSON object a run. Exit code 1: worse than allowed. With --every it
-    goes on, whatever it finds, and leaves alarms to the metrics.
+    Prints one JSON object per run. Exit code 1: worse than allowed. With --every it
+    never stops by itself; set alerts on the metrics.
     """
     pause = None if every is None else seconds_of(every)
     if runs is not None and pause is None:
@@ -107,14 +107,14 @@ def seconds_of(text: str) -> float:
     """Return the seconds of `"30s"`, `"10m"`, `"1h"` or `"1d"`.
 
     Raises:
-        typer.BadParameter: it is written otherwise, or is 0.
+        typer.BadParameter: it has another form, or is 0.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None or float(match[1]) == 0:
         raise typer.BadParameter(
-            f"{text!r} is no time; write 30s, 10m, 1h or 1d", param_hint="'--every'"
+            f"{text!r} is no duration; write 30s, 10m, 1h or 1d", param_hint="'--every'"
         )
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _forever(once: Callable[[], bool], *, pause: float, runs: int | None) -> None:
@@ -140,7 +140,7 @@ def _once(
     depth: int,
     conformance: bool,
 ) -> bool:
-    """Run, publish and print; return whether it is good enough."""
+    """Run, publish and print; return whether the ranking is good enough."""
     try:
         if conformance:
             check_conformance(watched)

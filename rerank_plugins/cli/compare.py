@@ -1,4 +1,4 @@
-"""`rerank-plugins compare`: what several backends make of the same documents, side by side."""
+"""`rerank-plugins compare`: the rankings of several backends, side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare(
     query: Annotated[str, typer.Argument(help="What to rank the documents for.")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE", help="Documents, as `rank` reads them, best found first."),
+        typer.Argument(metavar="FILE", help="Documents, best first; `rank` reads the same files."),
     ] = None,
     *,
     backends: Annotated[
@@ -36,7 +36,7 @@ def compare(
             "--backend",
             "-b",
             metavar="SPEC",
-            help="What scores; give it several times. Else $RERANK_BACKEND, else embedded.",
+            help="A backend, once or more. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
     top_n: Annotated[int, typer.Option("--top-n", "-n", min=1, help="Places to show.")] = 10,
@@ -45,15 +45,15 @@ def compare(
     ] = FileFormat.AUTO,
     text_key: Annotated[str | None, typer.Option(metavar="KEY", help=TEXT_KEY_HELP)] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Also write a page to look at.")
+        Path | None, typer.Option(metavar="PATH", help="Also write an HTML page.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Hold the orders of several backends beside the order of the file.
+    """Compare the rankings of several backends with the order of the file.
 
-    A terminal gets two tables: places and moves, and how alike the orders are.
-    A pipe gets lines: the place in the file, one per backend, id and text,
-    separated by tabs, under a line of names.
+    A terminal gets two tables: ranks and moves, and how alike the rankings are.
+    A pipe gets tab-separated lines under a line of column names: the place in
+    the file, the rank by each backend, id and text.
     """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
 
@@ -61,7 +61,7 @@ def compare(
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     if not entries:
         names = ", ".join(repr(str(path)) for path in paths)
-        raise DataError(f"{names} holds no documents to compare backends with")
+        raise DataError(f"{names} holds no documents to rank")
     messages = Console(stderr=True)
     doing = f"Scoring {len(entries)} documents with {len(backends or [''])} backends …"
     with messages.status(doing) if messages.is_terminal else nullcontext():
@@ -93,7 +93,7 @@ def _write(path: Path, page: str) -> None:
 
 
 def as_lines(comparison: Comparison, entries: Sequence[Entry]) -> Iterator[str]:
-    """Write each document in the top of any order as its places, id and text, tab-separated."""
+    """Yield each top document as a tab-separated line: its ranks, id and text."""
     labels = [excerpt(ordering.label) for ordering in comparison.orderings]
     yield "\t".join([*labels, "id", "document"]) + "\n"
     for position in comparison.shown:
@@ -103,7 +103,7 @@ def as_lines(comparison: Comparison, entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def as_json(comparison: Comparison, entries: Sequence[Entry]) -> str:
-    """Write orders, scores and agreement as one JSON document, with all documents; exact."""
+    """Return rankings, scores, agreements and all documents as one JSON document."""
     documents = [
         {"index": index, "id": entry.id, "source": entry.source, "text": entry.text}
         for index, entry in enumerate(entries)

@@ -1,4 +1,4 @@
-"""`rerank-plugins eval`: whether backends help on judged queries, and what they cost."""
+"""`rerank-plugins eval`: measure backends on judged queries."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ def evaluate_datasets(
             "--backend",
             "-b",
             metavar="SPEC",
-            help="What to evaluate, once or more. Else $RERANK_BACKEND, else embedded.",
+            help="A backend, once or more. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Use the small sets in this package, in two languages.")
+        bool,
+        typer.Option("--demo", help="Use the two small datasets in this package."),
     ] = False,
     metrics: Annotated[
         list[str] | None,
@@ -69,11 +70,11 @@ def evaluate_datasets(
         ),
     ] = None,
     depth: Annotated[
-        int, typer.Option(min=1, help="How many candidates to rerank; shallower depths are shown.")
+        int, typer.Option(min=1, help="How many candidates to rerank.")
     ] = DEFAULT_DEPTH,
     depths: Annotated[
         list[int] | None,
-        typer.Option("--at", min=1, help="A shallower depth to show; may be given several times."),
+        typer.Option("--at", min=1, help="A shallower depth to report, once or more."),
     ] = None,
     queries: Annotated[
         int | None, typer.Option(min=1, help="Use the first N queries only.")
@@ -88,18 +89,18 @@ def evaluate_datasets(
         Path | None, typer.Option(help="Queries beside a corpus: JSON Lines, or ID<TAB>TEXT.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the reports and the scores that a later run reuses.")
+        Path, typer.Option(help="Folder for the reports, and for the scores that later runs reuse.")
     ] = Path("rerank-eval"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Score everything anew; use no kept scores.")
+        bool, typer.Option("--fresh", help="Ignore the scores of earlier runs.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Rerank judged queries with each backend; compare with the order there was before.
+    """Rerank judged queries with each backend, and compare with the first stage's order.
 
-    Writes OUT/DATASET/report.html, report.md and results.json. An interrupted run goes on where
-    it was when the same command is given again.
+    Writes OUT/DATASET/report.html, report.md and results.json. To resume an
+    interrupted run, give the same command again.
     """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
 
@@ -157,7 +158,7 @@ def _depths(data: Dataset, depth: int, depths: Sequence[int] | None) -> tuple[in
 
 @contextmanager
 def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[], object]]:
-    """Show how far the queries are; give what to call after each one."""
+    """Show a progress bar; yield the function to call after each query."""
     from rich.markup import escape  # noqa: PLC0415  # errors need no rich
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -187,7 +188,7 @@ def _remove_scores(folder: Path, data: Iterable[Dataset]) -> None:
 
 
 def _write(folder: Path, result: Evaluation) -> Path:
-    """Write the three forms of a report; return the path of the page."""
+    """Write the report in three formats; return the path of the page."""
     from rerank_plugins.evaluation.report.page import as_html  # noqa: PLC0415  # only at the end
 
     page = folder / "report.html"
@@ -209,9 +210,9 @@ def _print(console: Console, result: Evaluation) -> None:
 
     console.print(_as_table(result))
     for system in result.backends:
-        found = verdict(result, system)
-        line = Text(f"{_MARKS[found.kind]} ", style=_STYLES[found.kind])
-        console.print(line.append(f"{system.label}: ", "bold").append(found.sentence, "default"))
+        judged = verdict(result, system)
+        line = Text(f"{_MARKS[judged.kind]} ", style=_STYLES[judged.kind])
+        console.print(line.append(f"{system.label}: ", "bold").append(judged.sentence, "default"))
     for remark in remarks(result):
         console.print(Text(f"  {remark}", style="dim"))
     console.print()
@@ -222,7 +223,7 @@ def _head(result: Evaluation) -> tuple[str, ...]:
 
 
 def as_lines(result: Evaluation) -> Iterator[str]:
-    """Lay the figures out as lines of fields separated by tabs, under a line of names."""
+    """Yield the figures as tab-separated lines under a line of column names."""
     yield "\t".join(_head(result)) + "\n"
     for system in result.systems:
         figures = (figure(estimate.mean) for estimate in system.figures.values())
@@ -248,7 +249,7 @@ def _figure_cell(result: Evaluation, system: System, metric: str) -> str:
     shown = figure(system.figures[metric].mean)
     if system is result.baseline:
         return shown
-    found = result.compared(system.label, result.baseline.label, metric)
-    if not found.significant:
+    test = result.compared(system.label, result.baseline.label, metric)
+    if not test.significant:
         return shown
-    return f"[green]{shown} ▲[/]" if found.difference.mean > 0 else f"[red]{shown} ▼[/]"
+    return f"[green]{shown} ▲[/]" if test.difference.mean > 0 else f"[red]{shown} ▼[/]"

@@ -1,4 +1,4 @@
-"""`rerank-plugins lock`: write down the sha256 of each file of some models."""
+"""`rerank-plugins lock`: record the sha256 of each file of local models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lock(
         Path | None, typer.Option("--output", "-o", help="File to write [standard output].")
     ] = None,
 ) -> None:
-    """Lock local models: `model_lock` of [server] then refuses others, and changed files."""
+    """Record the files of local models; `model_lock` of [server] then refuses all others."""
     from rerank_plugins.backends.local.lockfile import lock_of  # noqa: PLC0415  # a little heavy
     from rerank_plugins.spec import load_backend  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Writing what a command prints, and what it means when that fails."""
+"""Writing a command's output, and the error when that fails."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["OutputError", "printing"]
 
 
 class OutputError(Exception):
-    """The output can't be written: the disk is full, perhaps."""
+    """The output can't be written, for example because the disk is full."""
 
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Flush standard output at the end; tell its failures from those of everything else.
+    """Flush standard output at the end, and tell its failures from all others.
 
     Raises:
-        BrokenPipeError: the reader has what it wants, as in `… | head -1`.
+        BrokenPipeError: the reader has closed the pipe, as in `… | head -1`.
         OutputError: the output can't be written.
     """
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # What is left in the buffer has to go somewhere when Python ends.
+        # Python flushes the rest of the buffer when it ends: send that to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise

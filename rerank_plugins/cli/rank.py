@@ -1,4 +1,4 @@
-"""`rerank-plugins rank`: order the documents of files for a query."""
+"""`rerank-plugins rank`: rank the documents of files for a query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rerank_plugins.result import RerankResult, rerank
 __all__ = ["TEXT_KEY_HELP", "as_json", "as_lines", "rank", "standard_input"]
 
 TEXT_KEY_HELP = f"The key that holds the text of JSON lines. Else {', '.join(TEXT_KEYS)}."
-"""What `--text-key` means, in every command that has it."""
+"""The help of `--text-key`, in every command that has it."""
 
 _PER_DOCUMENT = frozenset({"truncated", "chunked"})
 """Facts that stand beside each document."""
@@ -44,7 +44,7 @@ def rank(
             "--backend",
             "-b",
             metavar="SPEC",
-            help="What scores: a spec or a .toml file. Else $RERANK_BACKEND, else embedded.",
+            help="A spec or a .toml file. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
     top_n: Annotated[
@@ -59,10 +59,10 @@ def rank(
     text_key: Annotated[str | None, typer.Option(metavar="KEY", help=TEXT_KEY_HELP)] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Order documents by how well they answer a query, best first.
+    """Rank documents by relevance to a query, best first.
 
-    A terminal gets a table. A pipe gets lines: rank, places moved, score, id
-    and text, separated by tabs. Exit code 1 says that nothing was kept.
+    A terminal gets a table. A pipe gets tab-separated lines: rank, places
+    moved, score, id and text. Exit code 1: no document was kept.
     """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
 
@@ -104,7 +104,7 @@ def rank(
 
 
 def standard_input() -> list[Path]:
-    """Stand in for files that were not given; refuse a terminal, which would seem to hang."""
+    """Return standard input as the file to read; refuse a terminal, which would seem to hang."""
     if sys.stdin is None or sys.stdin.isatty():  # None where it was closed
         raise typer.BadParameter("give a file, or - to type the documents")
     return [Path("-")]
@@ -113,7 +113,7 @@ def standard_input() -> list[Path]:
 def _why_none(
     paths: Sequence[Path], documents: int, *, top_n: int | None, min_score: float | None
 ) -> str:
-    """Say why nothing was kept."""
+    """Say why no document was kept."""
     if not documents:
         names = ("standard input" if str(path) == "-" else str(path) for path in paths)
         return f"no documents in {', '.join(names)}"
@@ -123,7 +123,7 @@ def _why_none(
 
 
 def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:
-    """Write each document kept as rank, places moved, score, id and text, separated by tabs."""
+    """Yield each document as a tab-separated line: rank, places moved, score, id and text."""
     for item in result:
         entry = entries[item.index]
         fields = (

@@ -1,4 +1,4 @@
-"""Watching a backend's quality: a few judged queries, again and again, as Prometheus metrics."""
+"""Monitor a backend's quality with a few judged queries, as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rerank_plugins.evaluation.scoring import reranked, score_candidates
 __all__ = ["CANARY_METRICS", "Canary", "CanaryRun", "baseline_of", "check"]
 
 CANARY_METRICS = ("MRR@10", "nDCG@10")
-"""What a canary measures."""
+"""The metrics that a canary measures."""
 
 _JOB = "rerank-canary"
 _GAUGES = {
@@ -30,7 +30,7 @@ _GAUGES = {
     "rerank_canary_first_stage_mrr_at_10": "The MRR@10 of the order before reranking.",
     "rerank_canary_queries": "Judged queries of the set.",
     "rerank_canary_duration_seconds": "How long the last successful run took.",
-    "rerank_canary_regression": "1 if the last successful run was below what is allowed.",
+    "rerank_canary_regression": "1 if the last successful run was below the limit.",
     "rerank_canary_last_success_timestamp_seconds": "When the last successful run ended.",
     "rerank_canary_last_run_timestamp_seconds": "When the last run ended, successful or not.",
     "rerank_canary_failures": "Runs in which the backend failed.",
@@ -39,21 +39,21 @@ _GAUGES = {
 
 @dataclass(frozen=True, slots=True)
 class CanaryRun:
-    """What one run found."""
+    """The result of one run."""
 
     figures: dict[str, float]
     """Metric → mean over the queries, after reranking."""
     before: dict[str, float]
-    """Metric → mean of the first stage's order."""
+    """Metric → mean over the queries, for the first stage's order."""
     queries: int
     seconds: float
     """Wall time of the whole run."""
     p95_seconds: float | None
-    """Seconds within which 95 % of the queries were reranked; None if none has a candidate."""
+    """Seconds within which 95 % of the queries are reranked; None if no query has candidates."""
 
 
 def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
-    """Rerank every query of a set, and measure the order that comes out.
+    """Rerank every query of a dataset, and measure the result.
 
     Raises:
         ConfigError: `depth` is not an integer of at least 1.
@@ -64,7 +64,7 @@ def check(backend: Backend, dataset: Dataset, *, depth: int = 100) -> CanaryRun:
     before = measure(dataset.qrels, dataset.candidates, CANARY_METRICS)
     scored = score_candidates(backend, dataset, depths)
     after = measure(dataset.qrels, reranked(dataset, scored, depth), CANARY_METRICS)
-    speed = Latency.of([found.timing for found in scored.values() if found.timing is not None])
+    speed = Latency.of([query.timing for query in scored.values() if query.timing is not None])
     return CanaryRun(
         _means(after),
         _means(before),
@@ -83,11 +83,11 @@ def baseline_of(path: Path, metric: str, *, label: str | None = None) -> float:
 
     Args:
         path: the file.
-        metric: which metric.
-        label: of which backend; may be None where there is only one.
+        metric: the metric.
+        label: the backend; may be None if there is only one.
 
     Raises:
-        ConfigError: the file can't be read, or does not hold it.
+        ConfigError: the file can't be read, or does not hold the metric.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -107,18 +107,19 @@ def baseline_of(path: Path, metric: str, *, label: str | None = None) -> float:
 
 
 class Canary:
-    """The metrics of a set's canary, kept over runs and restarts.
+    """Publishes a dataset's metrics; counters continue across runs and restarts.
 
     Args:
         name: the value of the label `set`.
-        textfile: a file for node-exporter's textfile collector, written whole or not at all;
-            what it says of this set is where counting goes on.
-        gateway: the URL of a Pushgateway, whose group `job="rerank-canary"` of this set is
-            added to; without a text file counting begins anew with each process.
+        textfile: a file for node-exporter's textfile collector, replaced atomically; counters
+            continue from its values for this set.
+        gateway: the URL of a Pushgateway; metrics are added to its group
+            `job="rerank-canary"` of this set. Without a text file, counters start at 0 in each
+            process.
 
     Raises:
-        MissingDependencyError: there is something to write or push, and the extra `prometheus`
-            is missing.
+        MissingDependencyError: `textfile` or `gateway` is set, and the extra `prometheus` is
+            missing.
     """
 
     def __init__(
@@ -130,13 +131,13 @@ class Canary:
         self._textfile = textfile
         self._gateway = gateway
         self._values: dict[str, float] = {"rerank_canary_failures": 0.0}
-        self._values.update(self._written())
+        self._values.update(self._saved_values())
 
     def succeeded(self, run: CanaryRun, *, regression: bool) -> None:
-        """Publish what a run found.
+        """Publish the result of a run.
 
         Raises:
-            OSError: the file can't be written, or the gateway not be reached.
+            OSError: the file can't be written, or the gateway can't be reached.
         """
         now = time.time()
         self._values |= {
@@ -152,17 +153,17 @@ class Canary:
         self._publish()
 
     def failed(self) -> None:
-        """Publish that the backend failed; the figures of the last success stay.
+        """Publish that the backend failed; the metrics of the last success remain.
 
         Raises:
-            OSError: the file can't be written, or the gateway not be reached.
+            OSError: the file can't be written, or the gateway can't be reached.
         """
         self._values["rerank_canary_failures"] += 1
         self._values["rerank_canary_last_run_timestamp_seconds"] = time.time()
         self._publish()
 
-    def _written(self) -> Iterator[tuple[str, float]]:
-        """Yield what an earlier process left in the file."""
+    def _saved_values(self) -> Iterator[tuple[str, float]]:
+        """Yield the values that an earlier process left in the file."""
         if self._textfile is None or not self._textfile.exists():
             return
         parser = require("prometheus_client.parser", extra="prometheus")
@@ -171,7 +172,7 @@ class Canary:
                 parser.text_string_to_metric_families(self._textfile.read_text(encoding="utf-8"))
             )
         except (OSError, ValueError):
-            return  # the next run writes it anew
+            return  # the next run replaces the file
         for family in families:
             for sample in family.samples:
                 name = sample.name.removesuffix("_total")
@@ -183,7 +184,7 @@ class Canary:
             self._textfile.parent.mkdir(parents=True, exist_ok=True)
             self._prometheus.write_to_textfile(str(self._textfile), self._registry())
         if self._gateway is not None:
-            # Added, not put: a put would take away the figures that a failed run has none of.
+            # Add, since a put would remove the metrics that a failed run does not have.
             self._prometheus.pushadd_to_gateway(
                 self._gateway, job=_JOB, registry=self._registry(), grouping_key={"set": self._name}
             )

@@ -35,6 +35,7 @@ def test_only_exact_settings_are_tried_unasked(model):
     assert all(done <= total for done, total in seen)
 
 
+@pytest.mark.slow
 def test_int8_is_tried_when_asked_and_its_scores_are_told(model):
     tuning = tune(f"local:{model}?engine=onnx", Workload(), **QUICK, allow_inexact=True)
     (int8, *_) = (t for t in tuning.trials if t.options.get("dtype") == "int8")
@@ -44,6 +45,7 @@ def test_int8_is_tried_when_asked_and_its_scores_are_told(model):
     assert 0.5 < int8.tau <= 1.0
 
 
+@pytest.mark.slow
 def test_options_that_were_given_stay(model):
     tuning = tune(f"local:{model}?engine=torch&attention=padded&threads=1", Workload(), **QUICK)
 

@@ -45,6 +45,7 @@ def test_each_backend_meets_each_shape():
     assert all(row["p50"] <= row["p95"] <= row["p99"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_local_model_is_held_against_sentence_transformers(checkpoint):
     pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
     model = checkpoint("bert")
@@ -154,6 +155,7 @@ def test_mistakes_are_one_line_and_an_exit_code(arguments, code, message):
     assert 1 == len(done.stderr.splitlines())
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_how_far_it_is():
     code, shown = in_terminal("bench", *QUICK, "--shape", "1x3", streams=["stderr"])
 

@@ -115,6 +115,7 @@ class TestEval:
         assert calls[0] == calls[1]
         assert 2 * calls[0] == calls[2]
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on(self, folder, use):
         """The command is killed while the embedded model scores; the next run does the rest."""
         command = [*COMMAND, "eval", "demo:covidqa", "--queries", "12", "--depth", "8"]
@@ -282,8 +283,8 @@ class TestCanary:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            ([*QUICK, "--every", "often"], 2, "'often' is no time; write 30s, 10m, 1h or 1d"),
-            ([*QUICK, "--every", "0s"], 2, "'0s' is no time"),
+            ([*QUICK, "--every", "often"], 2, "'often' is no duration; write 30s, 10m, 1h or 1d"),
+            ([*QUICK, "--every", "0s"], 2, "'0s' is no duration"),
             ([*QUICK, "--runs", "2"], 2, "only with --every"),
             ([*QUICK, "--baseline", "none.json"], 2, "can't read 'none.json'"),
             ([*QUICK, "--textfile", "/proc/nothing/r.prom"], 6, "can't publish the metrics"),

@@ -332,7 +332,7 @@ class TestRetriever:
     def test_what_it_cannot_use_is_refused(self):
         with pytest.raises(ConfigError, match="must have `invoke` or `retrieve`"):
             from_retriever(5, self.JUDGED)
-        with pytest.raises(DataError, match="found a `str`, which is no document"):
+        with pytest.raises(DataError, match="returned a `str`, which is no document"):
             from_retriever(lambda query: ["text"], self.JUDGED)
         nameless = SimpleNamespace(page_content="text", metadata={"page": 1})
         with pytest.raises(DataError, match=r"no id; give `id_of=`.*metadata: page"):
@@ -431,7 +431,7 @@ def test_the_digest_follows_all_that_scores_depend_on():
     ("arguments", "message"),
     [
         (("no/such",), r"no dataset 'no/such': give a BEIR folder.*demo:covidqa, demo:xquad-zh"),
-        (("demo:x",), r"no set 'x' in this package; valid: covidqa, xquad-zh"),
+        (("demo:x",), r"no dataset 'x' in this package; valid: covidqa, xquad-zh"),
     ],
 )
 def test_unknown_datasets_are_refused_with_the_valid_ones(arguments, message):
@@ -440,9 +440,9 @@ def test_unknown_datasets_are_refused_with_the_valid_ones(arguments, message):
 
 
 def test_a_corpus_needs_queries_and_judgements(folder):
-    with pytest.raises(ConfigError, match="needs `queries` and `qrels` beside it, not only"):
+    with pytest.raises(ConfigError, match="needs both `queries` and `qrels`, not only"):
         load_dataset(folder / "corpus.jsonl", qrels=folder / "qrels/test.tsv")
-    with pytest.raises(ConfigError, match="qrels: only beside a corpus file"):
+    with pytest.raises(ConfigError, match="qrels: valid only with a corpus file"):
         load_dataset("demo:covidqa", qrels=folder / "qrels/test.tsv")
 
 

@@ -1,4 +1,4 @@
-"""`rerank-plugins doctor`: what is installed, and whether a backend works."""
+"""`rerank-plugins doctor`: report what is installed and check that a backend works."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def doctor(
     *,
     score: Annotated[
         bool,
-        typer.Option(help="Load the model and score a pair, which hosted services bill."),
+        typer.Option(help="Load the model and score a pair; hosted services bill that."),
     ] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what is installed, what would score on which device, and whether it works.
+    """Report what is installed, and check that a backend works.
 
-    Exit code 1 says that something does not work.
+    Exit code 1: something does not work.
     """
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
     from rich.text import Text  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What this machine and installation offer a reranker."""
+"""What this machine and installation offer for reranking."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _packages() -> dict[str, dict[str, str | None]]:
         wanted = requires("rerank-plugins") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
         wanted = []
-    found: dict[str, dict[str, str | None]] = defaultdict(dict)
+    extras: dict[str, dict[str, str | None]] = defaultdict(dict)
     for line in wanted:
         match = _REQUIREMENT.fullmatch(line)
         if match and match["extra"] not in _COLLECTIONS:
-            found[match["extra"] or ""][match["name"]] = _installed(match["name"])
-    return dict(found)
+            extras[match["extra"] or ""][match["name"]] = _installed(match["name"])
+    return dict(extras)
 
 
 def _installed(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What an examination found, and how it reads."""
+"""The report of `doctor`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ __all__ = ["Check", "Report", "as_json", "as_lines"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried."""
+    """One check."""
 
     name: str
-    """What was tried: `"spec"`, `"engine"`, `"key"`, `"server"` or `"score"`."""
+    """What is checked: `"spec"`, `"engine"`, `"key"`, `"server"` or `"score"`."""
     ok: bool
-    """Whether it worked."""
+    """Whether it passed."""
     detail: str
-    """What came out, or what went wrong and what to do."""
+    """The result, or what is wrong and what to do."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What an examination has found so far."""
+    """The checks and facts so far."""
 
     spec: str
-    """What to pass as `backend`; as it was given until something better is known."""
+    """What to pass as `backend`; the user's words, until a server is identified."""
     checks: list[Check] = field(default_factory=list)
-    """What was tried, in order; it stops at the first failure."""
+    """The checks, in order."""
     server: Mapping[str, object] = field(default_factory=dict)
-    """What the server says of itself; empty without a server we know."""
+    """The server's description of itself; empty without a known server."""
     backend: Mapping[str, object] = field(default_factory=dict)
-    """What the backend says of itself; empty unless it was asked to score."""
+    """The backend's description of itself; empty unless it scored."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was tried worked."""
+        """Whether every check passed."""
         return all(check.ok for check in self.checks)
 
     def add(self, name: str, detail: str, *, ok: bool = True) -> None:
-        """Note what came of one thing that was tried."""
+        """Add a check."""
         self.checks.append(Check(name, ok, detail))
 
 
 def as_json(environment: Mapping[str, object], report: Report) -> str:
-    """Write all facts and checks as one JSON document."""
+    """Return all facts and checks as one JSON document."""
     document = {"ok": report.ok, "environment": environment, **asdict(report)}
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
 def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[str, str]]:
-    """Lay out the verdict, all facts and all checks as lines of text, each with its style."""
+    """Yield the verdict, the facts and the checks as lines of text, each with its style."""
     yield _verdict(report)
     cpu = environment["cpu"]
     title = (

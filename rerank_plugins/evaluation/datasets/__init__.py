@@ -1,4 +1,4 @@
-"""What backends are evaluated on: queries, documents, judgements and a first stage's order."""
+"""Datasets for evaluation: queries, documents, judgements and a first stage's candidates."""
 
 from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.load import load_dataset

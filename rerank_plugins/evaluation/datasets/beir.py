@@ -1,4 +1,4 @@
-"""Folders as BEIR lays them out, and the same parts as files of any name."""
+"""Datasets in BEIR's folder layout, and the same parts in files of any name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _RUNS = ("candidates.tsv", "run.trec", "run.txt", "run.tsv")
 
 
 def read_folder(folder: Path, *, depth: int) -> Dataset:
-    """Read `corpus.jsonl`, `queries.jsonl`, the judgements, and a run if there is one.
+    """Read `corpus.jsonl`, `queries.jsonl`, the judgements, and the run if there is one.
 
     The judgements are the first of `qrels/test.tsv`, `qrels.tsv`, `qrels.txt` and
     `qrels/dev.tsv`; the run is the first of `candidates.tsv`, `run.trec`, `run.txt` and
-    `run.tsv`. Any may be packed, as in `corpus.jsonl.gz`.
+    `run.tsv`. Any of them may be compressed, as in `corpus.jsonl.gz`.
 
     Raises:
-        DataError: a file is missing, or holds what can't be used.
+        DataError: a file is missing or its content can't be used.
     """
     run = _first(folder, _RUNS)
     return read_files(
@@ -46,7 +46,7 @@ def read_files(
     `queries` is JSON Lines, or lines of id and text with a tab between them.
 
     Raises:
-        DataError: a file is missing, or holds what can't be used.
+        DataError: a file is missing or its content can't be used.
     """
     documents = _texts(corpus)
     texts = _topics(queries) if ".tsv" in queries.suffixes else _texts(queries)

@@ -1,4 +1,4 @@
-"""`Dataset`: what an evaluation needs to know, checked once."""
+"""`Dataset`: judged queries with their candidates, checked once."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["Dataset", "checked", "counted"]
 class Dataset:
     """Judged queries, and for each the documents of a first stage, best first.
 
-    Build one with `load_dataset()`, `from_retriever()` or `checked()`, which keep the promises
-    below; the constructor takes what it is given.
+    Build one with `load_dataset()`, `from_retriever()` or `checked()`, which ensure what the
+    fields promise; the constructor checks nothing.
     """
 
     name: str
-    """What reports call it."""
+    """The name in reports."""
     queries: Mapping[str, str]
-    """Query id → text, of the queries with at least one relevant document."""
+    """Query id → text; each query has at least one relevant document."""
     documents: Mapping[str, str]
-    """Document id → text, of at least every candidate."""
+    """Document id → text, for at least every candidate."""
     qrels: Mapping[str, Mapping[str, int]]
     """Query id → document id → grade; above 0 is relevant. One entry per query."""
     candidates: Mapping[str, Sequence[str]]
-    """Query id → ids of the documents that the first stage found, best first, none twice."""
+    """Query id → ids of the documents that the first stage found, best first, each once."""
     first_stage: str = "first stage"
-    """What found the candidates."""
+    """The name of the first stage."""
     warnings: tuple[str, ...] = ()
-    """What was left out or is odd, counted; reports show it."""
+    """What was left out or looks wrong, with counts; reports show it."""
     credit: str = ""
     """Origin and licence, where the data asks for attribution."""
 
@@ -45,11 +45,11 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of all that scores depend on: queries, candidates and their texts."""
+        """A digest of everything that scores depend on: queries, candidates and their texts."""
         state = hashlib.sha256()
         for query, text in self.queries.items():
-            found = [(document, self.documents[document]) for document in self.candidates[query]]
-            state.update(json.dumps([query, text, found]).encode())
+            texts = [(document, self.documents[document]) for document in self.candidates[query]]
+            state.update(json.dumps([query, text, texts]).encode())
         return state.hexdigest()
 
     def texts(self, query: str, depth: int) -> list[str]:
@@ -57,10 +57,10 @@ class Dataset:
         return [self.documents[document] for document in self.candidates[query][:depth]]
 
     def head(self, queries: int) -> Dataset:
-        """Return the dataset with its first `queries` queries only.
+        """Return a dataset of the first `queries` queries only.
 
         Raises:
-            ConfigError: that would leave none.
+            ConfigError: `queries` is below 1.
         """
         if queries < 1:
             raise ConfigError(f"at least 1 query must stay, not {queries!r}")
@@ -84,11 +84,11 @@ def checked(
     warnings: Sequence[str] = (),
     credit: str = "",
 ) -> Dataset:
-    """Return the dataset of these parts; what can't be used is left out and counted.
+    """Return a dataset of these parts; leave out and count what can't be used.
 
-    Left out: queries without a relevant document, since every metric would call them 0, and
-    judgements of unknown queries. Kept: queries for which nothing was found, which count as 0,
-    and relevant documents that are nowhere, which count as not found.
+    Left out: queries without a relevant document, since every metric would be 0, and judgements
+    of unknown queries. Kept: queries without candidates, which count as 0, and relevant documents
+    that are missing from `documents`, which count as not found.
 
     Raises:
         DataError: no query is left, a query is blank, or a candidate has no text
@@ -162,5 +162,5 @@ def _check_candidates(
 
 
 def counted(number: int, one: str, many: str, rest: str) -> str:
-    """Write a warning about a number of things."""
+    """Return a warning about a number of things."""
     return f"{number:,} {one if number == 1 else many} {rest}"

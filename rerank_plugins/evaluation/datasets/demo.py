@@ -1,4 +1,4 @@
-"""The small sets in this package: real questions in English and Chinese."""
+"""The small datasets in this package: real questions in English and Chinese."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ DEMO_NAMES = ("covidqa", "xquad-zh")
 
 
 def read_demo(name: str) -> Dataset:
-    """Read one of the sets in this package; `README.md` beside it tells its origin and licence.
+    """Read one of the datasets in this package; its `README.md` states origin and licence.
 
     Raises:
-        ConfigError: there is no such set.
+        ConfigError: there is no such dataset.
     """
     if name not in DEMO_NAMES:
         raise ConfigError(
-            f"there is no set {name!r} in this package; valid: {', '.join(DEMO_NAMES)}"
+            f"there is no dataset {name!r} in this package; valid: {', '.join(DEMO_NAMES)}"
         )
     with as_file(files("rerank_plugins.evaluation") / "demo" / name) as folder:
-        found = read_folder(Path(folder), depth=1)
+        dataset = read_folder(Path(folder), depth=1)
     return replace(
-        found,
+        dataset,
         name=name,
         first_stage=BM25_NAME,
-        warnings=(*found.warnings, *filter(None, [_NOTES.get(name)])),
+        warnings=(*dataset.warnings, *filter(None, [_NOTES.get(name)])),
         credit=_CREDITS[name],
     )
 

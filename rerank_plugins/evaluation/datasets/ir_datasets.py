@@ -1,4 +1,4 @@
-"""Datasets of the `ir_datasets` catalogue, by id."""
+"""Datasets of the `ir_datasets` catalogue."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def read_ir_dataset(name: str, *, depth: int) -> Dataset:
     """
     module = require("ir_datasets", extra="ir-datasets")
     try:
-        found = module.load(name)
+        dataset = module.load(name)
     except KeyError as exc:
         raise ConfigError(f"ir_datasets knows no dataset {name!r}") from exc
     for what in ("docs", "queries", "qrels"):
-        if not getattr(found, f"has_{what}")():
-            raise DataError(f"ir_datasets: {name!r} has no {what}; take a part of it")
+        if not getattr(dataset, f"has_{what}")():
+            raise DataError(f"ir_datasets: {name!r} has no {what}; choose one of its subsets")
     try:
-        return _read(found, name, depth)
+        return _read(dataset, name, depth)
     except OSError as exc:
         raise DataError(f"ir_datasets can't get {name!r}: {exc}") from exc
 
 
-def _read(found: Any, name: str, depth: int) -> Dataset:
+def _read(dataset: Any, name: str, depth: int) -> Dataset:
     qrels: dict[str, dict[str, int]] = {}
-    for judgement in found.qrels_iter():
+    for judgement in dataset.qrels_iter():
         qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = int(judgement.relevance)
-    queries = {query.query_id: query.default_text() for query in found.queries_iter()}
-    if found.has_scoreddocs():
+    queries = {query.query_id: query.default_text() for query in dataset.queries_iter()}
+    if dataset.has_scoreddocs():
         scored: dict[str, list[tuple[float, str]]] = {}
-        for item in found.scoreddocs_iter():
+        for item in dataset.scoreddocs_iter():
             if item.query_id in qrels:
                 scored.setdefault(item.query_id, []).append((item.score, item.doc_id))
         candidates = {
@@ -53,11 +53,11 @@ def _read(found: Any, name: str, depth: int) -> Dataset:
         }
         wanted = {document for ids in candidates.values() for document in ids}
         wanted |= {document for grades in qrels.values() for document in grades}
-        store = found.docs_store()
+        store = dataset.docs_store()
         documents = {key: doc.default_text() for key, doc in store.get_many(wanted).items()}
         first_stage = "first stage"
     else:
-        documents = {document.doc_id: document.default_text() for document in found.docs_iter()}
+        documents = {document.doc_id: document.default_text() for document in dataset.docs_iter()}
         judged = {query: text for query, text in queries.items() if query in qrels}
         candidates, first_stage = bm25(judged, documents, depth=depth), BM25_NAME
     return checked(

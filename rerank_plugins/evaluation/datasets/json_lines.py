@@ -1,4 +1,4 @@
-"""JSON Lines with everything about a query on its line."""
+"""JSON Lines datasets: each line holds a query, its candidates and its judgements."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def read_json_lines(path: Path) -> Dataset:
     - `documents`: the first stage's order, best first: strings, or objects with a `text` (and
       `title`, `id`, `relevance`).
     - `relevant`: positions (from 0) or ids of the relevant documents, or an object of id →
-      grade; or else a grade as `relevance` on each document that is relevant.
-    - `positive` and `negative` in place of both: lists of texts. They hold no order, so the
-      first stage's is one that depends on the texts alone.
-    - `id`: the query's name; else its line number.
+      grade; or else a grade, `relevance`, in each relevant document.
+    - `positive` and `negative` instead of both: lists of texts. They are unordered, so the first
+      stage's order is a shuffle that depends on the texts alone.
+    - `id`: the query's name; by default its line number.
 
     Raises:
         DataError: a line has another form; the message names it.
@@ -74,26 +74,26 @@ def _ordered(
     grades: dict[str, int] = {}
     for place, item in enumerate(_list(fields, "documents", where)):
         at = f"{where}: document {place}"
-        given: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
-        if not isinstance(given, dict):
+        document: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
+        if not isinstance(document, dict):
             raise DataError(f"{at} must be a string or an object")
-        name = str(given.get("id", given.get("_id", f"{query}/{place}")))
+        name = str(document.get("id", document.get("_id", f"{query}/{place}")))
         if name in texts:
             raise DataError(f"{at}: the id {name!r} comes twice")
         ids.append(name)
-        texts[name] = text_of(given, at) if given.get("text") != "" else ""
-        if "relevance" in given:
-            grades[name] = _grade(given["relevance"], at)
+        texts[name] = text_of(document, at) if document.get("text") != "" else ""
+        if "relevance" in document:
+            grades[name] = _grade(document["relevance"], at)
     if "relevant" in fields:
         return texts, grades | _relevant(fields["relevant"], ids, where)
     return texts, grades
 
 
-def _relevant(given: Any, ids: Sequence[str], where: str) -> dict[str, int]:
-    if isinstance(given, dict):
-        return {name: _grade(grade, f"{where}: `relevant`") for name, grade in given.items()}
+def _relevant(relevant: Any, ids: Sequence[str], where: str) -> dict[str, int]:
+    if isinstance(relevant, dict):
+        return {name: _grade(grade, f"{where}: `relevant`") for name, grade in relevant.items()}
     grades = {}
-    for item in given if isinstance(given, list) else [given]:
+    for item in relevant if isinstance(relevant, list) else [relevant]:
         if isinstance(item, str):
             grades[item] = 1
         elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(ids):
@@ -111,16 +111,16 @@ def _unordered(
 ) -> tuple[dict[str, str], dict[str, int]]:
     texts: dict[str, str] = {}
     grades: dict[str, int] = {}
-    found = [
+    labelled = [
         (text, kind == "positive")
         for kind in ("positive", "negative")
         for text in _list(fields, kind, where)
     ]
-    if not all(isinstance(text, str) for text, _ in found):
+    if not all(isinstance(text, str) for text, _ in labelled):
         raise DataError(f"{where}: `positive` and `negative` must hold strings")
-    # Positive ones first would be a perfect first stage.
-    found.sort(key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest())
-    for place, (text, relevant) in enumerate(found):
+    # With the positive texts first, the first stage would be perfect.
+    labelled.sort(key=lambda item: hashlib.sha256(item[0].encode("utf-8", "replace")).digest())
+    for place, (text, relevant) in enumerate(labelled):
         texts[f"{query}/{place}"] = text
         grades[f"{query}/{place}"] = int(relevant)
     return texts, grades

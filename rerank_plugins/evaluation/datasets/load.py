@@ -1,4 +1,4 @@
-"""From what the user names to a `Dataset`."""
+"""`load_dataset()`: read a dataset from any source."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def load_dataset(
     Args:
         source: one of
 
-            - a folder as BEIR lays it out;
-            - a JSON Lines file with everything about a query on its line;
+            - a folder in BEIR's layout;
+            - a JSON Lines file with a query, its candidates and its judgements on each line;
             - `"irds:ID"`: a dataset of the `ir_datasets` catalogue;
-            - `"demo:NAME"`: a small set of this package;
+            - `"demo:NAME"`: a small dataset of this package;
             - with `queries` and `qrels`: a corpus, as JSON Lines;
             - a `Dataset`: returned as it is.
         qrels: judgements: TREC's format, or BEIR's.
-        run: what the first stage found, in TREC's format; BM25 if None.
+        run: the first stage's candidates, in TREC's format; None: BM25 finds them.
         queries: JSON Lines, or `ID<TAB>TEXT` in a file that ends in `.tsv`.
-        depth: how many candidates BM25 finds where there is no run.
+        depth: how many candidates BM25 finds if there is no run.
 
     Raises:
         ConfigError: there is no such dataset, or the arguments don't fit together.
@@ -49,10 +49,10 @@ def load_dataset(
         DataError: a file can't be read or used; the message names file and line.
     """
     parts = {"qrels": qrels, "run": run, "queries": queries}
-    given = [name for name, part in parts.items() if part is not None]
+    present = [name for name, part in parts.items() if part is not None]
     if isinstance(source, Dataset) or str(source).startswith((*_IR_DATASETS, _DEMO)):
-        if given:
-            raise ConfigError(f"{', '.join(given)}: only beside a corpus file")
+        if present:
+            raise ConfigError(f"{', '.join(present)}: valid only with a corpus file")
         return _named(source, depth)
     path = Path(source)
     if qrels is not None and queries is not None:
@@ -64,8 +64,10 @@ def load_dataset(
             name=path.name.partition(".")[0],
             depth=depth,
         )
-    if given:
-        raise ConfigError(f"a corpus needs `queries` and `qrels` beside it, not only {given}")
+    if present:
+        raise ConfigError(
+            f"a corpus needs both `queries` and `qrels`, not only {', '.join(present)}"
+        )
     if path.is_dir():
         return read_folder(path, depth=depth)
     if path.name.removesuffix(".gz").endswith(_JSON_LINES):

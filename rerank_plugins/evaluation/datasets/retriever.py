@@ -1,4 +1,4 @@
-"""The user's own retriever as a first stage."""
+"""`from_retriever()`: the candidates of the user's own retriever."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def from_retriever(
     depth: int = 100,
     id_of: Callable[[Any], str] | None = None,
 ) -> Dataset:
-    """Ask a retriever for candidates, and return them as a dataset.
+    """Run a retriever on judged queries, and return its candidates as a dataset.
 
     Args:
         retriever: a LangChain retriever (`invoke`), a LlamaIndex retriever (`retrieve`), or a
             function from a query to either's documents or to `(id, text)` pairs, best first.
-        judged: `(query, ids of the relevant documents)` or `(query, {id: grade})` for each; or a
-            mapping from queries to either.
-        name: what reports call the dataset.
-        depth: most candidates per query; set the retriever's own `k` at least as high.
+        judged: `(query, ids of the relevant documents)` or `(query, {id: grade})` per query, or a
+            mapping from queries to the ids or grades.
+        name: the dataset's name in reports.
+        depth: the most candidates per query; set the retriever's `k` at least as high.
         id_of: from a document to its id; by default its `id` (LangChain), its `node_id`
             (LlamaIndex), or the first of the metadata `id`, `_id`, `doc_id`, `document_id` and
             `source`.
@@ -52,7 +52,7 @@ def from_retriever(
         key = f"q{number}"
         queries[key] = query
         qrels[key] = _grades(relevant)
-        found: list[str] = []
+        ids: list[str] = []
         for item in list(search(query))[:depth]:
             document, text = _identified(item, id_of)
             if documents.setdefault(document, text) != text:
@@ -60,10 +60,10 @@ def from_retriever(
                     f"query {number}: document {document!r} has another text than before; give "
                     "`id_of=`, a function from the document to an id that no other text has"
                 )
-            repeated += document in found
-            if document not in found:
-                found.append(document)
-        candidates[key] = found
+            repeated += document in ids
+            if document not in ids:
+                ids.append(document)
+        candidates[key] = ids
     notes = [counted(repeated, "document was", "documents were", "found twice for a query")]
     return checked(
         name,
@@ -71,12 +71,12 @@ def from_retriever(
         documents=documents,
         qrels=qrels,
         candidates=candidates,
-        first_stage=_called(retriever),
+        first_stage=_name_of(retriever),
         warnings=notes if repeated else [],
     )
 
 
-def _called(retriever: Any) -> str:
+def _name_of(retriever: Any) -> str:
     return getattr(retriever, "__name__", type(retriever).__name__)
 
 
@@ -101,7 +101,7 @@ def _grades(relevant: Any) -> dict[str, int]:
 
 
 def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str]:
-    """Return the id and the text of what a retriever found."""
+    """Return the id and the text of a retrieved document."""
     if isinstance(item, tuple):
         document, text = item
         return str(document), str(text)
@@ -112,7 +112,7 @@ def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str
         text, name = node.get_content(metadata_mode="embed"), node.node_id
     else:
         raise DataError(
-            f"the retriever found a `{type(item).__name__}`, which is no document, node or pair"
+            f"the retriever returned a `{type(item).__name__}`, which is no document, node or pair"
         )
     metadata = getattr(node, "metadata", None) or {}
     if id_of is not None:

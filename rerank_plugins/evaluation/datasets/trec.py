@@ -1,4 +1,4 @@
-"""The tables of TREC and BEIR: judgements (qrels) and runs."""
+"""Judgements (qrels) and runs, in the tables of TREC and BEIR."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_run(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: a line has another form, or a document comes twice for a query.
     """
-    found: dict[str, list[tuple[float, str]]] = {}
+    run: dict[str, list[tuple[float, str]]] = {}
     seen: set[tuple[str, str]] = set()
     for where, fields in _rows(path, heading=True):
         if len(fields) == _TREC_RUN:
@@ -73,9 +73,9 @@ def read_run(path: Path) -> dict[str, list[str]]:
         if (query, document) in seen:
             raise DataError(f"{where}: document {document!r} comes twice for query {query!r}")
         seen.add((query, document))
-        found.setdefault(query, []).append((key, document))
+        run.setdefault(query, []).append((key, document))
     ordered = {}
-    for query, entries in found.items():
+    for query, entries in run.items():
         entries.sort(key=lambda entry: entry[1], reverse=True)
         entries.sort(key=lambda entry: entry[0])
         ordered[query] = [document for _, document in entries]

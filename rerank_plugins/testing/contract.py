@@ -10,20 +10,35 @@ A backend is checked by one small class, in any test runner that collects `test_
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
+import os
 import pickle
+import signal
+import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from unittest import SkipTest
 
-from rerank_plugins.backend import Backend
-from rerank_plugins.content import Content
-from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import Content, Query
+from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.scores import Scores
+from rerank_plugins.spec import load_backend
 
 __all__ = ["BackendContract", "bad_requests"]
+
+
+_IMAGE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A PNG of one pixel."""
+
+_FORK_SECONDS = 30.0
 
 
 def bad_requests() -> dict[str, tuple[Any, Any]]:
@@ -41,6 +56,58 @@ def bad_requests() -> dict[str, tuple[Any, Any]]:
         "number document": ("q", [1]),
         "one string for documents": ("q", "a document"),
     }
+
+
+async def _longest_block(work: Awaitable[object]) -> float:
+    """Return the longest time for which work kept the event loop from everything else."""
+    task, last, longest = asyncio.ensure_future(work), time.monotonic(), 0.0
+    while not task.done():
+        await asyncio.sleep(0.005)
+        now = time.monotonic()
+        last, longest = now, max(longest, now - last)
+    await task
+    return longest
+
+
+@contextmanager
+def _no_names(backends: Sequence[Backend]) -> Iterator[None]:
+    """Make `name` and `describe()`, which may load a model, fail in this block."""
+
+    def fail(self: Backend) -> str:
+        raise AssertionError(f"the identity of `{type(self).__name__}` may load its model")
+
+    classes = {type(backend) for backend in backends}
+    own = {(kind, name): vars(kind).get(name) for kind in classes for name in ("name", "describe")}
+    try:
+        for kind in classes:
+            kind.name = property(fail)  # type: ignore[method-assign,assignment]
+            kind.describe = fail  # type: ignore[method-assign,assignment]
+        yield
+    finally:
+        for (kind, name), value in own.items():
+            delattr(kind, name)
+            if value is not None:
+                setattr(kind, name, value)
+
+
+def _succeeds_in_child(test: Callable[[], None]) -> bool:
+    """Run a test in a forked child; say whether it passed in time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork among threads: the point
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            test()
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + _FORK_SECONDS
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(ended[1]) == 0
 
 
 def _pointwise_only(backend: Backend) -> None:
@@ -79,6 +146,10 @@ class BackendContract(ABC):
     """Largest difference allowed between two scores that should be equal."""
     picklable = True
     """Whether backends must survive `pickle`."""
+    forkable = True
+    """Whether a forked child must be able to use a backend of its parent."""
+    longest_block = 1.0
+    """Seconds for which async methods may keep the event loop from everything else."""
 
     @abstractmethod
     def make_backend(self) -> Backend:
@@ -101,6 +172,23 @@ class BackendContract(ABC):
             assert all(type(score) is float and math.isfinite(score) for score in scores)
             if backend.scale == "probability":
                 assert all(0.0 <= score <= 1.0 for score in scores)
+
+    def test_facts_of_scores_are_well_formed(self) -> None:
+        """`Scores` say who scored, on which scale, and facts about documents that exist."""
+        with self.make_backend() as backend:
+            raw = backend.score(self.query, self.documents)
+            scores, count = as_scores(raw, len(self.documents), backend), len(self.documents)
+            leaves = [part for part in backend.walk() if not part.children]
+
+            assert scores.backend in {leaf.name for leaf in leaves}
+            assert scores.model in {leaf.model for leaf in leaves}
+            assert scores.scale in {leaf.scale for leaf in leaves}
+            for positions in (scores.truncated, scores.chunked, scores.passages):
+                assert all(0 <= position < count for position in positions)
+            assert 0 <= scores.cached <= count
+            if scores.usage is not None:
+                numbers = (scores.usage.tokens, scores.usage.search_units)
+                assert all(number is None or number >= 0 for number in numbers)
 
     def test_no_documents_give_no_scores(self) -> None:
         """`[]` in, `[]` out, in every way of asking."""
@@ -193,13 +281,45 @@ class BackendContract(ABC):
     def test_bad_requests_are_refused_alike(self) -> None:
         """Input that can't be scored raises `UnsupportedInputError`, sync, async and batched."""
         with self.make_backend() as backend:
-            for kind, (query, documents) in bad_requests().items():
+            requests = bad_requests()
+            if "image" in backend.inputs:
+                del requests["image document"]
+            else:
+                requests["image query"] = (Query("q", image=_IMAGE), ["a"])
+            if not backend.instructions:
+                requests["instruction"] = (Query("q", instruction="judge"), ["a"])
+            for kind, (query, documents) in requests.items():
                 for ask in (
                     backend.score,
                     lambda q, d: backend.score_many([(q, d)]),
                     lambda q, d: asyncio.run(backend.ascore(q, d)),
                 ):
                     assert _is_refused(ask, query, documents), f"{kind} was accepted"
+
+    def test_what_inputs_promises_is_scored(self) -> None:
+        """A backend whose `inputs` hold images scores them; one that takes instructions, these."""
+        with self.make_backend() as backend:
+            requests: list[tuple[str | Query, list[Content | str]]] = []
+            if "image" in backend.inputs:
+                requests.append((self.query, [Content(image=_IMAGE), Content("a", image=_IMAGE)]))
+            if backend.instructions:
+                requests.append((Query(self.query, instruction="Judge the topic."), ["a"]))
+            for scores, (_, documents) in zip(backend.score_many(requests), requests, strict=True):
+                assert len(documents) == len(scores)
+                assert all(math.isfinite(score) for score in scores)
+
+    def test_the_event_loop_stays_free(self) -> None:
+        """Loading, scoring and closing leave the loop to others."""
+
+        async def use() -> tuple[float, float]:
+            backend = self.make_backend()
+            try:
+                scoring = await _longest_block(backend.ascore(self.query, self.documents))
+            finally:
+                closing = await _longest_block(backend.aclose())
+            return scoring, closing
+
+        assert max(asyncio.run(use())) < self.longest_block
 
     def test_large_requests_are_scored(self) -> None:
         """10,000 documents, and one of a megabyte, get their scores."""
@@ -230,6 +350,57 @@ class BackendContract(ABC):
             assert backend.scale == backend.describe()["scale"]
             leaves = [node for node in backend.walk() if not node.children]
             assert all(leaf.label in repr(backend) for leaf in leaves)
+
+    def test_identity_is_cheap(self) -> None:
+        """What a backend says of itself loads no model and asks no server."""
+        backend = self.make_backend()
+        parts = list(backend.walk())
+        with _no_names(parts):
+            for part in parts:
+                assert part.kind
+                assert part.label
+                assert part.model is None or isinstance(part.model, str)
+                assert part.inputs >= {"text"}
+                assert type(part).__name__ in repr(part)
+                assert part.with_children(part.children).children == part.children
+        backend.close()
+
+    def test_spec_builds_the_same_backend(self) -> None:
+        """`load_backend(backend.to_spec())` scores alike, if there is a spec."""
+        with self.make_backend() as backend:
+            try:
+                spec = backend.to_spec()
+            except ConfigError as error:
+                raise SkipTest(str(error)) from None
+            expected = backend.score(self.query, self.documents)
+            with load_backend(spec) as copy:
+                types = [type(part) for part in backend.walk()]
+                assert types == [type(part) for part in copy.walk()]
+                assert spec == copy.to_spec()
+                self.assert_close(expected, copy.score(self.query, self.documents))
+
+    def test_a_forked_child_can_score(self) -> None:
+        """Before the first call, after it, and while other threads load and score."""
+        if not self.forkable or not hasattr(os, "fork"):
+            raise SkipTest("no fork")
+        with self.make_backend() as reference:
+            expected = reference.score(self.query, self.documents)
+
+        def score() -> None:
+            self.assert_close(expected, backend.score(self.query, self.documents))
+
+        with self.make_backend() as backend:
+            assert _succeeds_in_child(score), "idle"
+            with ThreadPoolExecutor(1) as pool:
+                loading = pool.submit(score)
+                time.sleep(0.01)
+                assert _succeeds_in_child(score), "while another thread loads"
+                loading.result(_FORK_SECONDS)
+                assert _succeeds_in_child(score), "after scoring"
+                scoring = pool.submit(score)
+                assert _succeeds_in_child(score), "while another thread scores"
+                scoring.result(_FORK_SECONDS)
+            score()
 
     def test_survives_pickle(self) -> None:
         """A copy sent to another process scores the same."""

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
-from rerank_plugins.backends.local.onnx.build.encoder import Activation, Embeddings, Encoder, Head, Layer, Linear, Norm, Rotary
+from rerank_plugins.backends.local.onnx.build.encoder import (
+    Activation,
+    Embeddings,
+    Encoder,
+    Head,
+    Layer,
+    Linear,
+    Norm,
+    Rotary,
+)
 from rerank_plugins.backends.local.onnx.build.weights import Array, Tensors
 from rerank_plugins.errors import ConfigError
 
@@ -113,9 +122,7 @@ class _Weights:
         """Return a layer norm; old files call its weight `gamma` and its bias `beta`."""
         weight = self._optional(f"{name}.weight")
         if weight is None:
-            return Norm(
-                _float32(self._tensor(f"{name}.gamma")), self._optional(f"{name}.beta")
-            )
+            return Norm(_float32(self._tensor(f"{name}.gamma")), self._optional(f"{name}.beta"))
         return Norm(weight, self._optional(f"{name}.bias"))
 
     def _optional(self, name: str) -> Array | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
-from rerank_plugins.backends.local.onnx.build.encoder import Encoder
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
+from rerank_plugins.backends.local.onnx.build.encoder import Encoder
 from rerank_plugins.backends.local.onnx.build.graph import Graph
-from rerank_plugins.backends.local.onnx.build.linear import Precision
 from rerank_plugins.backends.local.onnx.build.layers import EmbeddingSource, LayerBuilder
+from rerank_plugins.backends.local.onnx.build.linear import Precision
 
 __all__ = ["Output", "build_encoder", "build_graph"]
 
@@ -44,7 +44,9 @@ def build_encoder(
         ConfigError: the files are missing or broken.
     """
     encoder = read_encoder(Path(folder))
-    graph = build_graph(encoder, output=output, dtype=dtype, embeddings=dtype, max_length=max_length)
+    graph = build_graph(
+        encoder, output=output, dtype=dtype, embeddings=dtype, max_length=max_length
+    )
     return graph.to_bytes()
 
 

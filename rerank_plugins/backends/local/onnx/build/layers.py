@@ -6,14 +6,22 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from rerank_plugins.backends.local.onnx.build.encoder import Activation, Embeddings, Encoder, Layer, Linear, Norm, Rotary
+from rerank_plugins.backends.local.onnx.build.encoder import (
+    Activation,
+    Embeddings,
+    Encoder,
+    Layer,
+    Linear,
+    Norm,
+    Rotary,
+)
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
 from rerank_plugins.backends.local.onnx.build.linear import LinearLayers, Precision
 from rerank_plugins.backends.local.onnx.build.protobuf import number_of
-from rerank_plugins.backends.local.onnx.build.quantise import split_outliers, quantise
+from rerank_plugins.backends.local.onnx.build.quantise import quantise, split_outliers
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["LayerBuilder", "EmbeddingSource"]
+__all__ = ["EmbeddingSource", "LayerBuilder"]
 
 EmbeddingSource: TypeAlias = Literal["input", "float32", "int8"]
 """Where the word embeddings are: their rows are an input of each run, or they are in the graph."""
@@ -42,7 +50,12 @@ class LayerBuilder:
     """
 
     def __init__(
-        self, encoder: Encoder, *, dtype: Precision, embeddings: EmbeddingSource, max_length: int | None
+        self,
+        encoder: Encoder,
+        *,
+        dtype: Precision,
+        embeddings: EmbeddingSource,
+        max_length: int | None,
     ) -> None:
         self.graph = Graph()
         self.linear_layers = LinearLayers(self.graph, dtype)
@@ -67,7 +80,11 @@ class LayerBuilder:
             x = graph.op("Add", x, self._embed_positions(embeddings, embeddings.positions))
         x = graph.op("Reshape", x, graph.integers(-1, embeddings.words.shape[1]))
         x = self.norm(x, embeddings.norm)
-        return x if embeddings.projection is None else self.linear_layers.exact(x, embeddings.projection)
+        return (
+            x
+            if embeddings.projection is None
+            else self.linear_layers.exact(x, embeddings.projection)
+        )
 
     def _embed_words(self, words: Array) -> str:
         graph = self.graph
@@ -102,7 +119,9 @@ class LayerBuilder:
     def layer(self, x: str, layer: Layer) -> str:
         """Return the output of a layer."""
         rows = self._before(x, layer.attention_norm)
-        qkv = self.by_sequence(self.linear_layers.linear(rows, layer.attention_in, layer.attention_peaks))
+        qkv = self.by_sequence(
+            self.linear_layers.linear(rows, layer.attention_in, layer.attention_peaks)
+        )
         q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
         mixed = self._attend(
             self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
@@ -143,19 +162,25 @@ class LayerBuilder:
             rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
         first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
         q = self.linear_layers.exact(first, _part(layer.attention_in, slice(width)))
-        mixed = self._attend_to_rows(q, rows, layer) if layer.rotary is None else self._attend_to_keys(q, rows, layer)
+        mixed = (
+            self._attend_to_rows(q, rows, layer)
+            if layer.rotary is None
+            else self._attend_to_keys(q, rows, layer)
+        )
         mixed = self.linear_layers.exact(mixed, layer.attention_out)
         x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
         x = self._add(x, mixed, layer.attention_norm)
-        y = self._activate_feed(self.linear_layers.exact(self._before(x, layer.feed_norm), layer.feed_in))
+        y = self._activate_feed(
+            self.linear_layers.exact(self._before(x, layer.feed_norm), layer.feed_in)
+        )
         return self._add(x, self.linear_layers.exact(y, layer.feed_out), layer.feed_norm)
 
     def _attend_to_rows(self, q: str, rows: str, layer: Layer) -> str:
         """Attend from one query per sequence to its rows without computing their keys and values.
 
-        The key matrix is applied to the query, and the value matrix to the weighted sum of rows: the
-        same products in another order, fewer by the size of a head. The key bias adds the same to
-        all scores of a query, which changes no weight; the weights sum to 1, so the value bias is
+        The key matrix is applied to the query, and the value matrix to the weighted sum of rows:
+        the same products in another order, fewer by the size of a head. The key bias adds the same
+        to all scores of a query, which changes no weight; the weights sum to 1, so the value bias is
         added as it is.
         """
         graph, width, heads = self.graph, self._encoder.width, self._encoder.heads

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["Attribute", "model", "node", "number_of", "external_tensor", "tensor", "value"]
+__all__ = ["Attribute", "external_tensor", "model", "node", "number_of", "tensor", "value"]
 
 Attribute: TypeAlias = int | float | str | Sequence[int]
 

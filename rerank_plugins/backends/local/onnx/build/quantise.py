@@ -7,7 +7,7 @@ import numpy as np
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["split_outliers", "quantise", "smooth"]
+__all__ = ["quantise", "smooth", "split_outliers"]
 
 _SHARE = 0.65
 """How much of the range of inputs moves into the matrix (SmoothQuant's alpha)."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from rerank_plugins.backends.local.onnx.build.encoder import Activation, Encoder, Head, Layer, Linear, Norm, Rotary
+from rerank_plugins.backends.local.onnx.build.encoder import (
+    Activation,
+    Encoder,
+    Head,
+    Layer,
+    Linear,
+    Norm,
+    Rotary,
+)
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
 __all__ = ["logits_of", "pooled_of", "tokens_of"]

@@ -11,10 +11,10 @@ import numpy as np
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.onnx.build.encoder import Encoder, Head
 from rerank_plugins.backends.local.onnx.build.reference import logits_of, pooled_of, tokens_of
-from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.onnx.build.weights import Array
+from rerank_plugins.backends.local.onnx.session import Session
 
-__all__ = ["Sample", "with_peaks", "verify"]
+__all__ = ["Sample", "verify", "with_peaks"]
 
 _LENGTHS = (2, 7, 40)
 _BEYOND = 9  # tokens outside the first one's window, where attention is local

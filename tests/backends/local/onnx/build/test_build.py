@@ -16,8 +16,8 @@ import torch
 import transformers
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
-from rerank_plugins.backends.local.onnx.build.build import build_encoder, build_graph
 from rerank_plugins.backends.local.onnx.build.architectures import MODEL_TYPES, read_encoder
+from rerank_plugins.backends.local.onnx.build.build import build_encoder, build_graph
 from rerank_plugins.backends.local.onnx.build.verify import Sample, with_peaks
 from rerank_plugins.errors import ConfigError
 

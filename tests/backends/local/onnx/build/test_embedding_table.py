@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank_plugins.backends.local.onnx.build.weights import Tensors
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
+from rerank_plugins.backends.local.onnx.build.weights import Tensors
 
 TABLE = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
 

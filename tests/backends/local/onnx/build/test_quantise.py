@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
-from rerank_plugins.backends.local.onnx.build.quantise import split_outliers, quantise
+from rerank_plugins.backends.local.onnx.build.quantise import quantise, split_outliers
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 64])

@@ -180,8 +180,8 @@ class LayerBuilder:
 
         The key matrix is applied to the query, and the value matrix to the weighted sum of rows:
         the same products in another order, fewer by the size of a head. The key bias adds the same
-        to all scores of a query, which changes no weight; the weights sum to 1, so the value bias is
-        added as it is.
+        to all scores of a query, which changes no weight; the weights sum to 1, so the value bias
+        is added as it is.
         """
         graph, width, heads = self.graph, self._encoder.width, self._encoder.heads
         size = width // heads

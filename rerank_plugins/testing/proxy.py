@@ -56,14 +56,14 @@ class HalfClose:
 
 @dataclass(frozen=True)
 class BlackHole:
-    """Nothing arrives any more, in either direction, and nobody is told."""
+    """Nothing arrives any more, in either direction, and neither side notices."""
 
     after: int = 0
     """Bytes of the reply that still arrive."""
 
 
 LineFault: TypeAlias = Delay | Drip | Cut | Reset | HalfClose | BlackHole
-"""What a line can do to the bytes on it."""
+"""What can go wrong on a connection."""
 
 
 _Deliver: TypeAlias = Callable[[bytes], Coroutine[Any, Any, None]]
@@ -72,7 +72,7 @@ _Deliver: TypeAlias = Callable[[bytes], Coroutine[Any, Any, None]]
 class Proxy:
     """A proxy on the loopback interface, in front of a server, for a `with` statement.
 
-    It passes bytes on and knows nothing of what they mean, so it stands before any server: an
+    It passes bytes on and knows nothing of what they mean, so it stands before any server: a
     `FakeServer`, a real rerank server, Redis.
 
     Args:

@@ -20,9 +20,9 @@ __all__ = ["RedisStore"]
 class RedisStore:
     """Keeps values in Redis, or anything that speaks its protocol: one round trip per call.
 
-    A server that is dead, frozen, full or mad costs one call `timeout` seconds, then nothing for
-    `pause` seconds. A server that is full or read-only is still read. Which values it keeps is
-    the business of its `maxmemory-policy`.
+    A server that is down, frozen, full or broken costs one call `timeout` seconds, and no time for
+    `pause` seconds. A server that is full or read-only is still read. Its
+    `maxmemory-policy` says which values it keeps.
 
     Args:
         url: `redis://host:port/database`, or `rediss://` for TLS; without user and password.
@@ -33,7 +33,7 @@ class RedisStore:
         prefix: what all keys start with.
 
     Raises:
-        ConfigError: the URL is malformed or holds a password, or a number is not positive.
+        ConfigError: the URL is broken or holds a password, or a number is not positive.
         MissingDependencyError: the extra `redis` is not installed.
     """
 
@@ -66,8 +66,8 @@ class RedisStore:
         }
         self._prefix = prefix.encode()
         self._client: Any = None
-        mad = (ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
-        self._server = Guard(where, (self._redis.RedisError, OSError, *mad), pause=pause)
+        broken = (ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError)
+        self._server = Guard(where, (self._redis.RedisError, OSError, *broken), pause=pause)
         self._writes = Guard(f"writing to {where}", (self._redis.ResponseError,), pause=pause)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -149,7 +149,7 @@ def _checked(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port or 6379
     except ValueError as exc:
-        raise ConfigError(f"the URL of the Redis store is malformed: {exc}") from exc
+        raise ConfigError(f"the URL of the Redis store is broken: {exc}") from exc
     if "@" in parts.netloc:
         raise ConfigError(  # without the URL, which holds a secret
             "the URL of the Redis store must not hold a user or password; put the password in an "

@@ -18,7 +18,7 @@ from rerank_plugins.wrappers.stores.guard import Guard
 
 __all__ = ["SQLiteStore"]
 
-_LONGEST_LOCK = 0.25
+_LOCK_SECONDS = 0.25
 """Seconds to wait for another process that writes."""
 
 _KEYS_PER_QUERY = 500  # old builds of SQLite take 999 parameters
@@ -73,23 +73,23 @@ class SQLiteStore:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         nothing: dict[bytes, bytes] = {}
-        found = self._reads.call(lambda: self._found(keys), nothing)
-        return [found.get(key) for key in keys]
+        values = self._reads.call(lambda: self._read(keys), nothing)
+        return [values.get(key) for key in keys]
 
-    def _found(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        values: dict[bytes, bytes] = {}
         now = self._clock()
         with self._connected() as connection:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
                 marks = ",".join("?" * len(some))
-                found.update(
+                values.update(
                     connection.execute(
                         f"SELECT key, value FROM rerank_scores WHERE key IN ({marks}) AND ends > ?",  # noqa: S608  # only marks
                         (*some, now),
                     )
                 )
-        return found
+        return values
 
     def set_many(self, items: Mapping[bytes, bytes], ttl: float | None) -> None:
         end = math.inf if ttl is None else self._clock() + ttl
@@ -119,7 +119,7 @@ class SQLiteStore:
                 raise
 
     def _opened(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_LONGEST_LOCK, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
         try:
             with suppress(sqlite3.OperationalError):  # another process is about the same
                 connection.execute("PRAGMA journal_mode = WAL")  # reading while one writes

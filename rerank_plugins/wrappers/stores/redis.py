@@ -33,7 +33,7 @@ class RedisStore:
         prefix: what all keys start with.
 
     Raises:
-        ConfigError: the URL is broken or holds a password, or a number is not positive.
+        ConfigError: the URL is malformed or holds a password, or a number is not positive.
         MissingDependencyError: the extra `redis` is not installed.
     """
 
@@ -149,7 +149,7 @@ def _checked(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port or 6379
     except ValueError as exc:
-        raise ConfigError(f"the URL of the Redis store is broken: {exc}") from exc
+        raise ConfigError(f"the URL of the Redis store is malformed: {exc}") from exc
     if "@" in parts.netloc:
         raise ConfigError(  # without the URL, which holds a secret
             "the URL of the Redis store must not hold a user or password; put the password in an "

@@ -249,7 +249,7 @@ def test_tables_are_wrappers_in_a_fixed_order(tmp_path):
 
     assert FallbackBackend is type(chain)
     remote = ["CircuitBreakingBackend", "RetryingBackend", "HTTPBackend"]
-    assert [remote, remote, ["LocalBackend"]] == [layers(backend) for backend in chain.backends]
+    assert [remote, remote, ["LocalBackend"]] == [layers(backend) for backend in chain.children]
 
 
 def test_an_empty_table_means_the_defaults():

@@ -296,17 +296,29 @@ class BackendContract(ABC):
                 ):
                     assert _is_refused(ask, query, documents), f"{kind} was accepted"
 
-    def test_what_inputs_promises_is_scored(self) -> None:
-        """A backend whose `inputs` hold images scores them; one that takes instructions, these."""
+    def test_images_that_inputs_promises_are_scored(self) -> None:
+        """A backend whose `inputs` hold images scores them, alone and beside a text."""
         with self.make_backend() as backend:
-            requests: list[tuple[str | Query, list[Content | str]]] = []
-            if "image" in backend.inputs:
-                requests.append((self.query, [Content(image=_IMAGE), Content("a", image=_IMAGE)]))
-            if backend.instructions:
-                requests.append((Query(self.query, instruction="Judge the topic."), ["a"]))
-            for scores, (_, documents) in zip(backend.score_many(requests), requests, strict=True):
-                assert len(documents) == len(scores)
-                assert all(math.isfinite(score) for score in scores)
+            if "image" not in backend.inputs:
+                raise SkipTest("`inputs` is text only")
+            scores = backend.score(self.query, [Content(image=_IMAGE), Content("a", image=_IMAGE)])
+
+            assert 2 == len(scores)
+            assert all(math.isfinite(score) for score in scores)
+
+    def test_an_instruction_is_honoured_or_refused(self) -> None:
+        """Never dropped: a model that turns out to take none is a refusal, too."""
+        query = Query(self.query, instruction="Judge the topic.")
+        with self.make_backend() as backend:
+            if not backend.instructions:
+                raise SkipTest("`instructions` is False, which another test checks")
+            try:
+                scores = backend.score(query, ["a"])
+            except UnsupportedInputError as error:
+                assert "instruction" in str(error)  # noqa: PT017  # or else it is scored
+            else:
+                assert 1 == len(scores)
+                assert math.isfinite(scores[0])
 
     def test_the_event_loop_stays_free(self) -> None:
         """Loading, scoring and closing leave the loop to others."""

@@ -44,7 +44,7 @@ class Backend(ABC):
     """What queries and documents may hold: `{"text"}` or `{"text", "image"}`."""
 
     instructions: bool = False
-    """Whether a `Query` may hold an instruction. A model that is loaded later may still refuse it."""
+    """Whether a `Query` may hold an instruction; a model may still refuse it once it is loaded."""
 
     hooks: tuple[Callable[[Any], None], ...] = ()
     """Who hears of its calls; see `rerank_plugins.hooks`."""

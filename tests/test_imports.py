@@ -136,6 +136,17 @@ def test_every_module_has_a_layer():
     assert {layer(path) for path in SOURCES} == LAYERS.keys()
 
 
+def test_a_class_name_stands_once():
+    """Who greps for a name lands in the right file."""
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+
+    assert {} == {name: paths for name, paths in places.items() if len(paths) > 1}
+
+
 def test_one_module_imports_the_http_client():
     """Both libraries work because nothing else names one of them."""
     clients = {"httpcore", "httpcore2", "httpx", "httpx2"}

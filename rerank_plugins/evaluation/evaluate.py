@@ -14,7 +14,7 @@ from rerank_plugins.evaluation.datasets.dataset import Dataset
 from rerank_plugins.evaluation.datasets.load import load_dataset
 from rerank_plugins.evaluation.labels import label_backends
 from rerank_plugins.evaluation.metrics import DEFAULT_METRICS, measure, metric_name
-from rerank_plugins.evaluation.results import Cut, Evaluation, Latency, PairedTest, System
+from rerank_plugins.evaluation.results import DepthResult, Evaluation, Latency, PairedTest, System
 from rerank_plugins.evaluation.scoring import Scored, reranked, score_candidates
 from rerank_plugins.evaluation.statistics import Estimate, estimates, holm, paired_p_values
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -172,12 +172,12 @@ def summarise(
     table = _Table.of(data, measured, metrics, seed)
     systems = [table.system(first_stage, data.first_stage, 0, data.candidates)]
     for backend in scored:
-        cuts = tuple(
-            Cut(depth, table.figures_of(backend.label, depth), _latency(backend, depth))
+        by_depth = tuple(
+            DepthResult(depth, table.figures_of(backend.label, depth), _latency(backend, depth))
             for depth in depths
         )
         rankings = deepest_rankings[backend.label]
-        systems.append(table.system(backend.label, backend.name, depths[-1], rankings, cuts))
+        systems.append(table.system(backend.label, backend.name, depths[-1], rankings, by_depth))
     tests = tuple(_paired_tests(systems, metrics, seed))
     return Evaluation(data, tuple(metrics), depths[-1], tuple(systems), tests, seed)
 
@@ -220,10 +220,10 @@ class _Table:
         name: str,
         depth: int,
         rankings: Mapping[str, Sequence[str]],
-        cuts: tuple[Cut, ...] = (),
+        by_depth: tuple[DepthResult, ...] = (),
     ) -> System:
         values = {metric: self.columns[label, depth, metric] for metric in self.metrics}
-        return System(label, name, values, self.figures_of(label, depth), rankings, cuts)
+        return System(label, name, values, self.figures_of(label, depth), rankings, by_depth)
 
 
 def _paired_tests(

@@ -12,7 +12,7 @@ from rerank_plugins.evaluation.metrics import metric_name
 from rerank_plugins.evaluation.scoring import Timing
 from rerank_plugins.evaluation.statistics import Estimate
 
-__all__ = ["SIGNIFICANT", "Cut", "Evaluation", "Latency", "PairedTest", "System"]
+__all__ = ["SIGNIFICANT", "DepthResult", "Evaluation", "Latency", "PairedTest", "System"]
 
 SIGNIFICANT = 0.05
 """Adjusted p-values below this are called significant."""
@@ -46,7 +46,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class DepthResult:
     """Quality and latency when only the first candidates are reranked."""
 
     depth: int
@@ -71,13 +71,13 @@ class System:
     """Metric → mean over the queries."""
     rankings: Mapping[str, Sequence[str]] = field(repr=False)
     """Query id → document ids, best first."""
-    cuts: tuple[Cut, ...] = ()
-    """By depth, ascending; the figures of the last, deepest cut are those above."""
+    by_depth: tuple[DepthResult, ...] = ()
+    """By depth, ascending; the figures of the last, deepest one are those above."""
 
     @property
     def speed(self) -> Latency | None:
         """The calls at full depth; None for the first stage."""
-        return self.cuts[-1].speed if self.cuts else None
+        return self.by_depth[-1].speed if self.by_depth else None
 
 
 @dataclass(frozen=True, slots=True)

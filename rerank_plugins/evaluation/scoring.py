@@ -34,14 +34,16 @@ class Timing:
 class Scored:
     """The scores of a query's candidates, and the time of one call."""
 
-    cuts: Mapping[int, list[float]]
+    by_depth: Mapping[int, list[float]]
     """Depth → one score for each candidate down to that depth."""
     timing: Timing | None
     """None for a query without candidates."""
 
     def down_to(self, depth: int) -> list[float]:
         """Return the scores of the candidates down to a depth."""
-        return self.cuts[depth] if depth in self.cuts else self.cuts[max(self.cuts)][:depth]
+        if depth in self.by_depth:
+            return self.by_depth[depth]
+        return self.by_depth[max(self.by_depth)][:depth]
 
 
 def score_candidates(
@@ -129,11 +131,11 @@ def _scored(
         if rest:
             values = [*values, *check_scores(backend.score(text, rest), len(rest))]
         return Scored({deepest: values}, timing)
-    cuts = {
+    by_depth = {
         depth: check_scores(backend.score(text, documents[:depth]), len(documents[:depth]))
         for depth in depths[:-1]
     }
-    return Scored(cuts | {deepest: values}, timing)
+    return Scored(by_depth | {deepest: values}, timing)
 
 
 class _Journal:
@@ -172,16 +174,18 @@ class _Journal:
         """Return whether an entry has scores for every depth."""
         candidates = len(self._dataset.candidates[query])
         if pointwise:
-            deepest = max(map(len, scored.cuts.values()))
+            deepest = max(map(len, scored.by_depth.values()))
             return deepest >= min(depths[-1], candidates)
-        return all(len(scored.cuts.get(depth, ())) == min(depth, candidates) for depth in depths)
+        return all(
+            len(scored.by_depth.get(depth, ())) == min(depth, candidates) for depth in depths
+        )
 
     def add(self, query: str, scored: Scored) -> None:
         """Append a query's scores."""
         entry = {
             "query": query,
             "timing": asdict(scored.timing) if scored.timing else None,
-            "scores": {str(depth): list(scores) for depth, scores in scored.cuts.items()},
+            "scores": {str(depth): list(scores) for depth, scores in scored.by_depth.items()},
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +201,7 @@ class _Journal:
 def _entry(fields: Mapping[str, Any]) -> Scored:
     """Read an entry from a line of any form."""
     timing = Timing(**fields["timing"]) if fields["timing"] else None
-    cuts = {
+    by_depth = {
         int(depth): check_scores(scores, len(scores)) for depth, scores in fields["scores"].items()
     }
-    return Scored(cuts, timing)
+    return Scored(by_depth, timing)

@@ -54,15 +54,15 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _HookKind:
     module: str
     name: str
 
 
-_KINDS: Mapping[str, _Kind] = {
-    "logging": _Kind("rerank_plugins.hooks.logging", "LoggingHook"),
-    "opentelemetry": _Kind("rerank_plugins.hooks.opentelemetry", "OpenTelemetryHook"),
-    "prometheus": _Kind("rerank_plugins.hooks.prometheus", "PrometheusHook"),
+_KINDS: Mapping[str, _HookKind] = {
+    "logging": _HookKind("rerank_plugins.hooks.logging", "LoggingHook"),
+    "opentelemetry": _HookKind("rerank_plugins.hooks.opentelemetry", "OpenTelemetryHook"),
+    "prometheus": _HookKind("rerank_plugins.hooks.prometheus", "PrometheusHook"),
 }
 
 

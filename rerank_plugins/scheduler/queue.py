@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from rerank_plugins.scheduler.request import Batch, Request
+from rerank_plugins.scheduler.request import Batch, QueuedRequest
 
 __all__ = ["FairQueue"]
 
@@ -21,8 +21,8 @@ class FairQueue:
         self.cost = 0
         self.pairs = 0
         self._quantum = quantum
-        self._active: deque[Request] = deque()
-        self._outside: deque[Request] = deque()
+        self._active: deque[QueuedRequest] = deque()
+        self._outside: deque[QueuedRequest] = deque()
 
     def __bool__(self) -> bool:
         """Whether a batch can be filled."""
@@ -37,7 +37,7 @@ class FairQueue:
         """Whether a request of this cost fits into `room`; an empty queue takes any."""
         return not self.cost or self.cost + cost <= room
 
-    def add(self, request: Request, *, room: int) -> None:
+    def add(self, request: QueuedRequest, *, room: int) -> None:
         """Take a request in, or let it wait outside behind those who already do."""
         if self._outside or not self.has_room(request.pending_cost(), room):
             self._outside.append(request)
@@ -55,7 +55,7 @@ class FairQueue:
             else:
                 break
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: QueuedRequest) -> None:
         """Take a request out.
 
         Raises:
@@ -72,7 +72,7 @@ class FairQueue:
             cost: the most that the batch may cost.
             pairs: the most documents in it; None is as many as `cost` allows.
         """
-        taken: dict[Request, list[int]] = {}
+        taken: dict[QueuedRequest, list[int]] = {}
         budget = cost
         places = self.pairs if pairs is None else pairs
         while self._active and places:
@@ -103,7 +103,7 @@ class FairQueue:
                 self._active.append(request)
         return list(taken.items())
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: QueuedRequest) -> None:
         self._active.append(request)
         self.cost += request.pending_cost()
         self.pairs += len(request.pending)

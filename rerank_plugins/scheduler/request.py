@@ -14,10 +14,10 @@ from rerank_plugins.errors import RerankError
 from rerank_plugins.hooks._dispatch import Dispatcher
 from rerank_plugins.scores import Scores
 
-__all__ = ["Batch", "Request"]
+__all__ = ["Batch", "QueuedRequest"]
 
 
-class Request:
+class QueuedRequest:
     """The documents of one caller, who hears of it, and what is known of their scores."""
 
     __slots__ = (
@@ -109,5 +109,5 @@ def _copy(error: RerankError) -> RerankError:
     return own.with_traceback(error.__traceback__)
 
 
-Batch: TypeAlias = list[tuple[Request, list[int]]]
+Batch: TypeAlias = list[tuple[QueuedRequest, list[int]]]
 """Requests, each with the indices of those of its documents that are scored now."""

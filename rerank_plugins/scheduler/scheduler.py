@@ -16,7 +16,7 @@ from rerank_plugins.hooks import Dropped, Hook
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatcher, merged
 from rerank_plugins.scheduler.batch import BatchScorer, Run
 from rerank_plugins.scheduler.queue import FairQueue
-from rerank_plugins.scheduler.request import Batch, Request
+from rerank_plugins.scheduler.request import Batch, QueuedRequest
 from rerank_plugins.scores import Scores
 
 __all__ = ["Scheduler"]
@@ -125,7 +125,7 @@ class Scheduler:
         Raises:
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
-        request = Request(query, documents, costs, merged((dispatcher(), self._dispatcher)))
+        request = QueuedRequest(query, documents, costs, merged((dispatcher(), self._dispatcher)))
         with self._changed:
             room = self._room()
             if not wait:
@@ -150,7 +150,7 @@ class Scheduler:
         if worker is not None and worker is not threading.current_thread():
             worker.join()
 
-    def _leave(self, request: Request | None) -> None:
+    def _leave(self, request: QueuedRequest | None) -> None:
         """Take a request that is over out of the queue, if it is still there."""
         if request is None:
             return

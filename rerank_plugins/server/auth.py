@@ -44,7 +44,7 @@ class AuthenticationFailed(Exception):
 
 
 @dataclass(frozen=True)
-class _Key:
+class _ClientKey:
     id: str
     digest: bytes
 
@@ -118,7 +118,7 @@ class Authenticator:
                 self._reload_error = str(exc)
                 _log.error("the keys stay as they were: %s", exc)
 
-    def _read(self, file: Path) -> tuple[_Key, ...]:
+    def _read(self, file: Path) -> tuple[_ClientKey, ...]:
         try:
             version = _version(file)
             content = file.read_bytes()
@@ -137,7 +137,7 @@ def _version(file: Path) -> object:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _from_environment(variable: str | None) -> tuple[_Key, ...]:
+def _from_environment(variable: str | None) -> tuple[_ClientKey, ...]:
     if variable is None:
         return ()
     value = os.environ.get(variable, "")
@@ -147,8 +147,8 @@ def _from_environment(variable: str | None) -> tuple[_Key, ...]:
     return keys
 
 
-def _parse_keys(lines: Iterable[str], *, where: str) -> tuple[_Key, ...]:
-    keys: list[_Key] = []
+def _parse_keys(lines: Iterable[str], *, where: str) -> tuple[_ClientKey, ...]:
+    keys: list[_ClientKey] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -162,7 +162,7 @@ def _parse_keys(lines: Iterable[str], *, where: str) -> tuple[_Key, ...]:
             raise ConfigError(f"{where}{number}: a key needs {_MIN_KEY_LENGTH} characters at least")
         else:
             digest = _digest(match["key"])
-        keys.append(_Key(match["id"], digest))
+        keys.append(_ClientKey(match["id"], digest))
     return tuple(keys)
 
 

@@ -54,7 +54,7 @@ def serve(app: FastAPI) -> Exception | None:
         log_config=None,
         timeout_keep_alive=int(settings.keep_alive_seconds),
     )
-    server = _Server(config, lifecycle, settings)
+    server = _UvicornServer(config, lifecycle, settings)
     lifecycle.on_failure = server.stop_after_failure
     lifecycle.on_loaded = _freeze_loaded_objects
     server.run()
@@ -66,7 +66,7 @@ def serve(app: FastAPI) -> Exception | None:
     return lifecycle.failure
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """uvicorn's server, which goes on listening while it drains."""
 
     def __init__(

@@ -107,7 +107,7 @@ class FakeServer:
         """Connections accepted so far."""
         self._open: set[socket.socket] = set()
         self._lock = ForkSafeCondition()
-        self._server = _Server(self)
+        self._server = _HTTPServer(self)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         """Where it listens, without a path."""
         if tls:
@@ -194,7 +194,7 @@ def _mistake(what: str) -> FakeResponse:
     return FakeResponse({"error": f"`response` {what}"}, 500)
 
 
-class _Server(ThreadingHTTPServer):
+class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 1024
@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        self.server.fake_server.serve(self)  # type: ignore[attr-defined]  # ours, see `_Server`
+        self.server.fake_server.serve(self)  # type: ignore[attr-defined]  # ours, see `_HTTPServer`
 
     do_GET = do_POST  # noqa: N815  # the name that the base class calls
 

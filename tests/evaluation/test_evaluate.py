@@ -94,7 +94,7 @@ def test_what_lies_below_the_depth_keeps_its_order_behind():
 def test_depths_are_cut_from_one_scoring():
     backend = FakeBackend(lambda query, document: float(document == "d3"))
     found = evaluate(dataset(2), [backend], depth=4, depths=[3])
-    shallow, deep = found.backends[0].cuts
+    shallow, deep = found.backends[0].by_depth
 
     assert (3, 0.25) == (shallow.depth, shallow.figures["MRR@10"].mean)
     assert (4, 1.0) == (deep.depth, deep.figures["MRR@10"].mean)

@@ -62,7 +62,7 @@ def test_json_holds_every_value(found):
         system["label"] for system in document["systems"]
     ]
     assert {f"q{number}": 1.0 for number in range(40)} == better["per_query"]["MRR@10"]
-    assert [2, 3, 4] == [cut["depth"] for cut in better["depths"]]
+    assert [2, 3, 4] == [row["depth"] for row in better["depths"]]
     assert better["depths"][-1]["speed"]["pairs_per_second"] > 0
     assert {"mean": 1.0, "low": 1.0, "high": 1.0} == better["figures"]["MRR@10"]
     assert 6 * 5 == len(document["comparisons"])

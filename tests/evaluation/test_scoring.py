@@ -138,7 +138,9 @@ class TestJournal:
             backend = FakeBackend()
             found = score_candidates(backend, data, [10], folder=tmp_path)
 
-            assert {q: s.cuts for q, s in expected.items()} == {q: s.cuts for q, s in found.items()}
+            assert {q: s.by_depth for q, s in expected.items()} == {
+                q: s.by_depth for q, s in found.items()
+            }
             assert 6 - known == len({query for query, _ in pairs(backend)})
 
     @pytest.mark.parametrize(
@@ -221,13 +223,13 @@ class TestJournal:
 
         assert 3 <= known < 40
         assert 40 - known == len(asked)
-        assert [s.cuts for s in score_candidates(FakeBackend(), data, [5, 20]).values()] == [
-            s.cuts for s in found.values()
+        assert [s.by_depth for s in score_candidates(FakeBackend(), data, [5, 20]).values()] == [
+            s.by_depth for s in found.values()
         ]
 
 
 def test_a_chain_with_a_fallback_goes_on_where_it_was(tmp_path):
-    """It is not cacheable, since another model may answer, but pointwise: depths are cuts."""
+    """It is not cacheable, since another model may answer, but pointwise: depths are cut."""
     backend, data = FallbackBackend([FakeBackend(), FakeBackend()]), dataset()
     once = score_candidates(backend, data, [2, 10], folder=tmp_path)
     calls = len(backend.children[0].calls)

@@ -51,7 +51,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class _Query:
+class _PreparedQuery:
     vectors: TokenVectors
     """Of its words alone."""
     tokens: int
@@ -81,7 +81,7 @@ class LateInteractionScorer:
         """Yield the match of each document, in input order; equal ones are embedded once."""
         return self._matches(self._query(query), documents)
 
-    def _query(self, query: str) -> _Query:
+    def _query(self, query: str) -> _PreparedQuery:
         latin, runs = char_ngrams.split_unreadable(query)
         vectors = self._embedder.embed([latin])[latin]
         words = self._embedder.words(vectors)
@@ -89,9 +89,9 @@ class LateInteractionScorer:
         weight = letters / (letters + len(words.ids)) if letters else 0.0
         if weight > _MOSTLY:
             _advise()
-        return _Query(words, len(vectors.ids), runs, weight)
+        return _PreparedQuery(words, len(vectors.ids), runs, weight)
 
-    def _matches(self, query: _Query, documents: Sequence[str]) -> Iterator[Match]:
+    def _matches(self, query: _PreparedQuery, documents: Sequence[str]) -> Iterator[Match]:
         for start in range(0, len(documents), CHUNK):
             parts = [
                 char_ngrams.split_unreadable(text) for text in documents[start : start + CHUNK]

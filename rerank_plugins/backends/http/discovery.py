@@ -16,7 +16,7 @@ from rerank_plugins.backends.http.responses import HTTPRequest
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.errors import BackendError, BackendRejected
 
-__all__ = ["ServerInfo", "UnknownServer", "probe"]
+__all__ = ["DiscoveredServer", "UnknownServer", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
 _UNAUTHORIZED = frozenset({401, 403})
@@ -31,7 +31,7 @@ class UnknownServer(BackendRejected):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
+class DiscoveredServer:
     """What a server says about itself."""
 
     dialect: str
@@ -75,7 +75,7 @@ _Get: TypeAlias = Callable[[str], _Page]
 
 def probe(
     base_url: str, *, api_key: str | None = None, timeout: float = 5.0, verify: bool | str = True
-) -> ServerInfo:
+) -> DiscoveredServer:
     """Find out which kind of rerank server answers at `base_url`.
 
     Sends GETs only, so nothing is scored or billed. Vendors' services are recognised by their host
@@ -133,16 +133,16 @@ def probe(
     )
 
 
-def _hosted(root: str) -> ServerInfo | None:
+def _hosted(root: str) -> DiscoveredServer | None:
     host = urlsplit(root).hostname
     for name, dialect in DIALECTS.items():
         if dialect.base_url and urlsplit(dialect.base_url).hostname == host:
             limit = dialect.max_documents
-            return ServerInfo(dialect=name, base_url=dialect.base_url, max_documents=limit)
+            return DiscoveredServer(dialect=name, base_url=dialect.base_url, max_documents=limit)
     return None
 
 
-def _tei(root: str, get: _Get) -> ServerInfo | None:
+def _tei(root: str, get: _Get) -> DiscoveredServer | None:
     info = get("/info")
     kind = info.field("model_type")
     if not isinstance(kind, dict):
@@ -152,7 +152,7 @@ def _tei(root: str, get: _Get) -> ServerInfo | None:
             f"the TEI server at {root} serves {', '.join(map(str, kind))}, not a reranker; start "
             "one with a sequence classification model"
         )
-    return ServerInfo(
+    return DiscoveredServer(
         dialect="tei",
         base_url=root,
         models=_names([info.body], "model_id"),
@@ -162,7 +162,7 @@ def _tei(root: str, get: _Get) -> ServerInfo | None:
     )
 
 
-def _model_list(root: str, get: _Get) -> ServerInfo | None:
+def _model_list(root: str, get: _Get) -> DiscoveredServer | None:
     for prefix in ("/v1", ""):
         page = get(f"{prefix}/models")
         data = page.field("data")
@@ -184,14 +184,14 @@ def _model_list(root: str, get: _Get) -> ServerInfo | None:
     return None
 
 
-def _nim(root: str, get: _Get) -> ServerInfo | None:
+def _nim(root: str, get: _Get) -> DiscoveredServer | None:
     if not isinstance(get("/v1/health/ready").body, dict):
         return None
     data = get("/v1/models").field("data")
     return _info("nim", root, data if isinstance(data, list) else [])
 
 
-def _open_pages(root: str, get: _Get) -> ServerInfo | None:
+def _open_pages(root: str, get: _Get) -> DiscoveredServer | None:
     """Recognise servers that list no models without a key by the pages that need none."""
     if get("/v1/cluster/auth").field("auth") is not None:
         return _info("xinference", root, [])
@@ -215,8 +215,8 @@ def _info(
     *,
     version: str | None = None,
     max_length: int | None = None,
-) -> ServerInfo:
-    return ServerInfo(
+) -> DiscoveredServer:
+    return DiscoveredServer(
         dialect=dialect,
         base_url=base_url,
         models=_names(models, "id"),

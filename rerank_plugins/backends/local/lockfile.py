@@ -20,7 +20,7 @@ _RESOLVED_BY = ("revision", "cache_folder", "max_length", "allow_pickle", "trust
 
 
 @dataclass(frozen=True)
-class _Model:
+class _LockedModel:
     """A model on this machine, and its files by their name."""
 
     name: str
@@ -88,7 +88,7 @@ def _difference(model: str, found: Mapping[str, str], locked: Mapping[str, str],
     return f"the model {model!r}: its file {changed!r} is not the one in {lock!r}"
 
 
-def _models(backend: Backend) -> Iterator[_Model]:
+def _models(backend: Backend) -> Iterator[_LockedModel]:
     """Yield the models that a backend runs on this machine.
 
     Raises:
@@ -104,16 +104,16 @@ def _models(backend: Backend) -> Iterator[_Model]:
         yield _FILES_OF[table["kind"]](table)
 
 
-def _local(table: Mapping[str, Any]) -> _Model:
+def _local(table: Mapping[str, Any]) -> _LockedModel:
     options: Any = {name: table[name] for name in _RESOLVED_BY if name in table}
     checkpoint = resolve(str(table["model"]), **options, local_files_only=True)
-    return _Model(checkpoint.model, checkpoint.revision, _files(checkpoint.folder))
+    return _LockedModel(checkpoint.model, checkpoint.revision, _files(checkpoint.folder))
 
 
-def _embedded(_: Mapping[str, Any]) -> _Model:
+def _embedded(_: Mapping[str, Any]) -> _LockedModel:
     folder = Path(embedded.__file__).parent
     files = {name: folder / name for name in ("model.onnx", "tokenizer.json")}
-    return _Model("embedded", embedded.MODEL_SHA256[:12], files)
+    return _LockedModel("embedded", embedded.MODEL_SHA256[:12], files)
 
 
 _FILES_OF = {"embedded": _embedded, "local": _local}

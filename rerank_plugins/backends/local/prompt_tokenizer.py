@@ -32,7 +32,7 @@ Render: TypeAlias = Callable[[str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _PromptLayout:
     """The template with one instruction."""
 
     render: Render
@@ -68,7 +68,7 @@ class PromptTokenizer:
         self._prompt = prompt
         self._max_length = max_length
         self._default_layout = self._make_layout(prompt)
-        self._layouts: dict[str, _Layout] = {}
+        self._layouts: dict[str, _PromptLayout] = {}
         self._prompts: TokenCache[Tokens] = TokenCache(cached_tokens)
         self._lock = ForkSafeLock()
         self._truncated_pairs = 0
@@ -125,7 +125,7 @@ class PromptTokenizer:
             "truncated_queries": self._truncated_queries,
         }
 
-    def _make_layout(self, prompt: Prompt) -> _Layout:
+    def _make_layout(self, prompt: Prompt) -> _PromptLayout:
         render = (
             _text_renderer(prompt) if prompt.text else _chat_renderer(self._chat_tokenizer, prompt)
         )
@@ -136,9 +136,9 @@ class PromptTokenizer:
                 f"`max_length` is {self._max_length}, which leaves no room for text beside the "
                 f"{template} tokens of the template"
             )
-        return _Layout(render, max_query_tokens)
+        return _PromptLayout(render, max_query_tokens)
 
-    def _layout_of(self, query: str | Query) -> _Layout:
+    def _layout_of(self, query: str | Query) -> _PromptLayout:
         if isinstance(query, str) or query.instruction is None:
             return self._default_layout
         instruction = query.instruction
@@ -169,7 +169,7 @@ class PromptTokenizer:
                 tokens.append((ids[: self._max_length].copy(), len(ids)))
         return tokens
 
-    def _cut_query(self, query: str, layout: _Layout, pairs: int) -> tuple[str, bool]:
+    def _cut_query(self, query: str, layout: _PromptLayout, pairs: int) -> tuple[str, bool]:
         """Return the query, or its start if it is too long, and whether it was cut."""
         if len(query) <= layout.max_query_tokens:  # a token has at least one character
             return query, False
@@ -191,7 +191,7 @@ class PromptTokenizer:
     def _cut_documents(
         self,
         query: str,
-        layout: _Layout,
+        layout: _PromptLayout,
         rows: Sequence[NDArray[np.int32]],
         too_long: Sequence[bool],
     ) -> list[NDArray[np.int32]]:

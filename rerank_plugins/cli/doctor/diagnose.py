@@ -11,7 +11,7 @@ from typing import Any
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.discovery import ServerInfo, UnknownServer, probe
+from rerank_plugins.backends.http.discovery import DiscoveredServer, UnknownServer, probe
 from rerank_plugins.backends.local.select import check_installed
 from rerank_plugins.cli.doctor.report import Check, Report
 from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
@@ -137,13 +137,13 @@ def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) ->
             report.add("server", _described(server))
 
 
-def _probe(url: str, dialect: str, options: Mapping[str, Any]) -> ServerInfo:
+def _probe(url: str, dialect: str, options: Mapping[str, Any]) -> DiscoveredServer:
     variable = options.get("api_key_env")
     variables = (variable,) if variable else DIALECTS[dialect].key_variables
     return probe(url, api_key=_key(variables), verify=options.get("verify", True))
 
 
-def _described(server: ServerInfo) -> str:
+def _described(server: DiscoveredServer) -> str:
     words = f"{server.dialect} {server.version or ''} at {server.base_url}"
     if not server.authorized:
         variables = " or ".join(DIALECTS[server.dialect].key_variables)

@@ -162,12 +162,12 @@ def _depths(result: Evaluation) -> HTML:
     rows = (
         [
             _backend(result, system) if place == 0 else "",
-            str(cut.depth),
-            *(figure(estimate.mean) for estimate in cut.figures.values()),
-            *speed_cells(cut.speed),
+            str(row.depth),
+            *(figure(estimate.mean) for estimate in row.figures.values()),
+            *speed_cells(row.speed),
         ]
         for system in result.backends
-        for place, cut in enumerate(system.cuts)
+        for place, row in enumerate(system.by_depth)
     )
     return _table(titles, rows)
 

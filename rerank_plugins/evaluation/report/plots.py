@@ -29,10 +29,15 @@ def latency_plot(result: Evaluation) -> HTML:
     """Draw quality against the median latency: a line per backend, a point per depth."""
     metric = result.metrics[0]
     before = result.baseline.figures[metric].mean
-    times = [cut.speed.percentile(50) for each in result.backends for cut in each.cuts if cut.speed]
+    times = [
+        point.speed.percentile(50)
+        for each in result.backends
+        for point in each.by_depth
+        if point.speed
+    ]
     if not times:
         return HTML()
-    values = [cut.figures[metric].mean for each in result.backends for cut in each.cuts]
+    values = [point.figures[metric].mean for each in result.backends for point in each.by_depth]
     marks = nice_ticks(*_padded(min(*values, before), max(*values, before)))
     low, high = 1000 * min(times), 1000 * max(times)
     logarithmic = high / low >= _LOG_FROM
@@ -59,9 +64,9 @@ def latency_plot(result: Evaluation) -> HTML:
     for system in result.backends:
         style = colour(result, system)
         points = [
-            (1000 * cut.speed.percentile(50), cut.figures[metric].mean, cut.depth)
-            for cut in system.cuts
-            if cut.speed is not None
+            (1000 * point.speed.percentile(50), point.figures[metric].mean, point.depth)
+            for point in system.by_depth
+            if point.speed is not None
         ]
         plot.line([(x, y) for x, y, _ in points], f"series {style}")
         for x, y, depth in points:
@@ -76,11 +81,11 @@ def latency_plot(result: Evaluation) -> HTML:
 def depth_plot(result: Evaluation) -> HTML:
     """Draw quality against the number of candidates reranked, with confidence intervals."""
     metric = result.metrics[0]
-    depths = [cut.depth for cut in result.backends[0].cuts]
+    depths = [point.depth for point in result.backends[0].by_depth]
     ranges = [
-        (cut.figures[metric].low, cut.figures[metric].high)
+        (point.figures[metric].low, point.figures[metric].high)
         for each in result.backends
-        for cut in each.cuts
+        for point in each.by_depth
     ]
     base = result.baseline.figures[metric]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -97,18 +102,18 @@ def depth_plot(result: Evaluation) -> HTML:
         y_title=metric,
     )
     for system in result.backends:
-        estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
+        estimates = [base, *(point.figures[metric] for point in system.by_depth)]
         plot.band(
             [(n, e.low, e.high) for n, e in enumerate(estimates)], f"band {colour(result, system)}"
         )
     plot.line([(-0.15, base.mean), (len(depths) + 0.15, base.mean)], "base")
     for system in result.backends:
         style = colour(result, system)
-        estimates = [base, *(cut.figures[metric] for cut in system.cuts)]
+        estimates = [base, *(point.figures[metric] for point in system.by_depth)]
         plot.line([(n, e.mean) for n, e in enumerate(estimates)], f"series {style}")
-        for place, cut in enumerate(system.cuts, start=1):
-            value = cut.figures[metric].mean
-            title = f"{system.label}, depth {cut.depth}: {figure(value)}"
+        for place, point in enumerate(system.by_depth, start=1):
+            value = point.figures[metric].mean
+            title = f"{system.label}, depth {point.depth}: {figure(value)}"
             plot.dot(place, value, f"dot {style}", radius=3.5, title=title)
     return plot.svg()
 

@@ -17,7 +17,7 @@ from rerank_plugins.evaluation.report.format import (
     signed,
     verdict,
 )
-from rerank_plugins.evaluation.results import Cut, Evaluation, Latency
+from rerank_plugins.evaluation.results import DepthResult, Evaluation, Latency
 
 __all__ = ["as_json", "as_markdown"]
 
@@ -42,7 +42,7 @@ def as_json(result: Evaluation) -> str:
                 "label": system.label,
                 "name": system.name,
                 "figures": {metric: asdict(value) for metric, value in system.figures.items()},
-                "depths": [_cut(cut) for cut in system.cuts],
+                "depths": [_depth_fields(row) for row in system.by_depth],
                 "per_query": {
                     metric: dict(zip(data.queries, values, strict=True))
                     for metric, values in system.values.items()
@@ -58,9 +58,9 @@ def as_json(result: Evaluation) -> str:
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
-def _cut(cut: Cut) -> dict[str, Any]:
-    figures = {metric: asdict(value) for metric, value in cut.figures.items()}
-    return {"depth": cut.depth, "figures": figures, "speed": _speed(cut.speed)}
+def _depth_fields(row: DepthResult) -> dict[str, Any]:
+    figures = {metric: asdict(value) for metric, value in row.figures.items()}
+    return {"depth": row.depth, "figures": figures, "speed": _speed(row.speed)}
 
 
 def _speed(speed: Latency | None) -> dict[str, Any] | None:
@@ -121,12 +121,12 @@ def _lines(result: Evaluation) -> Iterator[str]:
         (
             [
                 system.label,
-                str(cut.depth),
-                *(figure(estimate.mean) for estimate in cut.figures.values()),
-                *speed_cells(cut.speed),
+                str(row.depth),
+                *(figure(estimate.mean) for estimate in row.figures.values()),
+                *speed_cells(row.speed),
             ]
             for system in result.backends
-            for cut in system.cuts
+            for row in system.by_depth
         ),
     )
     yield "\n## How to read this\n"

@@ -39,18 +39,18 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _StoreKind:
     module: str
     name: str
     place: str | None = None
     """The parameter that says where the store is, if it is anywhere."""
 
 
-_KINDS: Mapping[str, _Kind] = {
-    "memory": _Kind("rerank_plugins.wrappers.stores.memory", "MemoryStore"),
-    "sqlite": _Kind("rerank_plugins.wrappers.stores.sqlite", "SQLiteStore", "path"),
-    "redis": _Kind("rerank_plugins.wrappers.stores.redis", "RedisStore", "url"),
-    "rediss": _Kind("rerank_plugins.wrappers.stores.redis", "RedisStore", "url"),
+_KINDS: Mapping[str, _StoreKind] = {
+    "memory": _StoreKind("rerank_plugins.wrappers.stores.memory", "MemoryStore"),
+    "sqlite": _StoreKind("rerank_plugins.wrappers.stores.sqlite", "SQLiteStore", "path"),
+    "redis": _StoreKind("rerank_plugins.wrappers.stores.redis", "RedisStore", "url"),
+    "rediss": _StoreKind("rerank_plugins.wrappers.stores.redis", "RedisStore", "url"),
 }
 
 

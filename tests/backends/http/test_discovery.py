@@ -9,7 +9,7 @@ from rerank_plugins import (
     BackendUnavailable,
     ConfigError,
 )
-from rerank_plugins.backends.http.discovery import ServerInfo, probe
+from rerank_plugins.backends.http.discovery import DiscoveredServer, probe
 from rerank_plugins.testing import FakeResponse, FakeServer, silence
 
 NOT_FOUND = FakeResponse({"detail": "Not Found"}, 404)
@@ -93,7 +93,7 @@ def serving(pages):
 def test_open_servers_tell_their_models_and_limits(dialect):
     pages, facts = OPEN[dialect]
     with serving(pages) as fake_server:
-        expected = ServerInfo(dialect=dialect, base_url=fake_server.url, **facts)
+        expected = DiscoveredServer(dialect=dialect, base_url=fake_server.url, **facts)
 
         assert expected == probe(fake_server.url)
 

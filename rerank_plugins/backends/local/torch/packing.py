@@ -108,13 +108,13 @@ def pack_shared(pairs: Pairs) -> Pack | None:
     ]
     if not any(shared):
         return None
-    layout = _Layout(pairs, shared)
+    layout = _PackedLayout(pairs, shared)
     for index in np.argsort(pairs.groups, kind="stable").tolist():
         layout.add(index, int(pairs.groups[index]))
     return layout.pack()
 
 
-class _Layout:
+class _PackedLayout:
     """Collects sequences, what they read, and where each pair ends."""
 
     def __init__(self, pairs: Pairs, shared: list[int]) -> None:

@@ -16,6 +16,7 @@ from rerank_plugins._internal.options import checked_options, unknown, with_opti
 from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.wrappers._specs import applies
 
 __all__ = ["ENVIRONMENT_VARIABLE", "BackendSpec", "load_backend"]
 
@@ -50,9 +51,6 @@ _WRAPPERS: Mapping[str, _Class] = {  # innermost first
 }
 _FALLBACK = _Class("rerank_plugins.wrappers.fallback", "FallbackBackend")
 _INSTRUMENT = _Class("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
-_REMOTE_ONLY = frozenset({"retry", "breaker"})
-"""The wrappers that a model on this machine does not need."""
-
 _TABLES = ("backend", *_WRAPPERS, "fallback", "instrument", "server")
 
 _URL_SPEC = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
@@ -134,11 +132,11 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
         raise ConfigError(f"`fallback` {where} must be a list of tables; write: [[fallback]]")
     entries = [("backend", first), *(("fallback", other) for other in others)]
     backends = [
-        _wrap(_build(options, where=where, table=table), tables, remote=_is_remote(options))
+        _wrap(_build(options, where=where, table=table), tables, kind=options["kind"])
         for table, options in entries
     ]
-    if not any(_is_remote(options) for _, options in entries):
-        for name in sorted(_REMOTE_ONLY & {*tables}):
+    for name in _WRAPPERS:
+        if name in tables and not any(applies(name, options["kind"]) for _, options in entries):
             raise ConfigError(
                 f"`[{name}]` applies to remote backends only, and there is none {where}; remove it"
             )
@@ -158,15 +156,10 @@ def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -
         raise ConfigError(f"put these {where} under [backend]: {', '.join(stray)}")
 
 
-def _is_remote(options: Mapping[str, object]) -> bool:
-    """Say whether retries and a breaker make sense: not around the models of this package."""
-    return options["kind"] not in _LOCAL_KINDS
-
-
-def _wrap(backend: Backend, tables: Mapping[str, object], *, remote: bool) -> Backend:
+def _wrap(backend: Backend, tables: Mapping[str, object], *, kind: object) -> Backend:
     """Put the wrappers that `tables` name around a backend."""
     for name, wrapper in _WRAPPERS.items():
-        if remote or name not in _REMOTE_ONLY:
+        if applies(name, kind):
             backend = _add_wrapper(backend, wrapper, name, tables)
     return backend
 

@@ -85,8 +85,9 @@ def _no_names(backends: Sequence[Backend]) -> Iterator[None]:
         yield
     finally:
         for (kind, name), value in own.items():
-            delattr(kind, name)
-            if value is not None:
+            if value is None:
+                delattr(kind, name)
+            else:  # at its old place among the attributes
                 setattr(kind, name, value)
 
 

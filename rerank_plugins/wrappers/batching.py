@@ -13,7 +13,9 @@ from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.scores import Scores
-from rerank_plugins.wrappers.base import Flow, Wait, WrapperBackend, aperform, checked_requests
+from rerank_plugins.wrappers._requests import checked_requests
+from rerank_plugins.wrappers._steps import aperform
+from rerank_plugins.wrappers.base import Flow, Wait, WrapperBackend
 
 __all__ = ["BatchingBackend"]
 

@@ -13,13 +13,8 @@ from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, Re
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scale, Scores
-from rerank_plugins.wrappers.base import (
-    Call,
-    Flow,
-    WrapperBackend,
-    tables_of,
-    wrappers_of_file,
-)
+from rerank_plugins.wrappers._specs import tables_of, wrappers_of_file
+from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
 
 __all__ = ["FallbackBackend"]
 

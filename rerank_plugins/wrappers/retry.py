@@ -17,7 +17,8 @@ from rerank_plugins.errors import BackendUnavailable, InvalidResponse
 from rerank_plugins.hooks import Retried, outcome_of
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scores
-from rerank_plugins.wrappers.base import Call, Flow, Sleep, Step, WrapperBackend, checked_requests
+from rerank_plugins.wrappers._requests import checked_requests
+from rerank_plugins.wrappers.base import Call, Flow, Sleep, Step, WrapperBackend
 
 __all__ = ["MAX_RETRY_AFTER", "RetryingBackend"]
 

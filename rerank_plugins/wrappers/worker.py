@@ -21,7 +21,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import BackendError, BackendUnavailable
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
-from rerank_plugins.wrappers.base import score_with
+from rerank_plugins.wrappers._requests import score_with
 
 __all__ = ["ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
 

@@ -1,0 +1,46 @@
+"""The tables of a configuration file: which wrappers they add, in which order, around what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rerank_plugins.backend import Backend
+
+__all__ = ["applies", "tables_around", "tables_of", "wrappers_of_file"]
+
+_TABLES = ("retry", "breaker", "cache", "fallback", "instrument")
+"""The tables that add a wrapper, innermost first."""
+_REMOTE_ONLY = frozenset({"retry", "breaker"})
+"""The tables that a model on this machine does not need."""
+_LOCAL_KINDS = frozenset({"embedded", "local"})
+
+
+def applies(table: str, kind: object) -> bool:
+    """Return whether a table adds its wrapper around a backend of this kind."""
+    return table not in _REMOTE_ONLY or kind not in _LOCAL_KINDS
+
+
+def tables_of(backend: Backend) -> dict[str, object]:
+    """Return the tables of a configuration file for a backend.
+
+    Raises:
+        ConfigError: it can't be written as a spec.
+    """
+    spec = backend.to_spec()
+    return {"backend": spec} if "kind" in spec else spec
+
+
+def wrappers_of_file(spec: Mapping[str, object], tables: Iterable[str]) -> set[str]:
+    """Return those of `tables` that a file puts around the backend that a spec describes."""
+    backend = spec["backend"]
+    kind = backend["kind"] if isinstance(backend, Mapping) else None
+    return {table for table in tables if applies(table, kind)}
+
+
+def tables_around(table: str, tables: Iterable[str]) -> list[str]:
+    """Return those of `tables` that a file does not put inside of `table`."""
+    return [other for other in tables if _place(other) >= _place(table)]
+
+
+def _place(table: str) -> int:
+    return _TABLES.index(table) if table in _TABLES else -1

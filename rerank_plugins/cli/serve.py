@@ -41,8 +41,10 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve a backend to the clients of Cohere, Jina, Xinference and TEI."""
-    from rerank_plugins.server import create_app  # noqa: PLC0415  # needs the extra `server`
-    from rerank_plugins.server.isolation import isolate  # noqa: PLC0415
+    from rerank_plugins.server.app import (  # noqa: PLC0415  # needs the extra `server`
+        create_app,
+        isolated_app,
+    )
     from rerank_plugins.server.logs import configure_logs  # noqa: PLC0415
     from rerank_plugins.server.run import serve as run  # noqa: PLC0415
     from rerank_plugins.server.settings import read_settings  # noqa: PLC0415
@@ -61,9 +63,8 @@ def serve(
     settings.check_exposure()
     configure_logs(log_level)
     backend = load_backend(spec if tables is None else tables)
-    if settings.model_process:
-        backend = isolate(backend, settings)
-    failure = run(create_app(backend, settings=settings))
+    create = isolated_app if settings.model_process else create_app
+    failure = run(create(backend, settings=settings))
     if isinstance(failure, MemoryError):
         raise typer.Exit(_OUT_OF_MEMORY)
     if failure is not None:

@@ -18,6 +18,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.auth import Authenticator
 from rerank_plugins.server.errors import APIError, api_error_of, error_response
+from rerank_plugins.server.isolation import isolate
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.middleware import AdmissionMiddleware
@@ -27,7 +28,7 @@ from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.ui import ui_routes
 from rerank_plugins.spec import BackendSpec, load_backend
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "isolated_app"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +47,22 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
         ConfigError: the spec or a setting is wrong, or a file of keys can't be read.
         MissingDependencyError: the backend needs an extra that is not installed.
     """
-    settings = settings or ServerSettings()
-    loaded: Backend = load_backend(backend)
-    auth = Authenticator(settings)
+    return _app(load_backend(backend), settings or ServerSettings(), ServerMetrics())
+
+
+def isolated_app(backend: Backend, settings: ServerSettings) -> FastAPI:
+    """Return the rerank server of a backend, each model of this machine in a process of its own.
+
+    Raises:
+        ConfigError: a setting is wrong, or a file of keys can't be read.
+    """
     metrics = ServerMetrics()
-    lifecycle = Lifecycle(loaded, settings, metrics)
+    return _app(isolate(backend, settings, on_restart=metrics.restarts.inc), settings, metrics)
+
+
+def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> FastAPI:
+    auth = Authenticator(settings)
+    lifecycle = Lifecycle(backend, settings, metrics)
     lifecycles = [lifecycle, *_compared_backends(settings, lifecycle)]
 
     @asynccontextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from rerank_plugins.backend import Backend
-from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.local.lockfile import check_lock
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.batching import BatchingBackend
@@ -17,7 +16,7 @@ __all__ = ["check_locked_models", "is_remote", "isolate", "model_processes"]
 
 def is_remote(backend: Backend) -> bool:
     """Return whether a backend, or one below it, calls another server."""
-    return any(isinstance(part, HTTPBackend) for part in backend.walk())
+    return any(part.endpoint is not None for part in backend.walk())
 
 
 def model_processes(backend: Backend) -> list[ModelProcess]:
@@ -25,18 +24,24 @@ def model_processes(backend: Backend) -> list[ModelProcess]:
     return [part for part in backend.walk() if isinstance(part, ModelProcess)]
 
 
-def isolate(backend: Backend, settings: ServerSettings) -> Backend:
-    """Return a copy of a chain in which each model of this machine has a process of its own."""
-    if isinstance(backend, HTTPBackend):
-        return backend
+def isolate(
+    backend: Backend, settings: ServerSettings, *, on_restart: Callable[[], None] | None = None
+) -> Backend:
+    """Return a copy of a chain in which each model of this machine has a process of its own.
+
+    `on_restart` is called in a thread whenever another process has to start.
+    """
     if not backend.children:
+        if is_remote(backend):
+            return backend
         lock = settings.model_lock
         return ModelProcess(
             backend,
             batch_seconds=settings.watchdog_seconds,
             prepare=None if lock is None else partial(check_lock, lock),
+            on_restart=on_restart,
         )
-    children = [isolate(child, settings) for child in backend.children]
+    children = [isolate(child, settings, on_restart=on_restart) for child in backend.children]
     if len(children) > 1:
         # The chain receives requests concurrently, so those to one model share batches below it.
         children = [
@@ -59,9 +64,9 @@ def check_locked_models(backend: Backend, settings: ServerSettings) -> None:
 
 def _models_here(backend: Backend) -> Iterator[Backend]:
     """Yield the models of a chain, except for remote ones and those in other processes."""
-    if isinstance(backend, HTTPBackend | ModelProcess):
+    if isinstance(backend, ModelProcess):
         return
-    if not backend.children:
+    if not backend.children and not is_remote(backend):
         yield backend
     for child in backend.children:
         yield from _models_here(child)

@@ -72,8 +72,6 @@ class Lifecycle:
         metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
         metrics.batch_limit.set_function(lambda: self._scoring.batch_cost if self._scoring else 0)
         metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
-        for process in self._processes:
-            process.on_restart = metrics.restarts.inc
 
     @property
     def is_alive(self) -> bool:

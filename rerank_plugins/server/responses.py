@@ -29,8 +29,8 @@ def public_model_name(model: str) -> str:
 def json_response(data: object) -> Response:
     """Return data as a response.
 
-    `json` takes a tenth of what pydantic's models take for a thousand results; it raises
-    `ValueError` for a number that is not finite.
+    Raises:
+        ValueError: a number is not finite.
     """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text, media_type="application/json")

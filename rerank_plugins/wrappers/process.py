@@ -60,9 +60,9 @@ class ModelProcess(WrapperBackend):
     ) -> None:
         super().__init__(wrapped)
         check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
-        self.on_restart = on_restart
         self._batch_seconds = batch_seconds
         self._prepare = prepare
+        self._on_restart = on_restart
         self._facts: dict[str, Any] | None = None
         """What `describe()` of the backend returned once the model was loaded."""
         self._reset()
@@ -131,13 +131,6 @@ class ModelProcess(WrapperBackend):
             with self._one_call:
                 self._current_worker()
         return {**(self._facts or {}), "process": "own"}
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "batch_seconds": self._batch_seconds,
-            "prepare": self._prepare,
-            "on_restart": self.on_restart,
-        }
 
     def close(self) -> None:
         with self._changed:
@@ -243,8 +236,8 @@ class ModelProcess(WrapperBackend):
 
     def _call_on_restart(self) -> None:
         try:
-            if self.on_restart is not None:
-                self.on_restart()
+            if self._on_restart is not None:
+                self._on_restart()
         except Exception as error:  # noqa: BLE001  # else the supervisor ends, and no worker starts
             _log.error("`on_restart` failed with %s", type(error).__name__)
 

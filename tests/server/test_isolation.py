@@ -1,6 +1,7 @@
 """A chain whose models have processes of their own."""
 
 import json
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.lockfile import lock_of
 from rerank_plugins.server import ServerSettings
+from rerank_plugins.server.app import isolated_app
 from rerank_plugins.server.isolation import (
     check_locked_models,
     is_remote,
@@ -17,7 +19,9 @@ from rerank_plugins.server.isolation import (
 )
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.process import ModelRestarting
 from rerank_plugins.wrappers.retry import RetryingBackend
+from tests.support.doubles import Marked
 
 SETTINGS = ServerSettings(watchdog_seconds=7.0)
 REMOTE = {"kind": "infinity", "base_url": "http://127.0.0.1:9"}
@@ -25,6 +29,12 @@ REMOTE = {"kind": "infinity", "base_url": "http://127.0.0.1:9"}
 
 class Listwise(FakeBackend):
     pointwise = False
+
+
+class OwnClient(FakeBackend):
+    """A client of another server that a user has written."""
+
+    endpoint = "gpu:9997"
 
 
 def kinds(backend):
@@ -57,6 +67,31 @@ def test_models_of_a_fallback_chain_share_batches_in_a_process_each():
     assert is_remote(isolated)
 
 
+def test_a_client_of_the_users_stays_in_this_process():
+    chain = RetryingBackend(OwnClient())
+
+    assert is_remote(chain)
+    assert kinds(chain) == kinds(isolate(chain, SETTINGS))
+
+
+def test_starts_of_a_models_next_process_are_counted():
+    app = isolated_app(Marked(), SETTINGS)
+    with model_processes(app.state.lifecycle.backend)[0] as model:
+        model.score("q", ["a"])
+        with pytest.raises(ModelRestarting):
+            model.score("q", ["kill"])
+        deadline = time.monotonic() + 30
+        while not (restarts := restarts_of(app)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    assert 1 == restarts
+
+
+def restarts_of(app):
+    return app.state.metrics.registry.get_sample_value("rerank_model_restarts_total")
+
+
 def test_a_listwise_model_of_a_fallback_chain_gets_whole_requests():
     chain = FallbackBackend([FakeBackend(), Listwise()])
     first, second = isolate(chain, SETTINGS).children
@@ -71,6 +106,7 @@ def test_only_models_of_this_process_are_checked_against_the_lock(tmp_path):
     unknown = load_backend(f"local:{tmp_path}/missing")
 
     check_locked_models(load_backend({"backend": REMOTE}), settings)
+    check_locked_models(OwnClient(), settings)
     check_locked_models(RetryingBackend(load_backend("embedded")), settings)
     check_locked_models(isolate(unknown, settings), settings)
     with pytest.raises(ConfigError, match="there is no folder"):

@@ -141,17 +141,18 @@ def test_a_process_that_ends_or_hangs_is_started_again(model, ending):
     assert [1.0] == model.score("q", ["a"])
 
 
-def test_calls_fail_at_once_while_it_is_started_again(model):
+def test_calls_fail_at_once_while_it_is_started_again():
     restarts = []
-    model.on_restart = partial(restarts.append, 1)
-    os.kill(model.process_id, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while not model.is_restarting:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    with pytest.raises(ModelRestarting) as caught:
+    with ModelProcess(Marked(), on_restart=partial(restarts.append, 1)) as model:
         model.score("q", ["a"])
-    back(model)
+        os.kill(model.process_id, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while not model.is_restarting:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        with pytest.raises(ModelRestarting) as caught:
+            model.score("q", ["a"])
+        back(model)
 
     assert caught.value.retry_after
     assert [1] == restarts

@@ -94,14 +94,13 @@ def _models(backend: Backend) -> Iterator[_LockedModel]:
     Raises:
         ConfigError: there is none, or it is not on this machine.
     """
-    spec: Any = backend.to_spec()
-    tables = [spec] if "kind" in spec else [spec["backend"], *spec.get("fallback", ())]
-    found = [table for table in tables if table["kind"] in _FILES_OF]
-    if not found:
-        kinds = ", ".join(repr(table["kind"]) for table in tables)
+    leaves = [part for part in backend.walk() if not part.children]
+    models = [leaf for leaf in leaves if leaf.kind in _FILES_OF]
+    if not models:
+        kinds = ", ".join(repr(leaf.kind) for leaf in leaves)
         raise ConfigError(f"only models on this machine can be locked, not kind {kinds}")
-    for table in found:
-        yield _FILES_OF[table["kind"]](table)
+    for model in models:
+        yield _FILES_OF[model.kind](model.to_spec())
 
 
 def _local(table: Mapping[str, Any]) -> _LockedModel:

@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.lockfile import check_lock, lock_of
 from rerank_plugins.cli import app
+from rerank_plugins.wrappers.cache import CachedBackend
+from rerank_plugins.wrappers.retry import RetryingBackend
+from rerank_plugins.wrappers.stores.memory import MemoryStore
 
 
 @pytest.fixture
@@ -80,6 +83,14 @@ def test_a_model_that_is_not_listed_is_refused(model, lock):
 
     with pytest.raises(ConfigError, match=r"'embedded' is not in the lock .* lists 'model'; lock"):
         check_lock(lock, load_backend("embedded"))
+
+
+def test_a_model_in_a_chain_that_no_file_can_build_is_locked(model, lock):
+    chain = RetryingBackend(CachedBackend(load_backend(model[1]), store=MemoryStore()))
+    with pytest.raises(ConfigError, match="can't be written as a spec"):
+        chain.to_spec()
+
+    check_lock(lock, chain)
 
 
 def test_one_lock_holds_several_models(model, tmp_path, checkpoint):

@@ -71,8 +71,6 @@ def documents(seed: int, count: int = 24, longest: int = 500) -> list[str]:
 
 
 class TestLocalBERT(BackendContract):
-    forkable = False  # torch has threads that a fork loses
-
     @pytest.fixture(autouse=True)
     def _folder(self, checkpoint: Callable[[str], str]) -> None:
         self.folder = checkpoint("bert")
@@ -82,8 +80,6 @@ class TestLocalBERT(BackendContract):
 
 
 class TestLocalXLMRoBERTa(BackendContract):
-    forkable = False  # torch has threads that a fork loses
-
     @pytest.fixture(autouse=True)
     def _folder(self, checkpoint: Callable[[str], str]) -> None:
         self.folder = checkpoint("xlm-roberta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Re
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.backends.local.torch.devices import DevicePool
+from rerank_plugins.backends.local.torch.forked import call_with_live_threads
 from rerank_plugins.backends.local.torch.model import (
     choose_devices,
     choose_dtype,
@@ -39,25 +41,30 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
 
     Raises:
         ConfigError: the device, the dtype or the checkpoint can't be used.
-        BackendError: the model does not fit onto the device.
+        BackendError: the model does not fit onto the device, or the device can't be used.
     """
     devices = choose_devices(settings.device)
-    dtypes = [choose_dtype(settings.dtype, device, checkpoint) for device in devices]
     tokenizer, answers = _load_tokenizer(checkpoint, settings)
-    replicas = []
-    for device, dtype in zip(devices, dtypes, strict=True):
+    replicas = [
+        call_with_live_threads(_load_replica, checkpoint, device, settings, answers)
+        for device in devices
+    ]
+    return TorchEngine(replicas, tokenizer, settings)
+
+
+def _load_replica(
+    checkpoint: Checkpoint, device: torch.device, settings: EngineSettings, answers: Sequence[int]
+) -> Replica:
+    load_in = functools.partial(load_model, checkpoint, device, settings=settings, answers=answers)
+    try:
+        dtype = choose_dtype(settings.dtype, device, checkpoint)
         if settings.gpu_memory_fraction is not None:
             limit_memory(device, settings.gpu_memory_fraction)
-        loads = functools.partial(
-            load_model, checkpoint, device, settings=settings, answers=answers
-        )
-        try:
-            replicas.append(Replica(loads, dtype, checkpoint, settings))
-        except (RuntimeError, MemoryError) as exc:
-            raise BackendError(
-                f"the model {checkpoint.model!r} can't start on {device}: {exc}"
-            ) from exc
-    return TorchEngine(replicas, tokenizer, settings)
+        return Replica(load_in, dtype, checkpoint, settings)
+    except (RuntimeError, MemoryError) as exc:
+        raise BackendError(
+            f"the model {checkpoint.model!r} can't start on {device}: {exc}"
+        ) from exc
 
 
 def _load_tokenizer(
@@ -113,6 +120,8 @@ class TorchEngine:
         self._precision = _MatmulPrecision("high" if settings.dtype == "tf32" else None)
         self._dtype = "tf32" if settings.dtype == "tf32" else None
         self._device_pool = DevicePool(replicas) if len(replicas) > 1 else None
+        self._gpus = [replica.device for replica in replicas if replica.device.type != "cpu"]
+        self._process_id = os.getpid()
 
     @property
     def name(self) -> str:
@@ -120,6 +129,7 @@ class TorchEngine:
         return f"torch-{self._dtype or '+'.join(dtypes)}"
 
     def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        self._check_process()
         chunks: list[Pairs] = []
         logits: list[float] = []
         with self._precision.hold():
@@ -171,7 +181,19 @@ class TorchEngine:
             yield next_pairs.result()
 
     def _score(self, pairs: Pairs) -> NDArray[np.float64]:
-        return (self._device_pool or self._replicas[0]).score(pairs)
+        return call_with_live_threads((self._device_pool or self._replicas[0]).score, pairs)
+
+    def _check_process(self) -> None:
+        """Check that no GPU is used in a forked child.
+
+        Raises:
+            BackendError: one would be.
+        """
+        if self._gpus and os.getpid() != self._process_id:
+            raise BackendError(
+                f"the model is on {self._gpus[0]} for process {self._process_id}, and no GPU "
+                'survives a fork; start processes with "spawn", or fork before the first score'
+            )
 
 
 class _MatmulPrecision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank_plugins._internal.checks import check_integer
@@ -13,6 +14,7 @@ from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.deduplicate import deduplicate
+from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, check_texts
 from rerank_plugins.scores import Scale, Scores
 
@@ -94,6 +96,12 @@ class EmbeddedBackend(Backend):
             "threads": self._workers(),
             "cached_tokens": self._cached_tokens,
         }
+
+    def model_files(self) -> ModelFiles:
+        """Return the files of the model, which the package contains."""
+        folder = Path(__file__).parent
+        paths = {name: folder / name for name in ("model.onnx", "tokenizer.json")}
+        return ModelFiles("embedded", MODEL_SHA256[:12], paths)
 
     def to_spec(self) -> dict[str, object]:
         return {"kind": "embedded", **changed_options(EmbeddedBackend, self._settings())}

@@ -30,6 +30,7 @@ from rerank_plugins.backends.local.engine import (
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
+from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.content import Document, Query, Requests, check_request
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
@@ -238,6 +239,15 @@ class LocalBackend(Backend):
                 "engine_chosen": loaded.reason,
             }
 
+    def model_files(self) -> ModelFiles:
+        """Return the files of the model without loading or downloading it.
+
+        Raises:
+            ConfigError: they are not on this machine, or broken.
+        """
+        checkpoint = self._resolve(local_files_only=True)
+        return ModelFiles(checkpoint.model, checkpoint.revision, checkpoint.files)
+
     def to_spec(self) -> dict[str, object]:
         return {"kind": "local", **changed_options(LocalBackend, self._options)}
 
@@ -273,19 +283,23 @@ class LocalBackend(Backend):
             if is_last:
                 loaded.engine.close()
 
-    def _load(self) -> LoadedModel:
+    def _resolve(self, *, local_files_only: bool) -> Checkpoint:
         options = self._options
-        check_installed(options["engine"])  # before gigabytes are fetched
-        checkpoint = resolve(
+        return resolve(
             options["model"],
             revision=options["revision"],
             cache_folder=options["cache_folder"],
-            local_files_only=options["local_files_only"],
+            local_files_only=local_files_only,
             max_length=options["max_length"],
             allow_pickle=options["allow_pickle"],
             trust_remote_code=options["trust_remote_code"],
             prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
         )
+
+    def _load(self) -> LoadedModel:
+        options = self._options
+        check_installed(options["engine"])  # before gigabytes are fetched
+        checkpoint = self._resolve(local_files_only=options["local_files_only"])
         settings = EngineSettings(
             **{field.name: options[field.name] for field in fields(EngineSettings)}
         )

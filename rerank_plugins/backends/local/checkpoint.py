@@ -129,6 +129,17 @@ class Checkpoint:
         """The weight files: safetensors, or pickles where there are none."""
         return _weights(self.folder)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file by its name within the folder, hidden ones left out."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        names = [path.relative_to(self.folder) for path in paths]
+        return {
+            name.as_posix(): path
+            for name, path in zip(names, paths, strict=True)
+            if not any(part.startswith(".") for part in name.parts)
+        }
+
 
 def resolve(
     model: str,

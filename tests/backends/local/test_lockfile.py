@@ -1,5 +1,6 @@
 """A locked model loads only as long as each of its files is the one that was locked."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins import ConfigError, load_backend
+from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.local.lockfile import check_lock, lock_of
+from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.cli import app
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.retry import RetryingBackend
@@ -69,7 +72,7 @@ def test_added_and_removed_files_are_found(model, lock):
 def test_what_is_no_lock_is_refused(model, tmp_path, content):
     (tmp_path / "wrong.lock").write_text(content)
 
-    with pytest.raises(ConfigError, match="is no lock; make one with: rerank-plugins lock"):
+    with pytest.raises(ConfigError, match="is not a lock; make one with: rerank-plugins lock"):
         check_lock(str(tmp_path / "wrong.lock"), load_backend(model[1]))
 
 
@@ -91,6 +94,22 @@ def test_a_model_in_a_chain_that_no_file_can_build_is_locked(model, lock):
         chain.to_spec()
 
     check_lock(lock, chain)
+
+
+def test_a_backend_of_a_user_can_be_locked(tmp_path):
+    """Whatever its kind and however it is built: it names its files itself."""
+
+    class OwnBackend(EmbeddedBackend):
+        def model_files(self):
+            return ModelFiles("own", "1", {"weights": tmp_path / "weights"})
+
+        def to_spec(self):
+            raise ConfigError("no file builds this")
+
+    (tmp_path / "weights").write_bytes(b"")
+    assert [
+        {"model": "own", "revision": "1", "files": {"weights": hashlib.sha256(b"").hexdigest()}}
+    ] == lock_of([OwnBackend()])["models"]
 
 
 def test_one_lock_holds_several_models(model, tmp_path, checkpoint):
@@ -127,8 +146,8 @@ def test_the_command_writes_the_lock(model, tmp_path):
     done = CliRunner().invoke(app, ["lock", model[1], "embedded", "--output", str(made)])
 
     assert 0 == done.exit_code, done.output
-    said = json.loads(made.read_text())
-    assert lock_of([load_backend(model[1]), load_backend("embedded")]) == said
-    local, embedded = said["models"]
+    content = json.loads(made.read_text())
+    assert lock_of([load_backend(model[1]), load_backend("embedded")]) == content
+    local, embedded = content["models"]
     assert {"config.json", "model.safetensors"} < local["files"].keys()
     assert {"model.onnx", "tokenizer.json"} == embedded["files"].keys()

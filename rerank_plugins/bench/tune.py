@@ -32,7 +32,7 @@ _GAIN = 1.03
 _CHECKED = 2
 """Queries whose scores are compared with the reference."""
 _CHECKED_DOCUMENTS = 20
-"""Documents per checked query, at most."""
+"""The largest number of documents per checked query."""
 _FLOAT32: Sequence[Mapping[str, object]] = (
     {"engine": "onnx", "dtype": "float32"},
     {"engine": "torch", "dtype": "float32", "attention": "packed"},
@@ -106,7 +106,7 @@ class Tuning:
     reference: str
     """The spec that gave the reference scores."""
     untried: int
-    """Settings that the time did not allow."""
+    """How many settings there was no time for."""
 
 
 class _Search:
@@ -176,8 +176,8 @@ class _Search:
         """Score with plain float32: torch with padded batches, or onnx where torch is missing."""
         kept = {key: value for key, value in options.items() if key not in _TUNED}
         failure: RerankError | None = None
-        for way in _REFERENCES:
-            exact = Trial({**kept, **way})
+        for plain in _REFERENCES:
+            exact = Trial({**kept, **plain})
             try:
                 with _loaded(exact.options) as backend:
                     return backend.score_many(self._checks), exact.spec
@@ -202,15 +202,15 @@ def _engines(
 ) -> list[dict[str, object]]:
     """Return the engines, dtypes and attentions that the original setting leaves open."""
     on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
-    ways = [*_FLOAT32]
+    variants = [*_FLOAT32]
     if coarse:
-        ways += _COARSE_GPU if on_gpu else _COARSE_CPU
+        variants += _COARSE_GPU if on_gpu else _COARSE_CPU
     return [
-        {**original, **way}
-        for way in ways
-        if all(original.get(key, value) == value for key, value in way.items())
-        and any(facts.get(key, value) != value for key, value in way.items())
-        and not (on_gpu and way["engine"] == "onnx")
+        {**original, **variant}
+        for variant in variants
+        if all(original.get(key, value) == value for key, value in variant.items())
+        and any(facts.get(key, value) != value for key, value in variant.items())
+        and not (on_gpu and variant["engine"] == "onnx")
     ]
 
 
@@ -262,7 +262,7 @@ def tune(
     first, then its threads, then its batches: trying all combinations would take hours.
 
     Args:
-        spec: a spec that names one `local:` model; wrappers and servers around it don't matter.
+        spec: a spec that names one `local:` model; wrappers and servers beside it are ignored.
         workload: the source of the texts.
         shape: queries and documents per call.
         seconds: no trial starts that would probably end later; the original setting is always
@@ -286,14 +286,14 @@ def tune(
     try:
         stages: Sequence[_Stage] = (partial(_engines, coarse=coarse), _threads, _batches)
         for stage in stages:
-            ways = stage(search.best.options, search.facts)
-            for number, way in enumerate(ways):
-                on_trial(len(search.trials), len(search.trials) + len(ways) - number)
+            settings = stage(search.best.options, search.facts)
+            for number, options in enumerate(settings):
+                on_trial(len(search.trials), len(search.trials) + len(settings) - number)
                 start = time.monotonic()
                 if start - began + longest > seconds:
-                    untried += len(ways) - number
+                    untried += len(settings) - number
                     break
-                search.attempt(way, coarse=coarse)
+                search.attempt(options, coarse=coarse)
                 longest = max(longest, time.monotonic() - start)
     finally:
         search.close()

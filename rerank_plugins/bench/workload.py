@@ -68,7 +68,7 @@ class Workload:
         mix: the lengths of the generated documents; unused if `texts` has any.
         texts: documents to draw from instead of generating them.
         query: the query of every request; generated if None.
-        seed: of the random choices.
+        seed: the seed of the random choices.
 
     Raises:
         ConfigError: there is no such mix.

@@ -33,7 +33,7 @@ __all__ = ["app", "exit_code", "main"]
 
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
-"""Typer does not export the base of its errors, which was click's own class before."""
+"""The base of Typer's errors, which Typer does not export."""
 
 _NAMES = (("`top_n`", "--top-n"), ("`min_score`", "--min-score"), ("min_score=", "--min-score "))
 """The name of an option in Python → its spelling on the command line."""
@@ -53,7 +53,7 @@ _HINTS = {
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code that tells a script what to do about `error`.
+    """Return the exit code for `error`, by which a script decides what to do.
 
     2: fix the command, the configuration or the installation. 3: fix the input. 4: try again
     later. 5: the backend refused, or its response is not usable. 6: the output can't be written.
@@ -99,7 +99,7 @@ def _report(error: Exception, message: str, *, debug: bool) -> int:
 
 
 def _usage_message(error: Any, words: Sequence[str]) -> str:
-    """Say what is wrong with the command, and which help to read."""
+    """Return what is wrong with the command, and which help to read."""
     message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
     option = str(getattr(error, "option_name", ""))
     if option in _HINTS:
@@ -110,7 +110,7 @@ def _usage_message(error: Any, words: Sequence[str]) -> str:
 
 
 def _as_options(message: str) -> str:
-    """Spell the names of options as on the command line."""
+    """Replace the names of options by their spelling on the command line."""
     for name, option in _NAMES:
         message = message.replace(name, option)
     return message
@@ -124,8 +124,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001  # called by typer
-    if wanted:
+def _version(requested: bool) -> None:  # noqa: FBT001  # called by typer
+    if requested:
         typer.echo(f"rerank-plugins {rerank_plugins.__version__}")
         raise typer.Exit
 

@@ -44,7 +44,7 @@ def bench(
     *,
     backends: Annotated[
         list[str] | None,
-        typer.Option("--backend", "-b", metavar="SPEC", help="As SPEC; once or more."),
+        typer.Option("--backend", "-b", metavar="SPEC", help="Same as SPEC; once or more."),
     ] = None,
     tuned: Annotated[
         str | None,
@@ -115,8 +115,8 @@ def bench(
     ):
         measured = _opened(specs or [""], opened, reference=reference)
         for number, shape in enumerate(sizes, start=1):
-            doing = f"{shape}, shape {number} of {len(sizes)}: calls"
-            task = shown.add_task(doing, total=len(measured) * (WARM_UP + calls))
+            activity = f"{shape}, shape {number} of {len(sizes)}: calls"
+            task = shown.add_task(activity, total=len(measured) * (WARM_UP + calls))
             results.append(
                 compare_speed(
                     measured,
@@ -147,7 +147,7 @@ def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict
     leaves = (leaf for backend in backends.values() for leaf in backend.walk())
     for leaf in leaves:
         if leaf.kind == "local" and _installed():
-            leaf.describe()  # loads the model, so that our errors tell what is wrong with it
+            leaf.describe()  # loads the model, so that a broken one raises our errors
             device = leaf.to_spec().get("device", "auto")
             peer = ReferenceBackend(str(leaf.model), device=str(device))
             return {peer.name: opened.enter_context(peer), **backends}

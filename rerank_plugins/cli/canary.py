@@ -112,7 +112,7 @@ def seconds_of(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if match is None or float(match[1]) == 0:
         raise typer.BadParameter(
-            f"{text!r} is no duration; write 30s, 10m, 1h or 1d", param_hint="'--every'"
+            f"{text!r} is not a duration; write 30s, 10m, 1h or 1d", param_hint="'--every'"
         )
     return float(match[1]) * _UNITS[match[2]]
 
@@ -140,7 +140,7 @@ def _once(
     depth: int,
     conformance: bool,
 ) -> bool:
-    """Run, publish and print; return whether the ranking is good enough."""
+    """Check the ranking, print and publish the result; return whether it is good enough."""
     try:
         if conformance:
             check_conformance(watched)

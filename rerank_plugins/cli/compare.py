@@ -63,8 +63,9 @@ def compare(
         names = ", ".join(repr(str(path)) for path in paths)
         raise DataError(f"{names} holds no documents to rank")
     messages = Console(stderr=True)
-    doing = f"Scoring {len(entries)} documents with {len(backends or [''])} backends …"
-    with messages.status(doing) if messages.is_terminal else nullcontext():
+    count = len(backends or [None])
+    activity = f"Scoring {len(entries)} documents with {count} backend{'' if count == 1 else 's'} …"
+    with messages.status(activity) if messages.is_terminal else nullcontext():
         named = len(paths) > 1 or any(entry.id is not None for entry in entries)
         comparison = compared(
             query,

@@ -94,7 +94,7 @@ def evaluate_datasets(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ignore the scores of earlier runs.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the intervals and tests.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Rerank judged queries with each backend, and compare with the first stage's order.

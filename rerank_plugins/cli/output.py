@@ -16,7 +16,7 @@ class OutputError(Exception):
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Flush standard output at the end, and tell its failures from all others.
+    """Flush standard output at the end; its failures get an error of their own.
 
     Raises:
         BrokenPipeError: the reader has closed the pipe, as in `… | head -1`.

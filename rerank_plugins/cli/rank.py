@@ -48,10 +48,11 @@ def rank(
         ),
     ] = None,
     top_n: Annotated[
-        int | None, typer.Option("--top-n", "-n", min=0, help="Keep at most N.")
+        int | None, typer.Option("--top-n", "-n", min=0, help="Keep at most N documents.")
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Keep scores of at least this, on the backend's scale.")
+        float | None,
+        typer.Option(help="Keep documents that score at least this, on the backend's scale."),
     ] = None,
     file_format: Annotated[
         FileFormat, typer.Option(help="How to read the files.")
@@ -71,8 +72,8 @@ def rank(
     paths = files or standard_input()
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     messages = Console(stderr=True)
-    doing = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"
-    with messages.status(doing) if messages.is_terminal else nullcontext():
+    activity = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"
+    with messages.status(activity) if messages.is_terminal else nullcontext():
         result = rerank(
             query,
             [entry.text for entry in entries],
@@ -113,7 +114,7 @@ def standard_input() -> list[Path]:
 def _why_none(
     paths: Sequence[Path], documents: int, *, top_n: int | None, min_score: float | None
 ) -> str:
-    """Say why no document was kept."""
+    """Return why no document was kept."""
     if not documents:
         names = ("standard input" if str(path) == "-" else str(path) for path in paths)
         return f"no documents in {', '.join(names)}"

@@ -10,7 +10,7 @@ import typer
 __all__ = ["serve"]
 
 _OUT_OF_MEMORY = 70
-"""The exit code when single pairs no longer fit into memory: a supervisor starts anew."""
+"""The exit code when single pairs no longer fit into memory: a supervisor restarts the server."""
 
 
 def serve(

@@ -21,7 +21,7 @@ _RUNS = re.compile(f"({_CJK}+)")
 def bm25(
     queries: Mapping[str, str], documents: Mapping[str, str], *, depth: int
 ) -> dict[str, list[str]]:
-    """Find at most `depth` documents per query with BM25 (bm25s, Lucene's variant).
+    """Retrieve at most `depth` documents per query with BM25 (bm25s, Lucene's variant).
 
     Terms are the words of `tokenize()` without English stop words, stemmed (Snowball). Documents
     that share no term with the query are left out. Equal scores keep the documents' order.
@@ -29,7 +29,7 @@ def bm25(
     Args:
         queries: query id → text.
         documents: document id → text.
-        depth: the most documents per query.
+        depth: how many documents to return per query, at most.
 
     Raises:
         ConfigError: `depth` is below 1.

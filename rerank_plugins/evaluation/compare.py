@@ -54,7 +54,7 @@ class Agreement:
     tau: float | None
     """Kendall's τ-b of all documents, -1 to 1; None where all scores of one are equal."""
     rbo: float
-    """Rank-biased overlap with p = 0.9, 0 to 1; the first places weigh most."""
+    """Rank-biased overlap with p = 0.9, 0 to 1; earlier places weigh more."""
     overlap: int
     """How many documents both have in their first `top_n`."""
 
@@ -70,7 +70,7 @@ class Comparison:
     ids: tuple[str, ...] | None
     """A name per document, or None."""
     top_n: int
-    """How many places to show and to count overlaps in; at most the number of documents."""
+    """How many places are shown and count for overlaps; at most the number of documents."""
     orderings: tuple[Ordering, ...]
     """The first stage, then one per backend, in the order of `compare()`'s argument."""
     agreements: tuple[Agreement, ...]
@@ -144,7 +144,7 @@ def compare(
         query: the query.
         documents: the candidates, in the first stage's order.
         backends: a list of specs or backends, a single one, or a mapping from labels to them.
-        top_n: how many places to show, and to count the overlap in.
+        top_n: how many places to show and to count overlaps in.
         ids: a name per document, to show.
 
     Raises:

@@ -23,12 +23,12 @@ def check_conformance(backend: Backend) -> None:
     within 1 % or 0.002.
 
     Raises:
-        InvalidResponse: the backend breaks a promise; the message says which, with the scores.
+        InvalidResponse: the backend breaks a promise; the message names it, with the scores.
         BackendError: the backend failed.
     """
     first = check_scores(backend.score(_QUERY, _DOCUMENTS), len(_DOCUMENTS))
     again = backend.score(_QUERY, _DOCUMENTS)
-    _compare(first, again, "the same request got other scores")
+    _compare(first, again, "the same request got different scores")
     if not backend.pointwise:
         return
     backwards = backend.score(_QUERY, _DOCUMENTS[::-1])

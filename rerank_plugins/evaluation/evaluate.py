@@ -50,7 +50,7 @@ def evaluate(
         depth: how many candidates to rerank.
         depths: shallower depths to report as well; None: 5, 10, 20, 50, … below `depth`.
         scores: a folder that keeps scores, so that an interrupted evaluation can resume.
-        seed: of the intervals and tests.
+        seed: the seed of the intervals and tests.
         on_query: called after each query of each backend, to show progress.
 
     Raises:
@@ -89,8 +89,8 @@ def sweep(depth: int, depths: Sequence[int] | None = None) -> tuple[int, ...]:
             raise ConfigError(
                 f"a depth must be an integer from 1 to the deepest, {depth!r}, not {value!r}"
             )
-    chosen = [below for below in _SWEEP if below < depth] if depths is None else depths
-    return tuple(sorted({*chosen, depth}))
+    shallower = [below for below in _SWEEP if below < depth] if depths is None else depths
+    return tuple(sorted({*shallower, depth}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def summarise(
         scored: its scores, by each backend.
         metrics: names as `metric_name()` returns them; the first one decides.
         depths: the depths to report, ascending; the candidates are scored down to the last.
-        seed: of the intervals and tests.
+        seed: the seed of the intervals and tests.
     """
     labels = [backend.label for backend in scored]
     clash = data.first_stage in labels

@@ -15,7 +15,7 @@ __all__ = ["label_backends"]
 def label_backends(
     backends: Iterable[BackendSpec] | Mapping[str, BackendSpec],
 ) -> dict[str, BackendSpec]:
-    """Give each backend a unique label: the one it comes with, else its spec or its name.
+    """Give each backend a unique label: the one in the mapping, else its spec or its name.
 
     Args:
         backends: label → backend or spec, or several without labels, or a single one.
@@ -38,7 +38,7 @@ def label_backends(
             label = _label(spec, number)
             if label in labels:
                 raise ConfigError(
-                    f"the backend {label!r} is given twice; remove one, or label them with a "
+                    f"the backend {label!r} appears twice; remove one, or label them with a "
                     "mapping: {'a label': spec}"
                 )
             labels[label] = spec

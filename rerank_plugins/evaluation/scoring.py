@@ -59,14 +59,14 @@ def score_candidates(
     Every second query is scored in one timed call at full depth. For the others, the timed call
     takes a shallower depth, each in turn, and a second call scores the remaining candidates. So
     each depth is timed on documents that are new to the backend, and no pair is scored twice. A
-    backend whose scores
-    depend on the other documents (`pointwise` is False) scores each depth anew instead.
+    listwise backend (`pointwise` is False) scores each depth anew instead, since its scores depend
+    on the other documents.
 
     Args:
         backend: the backend; its first call, which loads the model, is not timed.
         dataset: the queries and their candidates.
         depths: the depths to score, ascending.
-        folder: where scores are kept, query by query, and read from instead of scoring again. A
+        folder: where scores are kept, query by query; a query that is there is not scored again. A
             file belongs to one backend's name and one dataset's digest.
         on_query: called after each query, to show progress.
 
@@ -78,8 +78,8 @@ def score_candidates(
     scored = journal.read(depths, pointwise=backend.pointwise) if journal is not None else {}
     for _ in scored:
         on_query()
-    todo = [query for query in dataset.queries if query not in scored]
-    if (first := next(filter(dataset.candidates.get, todo), None)) is not None:
+    unscored = [query for query in dataset.queries if query not in scored]
+    if (first := next(filter(dataset.candidates.get, unscored), None)) is not None:
         backend.score(dataset.queries[first], ["warm-up"])
     turns = _turns(depths)
     for number, query in enumerate(dataset.queries):

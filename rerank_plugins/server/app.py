@@ -113,7 +113,7 @@ def _compared_backends(settings: ServerSettings, main: Lifecycle) -> list[Lifecy
 def _log_failure(spec: str, lifecycle: Lifecycle, main: Lifecycle | None) -> None:
     """Log why a compared backend can't score; the server goes on without it.
 
-    With a lock of models, one that is not as the lock says ends the server.
+    With a lock of models, one whose files differ from the lock ends the server.
     """
     error = lifecycle.failure
     _log.error("can't compare with %s: %s: %s", spec, type(error).__name__, error)

@@ -54,7 +54,7 @@ class Authenticator:
 
     It holds SHA-256 digests of the keys, and compares with all of them in constant time. It reads
     the file of keys again within a second of a change; while that fails, the old keys stay valid
-    and the log says why.
+    and the log holds the reason.
 
     Raises:
         ConfigError: a key, a secret or a file is missing, malformed or too weak.
@@ -98,7 +98,7 @@ class Authenticator:
         self._reload()
         digest = _digest(credential)
         key_id = None
-        for key in self._keys:  # all of them, so that the time says nothing
+        for key in self._keys:  # all of them, so that the time reveals nothing
             if hmac.compare_digest(key.digest, digest):
                 key_id = key.id
         return key_id

@@ -80,7 +80,7 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
     Args:
         model: the request's model; its lists have no bounds.
         body: the bytes of the body.
-        max_documents: the most documents that a list may hold.
+        max_documents: the largest number of documents in a list.
 
     Raises:
         APIError: the body is not JSON (400), has too many documents (413) or breaks a rule (422);
@@ -90,8 +90,7 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
         raise APIError(
             413,
             "too_many_documents",
-            f"the body has more values than a request with {max_documents} documents, the most "
-            "that it may have",
+            f"the body has more values than a request with {max_documents} documents, the limit",
         )
     try:
         content = json.loads(body.decode(), object_pairs_hook=partial(_check_object, model))
@@ -142,7 +141,7 @@ def _invalid_json() -> APIError:
 
 
 def _error_message(model: type[BaseModel], error: Any) -> str:
-    """Say which rule the body breaks and where, without a word of the body itself."""
+    """Return which rule the body breaks and where, without a word of the body itself."""
     place = ""
     for part in error["loc"]:
         if isinstance(part, int):

@@ -48,7 +48,7 @@ class LimitedHTTPProtocol(HttpToolsProtocol):
         if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
             self._refuse(431, "headers_too_large", "the headers are larger than 64 KiB")
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # ours says more
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # we send our own
         self._refuse(400, "bad_request", "this is not a valid HTTP/1.1 request")
 
     def on_message_begin(self) -> None:

@@ -26,21 +26,21 @@ _log = logging.getLogger(__name__)
 PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
 """The paths that need no key.
 
-`/v1/cluster/auth` only says whether the others do, as Xinference's does; the page at `/ui` holds
-nothing but itself.
+`/v1/cluster/auth` returns whether the others do, as Xinference's does; the page at `/ui` holds no
+data.
 """
 
 PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 """The paths without limits: a refused probe would only hide an overload."""
 
 TOO_MANY_CONNECTIONS = "rerank_plugins.too_many_connections"
-"""The key of a request's state that says whether there are too many connections."""
+"""The key in a request's state: whether there are too many connections."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class AdmissionMiddleware:
-    """Admits or refuses each request, whatever routes there are, and records what became of it.
+    """Admits or refuses each request, whatever routes there are, and records its outcome.
 
     It stands before FastAPI's routes and dependencies, so that a path without a route needs a key
     too. It reads the path that the server received, never a URL put together from headers.
@@ -86,7 +86,7 @@ class AdmissionMiddleware:
         try:
             extra_headers |= self._admit(scope, headers)
             await self._app(scope, receive, send_on)
-        except asyncio.CancelledError:  # uvicorn ends, and has waited long enough
+        except asyncio.CancelledError:  # uvicorn has drained long enough, and ends
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
                 ending = APIError(
                     503, "shutting_down", "the server is ending", retry_after=1, close=True
@@ -97,7 +97,7 @@ class AdmissionMiddleware:
             await error_response(error, request_id)(scope, receive, send_on)
         except Exception as error:  # noqa: BLE001  # a bug of ours; the client needs a response
             _log.error("request %s failed:\n%s", request_id, _frames(error))
-            bug = APIError(500, "internal_error", "the server failed; its log says where")
+            bug = APIError(500, "internal_error", "the server failed; its log has the traceback")
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
                 await error_response(bug, request_id)(scope, receive, send_on)
         finally:
@@ -105,7 +105,7 @@ class AdmissionMiddleware:
             self._record(scope, status, monotonic() - started)
 
     def _admit(self, scope: Scope, headers: Headers) -> dict[str, str]:
-        """Return the headers that tell the client about its rates.
+        """Return the headers that show the client its rates.
 
         Raises:
             APIError: too many connections or requests, or no valid key.

@@ -11,7 +11,7 @@ from rerank_plugins.errors import ConfigError
 __all__ = ["MAX_CLIENTS", "Rate", "RateLimitResult", "RateLimiter", "parse_rate"]
 
 MAX_CLIENTS = 10_000
-"""The most clients that a limiter remembers."""
+"""The largest number of clients that a limiter remembers."""
 
 _RATE = re.compile(r"([1-9]\d{0,8}) ?(?:/|per) ?(second|minute|hour|day)")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}

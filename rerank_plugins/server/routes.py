@@ -38,20 +38,20 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON.",
         404: "There is no such model.",
-        408: "The body came too slowly.",
+        408: "The body arrived too slowly.",
         413: "The request is too long.",
         415: "The body is not declared as JSON, or is compressed.",
         422: "A field is missing, unknown or out of range.",
         500: "The model failed at this request.",
         502: "The backend failed.",
-        503: "Overloaded, loading or ending; `Retry-After` says when to come back.",
+        503: "Overloaded, loading or ending; `Retry-After` tells when to try again.",
         504: "The scores did not come in time.",
     }.items()
 }
 
 _PROBE: dict[str, Any] = {
     "response_description": "Yes.",
-    "responses": {503: {"model": ProbeStatus, "description": "No; `status` says why."}},
+    "responses": {503: {"model": ProbeStatus, "description": "No; `status` holds the reason."}},
 }
 
 

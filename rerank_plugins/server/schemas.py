@@ -100,7 +100,7 @@ class _AnyShapeRequest(_Strict):
 
     @property
     def raw(self) -> bool | None:
-        """Whether the client wants logits; None leaves it to the server."""
+        """Whether the client asks for logits; None leaves it to the server."""
         return self.raw_scores if self.use_activation is None else not self.use_activation
 
 
@@ -122,7 +122,7 @@ class RerankRequest(_AnyShapeRequest):
 
 
 class AnyRerankRequest(_AnyShapeRequest):
-    """A request to `/rerank`, whose shape tells the protocol.
+    """A request to `/rerank`, in the shape of any protocol.
 
     `texts`: that of Text Embeddings Inference. `documents`: that of Infinity and vLLM.
     `candidates` or `top_k`: the plain one.
@@ -209,7 +209,7 @@ class ResponseMeta(BaseModel):
     scored_by: str | None = None
     """The model that scored, which in a chain with fallbacks may be another one each time."""
     truncated: list[int] | None = None
-    """The indices of the documents of which the model read a part only."""
+    """The indices of the documents of which the model read only a part."""
 
 
 class RerankResponse(BaseModel):
@@ -220,7 +220,7 @@ class RerankResponse(BaseModel):
     results: list[CohereResult]
     meta: ResponseMeta
     usage: TokenUsage | None = None
-    """Left out if nobody counted the tokens."""
+    """Left out if the backend does not count tokens."""
 
 
 class TEIResult(BaseModel):
@@ -245,7 +245,7 @@ class PlainResponse(BaseModel):
     model: str
     results: list[PlainResult]
     usage: TokenUsage | None = None
-    """Left out if nobody counted the tokens."""
+    """Left out if the backend does not count tokens."""
 
 
 class ProbeStatus(BaseModel):
@@ -281,7 +281,7 @@ class ServerInfo(BaseModel):
     scale: Literal["probability", "logit", "unknown"]
     status: str
     backend: dict[str, Any]
-    """What the backend says about itself."""
+    """The backend's description of itself."""
     limits: RequestLimits
 
 

@@ -21,7 +21,7 @@ __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
 
 
 class Scoring(Protocol):
-    """Scores requests; the properties say how many wait."""
+    """Scores requests; the properties tell how many wait."""
 
     @property
     def queued_pairs(self) -> int:
@@ -33,7 +33,7 @@ class Scoring(Protocol):
 
     @property
     def batch_cost(self) -> int:
-        """The most estimated tokens of a batch; 0 without batches."""
+        """The largest batch, in estimated tokens; 0 without batches."""
 
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running."""
@@ -126,8 +126,8 @@ class ConcurrentScoring:
         self.queued_cost += cost
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
-                answer = await self._backend.ascore(query, texts)
-                scores = as_scores(answer, len(texts), self._backend)
+                raw_scores = await self._backend.ascore(query, texts)
+                scores = as_scores(raw_scores, len(texts), self._backend)
         except asyncio.CancelledError:
             self._dispatcher(Dropped(len(texts)))
             raise

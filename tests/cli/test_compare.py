@@ -55,7 +55,7 @@ def test_a_page_is_written_beside_what_is_printed(file, tmp_path):
     [
         (["q", "/dev/null"], 3, "holds no documents"),
         (["q", "/no/such/file"], 3, "can't read"),
-        (["q", "FILE", "-b", "embedded", "-b", "embedded"], 2, "given twice"),
+        (["q", "FILE", "-b", "embedded", "-b", "embedded"], 2, "appears twice"),
         (["q", "FILE", "-b", "lokal:x"], 2, "unknown kind of backend"),
         (["q", "FILE", "--html", "/no/such/folder/page.html"], 6, "can't write"),
         (["q", "FILE", "--top-n", "0"], 2, "--top-n"),

@@ -199,7 +199,7 @@ class TestCanary:
         asked = run("canary", *QUICK, "--conformance", "--textfile", "r.prom")
 
         assert [0, 5] == [unasked.exit_code, asked.exit_code]
-        assert "error: the same request got other scores" in asked.stderr
+        assert "error: the same request got different scores" in asked.stderr
         assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
 
     def test_what_is_worse_than_allowed_exits_with_1(self, folder, use):
@@ -283,8 +283,12 @@ class TestCanary:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            ([*QUICK, "--every", "often"], 2, "'often' is no duration; write 30s, 10m, 1h or 1d"),
-            ([*QUICK, "--every", "0s"], 2, "'0s' is no duration"),
+            (
+                [*QUICK, "--every", "often"],
+                2,
+                "'often' is not a duration; write 30s, 10m, 1h or 1d",
+            ),
+            ([*QUICK, "--every", "0s"], 2, "'0s' is not a duration"),
             ([*QUICK, "--runs", "2"], 2, "only with --every"),
             ([*QUICK, "--baseline", "none.json"], 2, "can't read 'none.json'"),
             ([*QUICK, "--textfile", "/proc/nothing/r.prom"], 6, "can't publish the metrics"),

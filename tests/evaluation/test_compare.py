@@ -124,7 +124,7 @@ def test_a_backend_that_was_passed_stays_open_and_unchanged():
     [
         ([], {}, "there is no backend"),
         (None, {}, "not `NoneType`"),
-        (["embedded", "embedded"], {}, "'embedded' is given twice"),
+        (["embedded", "embedded"], {}, "'embedded' appears twice"),
         ({FIRST_STAGE: "embedded"}, {}, "no backend may be called"),
         (["embedded"], {"top_n": 0}, "at least 1"),
         (["embedded"], {"ids": ["a"]}, "4 documents but 1 ids"),

@@ -27,7 +27,7 @@ class Liar(Backend):
 LIES = {
     "not a finite number": lambda documents: [float("nan")] * len(documents),
     "got 4 scores for 5 documents": lambda documents: [0.5] * (len(documents) - 1),
-    "the same request got other scores: ": lambda documents: [
+    "the same request got different scores: ": lambda documents: [
         float(next(COUNTER)) for _ in documents
     ],
     "depends on the order of the documents: 0.4 and 0$": lambda documents: [

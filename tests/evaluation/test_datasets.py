@@ -95,7 +95,7 @@ class TestFolder:
             ("corpus.jsonl", lines(CORPUS) + "{oops\n", r"corpus.jsonl:4: not valid JSON"),
             ("corpus.jsonl", '["d1"]\n', r"corpus.jsonl:1: expected a JSON object, not an array"),
             ("corpus.jsonl", lines([*CORPUS, CORPUS[0]]), r":4: the id 'd1' was used .*jsonl:1"),
-            ("corpus.jsonl", '{"text": "a"}\n', r"corpus.jsonl:1: found no id"),
+            ("corpus.jsonl", '{"text": "a"}\n', r"corpus.jsonl:1: there is no id"),
             ("corpus.jsonl", '{"_id": "a", "body": "b"}\n', r":1: found no text under .*_id, body"),
             (
                 "corpus.jsonl",
@@ -224,7 +224,7 @@ class TestJSONLines:
         ("row", "message"),
         [
             ({"query": 5}, ":1: `query` must be a string"),
-            ({"query": "q"}, ":1: found neither `documents` nor `positive`; known keys: id, query"),
+            ({"query": "q"}, ":1: there is neither `documents` nor `positive`; valid: id, query"),
             ({"query": "q", "documents": "a"}, ":1: `documents` must be a list"),
             ({"query": "q", "documents": [3]}, ":1: document 0 must be a string or an object"),
             ({"query": "q", "documents": ["a"], "relevant": [1]}, "neither an id nor a position"),
@@ -327,12 +327,12 @@ class TestRetriever:
         data = from_retriever(lambda query: [("a", "x"), ("b", "y"), ("a", "x")], [("q", "b")])
 
         assert {"q1": ("a", "b")} == data.candidates
-        assert ("1 document was found twice for a query",) == data.warnings
+        assert ("1 document was retrieved twice for a query",) == data.warnings
 
     def test_what_it_cannot_use_is_refused(self):
         with pytest.raises(ConfigError, match="must have `invoke` or `retrieve`"):
             from_retriever(5, self.JUDGED)
-        with pytest.raises(DataError, match="returned a `str`, which is no document"):
+        with pytest.raises(DataError, match="returned a `str`, not a document"):
             from_retriever(lambda query: ["text"], self.JUDGED)
         nameless = SimpleNamespace(page_content="text", metadata={"page": 1})
         with pytest.raises(DataError, match=r"no id; give `id_of=`.*metadata: page"):
@@ -388,7 +388,7 @@ class TestIrDatasets:
 
     def test_an_unknown_id_is_told(self):
         pytest.importorskip("ir_datasets", reason="needs the extra `ir-datasets`")
-        with pytest.raises(ConfigError, match="ir_datasets knows no dataset 'no/such'"):
+        with pytest.raises(ConfigError, match="ir_datasets has no dataset 'no/such'"):
             load_dataset("irds:no/such")
 
     def test_a_missing_install_names_the_extra(self, monkeypatch):

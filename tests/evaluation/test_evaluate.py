@@ -217,7 +217,7 @@ def test_what_was_found_is_a_line_in_a_notebook():
     [
         ({"backends": []}, "there is no backend"),
         ({"backends": None}, "not `NoneType`"),
-        ({"backends": ["embedded", "embedded"]}, "'embedded' is given twice"),
+        ({"backends": ["embedded", "embedded"]}, "'embedded' appears twice"),
         ({"backends": ["lokal:x"]}, "unknown kind of backend 'lokal'"),
         ({"backends": ["embedded"], "metrics": []}, "`metrics` is empty"),
         ({"backends": ["embedded"], "metrics": "MAP"}, r"a list of names, as in \['MAP'\]"),

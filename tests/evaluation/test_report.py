@@ -152,7 +152,7 @@ def test_the_pictures_are_well_formed(found):
 def test_queries_that_got_worse_come_with_their_documents(found):
     page = as_html(found)
 
-    assert "40 queries, the 10 that lost most." in page
+    assert "40 queries, the 10 with the largest drops." in page
     assert 10 == page.count("<details")
     assert 1 == page.count("<details open>")
     assert "place after: 1" in page
@@ -161,7 +161,7 @@ def test_queries_that_got_worse_come_with_their_documents(found):
 def test_a_single_query_makes_a_report(tmp_path):
     found = evaluate(dataset(1), [FakeBackend(lambda q, d: 0.0)], depth=1)
 
-    assert any(line.startswith("there is 1 query only") for line in remarks(found))
+    assert any(line.startswith("there is only 1 query") for line in remarks(found))
     assert as_html(found)
     assert as_markdown(found)
 

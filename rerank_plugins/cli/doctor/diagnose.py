@@ -63,7 +63,7 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
             try:
                 report.backend = backend.describe()
             except RerankError:
-                report.backend = {}  # the check that failed says why
+                report.backend = {}  # the failed check holds the reason
     return report
 
 
@@ -114,14 +114,14 @@ def _identify(report: Report) -> bool:
 
 
 def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) -> None:
-    """Ask each server of a remote backend which models it has."""
+    """Check that each server of a remote backend answers and has the model."""
     if leaf.kind not in DIALECTS:
         return
     for url in _urls(options):
         try:
             server = _probe(url, leaf.kind, options)
-        except UnknownServer:  # a proxy, perhaps: scoring will tell
-            detail = f"{url} does not say what it is; taken for {leaf.kind!r} as you wrote"
+        except UnknownServer:  # a proxy, perhaps: scoring shows it
+            detail = f"{url} does not identify itself; taken for {leaf.kind!r}, as configured"
             report.add("server", detail)
             continue
         except RerankError as error:
@@ -131,7 +131,7 @@ def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) ->
         by_name = DIALECTS[leaf.kind].needs_model and DIALECTS[server.dialect].needs_model
         if by_name and server.models and leaf.model not in server.models:
             models = ", ".join(server.models)
-            detail = f"it has no rerank model {leaf.model!r}, but: {models}"
+            detail = f"it has no rerank model {leaf.model!r}; it has: {models}"
             report.add("server", detail, ok=False)
         else:
             report.add("server", _described(server))

@@ -19,7 +19,7 @@ __all__ = ["describe_environment"]
 
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 _COLLECTIONS = ("all", "dev")
-"""Extras that add nothing of their own to use."""
+"""Extras that only collect others."""
 _REQUIREMENT = re.compile(
     r"(?P<name>[\w.-]+)[^;]*(?:;\s*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"])?"
 )
@@ -43,11 +43,11 @@ def describe_environment() -> dict[str, object]:
 def _packages() -> dict[str, dict[str, str | None]]:
     """Map each extra, and `""` for the base, to its packages and their installed versions."""
     try:
-        wanted = requires("rerank-plugins") or []
+        requirements = requires("rerank-plugins") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
-        wanted = []
+        requirements = []
     extras: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for line in wanted:
+    for line in requirements:
         match = _REQUIREMENT.fullmatch(line)
         if match and match["extra"] not in _COLLECTIONS:
             extras[match["extra"] or ""][match["name"]] = _installed(match["name"])

@@ -41,7 +41,7 @@ def read_folder(folder: Path, *, depth: int) -> Dataset:
 def read_files(
     *, corpus: Path, queries: Path, qrels: Path, run: Path | None, name: str, depth: int
 ) -> Dataset:
-    """Read the parts of a dataset; without a run, BM25 finds `depth` candidates per query.
+    """Read the parts of a dataset; without a run, BM25 retrieves `depth` candidates per query.
 
     `queries` is JSON Lines, or lines of id and text with a tab between them.
 
@@ -56,8 +56,8 @@ def read_files(
         if run.name.startswith("candidates"):
             first_stage = "first stage"
     else:
-        wanted = {query: text for query, text in texts.items() if query in grades}
-        candidates, first_stage = bm25(wanted, documents, depth=depth), BM25_NAME
+        judged = {query: text for query, text in texts.items() if query in grades}
+        candidates, first_stage = bm25(judged, documents, depth=depth), BM25_NAME
     return checked(
         name,
         queries=texts,
@@ -77,7 +77,7 @@ def _first(folder: Path, names: Sequence[str]) -> Path | None:
 def _required(folder: Path, names: Sequence[str]) -> Path:
     path = _first(folder, names)
     if path is None:
-        raise DataError(f"{str(folder)!r} is no dataset: it has no {', no '.join(names)}")
+        raise DataError(f"{str(folder)!r} is not a dataset: it lacks {' or '.join(names)}")
     return path
 
 
@@ -88,7 +88,7 @@ def _texts(path: Path) -> dict[str, str]:
         name = id_of(fields)
         if name is None:
             raise DataError(
-                f"{where}: found no id; give each line an `_id` or `id`, a string or an integer"
+                f"{where}: there is no id; give each line an `_id` or `id`, a string or an integer"
             )
         if name in texts:
             raise DataError(f"{where}: the id {name!r} was used before, at {places[name]}")

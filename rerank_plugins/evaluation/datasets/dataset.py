@@ -30,13 +30,13 @@ class Dataset:
     qrels: Mapping[str, Mapping[str, int]]
     """Query id → document id → grade; above 0 is relevant. One entry per query."""
     candidates: Mapping[str, Sequence[str]]
-    """Query id → ids of the documents that the first stage found, best first, each once."""
+    """Query id → ids of the documents that the first stage retrieved, best first, each once."""
     first_stage: str = "first stage"
     """The name of the first stage."""
     warnings: tuple[str, ...] = ()
     """What was left out or looks wrong, with counts; reports show it."""
     credit: str = ""
-    """Origin and licence, where the data asks for attribution."""
+    """Origin and licence, where the data requires attribution."""
 
     def __repr__(self) -> str:
         return (
@@ -88,7 +88,7 @@ def checked(
 
     Left out: queries without a relevant document, since every metric would be 0, and judgements
     of unknown queries. Kept: queries without candidates, which count as 0, and relevant documents
-    that are missing from `documents`, which count as not found.
+    that are missing from `documents`, which count as not retrieved.
 
     Raises:
         DataError: no query is left, a query is blank, or a candidate has no text
@@ -104,39 +104,39 @@ def checked(
         notes.append(
             counted(unknown, "judged query has", "judged queries have", "no text: left out")
         )
-    without = len(queries) - len(kept)
-    if without:
+    unjudged = len(queries) - len(kept)
+    if unjudged:
         notes.append(
-            counted(without, "query has", "queries have", "no relevant document: left out")
+            counted(unjudged, "query has", "queries have", "no relevant document: left out")
         )
     if not kept:
         raise DataError(
             f"{name}: no query can be evaluated: {len(queries)} queries, of which "
-            f"{len(queries) - without} have a relevant document"
+            f"{len(queries) - unjudged} have a relevant document"
         )
     for query, text in kept.items():
         if not text.strip():
             raise DataError(f"{name}: query {query!r} is blank")
-    found = {query: tuple(candidates.get(query, ())) for query in kept}
-    _check_candidates(name, found, documents)
-    nothing = sum(not ids for ids in found.values())
-    if nothing:
-        what = "no candidates: counted as 0"
-        notes.append(counted(nothing, "query has", "queries have", what))
+    ranked = {query: tuple(candidates.get(query, ())) for query in kept}
+    _check_candidates(name, ranked, documents)
+    without_candidates = sum(not ids for ids in ranked.values())
+    if without_candidates:
+        rest = "no candidates: counted as 0"
+        notes.append(counted(without_candidates, "query has", "queries have", rest))
     absent = sum(
         grade > 0 and document not in documents
         for query in kept
         for document, grade in qrels[query].items()
     )
     if absent:
-        what = "not among the documents: counted as not found"
-        notes.append(counted(absent, "relevant document is", "relevant documents are", what))
+        rest = "not among the documents: counted as not retrieved"
+        notes.append(counted(absent, "relevant document is", "relevant documents are", rest))
     return Dataset(
         name,
         kept,
         documents,
         {query: qrels[query] for query in kept},
-        found,
+        ranked,
         first_stage,
         tuple(notes),
         credit,
@@ -144,9 +144,9 @@ def checked(
 
 
 def _check_candidates(
-    name: str, found: Mapping[str, Sequence[str]], documents: Mapping[str, str]
+    name: str, candidates: Mapping[str, Sequence[str]], documents: Mapping[str, str]
 ) -> None:
-    for query, ids in found.items():
+    for query, ids in candidates.items():
         seen = set()
         for document in ids:
             if document not in documents:
@@ -162,5 +162,5 @@ def _check_candidates(
 
 
 def counted(number: int, one: str, many: str, rest: str) -> str:
-    """Return a warning about a number of things."""
+    """Return a warning: the number, `one` or `many`, and the rest of the sentence."""
     return f"{number:,} {one if number == 1 else many} {rest}"

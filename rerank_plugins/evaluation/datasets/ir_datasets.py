@@ -16,7 +16,7 @@ def read_ir_dataset(name: str, *, depth: int) -> Dataset:
     """Read a dataset by its id in the catalogue, as in `"beir/scifact/test"`.
 
     `ir_datasets` downloads what it does not have. The candidates are the dataset's own scored
-    documents if it has some, else what BM25 finds in the whole collection.
+    documents if it has some, else those that BM25 retrieves from the whole collection.
 
     Raises:
         ConfigError: there is no such dataset.
@@ -27,7 +27,7 @@ def read_ir_dataset(name: str, *, depth: int) -> Dataset:
     try:
         dataset = module.load(name)
     except KeyError as exc:
-        raise ConfigError(f"ir_datasets knows no dataset {name!r}") from exc
+        raise ConfigError(f"ir_datasets has no dataset {name!r}") from exc
     for what in ("docs", "queries", "qrels"):
         if not getattr(dataset, f"has_{what}")():
             raise DataError(f"ir_datasets: {name!r} has no {what}; choose one of its subsets")
@@ -51,10 +51,10 @@ def _read(dataset: Any, name: str, depth: int) -> Dataset:
             query: [document for _, document in sorted(items, reverse=True)]
             for query, items in scored.items()
         }
-        wanted = {document for ids in candidates.values() for document in ids}
-        wanted |= {document for grades in qrels.values() for document in grades}
+        used = {document for ids in candidates.values() for document in ids}
+        used |= {document for grades in qrels.values() for document in grades}
         store = dataset.docs_store()
-        documents = {key: doc.default_text() for key, doc in store.get_many(wanted).items()}
+        documents = {key: doc.default_text() for key, doc in store.get_many(used).items()}
         first_stage = "first stage"
     else:
         documents = {document.doc_id: document.default_text() for document in dataset.docs_iter()}

@@ -25,7 +25,7 @@ def read_json_lines(path: Path) -> Dataset:
       grade; or else a grade, `relevance`, in each relevant document.
     - `positive` and `negative` instead of both: lists of texts. They are unordered, so the first
       stage's order is a shuffle that depends on the texts alone.
-    - `id`: the query's name; by default its line number.
+    - `id`: the query's name; by default the line number.
 
     Raises:
         DataError: a line has another form; the message names it.
@@ -48,7 +48,7 @@ def read_json_lines(path: Path) -> Dataset:
             unordered += 1
         else:
             raise DataError(
-                f"{where}: found neither `documents` nor `positive`; known keys: {', '.join(_KEYS)}"
+                f"{where}: there is neither `documents` nor `positive`; valid: {', '.join(_KEYS)}"
             )
         for document, text in texts.items():
             if documents.setdefault(document, text) != text:

@@ -39,9 +39,9 @@ def load_dataset(
             - with `queries` and `qrels`: a corpus, as JSON Lines;
             - a `Dataset`: returned as it is.
         qrels: judgements: TREC's format, or BEIR's.
-        run: the first stage's candidates, in TREC's format; None: BM25 finds them.
+        run: the first stage's candidates, in TREC's format; None: BM25 retrieves them.
         queries: JSON Lines, or `ID<TAB>TEXT` in a file that ends in `.tsv`.
-        depth: how many candidates BM25 finds if there is no run.
+        depth: how many candidates BM25 retrieves if there is no run.
 
     Raises:
         ConfigError: there is no such dataset, or the arguments don't fit together.

@@ -31,8 +31,8 @@ def from_retriever(
         judged: `(query, ids of the relevant documents)` or `(query, {id: grade})` per query, or a
             mapping from queries to the ids or grades.
         name: the dataset's name in reports.
-        depth: the most candidates per query; set the retriever's `k` at least as high.
-        id_of: from a document to its id; by default its `id` (LangChain), its `node_id`
+        depth: how many candidates to keep per query; set the retriever's `k` at least as high.
+        id_of: a function from a document to its id; by default its `id` (LangChain), its `node_id`
             (LlamaIndex), or the first of the metadata `id`, `_id`, `doc_id`, `document_id` and
             `source`.
 
@@ -64,7 +64,7 @@ def from_retriever(
             if document not in ids:
                 ids.append(document)
         candidates[key] = ids
-    notes = [counted(repeated, "document was", "documents were", "found twice for a query")]
+    notes = [counted(repeated, "document was", "documents were", "retrieved twice for a query")]
     return checked(
         name,
         queries=queries,
@@ -112,7 +112,7 @@ def _identified(item: Any, id_of: Callable[[Any], str] | None) -> tuple[str, str
         text, name = node.get_content(metadata_mode="embed"), node.node_id
     else:
         raise DataError(
-            f"the retriever returned a `{type(item).__name__}`, which is no document, node or pair"
+            f"the retriever returned a `{type(item).__name__}`, not a document, a node or a pair"
         )
     metadata = getattr(node, "metadata", None) or {}
     if id_of is not None:

@@ -37,7 +37,7 @@ class Verdict:
 
 
 def verdict(result: Evaluation, system: System) -> Verdict:
-    """Say whether a backend is better than the first stage, on the first metric."""
+    """Return whether a backend is better than the first stage, on the first metric."""
     baseline = result.baseline
     test = result.compared(system.label, baseline.label)
     before, after = (each.figures[test.metric].mean for each in (baseline, system))
@@ -88,15 +88,15 @@ def remarks(result: Evaluation) -> Iterator[str]:
     yield from result.dataset.warnings
     queries = len(result.dataset.queries)
     if queries < FEW_QUERIES:
-        many = "there is 1 query only" if queries == 1 else f"there are {queries} queries only"
-        yield f"{many}: read the intervals as rough"
-    reach = sum(
+        few = "there is only 1 query" if queries == 1 else f"there are only {queries} queries"
+        yield f"{few}: the intervals are rough"
+    reachable = sum(
         any(result.dataset.qrels[query].get(document, 0) > 0 for document in ids[: result.depth])
         for query, ids in result.dataset.candidates.items()
     )
-    if reach < queries:
+    if reachable < queries:
         yield (
-            f"the first {result.depth} candidates hold a relevant document for {reach} of "
+            f"the first {result.depth} candidates hold a relevant document for {reachable} of "
             f"{queries} queries; no reranker can help the others"
         )
 

@@ -204,7 +204,7 @@ def _worse(result: Evaluation, system: System) -> HTML:
     if not drops:
         return _TEMPLATES.fill("none-worse", backend=backend)
     count = "1 query" if len(drops) == 1 else f"{len(drops):,} queries"
-    count += f", the {_WORST} that lost most" if len(drops) > _WORST else ""
+    count += f", the {_WORST} with the largest drops" if len(drops) > _WORST else ""
     queries = (
         _TEMPLATES.fill(
             "query" if place else "open-query", content=_drop(result, system, drop, query)

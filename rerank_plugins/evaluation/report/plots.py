@@ -133,16 +133,18 @@ def gain_plot(result: Evaluation, system: System) -> HTML:
         ),
         key=lambda item: -item[0],
     )
-    most, least = max(gains[0][0], 0.1), min(gains[-1][0], -0.1)
+    highest, lowest = max(gains[0][0], 0.1), min(gains[-1][0], -0.1)
     plot = Plot(
         (0, len(gains)),
-        (least - 0.05, most + 0.05),
+        (lowest - 0.05, highest + 0.05),
         label=f"gain in {metric} of each query, the best first",
         width=940,
         height=200,
         foot=12,
     )
-    ticks = [tick for tick in nice_ticks(least, most, 4) if least - 0.02 <= tick <= most + 0.02]
+    ticks = [
+        tick for tick in nice_ticks(lowest, highest, 4) if lowest - 0.02 <= tick <= highest + 0.02
+    ]
     plot.axes(
         [],
         [(tick, signed(tick)[:5] if tick else "0") for tick in ticks],

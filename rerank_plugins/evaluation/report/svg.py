@@ -13,7 +13,7 @@ _TEMPLATES = Templates("rerank_plugins.evaluation.report", "plot.svg")
 
 
 class Plot:
-    """A plot: shapes given in units of the data become SVG.
+    """A plot: shapes in units of the data become SVG.
 
     Colours are CSS classes of the page: `c1`, `c2`, … for series, `grid`, `axis`, `note`.
 

@@ -93,7 +93,10 @@ def _lines(result: Evaluation) -> Iterator[str]:
         (
             [
                 system.label,
-                *(f"{figure(e.mean)} ({interval(e)})" for e in system.figures.values()),
+                *(
+                    f"{figure(estimate.mean)} ({interval(estimate)})"
+                    for estimate in system.figures.values()
+                ),
             ]
             for system in result.systems
         ),
@@ -103,16 +106,16 @@ def _lines(result: Evaluation) -> Iterator[str]:
         ["metric", "", "compared with", "difference", "95 % interval", "p", "better", "worse"],
         (
             [
-                c.metric,
-                c.label,
-                c.against,
-                signed(c.difference.mean),
-                interval(c.difference, signed_ends=True),
-                p_value(c).removeprefix("= "),
-                str(c.better),
-                str(c.worse),
+                test.metric,
+                test.label,
+                test.against,
+                signed(test.difference.mean),
+                interval(test.difference, signed_ends=True),
+                p_value(test).removeprefix("= "),
+                str(test.better),
+                str(test.worse),
             ]
-            for c in result.comparisons
+            for test in result.comparisons
         ),
     )
     yield "\n## Depth and speed\n"

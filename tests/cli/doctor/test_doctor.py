@@ -200,7 +200,7 @@ class TestDiagnose:
             report = diagnose(f"xinference+{fake_server.url}?model=bgee")
 
             assert not report.ok
-            assert "it has no rerank model 'bgee', but: bge, jina" == report.checks[-1].detail
+            assert "it has no rerank model 'bgee'; it has: bge, jina" == report.checks[-1].detail
             assert [] == posts(fake_server)
 
     def test_an_unknown_server_is_scored_all_the_same(self):
@@ -213,7 +213,7 @@ class TestDiagnose:
             assert report.ok
             assert {} == report.server
             assert (
-                f"{fake_server.url} does not say what it is; taken for 'cohere' as you wrote"
+                f"{fake_server.url} does not identify itself; taken for 'cohere', as configured"
                 == (report.checks[1].detail)
             )
 
@@ -290,7 +290,7 @@ class TestDiagnose:
         assert [True, False, False] == [check.ok for check in servers]
         assert f"xinference 4.1.0 at {one.url}" == servers[0].detail
         assert "127.0.0.1:9" in servers[1].detail
-        assert "it has no rerank model 'bgee', but: bge" == servers[2].detail
+        assert "it has no rerank model 'bgee'; it has: bge" == servers[2].detail
         assert "score" not in {check.name for check in report.checks}
 
     def test_a_wrapped_backend_that_works_is_scored(self, tmp_path):

@@ -32,13 +32,21 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
 }
 
 
+_COMPUTE_TOKENS = {
+    "X-Compute-Tokens": {
+        "description": "Tokens that the model read, in TEI's shape and if the backend counts them.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+}
+
+
 def complete_openapi(
     app: FastAPI, lifecycle: Lifecycle, settings: ServerSettings, *, needs_keys: bool
 ) -> None:
     """Make `app.openapi()` describe this server completely.
 
-    FastAPI can't know what the middleware refuses before a route is found, nor the settings and
-    the model's length, which exceeded are a 413 and no 422 of pydantic's.
+    FastAPI knows neither what the middleware refuses before it finds a route, nor the limits of the
+    settings and the model: a request beyond them is a 413, not a 422 of pydantic's.
     """
     generate = app.openapi
 
@@ -111,6 +119,8 @@ def _add_middleware(
         responses.setdefault("503", _error("Too many connections, or the server is ending."))
     for status, response in responses.items():
         headers = _HEADERS.get(status, {}) if _is_error(response) else {}
+        if path == "/rerank" and status == "200":
+            headers = _COMPUTE_TOKENS
         response["headers"] = {
             "X-Request-ID": {"description": "The request's own, or a new one.", **_TEXT},
             **headers,

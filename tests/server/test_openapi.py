@@ -161,6 +161,18 @@ def test_every_described_status_is_sent_as_described(monkeypatch):
     assert sent | {str(slow)} == set(operation.definition.raw["responses"])
 
 
+def test_the_header_of_teis_tokens_is_described_where_it_is_sent():
+    paths = described(OPEN)["paths"]
+    described_at = [
+        path
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if "X-Compute-Tokens" in operation["responses"]["200"]["headers"]
+    ]
+
+    assert ["/rerank"] == described_at
+
+
 def test_a_blank_query_is_one_of_white_space_as_python_knows_it():
     query = described(OPEN)["components"]["schemas"]["RerankRequest"]["properties"]["query"]
     blank = {char for char in map(chr, range(0x110000)) if not re.search(query["pattern"], char)}

@@ -67,7 +67,7 @@ def score_candidates(
         dataset: the queries and their candidates.
         depths: the depths to score, ascending.
         folder: where scores are kept, query by query; a query that is there is not scored again. A
-            file belongs to one backend's name and one dataset's digest.
+            file belongs to one backend and one dataset's digest.
         on_query: called after each query, to show progress.
 
     Raises:
@@ -142,8 +142,9 @@ class _Journal:
     """A file of scores, one line per query; incomplete lines are ignored."""
 
     def __init__(self, folder: Path, backend: Backend, dataset: Dataset) -> None:
-        self._about = {"backend": backend.name, "dataset": dataset.name, "digest": dataset.digest}
-        name = hashlib.sha256(backend.name.encode()).hexdigest()[:16]
+        identity = _identity(backend)
+        self._about = {"backend": identity, "dataset": dataset.name, "digest": dataset.digest}
+        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.path = folder / f"{dataset.digest[:16]}-{name}.jsonl"
         self._dataset = dataset
 
@@ -196,6 +197,24 @@ class _Journal:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
         except OSError as exc:
             raise ConfigError(f"can't write {str(self.path)!r}: {exc.strerror or exc}") from exc
+
+
+def _identity(backend: Backend) -> str:
+    """Return the name of a backend; for a chain of several, with their settings.
+
+    The name of a fallback chain only lists labels, so that it loads no model.
+    """
+    leaves = [leaf for leaf in backend.walk() if not leaf.children]
+    if len(leaves) == 1:
+        return backend.name
+    return json.dumps([backend.name, *map(_settings, leaves)])
+
+
+def _settings(leaf: Backend) -> object:
+    try:
+        return leaf.to_spec()
+    except ConfigError:  # a literal key, or a class of the user's own
+        return leaf.name
 
 
 def _entry(fields: Mapping[str, Any]) -> Scored:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from rerank_plugins import BackendUnavailable, ConfigError, InvalidResponse
+from rerank_plugins import BackendUnavailable, ConfigError, InvalidResponse, load_backend
 from rerank_plugins.evaluation import load_dataset
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.evaluation.scoring import score_candidates
@@ -118,6 +118,20 @@ class TestJournal:
             assert backend.calls
 
         assert 3 == len(list(tmp_path.iterdir()))
+
+    def test_chains_with_other_settings_have_files_of_their_own(self, tmp_path):
+        """The name of a fallback chain lists labels only, which these two share."""
+        data = dataset()
+        chains = [
+            FallbackBackend([load_backend({"kind": "embedded", "max_length": n}), FakeBackend()])
+            for n in (1, 256)
+        ]
+        scored = [score_candidates(chain, data, [10], folder=tmp_path) for chain in chains]
+        again = score_candidates(chains[1], data, [10], folder=tmp_path)
+
+        assert scored[1] == again
+        assert scored[0]["q0"].down_to(10) != scored[1]["q0"].down_to(10)
+        assert 2 == len(list(tmp_path.iterdir()))
 
     def test_a_deeper_run_scores_anew_and_a_shallower_one_does_not(self, tmp_path):
         data = dataset()

@@ -6,6 +6,7 @@ import io
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -160,4 +161,6 @@ app.command()(lock)
 
 def main() -> None:
     """Run the command line."""
+    # As with `python -m`, a file may name a class in the current folder: kind = "module:Class".
+    sys.path.append(str(Path.cwd()))
     app(prog_name="rerank-plugins")

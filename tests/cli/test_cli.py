@@ -492,6 +492,31 @@ def process(*arguments, **options):
 
 
 class TestProcess:
+    def test_a_file_may_name_a_class_in_the_current_folder(self, tmp_path):
+        """As an installed script too, whose first folder on the path is its own."""
+        (tmp_path / "own_backend.py").write_text(
+            "from rerank_plugins.testing import FakeBackend\n"
+            "class Own(FakeBackend):\n"
+            "    def __init__(self): super().__init__()\n"
+        )
+        (tmp_path / "own.toml").write_text('[backend]\nkind = "own_backend:Own"\n')
+        root = str(Path(rerank_plugins.__file__).parents[1])
+        done = subprocess.run(
+            [
+                *(sys.executable, "-P", "-c", "from rerank_plugins.cli import main; main()"),
+                *("rank", "panda", "-", "--backend", "own.toml"),
+            ],
+            input=b"a cat\na panda\n",
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert (0, b"") == (done.returncode, done.stderr)
+        assert done.stdout.startswith(b"1\t+1\t1\t")
+
     def test_reranks_a_real_file(self, notes):
         done = process(
             "rank", "which animal eats bamboo?", "-", input=b"the stock market\na panda\n"

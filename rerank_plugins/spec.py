@@ -265,7 +265,8 @@ def _own_class(module: str, name: str) -> type[Backend]:
             f"there is no module {module!r} to import the kind '{module}:{name}' from; check the "
             "spelling, and that its folder is on Python's path"
         ) from exc
+    if loaded is None:
+        raise ConfigError(f"the module {module!r} has no class {name!r}; check the spelling")
     if not isinstance(loaded, type) or not issubclass(loaded, Backend):
-        problem = "no such class" if loaded is None else "no subclass of `rerank_plugins.Backend`"
-        raise ConfigError(f"the kind '{module}:{name}' is {problem}")
+        raise ConfigError(f"'{module}:{name}' is not a subclass of `rerank_plugins.Backend`")
     return loaded

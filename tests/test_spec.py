@@ -334,9 +334,9 @@ def test_a_backend_of_ones_own_is_named_by_its_class(tmp_path):
     [
         ({"kind": "no_such_module:Own"}, "there is no module 'no_such_module'"),
         ({"kind": f"{__name__}.deeper:Own"}, "there is no module"),
-        ({"kind": f"{__name__}:Missing"}, "Missing' is no such class"),
-        ({"kind": f"{__name__}:write"}, "write' is no subclass of `rerank_plugins.Backend`"),
-        ({"kind": "json:JSONDecoder"}, "no subclass of `rerank_plugins.Backend`"),
+        ({"kind": f"{__name__}:Missing"}, "has no class 'Missing'"),
+        ({"kind": f"{__name__}:write"}, "write' is not a subclass of `rerank_plugins.Backend`"),
+        ({"kind": "json:JSONDecoder"}, "not a subclass of `rerank_plugins.Backend`"),
         ({"kind": "os.path"}, r'unknown kind .* or a class of yours: kind = "package.module:Cl'),
         ({"kind": OWN}, "needs the option `weight`; valid options: weight, words"),
         ({"kind": OWN, "weigth": 1}, "unknown option 'weigth' for kind .* did you mean 'weight'"),

@@ -23,7 +23,7 @@ _may_warn = Throttle()
 
 
 class FallbackBackend(WrapperBackend):
-    """Asks the first backend, and the next one when the one before fails.
+    """Scores with the first backend, and with the next one when the one before fails.
 
     A backend fails when it is unavailable, sends an invalid response, or breaks. When it refuses
     the input, the key or its settings, the error is raised: another model must not hide it. If all
@@ -34,7 +34,7 @@ class FallbackBackend(WrapperBackend):
     cached, only the backends in it.
 
     Args:
-        backends: the backends to ask, in order.
+        backends: the backends to try, in order.
 
     Raises:
         ConfigError: there is none, or they have different scales. A chain with a backend of
@@ -84,7 +84,7 @@ class FallbackBackend(WrapperBackend):
                 emit(FellBack(outcome_of(error), "backend"))
                 earlier.append(f"before that, {backend!r}: {type(error).__name__}: {error}")
                 if _may_warn():
-                    _logger.warning("%r failed, asking the next backend: %s", backend, error)
+                    _logger.warning("%s failed, trying the next backend: %s", backend.label, error)
             else:
                 return scores
         try:

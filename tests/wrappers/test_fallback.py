@@ -175,7 +175,7 @@ def test_an_outage_is_one_line_in_the_log(caplog, monkeypatch):
         for _ in range(9):
             score(FallbackBackend([failing(), FakeBackend()]))
 
-    assert ["<FailingBackend failing> failed, asking the next backend: down"] == caplog.messages
+    assert ["failing failed, trying the next backend: down"] == caplog.messages
 
 
 @pytest.mark.parametrize(

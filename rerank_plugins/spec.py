@@ -269,4 +269,8 @@ def _own_class(module: str, name: str) -> type[Backend]:
         raise ConfigError(f"the module {module!r} has no class {name!r}; check the spelling")
     if not isinstance(loaded, type) or not issubclass(loaded, Backend):
         raise ConfigError(f"'{module}:{name}' is not a subclass of `rerank_plugins.Backend`")
+    if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
+        raise ConfigError(
+            f"'{module}:{name}' can't be built: it does not implement {', '.join(missing)}"
+        )
     return loaded

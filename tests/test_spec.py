@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import ConfigError, load_backend
+from rerank_plugins import Backend, ConfigError, load_backend
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
@@ -329,9 +329,42 @@ def test_a_backend_of_ones_own_is_named_by_its_class(tmp_path):
     assert (Own, 0.5, True) == (type(own), own.weight, own.words)
 
 
+class Loose(FakeBackend):
+    """A backend of a user who annotates little, and takes what comes."""
+
+    def __init__(self, folder, weights: list[float], path: Path = Path(), **others: object) -> None:
+        super().__init__()
+        self.settings = (folder, weights, path, others)
+
+
+class Lazy(FakeBackend):
+    """A backend whose annotation exists for type checkers only."""
+
+    def __init__(self, *, session: "Session | None" = None, size: int = 1) -> None:  # noqa: F821
+        super().__init__()
+        self.settings = (session, size)
+
+
+class Unfinished(Backend):
+    """A backend that lacks its methods."""
+
+
+def test_a_class_of_ones_own_may_be_annotated_as_its_author_likes():
+    loose = {"kind": f"{__name__}:Loose", "folder": 3, "weights": [1], "path": "a/b", "x": "1"}
+
+    assert (3, [1.0], Path("a/b"), {"x": "1"}) == load_backend(loose).settings
+    assert (None, 2) == load_backend({"kind": f"{__name__}:Lazy", "size": 2}).settings
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kind": f"{__name__}:Loose"}, "needs the option `folder`; valid options: folder, path"),
+        (
+            {"kind": f"{__name__}:Loose", "folder": 1, "weights": "a,b"},
+            "`weights` must be a list, not 'a,b'",
+        ),
+        ({"kind": f"{__name__}:Unfinished"}, "can't be built: it does not implement name, score"),
         ({"kind": "no_such_module:Own"}, "there is no module 'no_such_module'"),
         ({"kind": f"{__name__}.deeper:Own"}, "there is no module"),
         ({"kind": f"{__name__}:Missing"}, "has no class 'Missing'"),

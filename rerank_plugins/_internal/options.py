@@ -7,6 +7,7 @@ import inspect
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
@@ -30,6 +31,9 @@ _OTHER_NAMES = {
     "use_fp16": "dtype=float16",
 }
 """What other libraries call an option → what it is here."""
+_LISTS = (Sequence, list)
+_TABLES = (Mapping, dict)
+_BY_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -39,7 +43,8 @@ def checked_options(
     """Return `options` with each value of the type that `constructor` asks for.
 
     Strings are read as the annotated type ("10" as a number, "true" as a boolean, "none" as
-    None), so a spec string says the same as a mapping.
+    None), so a spec string says the same as a mapping. Where a user's class has no annotation, or
+    takes `**` keywords, values stay as they are.
 
     Args:
         constructor: the class whose `__init__` keywords are the valid options.
@@ -53,11 +58,15 @@ def checked_options(
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(constructor).parameters.items()
-        if name not in fixed
+        if name not in fixed and parameter.kind in _BY_KEYWORD
     }
-    hints = get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class, not an instance
+    takes_any = any(
+        parameter.kind is parameter.VAR_KEYWORD
+        for parameter in inspect.signature(constructor).parameters.values()
+    )
+    hints = _hints(constructor)
     # What is annotated as `Any` takes objects of another library, which no text can say.
-    objects = {name for name in parameters if hints[name] is Any}
+    objects = {name for name in parameters if hints.get(name) is Any}
     writable = sorted(set(parameters) - _SECRETS - objects)
     variable = next((name for name in writable if name.endswith("_env")), "api_key_env")
     for name in options:
@@ -71,14 +80,27 @@ def checked_options(
                 f"`{name}` is no option of {what}: the backend scores all documents; give `top_n` "
                 "or `min_score` to rerank() or to the adapter"
             )
-        if name not in writable:
+        if name not in writable and not takes_any:
             raise ConfigError(unknown("option", name, writable, f" for {what}"))
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(
                 f"{what} needs the option `{name}`; valid options: {_listed(writable)}"
             )
-    return {name: _converted(name, value, hints[name]) for name, value in options.items()}
+    return {
+        name: _converted(name, value, hints[name])
+        if name in parameters and name in hints
+        else value
+        for name, value in options.items()
+    }
+
+
+def _hints(constructor: type) -> dict[str, Any]:
+    """Return the types of the keywords; none where a user's class names what it did not import."""
+    try:
+        return get_type_hints(constructor.__init__)  # type: ignore[misc]  # of a class
+    except NameError:  # imported under TYPE_CHECKING only
+        return {}
 
 
 def changed_options(constructor: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,9 +171,9 @@ def _as_one_of(value: object, hint: Any) -> object:
     """Return `value` as the first alternative of an annotation that fits, or raise `ValueError`."""
     for choice in _choices(hint):
         try:
-            if get_origin(choice) is Sequence:
+            if get_origin(choice) in _LISTS:
                 return _as_list(value, *get_args(choice))
-            if get_origin(choice) is Mapping:
+            if get_origin(choice) in _TABLES:
                 return _as_table(value, *get_args(choice))
             return _as(value, choice)
         except (ValueError, OverflowError):  # an integer may be too large for a float
@@ -193,8 +215,16 @@ def _as(value: object, choice: Any) -> object:
             return choice(text)
         if isinstance(value, int | choice) and not isinstance(value, bool):
             return choice(value)
-    elif inspect.isclass(choice) and isinstance(value, choice):
-        return value
+    else:
+        return _as_instance(value, choice)
+    raise ValueError
+
+
+def _as_instance(value: object, choice: Any) -> object:
+    if choice is Path and isinstance(value, str):
+        return Path(value)
+    if not inspect.isclass(choice) or isinstance(value, choice):
+        return value  # of what is no class, such as `Callable[[], int]`, the constructor knows
     raise ValueError
 
 
@@ -205,9 +235,9 @@ def _described(choices: Iterable[Any]) -> str:
             words += [repr(word) for word in get_args(choice)]
         elif choice is type(None):
             words.append("none")
-        elif get_origin(choice) is Sequence:
+        elif get_origin(choice) in _LISTS:
             words.append("a list")
-        elif get_origin(choice) is Mapping:
+        elif get_origin(choice) in _TABLES:
             words.append("a table")
         else:
             words.append(getattr(choice, "__name__", str(choice)))

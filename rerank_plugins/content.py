@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
 from rerank_plugins._internal.encoding import check_encodable
 from rerank_plugins.errors import UnsupportedInputError
@@ -21,6 +21,7 @@ __all__ = [
 
 TEXT_ONLY = frozenset({"text"})
 """The `inputs` of a backend that scores strings and nothing else."""
+_TEXT_AND_IMAGE = frozenset({"text", "image"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,41 @@ Requests: TypeAlias = Sequence[tuple[str | Query, Sequence[Document]]]
 """`(query, documents)` pairs."""
 
 
-class CheckedDocuments(tuple[Document, ...]):
-    """The documents of a request that passed `check_request`, which lets them pass again unread.
+class CheckedDocuments(tuple[Document, ...]):  # noqa: SLOT001  # a tuple has no named slots
+    """Documents that passed `check_request` with a query; with that query they pass again unread.
 
-    Those without an image are plain strings.
+    Those without an image are plain strings. Only what has passed the check may be wrapped.
+
+    Args:
+        query: the query that passed with them.
+        documents: the documents.
     """
 
-    __slots__ = ()
+    query: str | Query
+    inputs: frozenset[str]
+    """What the query and the documents hold; a backend whose `inputs` are fewer must refuse."""
+
+    def __new__(cls, query: str | Query, documents: Iterable[Document]) -> Self:
+        checked = super().__new__(cls, documents)
+        has_image = isinstance(query, Query) and query.image is not None
+        texts_only = {*map(type, checked)} <= {str} or all(isinstance(d, str) for d in checked)
+        checked.query = query
+        checked.inputs = TEXT_ONLY if texts_only and not has_image else _TEXT_AND_IMAGE
+        return checked
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # of `tuple`, it is the documents alone
+        return self.query, tuple(self)
+
+    def passed(self, query: str | Query, inputs: Collection[str], *, instructions: bool) -> bool:
+        """Whether a check of these documents with `query` would let them pass."""
+        if self.query is not query and self.query != query:
+            return False
+        has_instruction = isinstance(query, Query) and query.instruction is not None
+        return self.inputs.issubset(inputs) and (instructions or not has_instruction)
+
+    def take(self, positions: Iterable[int]) -> CheckedDocuments:
+        """Return the documents at `positions`, in that order."""
+        return CheckedDocuments(self.query, [self[position] for position in positions])
 
 
 def check_request(
@@ -91,8 +120,8 @@ def check_request(
     UTF-8 (no lone surrogates). Empty documents are fine. A `Query` or `Content` that holds nothing
     but text becomes a string.
 
-    The outermost backend checks a request and hands `CheckedDocuments` on; with these, a later
-    check returns at once.
+    The outermost backend checks a request and hands `CheckedDocuments` on; with these and the
+    same query, a later check returns at once.
 
     Args:
         query: what to rank by.
@@ -103,7 +132,9 @@ def check_request(
     Raises:
         UnsupportedInputError: a rule is broken; the message names the document, not its text.
     """
-    if isinstance(documents, CheckedDocuments):
+    if isinstance(documents, CheckedDocuments) and documents.passed(
+        query, inputs, instructions=instructions
+    ):
         return query, documents
     query = _check_query(query, inputs, instructions=instructions)
     if isinstance(documents, str | bytes | Content):
@@ -115,12 +146,13 @@ def check_request(
             f"`documents` must be a sequence such as a list, not {_type(documents)}"
         )
     return query, CheckedDocuments(
+        query,
         [
             document
             if type(document) is str and document.isascii()  # most: no call for each
             else _check_document(document, position, inputs)
             for position, document in enumerate(documents)
-        ]
+        ],
     )
 
 
@@ -140,8 +172,8 @@ def _check_query(query: str | Query, inputs: Collection[str], *, instructions: b
     image = instruction = None
     if isinstance(query, Query):
         text, image, instruction = query.text, query.image, query.instruction
-    if image is not None and "image" not in inputs:
-        raise UnsupportedInputError("the query holds an image, and this backend scores text only")
+    if image is not None:
+        _check_image(image, inputs, "the query")
     if instruction is not None and not instructions:
         raise UnsupportedInputError(
             "the query holds an instruction, and this backend can't tell its model one; leave it "
@@ -171,10 +203,8 @@ def _check_document(document: Document, position: int, inputs: Collection[str]) 
     image = None
     if isinstance(document, Content):
         text, image = document.text, document.image
-    if image is not None and "image" not in inputs:
-        raise UnsupportedInputError(
-            f"document {position} holds an image, and this backend scores text only"
-        )
+    if image is not None:
+        _check_image(image, inputs, f"document {position}")
     if text is not None or image is None:
         if not isinstance(text, str):
             raise UnsupportedInputError(
@@ -182,6 +212,17 @@ def _check_document(document: Document, position: int, inputs: Collection[str]) 
             )
         check_encodable(text, f"document {position}")
     return text if image is None else document  # type: ignore[return-value]  # checked: a string
+
+
+def _check_image(image: object, inputs: Collection[str], what: str) -> None:
+    if "image" not in inputs:
+        raise UnsupportedInputError(f"{what} holds an image, and this backend scores text only")
+    if isinstance(image, str):
+        check_encodable(image, f"the image of {what}")
+    elif not isinstance(image, bytes):
+        raise UnsupportedInputError(
+            f"the image of {what} must be bytes, a `data:` URI, a path or a URL, not {_type(image)}"
+        )
 
 
 def _type(value: object) -> str:

@@ -1,5 +1,8 @@
 """Queries and documents, and what is refused before any work."""
 
+import copy
+import pickle
+
 import pytest
 
 from rerank_plugins import Content, Query, UnsupportedInputError
@@ -7,6 +10,7 @@ from rerank_plugins.content import CheckedDocuments, check_request, check_texts
 from rerank_plugins.testing import bad_requests
 
 BOTH = frozenset({"text", "image"})
+EVERYTHING = {"inputs": BOTH, "instructions": True}
 PICTURE = Content(image=b"\x89PNG")
 
 
@@ -90,10 +94,49 @@ def test_the_text_beside_an_image_is_checked(text, picture):
 def test_what_is_checked_passes_again_unread():
     _, documents = check_texts("q", ["a", "b"])
 
-    class Unreadable(CheckedDocuments):
-        def __iter__(self):
-            raise AssertionError
-
-    again = Unreadable(documents)
-    assert again is check_texts("q", again)[1]
     assert isinstance(documents, CheckedDocuments)
+    assert documents is check_texts("q", documents)[1]
+    assert documents is check_request("q", documents, inputs=BOTH, instructions=True)[1]
+
+
+def test_what_is_checked_passes_again_after_a_pickle_and_in_part():
+    request = check_request(Query("q", instruction="i"), ["a", PICTURE, "c"], **EVERYTHING)
+
+    for copied in (pickle.loads(pickle.dumps(request)), copy.deepcopy(request)):
+        query, documents = copied
+        assert request == copied
+        assert documents is check_request(query, documents, **EVERYTHING)[1]
+        part = documents.take([2, 0])
+        assert ("c", "a") == part
+        assert part is check_request(query, part, **EVERYTHING)[1]
+
+
+@pytest.mark.parametrize("query", [" ", None, "\ud800", Query("q", image=b""), Query(" ")])
+def test_what_is_checked_does_not_pass_with_another_query(query):
+    _, documents = check_texts("q", ["a"])
+
+    with pytest.raises(UnsupportedInputError, match="the query"):
+        check_texts(query, documents)
+
+
+@pytest.mark.parametrize(
+    ("query", "documents"),
+    [
+        ("q", ["a", PICTURE]),
+        (Query("q", image=b"p"), ["a"]),
+        (Query("q", instruction="i"), ["a"]),
+    ],
+)
+def test_what_is_checked_for_a_backend_of_more_inputs_is_checked_for_one_of_fewer(query, documents):
+    query, checked = check_request(query, documents, **EVERYTHING)
+
+    with pytest.raises(UnsupportedInputError, match="this backend"):
+        check_texts(query, checked)
+
+
+@pytest.mark.parametrize("image", [3, ["x.png"], bytearray(b"p"), "x\ud800.png"])
+def test_an_image_is_bytes_or_a_string(image):
+    with pytest.raises(UnsupportedInputError, match="the image of document 1"):
+        check_request("q", ["a", Content("b", image)], inputs=BOTH)
+    with pytest.raises(UnsupportedInputError, match="the image of the query"):
+        check_request(Query(image=image), ["a"], inputs=BOTH)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import TypeAlias
 
-from rerank_plugins.content import Document, Query
+from rerank_plugins.content import CheckedDocuments, Document, Query
 from rerank_plugins.errors import RerankError
 from rerank_plugins.hooks._dispatch import Dispatcher
 from rerank_plugins.scores import Scores
@@ -76,6 +76,12 @@ class QueuedRequest:
         index = self.pending.pop()
         self.deficit -= self.costs[index]
         return [index]
+
+    def part(self, indices: Sequence[int]) -> Sequence[Document]:
+        """Return the documents at `indices`; checked ones as such, so nobody checks them again."""
+        if isinstance(self.documents, CheckedDocuments):
+            return self.documents.take(indices)
+        return [self.documents[index] for index in indices]
 
     def finish(self, indices: Sequence[int], scores: Scores) -> None:
         self.parts.append((indices, scores))

@@ -110,9 +110,10 @@ class CachedBackend(WrapperBackend):
     def flow(self, requests: Requests) -> Flow:
         if not any(documents for _, documents in requests):
             return [Scores((), scale=self.scale) for _ in requests]
-        if self._name is None:  # a local backend loads its model to know its revision
-            self._name = yield Blocking(lambda: self.wrapped.name)
-        hasher = PairHasher(self._name, self.scale, os.environ.get(self._secret_env, ""))
+        name = self._name  # `close` may forget it meanwhile
+        if name is None:  # a local backend loads its model to know its revision
+            name = self._name = yield Blocking(lambda: self.wrapped.name)
+        hasher = PairHasher(name, self.scale, os.environ.get(self._secret_env, ""))
         rows: list[list[bytes]] = []
         pairs: dict[bytes, _Pair] = {}
         for query, documents in requests:
@@ -123,7 +124,10 @@ class CachedBackend(WrapperBackend):
         missing = _without(entries, pairs)
         if missing:
             entries |= yield from self._share(missing, last_finished)
-        return _assembled(rows, entries)
+        return [
+            scores if row else Scores((), scale=self.scale)
+            for row, scores in zip(rows, _assembled(rows, entries), strict=True)
+        ]
 
     def _share(self, pairs: _Pairs, last_finished: _InFlight | None) -> _Steps:
         """Score what no other caller is scoring, then wait for those that score the rest."""
@@ -176,7 +180,8 @@ class CachedBackend(WrapperBackend):
         for digest, (query, document) in pairs.items():
             by_query.setdefault(query, {})[digest] = document
         requests = [
-            (query, CheckedDocuments(documents.values())) for query, documents in by_query.items()
+            (query, CheckedDocuments(query, documents.values()))
+            for query, documents in by_query.items()
         ]
         results: list[Scores] = yield Call(self.wrapped, requests)
         entries = {
@@ -187,7 +192,7 @@ class CachedBackend(WrapperBackend):
         then(entries)
         sealed = {
             store_key(digest): seal(
-                digest, scores[position], truncated=position in scores.truncated
+                digest, scores.values[position], truncated=position in scores.truncated
             )
             for digest, (scores, position, _) in entries.items()
         }
@@ -273,7 +278,7 @@ class _InFlight:
 
 
 def _assembled(rows: Iterable[Sequence[bytes]], entries: _Entries) -> list[Scores]:
-    """Return the scores of each row; what scoring them cost is part of the first that needs it."""
+    """Return the scores of each row; what scoring took is a fact of the first that needs it."""
     counted: set[int] = set()
     return [_row(row, entries, counted) for row in rows]
 
@@ -295,7 +300,7 @@ def _row(row: Sequence[bytes], entries: _Entries, counted: set[int]) -> Scores:
                 places,
                 replace(
                     taken,
-                    cached=len(places) if cached else taken.cached,
+                    cached=len(places) if cached else 0 if is_counted else taken.cached,
                     usage=None if is_counted else taken.usage,
                 ),
             )

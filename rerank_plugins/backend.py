@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from rerank_plugins._internal.parallel import in_thread
 from rerank_plugins.content import TEXT_ONLY, Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores, check_scores
 
-__all__ = ["Backend", "as_scores"]
+__all__ = ["Backend", "as_scores", "ascore_with"]
 
 
 class Backend(ABC):
@@ -116,7 +117,7 @@ class Backend(ABC):
 
     async def ascore(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         """Like `score`, without blocking the event loop (by default: in a thread)."""
-        return await asyncio.to_thread(self.score, query, documents)
+        return await in_thread(self.score, query, documents)
 
     def describe(self) -> dict[str, object]:
         """Say what would score and how, as JSON-ready facts; may load the model."""
@@ -141,7 +142,7 @@ class Backend(ABC):
 
         A backend that holds what belongs to the running event loop closes that, too.
         """
-        await asyncio.to_thread(self.close)
+        await in_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -173,15 +174,33 @@ class Backend(ABC):
 def as_scores(scores: Sequence[object], count: int, backend: Backend) -> Scores:
     """Return what `backend` answered for `count` documents as `Scores`.
 
-    Our backends answer in `Scores`; those of users may answer in any sequence of numbers, and
-    then the facts are what the backend says of itself.
+    Our backends answer in `Scores`; those of users may answer in any sequence of numbers. What
+    the answer does not say of who scored is what the backend says of itself.
 
     Raises:
         InvalidResponse: the count differs, or a score is not a finite number.
     """
     if isinstance(scores, Scores) and len(scores) == count:  # finite, or it could not be made
-        return scores
+        if scores.backend is not None or not count:
+            return scores
+        scale = backend.scale if scores.scale == "unknown" else scores.scale
+        model = backend.model if scores.model is None else scores.model
+        return replace(scores, backend=backend.name, model=model, scale=scale)
     values = check_scores(scores, count)
     if not values:
         return Scores((), scale=backend.scale)
     return Scores(values, backend=backend.name, model=backend.model, scale=backend.scale)
+
+
+async def ascore_with(
+    backend: Backend, query: str | Query, documents: Sequence[Document]
+) -> Scores:
+    """Score with a backend, which may be one of the user's, without blocking the event loop.
+
+    Raises:
+        InvalidResponse: it does not return one finite number for each document.
+    """
+    scores: Sequence[object] = await backend.ascore(query, documents)
+    if isinstance(scores, Scores) and scores.backend is not None:
+        return as_scores(scores, len(documents), backend)
+    return await in_thread(as_scores, scores, len(documents), backend)  # its `name` may block

@@ -22,7 +22,7 @@ from rerank_plugins._adapter import (
     reranking,
 )
 from rerank_plugins._internal.optional import require
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Content, Document
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -178,7 +178,9 @@ class RerankPostprocessor(BaseNodePostprocessor):
         with self._reported(query, nodes) as reranked:
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
-                    outcome.scores = await self.backend.ascore(query.query_str, _documents(nodes))
+                    outcome.scores = await ascore_with(
+                        self.backend, query.query_str, _documents(nodes)
+                    )
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
 

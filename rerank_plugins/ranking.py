@@ -34,10 +34,10 @@ def rank(
 
     Raises:
         ConfigError: `top_n` is negative or not an integer, or `min_score` is not finite.
-        InvalidResponse: a score is not a finite number.
+        InvalidResponse: it is no list, or a score is not a finite number.
     """
     check_cut(top_n=top_n, min_score=min_score)
-    finite = scores.values if isinstance(scores, Scores) else check_scores(scores, len(scores))
+    finite = scores.values if isinstance(scores, Scores) else check_scores(scores)
     order = sorted(range(len(finite)), key=finite.__getitem__, reverse=True)
     ranked = [Ranked(index, finite[index]) for index in order]
     if min_score is not None:

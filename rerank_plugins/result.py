@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, overload
 
 from rerank_plugins._adapter import check_settings, refuse_unknown
-from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.backend import Backend, as_scores, ascore_with
 from rerank_plugins.content import Document, Query
 from rerank_plugins.ranking import Ranked, rank
 from rerank_plugins.scores import Passage, Scale, Scores
@@ -169,7 +169,7 @@ async def arerank(
     loaded = load_backend(backend)
     check_settings(loaded, top_n=top_n, min_score=min_score)
     async with nullcontext() if loaded is backend else loaded:
-        scores = as_scores(await loaded.ascore(query, documents), len(documents), loaded)
+        scores = await ascore_with(loaded, query, documents)
     return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, overload
 
 from rerank_plugins.errors import InvalidResponse
 
-__all__ = ["Passage", "Scale", "Scores", "Usage", "check_scores"]
+__all__ = ["Passage", "Scale", "Scores", "Usage", "check_results", "check_scores"]
 
 Scale: TypeAlias = Literal["probability", "logit", "unknown"]
 """`"probability"`: 0 to 1. `"logit"`: any finite number. `"unknown"`: nothing is promised."""
+
+
+_UNORDERED = (Mapping, AbstractSet, bytes, bytearray)
+"""What has a length and is no list of scores: its numbers are something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Scores(Sequence[float]):
     by its position; a fact that nobody knows is empty or None.
 
     Raises:
-        InvalidResponse: a value is not a finite number.
+        InvalidResponse: a value is not a finite number, or a fact belongs to no document.
     """
 
     values: tuple[float, ...]
@@ -85,9 +90,18 @@ class Scores(Sequence[float]):
         keep(self, "scale", scale)
         keep(self, "truncated", frozenset(truncated))
         keep(self, "chunked", frozenset(chunked))
-        keep(self, "passages", {} if passages is None else passages)
+        keep(self, "passages", {} if passages is None else dict(passages))
         keep(self, "cached", cached)
         keep(self, "usage", usage)
+        if self.truncated or self.chunked or self.passages:
+            self._check_positions()
+
+    def _check_positions(self) -> None:
+        for position in (*self.truncated, *self.chunked, *self.passages):
+            if position not in range(len(self.values)):
+                raise InvalidResponse(
+                    f"a fact about document {position!r} of {len(self.values)} scores"
+                )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -182,13 +196,14 @@ def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
     """Return values as finite Python floats; for those that are, at the speed of C."""
     if set(map(type, values)) <= {float} and all(map(math.isfinite, values)):
         return values
-    return tuple(check_scores(values, len(values)))
+    return tuple(check_scores(values))
 
 
-def check_scores(scores: Sequence[object], count: int) -> list[float]:
+def check_scores(scores: Sequence[object], count: int | None = None) -> list[float]:
     """Return `scores` as Python floats if there is one finite number per document.
 
-    Accepts anything with `__float__` except booleans and strings, so NumPy scalars pass.
+    Without `count` there may be any number. Accepts anything with `__float__` except booleans and
+    strings, so NumPy scalars pass.
 
     Raises:
         InvalidResponse: it is no list, the count differs, or a score is not a finite number.
@@ -196,18 +211,34 @@ def check_scores(scores: Sequence[object], count: int) -> list[float]:
     try:
         length = len(scores)
     except TypeError:  # also an array without dimensions
-        raise InvalidResponse(f"got `{type(scores).__name__}`, not a list of scores") from None
-    if length != count:
+        length = None
+    if length is None or (type(scores) is not list and isinstance(scores, _UNORDERED)):
+        raise InvalidResponse(f"got `{type(scores).__name__}`, not a list of scores")
+    if count is not None and length != count:
         raise InvalidResponse(f"got {length} scores for {count} documents")
     floats = {*map(type, scores)} == {float}
-    if floats and all(map(math.isfinite, scores)):  # type: ignore[arg-type]  # all are floats
-        return [*scores]  # type: ignore[list-item]  # likewise; no call for each, as below
+    if floats and all(map(math.isfinite, scores)):
+        return [*scores]  # no call for each, as below
     for position, score in enumerate(scores):
         if not is_finite(score):
             raise InvalidResponse(
-                f"score {position} of {count} is {score!r}, which is not a finite number"
+                f"score {position} of {length} is {score!r}, which is not a finite number"
             )
     return [float(score) for score in scores]  # type: ignore[arg-type]  # checked just above
+
+
+def check_results(results: object, count: int) -> list[Sequence[object]]:
+    """Return what a `score_many` answered to `count` requests: one result for each, unread.
+
+    Raises:
+        InvalidResponse: it is nothing that can be iterated over, or their number differs.
+    """
+    if not isinstance(results, Iterable):
+        raise InvalidResponse(f"got `{type(results).__name__}`, not a list of lists of scores")
+    listed = list(results)
+    if len(listed) != count:
+        raise InvalidResponse(f"got {len(listed)} lists of scores for {count} requests")
+    return listed
 
 
 def is_finite(value: object) -> bool:

@@ -94,6 +94,22 @@ def test_a_label_is_kind_and_model():
     assert "<Named mine:some/model>" == repr(Named())
 
 
+def test_a_stray_stop_iteration_hangs_no_async_caller():
+    class Exhausted(Smallest):
+        def score(self, query, documents):
+            return [next(iter(()))]
+
+        def close(self):
+            next(iter(()))
+
+    async def wait(awaitable):
+        with pytest.raises(RuntimeError, match="raised StopIteration"):
+            await asyncio.wait_for(awaitable, 10)
+
+    asyncio.run(wait(Exhausted().ascore("q", ["a"])))
+    asyncio.run(wait(Exhausted().aclose()))
+
+
 def test_aclose_does_not_block_the_loop():
     class Slow(Smallest):
         def close(self):

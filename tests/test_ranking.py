@@ -68,3 +68,9 @@ def test_rank_refuses_a_wrong_min_score(min_score):
 def test_a_score_that_is_no_finite_number_is_refused(score):
     with pytest.raises(InvalidResponse, match="score 1 of 2 is"):
         rank([0.5, score])
+
+
+@pytest.mark.parametrize("scores", [(score for score in [0.5]), {0: 0.5}, {0.5}, None, 0.5])
+def test_what_is_no_list_is_refused(scores):
+    with pytest.raises(InvalidResponse, match="not a list of scores"):
+        rank(scores)

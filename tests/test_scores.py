@@ -1,6 +1,7 @@
 """`Scores`: floats in document order that carry what is known about them."""
 
 import pickle
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -131,12 +132,60 @@ def test_what_a_users_backend_returns_gets_its_facts():
     assert ("plain", "m", "logit") == (scores.backend, scores.model, scores.scale)
 
 
-@pytest.mark.parametrize("answer", [[0.1], [0.1, float("nan")], 0.1, ["0.1", "0.2"], [0.1, True]])
+def test_scores_of_a_users_backend_get_the_facts_that_they_lack():
+    scores = as_scores(Scores([1.0], truncated=[0]), 1, Plain())
+    named = as_scores(Scores([1.0], backend="other", scale="probability"), 1, Plain())
+
+    assert ("plain", "m", "logit", {0}) == (
+        scores.backend,
+        scores.model,
+        scores.scale,
+        scores.truncated,
+    )
+    assert ("other", None, "probability") == (named.backend, named.model, named.scale)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [0.1],
+        [0.1, float("nan")],
+        0.1,
+        ["0.1", "0.2"],
+        [0.1, True],
+        {0: 0.9, 1: 0.1},
+        {0.9, 0.1},
+        {0: 0.9, 1: 0.1}.keys(),
+        b"ab",
+        (score for score in (0.9, 0.1)),
+    ],
+)
 def test_what_is_not_one_finite_number_per_document_is_no_answer(answer):
     with pytest.raises(InvalidResponse):
         as_scores(answer, 2, Plain())
     with pytest.raises(InvalidResponse):
         as_scores(Scores([0.5]), 2, Plain())
+
+
+@pytest.mark.parametrize("answer", [(0.1, 1), np.array([0.1, 1.0]), deque([0.1, 1])])
+def test_any_list_of_numbers_is_an_answer(answer):
+    assert [0.1, 1.0] == as_scores(answer, 2, Plain())
+
+
+@pytest.mark.parametrize(
+    "facts", [{"truncated": [2]}, {"chunked": [-1]}, {"passages": {"0": Passage(0, 1)}}]
+)
+def test_a_fact_belongs_to_a_document(facts):
+    with pytest.raises(InvalidResponse, match="a fact about document"):
+        Scores([0.5, 0.25], **facts)
+
+
+def test_passages_do_not_change_with_what_was_passed():
+    passages = {0: Passage(0, 1)}
+    scores = Scores([0.5], passages=passages)
+    passages.clear()
+
+    assert {0: Passage(0, 1)} == scores.passages
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

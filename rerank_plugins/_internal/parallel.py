@@ -1,4 +1,4 @@
-"""Several pieces of work side by side, bounded, all or nothing: in threads and in tasks."""
+"""Work in threads and in tasks: several pieces side by side, or one off the event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
-__all__ = ["aside_by_side", "side_by_side"]
+__all__ = ["aside_by_side", "in_thread", "side_by_side"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -56,3 +56,19 @@ async def aside_by_side(
         first = failed.exceptions[0]
         raise first from first.__cause__
     return [results[position] for position in range(len(items))]
+
+
+async def in_thread(function: Callable[..., _Result], *args: object) -> _Result:
+    """Call `function` in a thread, with this context, and return what it returns.
+
+    `StopIteration` becomes a `RuntimeError`, as in a coroutine: no future of asyncio can hold it,
+    and whoever waits for one that should would wait forever.
+    """
+
+    def call() -> _Result:
+        try:
+            return function(*args)
+        except StopIteration as error:
+            raise RuntimeError("a function in a thread raised StopIteration") from error
+
+    return await asyncio.to_thread(call)

@@ -18,6 +18,7 @@ from rerank_plugins._adapter import (
     refuse_unknown,
     reranking,
 )
+from rerank_plugins.backend import ascore_with
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.langchain.documents import best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
@@ -185,7 +186,7 @@ class RerankCompressor(
         texts = [document.page_content for document in request["documents"]]
         with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
-                outcome.scores = await self.backend.ascore(request["query"], texts)
+                outcome.scores = await ascore_with(self.backend, request["query"], texts)
         return _best(request, outcome)
 
 

@@ -13,12 +13,11 @@ from rerank_plugins.errors import (
     BackendError,
     BackendOutOfMemory,
     BackendUnavailable,
-    InvalidResponse,
 )
 from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
 from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.request import Batch
-from rerank_plugins.scores import Scores, check_scores
+from rerank_plugins.scores import Scores, check_results, check_scores
 
 __all__ = ["BatchScorer", "Run"]
 
@@ -124,16 +123,8 @@ class BatchScorer:
         return scores if isinstance(scores, Scores) else Scores(values)
 
     def _results(self, batch: Batch) -> Sequence[Sequence[object]]:
-        requests = [
-            (request.query, [request.documents[index] for index in indices])
-            for request, indices in batch
-        ]
-        results = self._run(requests)
-        if len(results) != len(requests):
-            raise InvalidResponse(
-                f"got {len(results)} lists of scores for {len(requests)} requests"
-            )
-        return results
+        requests = [(request.query, request.part(indices)) for request, indices in batch]
+        return check_results(self._run(requests), len(requests))
 
 
 def _emit_waits(batch: Batch) -> None:
@@ -145,8 +136,11 @@ def _emit_waits(batch: Batch) -> None:
 
 
 def _harmless(error: BaseException) -> Exception:
-    """Return an error that ends no event loop, as `SystemExit` and panics of libraries would."""
-    if isinstance(error, Exception):
+    """Return an error that ends no event loop, as `SystemExit` and panics of libraries would.
+
+    Nor may it be `StopIteration`, which no future of asyncio can hold.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return BackendError(f"the model failed with {type(error).__name__}")
 

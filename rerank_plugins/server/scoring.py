@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Protocol
 
 from rerank_plugins._internal.context import until
-from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import check_texts
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
@@ -126,8 +126,7 @@ class ConcurrentScoring:
         self.queued_cost += cost
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
-                raw_scores = await self._backend.ascore(query, texts)
-                scores = as_scores(raw_scores, len(texts), self._backend)
+                scores = await ascore_with(self._backend, query, texts)
         except asyncio.CancelledError:
             self._dispatcher(Dropped(len(texts)))
             raise

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rerank_plugins.backend import Backend, as_scores
-from rerank_plugins.content import CheckedDocuments, Requests, check_request
-from rerank_plugins.errors import InvalidResponse
-from rerank_plugins.scores import Scores
+from rerank_plugins.content import Requests, check_request
+from rerank_plugins.scores import Scores, check_results
 
-__all__ = ["as_results", "checked_requests", "score_with"]
+__all__ = ["checked_requests", "score_with"]
 
 
 def checked_requests(backend: Backend, requests: Requests) -> Requests:
@@ -18,8 +15,6 @@ def checked_requests(backend: Backend, requests: Requests) -> Requests:
     Raises:
         UnsupportedInputError: it can't score one of them.
     """
-    if {type(documents) for _, documents in requests} <= {CheckedDocuments}:
-        return requests
     inputs, instructions = backend.inputs, backend.instructions
     return [
         check_request(query, documents, inputs=inputs, instructions=instructions)
@@ -33,19 +28,7 @@ def score_with(backend: Backend, requests: Requests) -> list[Scores]:
     Raises:
         InvalidResponse: it does not return one finite number for each document.
     """
-    return as_results(backend, requests, backend.score_many(requests))
-
-
-def as_results(
-    backend: Backend, requests: Requests, results: Sequence[Sequence[object]]
-) -> list[Scores]:
-    """Return what a backend returned for requests as `Scores`.
-
-    Raises:
-        InvalidResponse: it is not one finite number for each document.
-    """
-    if len(results) != len(requests):
-        raise InvalidResponse(f"got {len(results)} lists of scores for {len(requests)} requests")
+    results = check_results(backend.score_many(requests), len(requests))
     return [
         as_scores(result, len(documents), backend)
         for (_, documents), result in zip(requests, results, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rerank_plugins.backend import Backend
+from rerank_plugins.errors import ConfigError
 
 __all__ = ["applies", "tables_around", "tables_of", "wrappers_of_file"]
 
@@ -27,6 +28,8 @@ def tables_of(backend: Backend) -> dict[str, object]:
         ConfigError: it can't be written as a spec.
     """
     spec = backend.to_spec()
+    if not {"kind", "backend"} & {*spec}:
+        raise ConfigError(f"`to_spec()` of {backend!r} names no `kind`: {spec!r}")
     return {"backend": spec} if "kind" in spec else spec
 
 

@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rerank_plugins.backend import Backend
+from rerank_plugins._internal.parallel import in_thread
+from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Requests
 from rerank_plugins.scores import Scores
-from rerank_plugins.wrappers._requests import as_results, score_with
+from rerank_plugins.wrappers._requests import score_with
 
 __all__ = ["Blocking", "Call", "Flow", "Sleep", "Step", "Wait", "aperform", "perform"]
 
@@ -79,10 +80,9 @@ async def aperform(step: Step) -> Any:
     """Perform a step on the running event loop."""
     match step:
         case Call(backend, requests):
-            results = [await backend.ascore(query, documents) for query, documents in requests]
-            return as_results(backend, requests, results)
+            return [await ascore_with(backend, query, documents) for query, documents in requests]
         case Blocking(function):
-            return await asyncio.to_thread(function)
+            return await in_thread(function)
         case Sleep(seconds):
             return await asyncio.sleep(seconds)
         case Wait(future, seconds):

@@ -42,6 +42,8 @@ class FallbackBackend(WrapperBackend):
     """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
+        if isinstance(backends, Backend):
+            raise ConfigError(f"`backends` must be a list of backends, not {backends!r}")
         super().__init__(*backends)
         self.scale = _common_scale(self.children)
         self.cacheable = False

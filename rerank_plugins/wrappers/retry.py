@@ -90,8 +90,11 @@ class RetryingBackend(WrapperBackend):
         self._retries = _Budget(budget)
 
     def score_many(self, requests: Requests) -> list[Scores]:
-        checked = checked_requests(self, requests)
         score_many = super().score_many
+        requests = list(requests)
+        if len(requests) == 1:
+            return score_many(requests)
+        checked = checked_requests(self, requests)
         results = side_by_side(lambda request: score_many([request]), checked, _MAX_PARALLEL)
         return [scores for (scores,) in results]
 

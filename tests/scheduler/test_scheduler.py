@@ -700,7 +700,7 @@ class Unreadable(list):
         ([[1.0, 2.0]], InvalidResponse),
         ([["1.0"]], InvalidResponse),
         ([Unreadable([1.0])], ZeroDivisionError),
-        (None, TypeError),
+        (None, InvalidResponse),
     ],
     ids=["no dimensions", "none", "too many", "a string", "unreadable", "no list"],
 )

@@ -1,18 +1,20 @@
 """Chains of wrappers: identity, copies, specs, facts and input, in any order of wrappers."""
 
+import asyncio
 import pickle
+import time
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank_plugins import ConfigError, UnsupportedInputError, load_backend
+from rerank_plugins import ConfigError, UnsupportedInputError, arerank, load_backend
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.http.backend import HTTPBackend
-from rerank_plugins.content import Content, Query
-from rerank_plugins.errors import InvalidResponse
+from rerank_plugins.content import Content, Query, check_request
+from rerank_plugins.errors import BackendError, InvalidResponse
 from rerank_plugins.hooks import CallFinished
 from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import FakeBackend
@@ -274,6 +276,133 @@ def test_too_few_lists_are_an_invalid_response(wrap):
         backend.score_many([("q", ["a"])])
 
 
+class Slow(Plain):
+    """Takes its time to say its name, and returns a list."""
+
+    label = "slow"
+
+    @property
+    def name(self):
+        time.sleep(0.3)
+        return "slow"
+
+
+@pytest.mark.parametrize("wrap", [lambda backend: backend, *WRAPPERS.values()])
+def test_a_name_does_not_block_the_loop(wrap):
+    async def longest_pause(awaitable):
+        task, pause = asyncio.ensure_future(awaitable), 0.0
+        while not task.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0.005)
+            pause = max(pause, time.perf_counter() - before)
+        await task
+        return pause
+
+    assert 0.2 > asyncio.run(longest_pause(arerank("q", ["a", "bb"], backend=wrap(Slow()))))
+
+
+class Streaming(Plain):
+    """Yields the lists of scores one by one."""
+
+    def score_many(self, requests):
+        yield from super().score_many(requests)
+
+
+class Silent(Plain):
+    """Forgets to return."""
+
+    def score_many(self, requests):
+        super().score_many(requests)
+
+
+def test_a_spec_of_a_users_backend_must_name_its_kind():
+    class Nameless(Plain):
+        def to_spec(self):
+            return {"size": 1}
+
+    with pytest.raises(ConfigError, match="names no `kind`"):
+        CachedBackend(Nameless()).to_spec()
+
+
+def test_a_fallback_chain_is_made_of_a_list():
+    with pytest.raises(ConfigError, match="must be a list of backends, not <Plain>"):
+        FallbackBackend(Plain())
+
+
+@pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
+def test_lists_of_scores_may_be_yielded_but_must_be_there(wrap):
+    with wrap(Streaming()) as backend:
+        assert [[1.0], [2.0]] == backend.score_many([("q", ["a"]), ("q", ["bb"])])
+    with wrap(Silent()) as backend, pytest.raises(InvalidResponse, match="got `NoneType`"):
+        backend.score_many([("q", ["a"])])
+
+
+@pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
+def test_requests_may_be_yielded(wrap):
+    with wrap(Plain()) as backend:
+        assert [[1.0], [2.0]] == backend.score_many(("q", [text]) for text in ("a", "bb"))
+
+
+class Exhausted(Plain):
+    """Raises what no future can hold."""
+
+    def score(self, query, documents):
+        return [next(iter(()))]
+
+
+@pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
+def test_a_stray_stop_iteration_reaches_the_caller_as_an_error(wrap):
+    async def wait(backend):
+        await asyncio.wait_for(backend.ascore("q", ["a"]), 30)
+
+    with wrap(Exhausted()) as backend:
+        with pytest.raises((BackendError, RuntimeError), match="StopIteration"):
+            backend.score("q", ["a"])
+        with pytest.raises((BackendError, RuntimeError), match="StopIteration"):
+            asyncio.run(wait(backend))
+
+
+class Checking(Seeing):
+    """Counts the documents that it has to check."""
+
+    def __init__(self):
+        self.checked = 0
+
+    def score(self, query, documents):
+        checked = check_request(query, documents, inputs=self.inputs, instructions=True)
+        self.checked += checked[1] is not documents
+        return super().score(*checked)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(sorted(WRAPPERS)), min_size=1, max_size=6))
+def test_a_request_is_checked_once_in_any_order_of_wrappers(names):
+    leaf = Checking()
+    with chain_of(leaf, names) as backend:
+        backend.score(QUERY, [IMAGE, "a", "a"])
+        backend.score_many([("q", ["b"]), ("q", ["c", "d"])])
+
+    assert 0 == leaf.checked
+
+
+class Careless(Seeing):
+    """A user's wrapper that says it scores images and hands all on to a text-only backend."""
+
+    inner = FakeBackend()
+
+    def score(self, query, documents):
+        return self.inner.score(query, documents)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_what_a_wrapper_let_pass_is_checked_by_a_backend_of_fewer_inputs(wrap, ask):
+    with wrap(Careless()) as backend:
+        with pytest.raises(UnsupportedInputError, match="document 0 holds an image"):
+            ask(backend, [IMAGE])
+        with pytest.raises(UnsupportedInputError, match="the query holds an instruction"):
+            backend.score(QUERY, ["a"])
+
+
 # What the cache adds to the facts.
 
 
@@ -293,6 +422,20 @@ def test_what_scoring_cost_is_counted_once_for_requests_that_share_it():
 
     assert (Usage(tokens=3), None) == (one.usage, other.usage)
     assert (0, 0) == (one.cached, other.cached)
+
+
+def test_what_an_inner_cache_had_is_counted_once_for_requests_that_share_it():
+    inner = CachedBackend(Seeing())
+    inner.score("q", ["a"])
+    one, other = CachedBackend(inner).score_many([("q", ["a", "b"]), ("q", ["b", "c"])])
+
+    assert (1, 0) == (one.cached, other.cached)
+
+
+def test_a_request_without_documents_has_the_scale_of_the_others():
+    empty, full = CachedBackend(Seeing()).score_many([("q", []), ("q", ["a"])])
+
+    assert ([], "logit", "logit") == (empty, empty.scale, full.scale)
 
 
 def test_queries_and_documents_with_images_have_scores_of_their_own():

@@ -223,6 +223,8 @@ def _hint(spec: str) -> str:
     if is_path or (not colon and "/" in shown):
         return f"{shown!r} names no kind of backend; for a local model write: local:{shown}"
     hint = f"; for a local model write: local:{model}" if "/" in model else ""
+    if _OWN_CLASS.fullmatch(shown) and model[:1].isupper():
+        hint = f'; for a class of yours write in a file or a mapping: kind = "{shown}"'
     return unknown("kind of backend", kind, _kinds()) + hint
 
 

@@ -168,6 +168,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ("tei", r"needs `base_url`.*write tei\+http://HOST:8000$"),
         ("locale:BAAI/x", "kind of backend 'locale'; did you mean 'local'.* write: local:BAAI/x$"),
         ("hf:BAAI/x", "unknown kind of backend 'hf'; .* for a local model write: local:BAAI/x$"),
+        ("mine:Own", 'for a class of yours write in a file or a mapping: kind = "mine:Own"$'),
         ("C:/models/x", "for a local model write: local:C:/models/x$"),
         ("coher:rerank-v3.5", "did you mean 'cohere'.*xinference$"),
         ("lokal:m", "unknown kind of backend 'lokal'; did you mean 'local'?"),

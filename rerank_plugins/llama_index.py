@@ -23,7 +23,7 @@ from rerank_plugins._adapter import (
 )
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backend import Backend, ascore_with
-from rerank_plugins.content import Content, Document
+from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -56,14 +56,14 @@ _dispatcher = get_dispatcher(__name__)
 class RerankPostprocessor(BaseNodePostprocessor):
     """Reranks retrieved nodes with any backend, best first, and keeps the best `top_n`.
 
-    What is scored is a node's text with the metadata meant for embedding
-    (`MetadataMode.EMBED`). The nodes returned are copies: their `score` is the backend's, and
-    their metadata says what the retriever thought of them, in `retriever_score` (absent if it
-    gave none) and `retriever_rank` (from 1); a second reranker leaves them as they are. Where a
-    fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody did, it is
-    `"fallback:ERROR"`. `rerank_truncated` is True where the model read a part of a node only.
-    These keys are kept out of prompts and embeddings. Nothing that the
-    caller passed in changes.
+    What is scored is a node's text with the metadata meant for embedding (`MetadataMode.EMBED`),
+    and its image; the query's image counts, too. The nodes returned are copies: their `score` is
+    the backend's, and their metadata says what the retriever thought of them, in `retriever_score`
+    (absent if it gave none) and `retriever_rank` (from 1); a second reranker leaves them as they
+    are. Where a fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody
+    did, it is `"fallback:ERROR"`. `rerank_truncated` is True where the model read a part of a node
+    only. These keys are kept out of prompts and embeddings. Nothing that the caller passed in
+    changes.
 
     Building one is cheap: the model loads, or the connection opens, with the first nodes.
 
@@ -166,7 +166,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         with self._reported(query, nodes) as reranked:
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
-                    outcome.scores = self.backend.score(query.query_str, _documents(nodes))
+                    outcome.scores = self.backend.score(_query(query), _documents(nodes))
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
 
@@ -179,7 +179,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
                     outcome.scores = await ascore_with(
-                        self.backend, query.query_str, _documents(nodes)
+                        self.backend, _query(query), _documents(nodes)
                     )
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
@@ -266,12 +266,21 @@ def _image(node: BaseNode, position: int) -> str | bytes | None:
     elif isinstance(node, Node) and node.image_resource is not None:
         resource = node.image_resource
         data, place = resource.data, resource.path or resource.url
+    if isinstance(data, str) and data.startswith("data:"):
+        return data
     if data:
+        encoded = data.encode() if isinstance(data, str) else data
         try:
-            return base64.b64decode(data)
+            return base64.b64decode(b"".join(encoded.split()), validate=True)
         except ValueError as exc:
             raise UnsupportedInputError(f"the image of node {position} is not base64") from exc
     return str(place) if place else None
+
+
+def _query(bundle: QueryBundle) -> str | Query:
+    if bundle.image_path is None:
+        return bundle.query_str
+    return Query(text=bundle.query_str or None, image=str(bundle.image_path))
 
 
 def _scored(item: NodeWithScore, kept: Kept, status: str | None) -> NodeWithScore:

@@ -25,7 +25,7 @@ BEST_FIRST = [3, 1, 2, 0, 4]
 
 
 class ScoresBackend(Backend):
-    """Answers with the scores it was given, and remembers the documents."""
+    """Answers with the scores it was given, and remembers what it was asked."""
 
     name = "scores"
 
@@ -33,8 +33,10 @@ class ScoresBackend(Backend):
         self.scores = list(scores)
         self.scale = scale
         self.documents = None
+        self.queries = []
 
     def score(self, query, documents):
+        self.queries.append(query)
         self.documents = list(documents)
         return self.scores
 

@@ -18,7 +18,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 
-from rerank_plugins import ConfigError, Content, InvalidResponse, UnsupportedInputError
+from rerank_plugins import ConfigError, Content, InvalidResponse, Query, UnsupportedInputError
 from rerank_plugins.errors import BackendTimeout
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import FailingBackend, FakeBackend
@@ -70,6 +70,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 ENCODED = base64.b64encode(PNG)
 IMAGES = {
     "bytes": (ImageNode(image=ENCODED.decode()), PNG),
+    "wrapped lines": (ImageNode(image=base64.encodebytes(PNG * 20).decode()), PNG * 20),
+    "data URI": (ImageNode(image="data:image/png;base64,iVBO"), "data:image/png;base64,iVBO"),
     "path": (ImageNode(image_path="a.png"), "a.png"),
     "resource bytes": (Node(image_resource=MediaResource(data=PNG)), PNG),
     "resource path": (Node(image_resource=MediaResource(path="a.png")), "a.png"),
@@ -92,6 +94,26 @@ async def test_images_are_for_backends_that_see(node, image):
         await both_ways(RerankPostprocessor(backend=FakeBackend()), [NodeWithScore(node=node)])
 
 
+@pytest.mark.parametrize(
+    ("bundle", "query"),
+    [
+        (QueryBundle("q", image_path="a.png"), Query("q", image="a.png")),
+        (QueryBundle("", image_path="a.png"), Query(image="a.png")),
+        (QueryBundle("q"), "q"),
+    ],
+)
+async def test_the_image_of_a_query_is_not_dropped(bundle, query):
+    """It reaches the backend; a text backend says no instead of ranking by the words alone."""
+    backend = ScoresBackend(0.5)
+    RerankPostprocessor(backend=backend).postprocess_nodes(wrapped("a"), bundle)
+    await RerankPostprocessor(backend=backend).apostprocess_nodes(wrapped("a"), bundle)
+
+    assert [query, query] == backend.queries
+    if isinstance(query, Query):
+        with pytest.raises(UnsupportedInputError, match="the query holds an image"):
+            RerankPostprocessor(backend=FakeBackend()).postprocess_nodes(wrapped("a"), bundle)
+
+
 async def test_an_image_keeps_its_caption():
     backend = ScoresBackend(0.5)
     node = ImageNode(text="A panda.", image_path="a.png")
@@ -106,6 +128,9 @@ async def test_an_image_keeps_its_caption():
         (NodeWithScore(node=Node(audio_resource=MediaResource(data=b"RIFF"))), "audio or video"),
         (NodeWithScore(node=Node(video_resource=MediaResource(path="a.mp4"))), "audio or video"),
         (NodeWithScore(node=ImageNode(image="abc")), "not base64"),
+        (NodeWithScore(node=ImageNode(image="@@@@")), "not base64"),
+        (NodeWithScore(node=ImageNode(image="iVBO*Rw0K")), "not base64"),
+        (NodeWithScore(node=ImageNode(image="熊猫熊猫")), "not base64"),
         (TextNode(text="panda"), "must be a `NodeWithScore`"),
         (None, "must be a `NodeWithScore`"),
         (NodeWithScore(node=TextNode(text="broken \ud800")), "lone surrogate"),

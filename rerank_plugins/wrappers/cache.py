@@ -60,9 +60,10 @@ class CachedBackend(WrapperBackend):
     pairs are scored once, within a call and among concurrent callers of this process. If the
     caller that scores them fails or is cancelled, those that wait for it score them themselves.
 
-    Scores come out as they went in, to the last bit. Texts are never stored, only keyed hashes of
-    them; stored values are sealed, so a value that is damaged, or belongs to another pair, is a
-    miss.
+    Scores come out as they went in, to the last bit, and say which documents were truncated; which
+    were chunked, and the best passages, are known of new scores only. Texts are never stored, only
+    keyed hashes of them; stored values are sealed, so a value that is damaged, or belongs to
+    another pair, is a miss.
 
     Args:
         wrapped: the backend that scores; pointwise, and always the same model.

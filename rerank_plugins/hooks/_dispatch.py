@@ -80,12 +80,12 @@ def emit(event: Event) -> None:
 
 
 def merged(dispatchers: Iterable[Dispatcher | None]) -> Dispatcher | None:
-    """Return a dispatcher to the hooks of them all; None if there are none."""
-    known = list({id(one): one for one in dispatchers if one is not None}.values())
-    if not known:
+    """Return one dispatcher to all their hooks; None if there are none."""
+    distinct = list({id(one): one for one in dispatchers if one is not None}.values())
+    if not distinct:
         return None
-    first, *others = known
-    return Dispatcher(hook for one in known for hook in one.hooks) if others else first
+    first, *others = distinct
+    return Dispatcher(hook for one in distinct for hook in one.hooks) if others else first
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class CallFinished:
     tokens: int | None = None
     """How many tokens were read, where the backend counts them."""
     truncated: int = 0
-    """How many documents were truncated, as far as the backend says."""
+    """How many documents were truncated, as far as the backend reports."""
     cached: int = 0
     """How many scores came from a cache."""
 
@@ -154,7 +154,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """Documents were cut because they are too long; most servers don't report what they cut."""
+    """Documents were cut because they are too long; most servers don't report it."""
 
     documents: int
     """How many."""
@@ -205,7 +205,7 @@ class BatchShrunk:
     """Memory ran out, so later batches are smaller."""
 
     tokens: int
-    """The most tokens that a batch may have from now on, estimated."""
+    """The maximum number of tokens of a batch from now on, estimated."""
 
 
 @dataclass(frozen=True, slots=True)

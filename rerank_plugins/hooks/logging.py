@@ -90,6 +90,6 @@ class LoggingHook:
 
 def _write(level: int, what: str, **facts: Any) -> None:
     if _logger.isEnabledFor(level):
-        known = {name: value for name, value in facts.items() if value is not None}
-        text = " ".join(f"{name}={value}" for name, value in known.items())
-        _logger.log(level, "%s %s", what, text, extra={"rerank": {"event": what, **known}})
+        present = {name: value for name, value in facts.items() if value is not None}
+        text = " ".join(f"{name}={value}" for name, value in present.items())
+        _logger.log(level, "%s %s", what, text, extra={"rerank": {"event": what, **present}})

@@ -110,9 +110,7 @@ class Metrics:
     def __init__(self, library: Any, registry: Any) -> None:
         counter = partial(library.Counter, registry=registry)
         histogram = partial(library.Histogram, registry=registry, buckets=DURATION_BUCKETS)
-        self.requests = counter(
-            "rerank_requests_total", "Calls that asked for scores.", ["route", "outcome"]
-        )
+        self.requests = counter("rerank_requests_total", "Calls for scores.", ["route", "outcome"])
         self.request_duration = histogram(
             "rerank_request_duration_seconds",
             "Time until a call had scores or an error.",

@@ -38,7 +38,7 @@ class BatchScorer:
     Args:
         run: what scores.
         backend: gives the facts of scores that are no `Scores`.
-        batch_cost: the most that the documents of a batch may cost, except for a single one.
+        batch_cost: the maximum cost of the documents of a batch, except for a single one.
     """
 
     def __init__(self, run: Run, *, backend: Backend | None, batch_cost: int) -> None:
@@ -95,7 +95,7 @@ class BatchScorer:
                 request.fail(error)
 
     def _recover(self, batch: Batch, error: Exception, pairs: int, cost: int) -> None:
-        # Smaller batches don't help a pair that is too large by itself: it is found and fails.
+        # Smaller batches don't help a pair that is too large by itself: it ends up alone and fails.
         shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
         if shrinks and pairs > 1:
             self.batch_cost = max(1, cost // 2)

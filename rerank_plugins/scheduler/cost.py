@@ -9,7 +9,7 @@ __all__ = ["estimated_tokens"]
 _SPECIAL_TOKENS = 4
 """Tokens around the two texts of a pair; so even an empty document costs something."""
 _IMAGE_TOKENS = 1_024
-"""About what an image of ordinary size takes."""
+"""The tokens of an image of ordinary size, roughly."""
 
 
 def estimated_tokens(query: str | Query, document: str | Content, *, limit: int) -> int:

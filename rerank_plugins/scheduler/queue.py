@@ -10,7 +10,7 @@ __all__ = ["FairQueue"]
 
 
 class FairQueue:
-    """Holds requests and fills batches with their documents; whoever uses it holds a lock.
+    """Holds requests and fills batches with their documents; its callers hold a lock.
 
     Each round gives every request a `quantum` of cost to spend; what it can't spend it keeps for
     the next round, and a turn that the end of a batch cuts off goes on in the next, unless it had
@@ -34,18 +34,18 @@ class FairQueue:
         return bool(self._outside)
 
     def has_room(self, cost: int, room: int) -> bool:
-        """Whether a request of this cost fits into `room`; an empty queue takes any."""
+        """Whether a request of this cost fits into `room`; an empty queue accepts any."""
         return not self.cost or self.cost + cost <= room
 
     def add(self, request: QueuedRequest, *, room: int) -> None:
-        """Take a request in, or let it wait outside behind those who already do."""
+        """Admit a request, or let it wait outside behind earlier ones."""
         if self._outside or not self.has_room(request.pending_cost(), room):
             self._outside.append(request)
         else:
             self._admit(request)
 
     def admit(self, *, room: int) -> None:
-        """Take in those who wait outside and now find room; forget those who left."""
+        """Admit requests from outside that now fit; forget those that have left."""
         while self._outside:
             request = self._outside[0]
             if request.future.done():
@@ -56,7 +56,7 @@ class FairQueue:
                 break
 
     def remove(self, request: QueuedRequest) -> None:
-        """Take a request out.
+        """Remove a request.
 
         Raises:
             ValueError: it has no document in the queue.
@@ -66,11 +66,11 @@ class FairQueue:
         self.pairs -= len(request.pending)
 
     def fill(self, *, cost: int, pairs: int | None) -> Batch:
-        """Take out a batch of at most `cost`, or one document that costs more.
+        """Remove and return a batch of at most `cost`, or one document that costs more.
 
         Args:
-            cost: the most that the batch may cost.
-            pairs: the most documents in it; None is as many as `cost` allows.
+            cost: the maximum cost of the batch.
+            pairs: the maximum number of documents in it; None is as many as `cost` allows.
         """
         taken: dict[QueuedRequest, list[int]] = {}
         budget = cost

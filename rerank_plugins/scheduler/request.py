@@ -18,7 +18,7 @@ __all__ = ["Batch", "QueuedRequest"]
 
 
 class QueuedRequest:
-    """The documents of one caller, who hears of it, and what is known of their scores."""
+    """The documents of one caller, their scores so far, and the future for all of them."""
 
     __slots__ = (
         "__weakref__",
@@ -55,10 +55,10 @@ class QueuedRequest:
     def pending_cost(self) -> int:
         return sum(self.costs[index] for index in self.pending)
 
-    def take(self, budget: int, most: int) -> list[int]:
+    def take(self, budget: int, max_documents: int) -> list[int]:
         """Remove and return the longest pending documents that the deficit and budget pay for."""
         taken: list[int] = []
-        while self.pending and len(taken) < most:
+        while self.pending and len(taken) < max_documents:
             cost = self.costs[self.pending[-1]]
             if cost > self.deficit or cost > budget:
                 break

@@ -42,14 +42,14 @@ class Scheduler:
     Args:
         run: scores `(query, documents)` requests; called from one thread at a time.
         backend: gives the facts, such as its name, of scores that `run` returns without any.
-        batch_cost: the most one batch may cost, except for a single document that costs more.
-        batch_pairs: the most documents in one batch; None is as many as `batch_cost` allows.
-        queue_cost: the most that may wait, except that an empty queue takes any request.
+        batch_cost: the maximum cost of a batch, except for a single document that costs more.
+        batch_pairs: the maximum number of documents in a batch; None is no limit but `batch_cost`.
+        queue_cost: the maximum cost that waits, except that an empty queue accepts any request.
         queue_seconds: the longest wait, at the speed of the last batches, that a new request may
             meet; like `queue_cost`. None looks at the cost alone.
         quantum: what each request may spend per round; as much as the usual request costs, or it
             waits for several rounds.
-        hooks: hear the events of all requests; hooks of a call hear those of its own.
+        hooks: receive the events of all requests; the hooks of a call receive those of its own.
         name: of the worker thread.
     """
 
@@ -99,7 +99,7 @@ class Scheduler:
 
     @property
     def batch_cost(self) -> int:
-        """The most that one batch may cost now."""
+        """The maximum cost of a batch now."""
         return self._scorer.batch_cost
 
     def stalled_for(self) -> float:
@@ -151,7 +151,7 @@ class Scheduler:
             worker.join()
 
     def _leave(self, request: QueuedRequest | None) -> None:
-        """Take a request that is over out of the queue, if it is still there."""
+        """Remove a request that is done from the queue, if it is still there."""
         if request is None:
             return
         try:
@@ -163,7 +163,7 @@ class Scheduler:
             request.dispatcher(Dropped(len(request.pending)))
 
     def _room(self) -> int:
-        """Return the most that may wait."""
+        """Return the maximum cost that may wait."""
         speed = self._scorer.speed
         if self._queue_seconds is None or speed == math.inf:
             return self._queue_cost

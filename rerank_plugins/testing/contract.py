@@ -92,7 +92,7 @@ def _no_names(backends: Sequence[Backend]) -> Iterator[None]:
 
 
 def _succeeds_in_child(test: Callable[[], None]) -> bool:
-    """Run a test in a forked child; say whether it passed in time."""
+    """Run a test in a forked child; return whether it passed in time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork among threads: the point
         child = os.fork()
@@ -117,9 +117,9 @@ def _pointwise_only(backend: Backend) -> None:
         raise SkipTest("`pointwise` is False")
 
 
-def _is_refused(ask: Callable[[Any, Any], object], query: object, documents: object) -> bool:
+def _is_refused(score: Callable[[Any, Any], object], query: object, documents: object) -> bool:
     try:
-        ask(query, documents)
+        score(query, documents)
     except UnsupportedInputError as error:
         return bool(str(error))
     return False
@@ -175,7 +175,7 @@ class BackendContract(ABC):
                 assert all(0.0 <= score <= 1.0 for score in scores)
 
     def test_facts_of_scores_are_well_formed(self) -> None:
-        """`Scores` say who scored, on which scale, and facts about documents that exist."""
+        """`Scores` name the backend and the scale, and mark only documents that exist."""
         with self.make_backend() as backend:
             raw = backend.score(self.query, self.documents)
             scores, count = as_scores(raw, len(self.documents), backend), len(self.documents)
@@ -192,7 +192,7 @@ class BackendContract(ABC):
                 assert all(number is None or number >= 0 for number in numbers)
 
     def test_no_documents_give_no_scores(self) -> None:
-        """`[]` in, `[]` out, in every way of asking."""
+        """`[]` in, `[]` out, by every method."""
         with self.make_backend() as backend:
             assert [] == backend.score(self.query, [])
             assert [] == backend.score_many([])
@@ -290,12 +290,12 @@ class BackendContract(ABC):
             if not backend.instructions:
                 requests["instruction"] = (Query("q", instruction="judge"), ["a"])
             for kind, (query, documents) in requests.items():
-                for ask in (
+                for score in (
                     backend.score,
                     lambda q, d: backend.score_many([(q, d)]),
                     lambda q, d: asyncio.run(backend.ascore(q, d)),
                 ):
-                    assert _is_refused(ask, query, documents), f"{kind} was accepted"
+                    assert _is_refused(score, query, documents), f"{kind} was accepted"
 
     def test_images_that_inputs_promises_are_scored(self) -> None:
         """A backend whose `inputs` hold images scores them, alone and beside a text."""
@@ -355,7 +355,7 @@ class BackendContract(ABC):
         backend.close()
 
     def test_describes_itself(self) -> None:
-        """Equal settings have equal names; `describe()` tells the name, `repr()` the label."""
+        """Equal settings have equal names; `describe()` holds the name, `repr()` the label."""
         with self.make_backend() as backend, self.make_backend() as twin:
             assert backend.name
             assert backend.name == twin.name
@@ -365,7 +365,7 @@ class BackendContract(ABC):
             assert all(leaf.label in repr(backend) for leaf in leaves)
 
     def test_identity_is_cheap(self) -> None:
-        """What a backend says of itself loads no model and asks no server."""
+        """The identity of a backend loads no model and calls no server."""
         backend = self.make_backend()
         parts = list(backend.walk())
         with _no_names(parts):

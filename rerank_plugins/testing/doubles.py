@@ -15,8 +15,8 @@ __all__ = ["FailingBackend", "FakeBackend", "word_overlap"]
 def word_overlap(query: str, document: str) -> float:
     """Share of the query's words that stand in the document, from 0 to 1."""
     words = set(re.findall(r"\w+", query.lower()))
-    found = words & set(re.findall(r"\w+", document.lower()))
-    return len(found) / len(words) if words else 0.0
+    matches = words & set(re.findall(r"\w+", document.lower()))
+    return len(matches) / len(words) if words else 0.0
 
 
 class FakeBackend(Backend):

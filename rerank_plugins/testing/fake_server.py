@@ -39,7 +39,7 @@ class FakeResponse:
     """Sent as it is if it is bytes, else as JSON."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Besides `Content-Type` and `Content-Length`; one given here replaces it."""
+    """Besides `Content-Type` and `Content-Length`; one set here replaces it."""
     content_type: str | None = "application/json"
     """None sends no `Content-Type`."""
 
@@ -102,7 +102,7 @@ class FakeServer:
         self.in_flight = 0
         """Requests that are being answered."""
         self.max_in_flight = 0
-        """The most requests that were being answered at one time."""
+        """The highest number of requests in progress at one time."""
         self.connections = 0
         """Connections accepted so far."""
         self._open: set[socket.socket] = set()
@@ -151,7 +151,7 @@ class FakeServer:
             self._lock.notify_all()
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
-        """Read a request and do what `response` says."""
+        """Read a request and send what `response` returns."""
         size = int(handler.headers.get("Content-Length") or 0)
         body = _parsed(handler.rfile.read(size))
         received = Received(handler.command, handler.path, dict(handler.headers), body, size)

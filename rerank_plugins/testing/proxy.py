@@ -48,7 +48,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class HalfClose:
-    """The client is told that the reply ends, while its own bytes are still taken."""
+    """The reply ends early, while the client's bytes are still read."""
 
     after: int = 0
     """Bytes of the reply that still arrive."""
@@ -72,7 +72,7 @@ _Deliver: TypeAlias = Callable[[bytes], Coroutine[Any, Any, None]]
 class Proxy:
     """A proxy on the loopback interface, in front of a server, for a `with` statement.
 
-    It passes bytes on and knows nothing of what they mean, so it stands before any server: a
+    It passes bytes on without parsing them, so it works in front of any server: a
     `FakeServer`, a real rerank server, Redis.
 
     Args:
@@ -287,7 +287,7 @@ class _Line:
                 raise _LineEnds
             case HalfClose():
                 await self._client.write(b"")
-                await asyncio.Event().wait()  # whatever else the server says, nobody hears
+                await asyncio.Event().wait()  # drops the rest of the reply
             case BlackHole():
                 await asyncio.Event().wait()
 

@@ -39,7 +39,7 @@ class WrapperBackend(Backend):
     Options are keyword-only; each is kept in the attribute of its name with a `_` in front.
 
     Args:
-        children: the backends that it asks.
+        children: the backends that it calls.
 
     Raises:
         ConfigError: there is none, or one is not a `Backend`.

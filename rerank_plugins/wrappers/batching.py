@@ -30,8 +30,8 @@ class BatchingBackend(WrapperBackend):
     Args:
         wrapped: the backend that scores; pointwise, since documents of one request may be
             scored in different batches.
-        batch_tokens: the most tokens in a batch, estimated from the length of the texts.
-        queue_tokens: the most tokens that wait. A sync call beyond it raises
+        batch_tokens: the maximum number of tokens in a batch, estimated from the texts' lengths.
+        queue_tokens: the maximum number of tokens that wait. A sync call beyond it raises
             `BackendOverloaded`; an async call waits.
         max_length: the length in tokens at which the wrapped model cuts a pair.
 
@@ -81,7 +81,7 @@ class BatchingBackend(WrapperBackend):
                 futures.append(self._submit(query, documents, wait=wait))
             for future in futures:
                 yield Wait(future)
-        except BaseException:  # also when interrupted: nobody waits for these any more
+        except BaseException:  # also when interrupted: no caller waits for these any more
             for future in futures:
                 future.cancel()
             raise

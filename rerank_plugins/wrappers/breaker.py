@@ -23,8 +23,8 @@ class CircuitBreakingBackend(WrapperBackend):
     `cooldown` seconds one call goes through, as a probe: if it succeeds, so may all; if it fails,
     the next cooldown begins. Threads, tasks and event loops share the count.
 
-    Refusals of the caller's input or key, and cancelled calls, say nothing about the backend and
-    don't count. Neither does the result of a call that began before the circuit last opened or
+    Refusals of the caller's input or key, and cancelled calls, are no sign of an outage and don't
+    count. Neither does the result of a call that began before the circuit last opened or
     closed.
 
     Args:

@@ -54,7 +54,7 @@ _PLURALS = {"hit": "hits", "miss": "misses"}
 
 
 class CachedBackend(WrapperBackend):
-    """Asks the wrapped backend only for pairs whose score it does not have yet.
+    """Calls the wrapped backend only for pairs whose score is not in the store.
 
     A pair is a query and one document, so a changed document costs one score, not all. Equal
     pairs are scored once, within a call and among concurrent callers of this process. If the
@@ -68,10 +68,10 @@ class CachedBackend(WrapperBackend):
     Args:
         wrapped: the backend that scores; pointwise, and always the same model.
         store: where scores are kept: a spec for `open_store()`, or a store, which may be shared.
-        ttl: most seconds for which a score is kept; None is as long as there is room. It bounds
+        ttl: how many seconds a score is kept at most; None is as long as there is room. It bounds
             how long a server's change of model goes unnoticed.
         secret_env: the environment variable with the secret of the hashes, read at each call. If
-            it is not set, whoever reads the store can test whether a known pair was scored.
+            it is not set, whoever reads the store can test whether a pair was scored.
 
     Raises:
         ConfigError: `wrapped` is not `cacheable`, or an option is malformed.
@@ -157,7 +157,7 @@ class CachedBackend(WrapperBackend):
         return entries | (yield from self._score(left)) if left else entries
 
     def _lead(self, own: _InFlight, pairs: _Pairs, last_finished: _InFlight | None) -> _Steps:
-        """Score pairs for all who want them; whatever happens, nobody waits in vain."""
+        """Score pairs for all callers that need them; if that fails, release those that wait."""
         entries: _Entries = {}
         try:
             if pairs and self._last_finished is not last_finished:
@@ -259,16 +259,16 @@ class CachedBackend(WrapperBackend):
 
 
 class _InFlight:
-    """One caller's scoring of pairs that others may want too."""
+    """Pairs that one caller is scoring, and that others may wait for."""
 
     def __init__(self) -> None:
         self.entries: Future[_Entries] = Future()
         self.loop = _running_loop()
-        """The event loop that the scoring needs, if any: who blocks it waits forever."""
+        """The event loop that the scoring needs, if any: a caller that blocks it deadlocks."""
         self._process_id = os.getpid()
 
     def finish(self, entries: _Entries) -> None:
-        """Give those who wait what was scored; only the first call counts."""
+        """Pass the scores to the callers that wait; only the first call counts."""
         if not self.entries.done():
             self.entries.set_result(entries)
 
@@ -316,8 +316,8 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _without(known: Container[bytes], pairs: _Pairs) -> _Pairs:
-    return {digest: pair for digest, pair in pairs.items() if digest not in known}
+def _without(excluded: Container[bytes], pairs: _Pairs) -> _Pairs:
+    return {digest: pair for digest, pair in pairs.items() if digest not in excluded}
 
 
 def _time_left() -> float | None:

@@ -31,8 +31,8 @@ class PairHasher:
     Args:
         name: the backend's `name`.
         scale: the backend's `scale`.
-        secret: who does not know it can neither tell which pairs a store holds nor forge a
-            value. May be empty.
+        secret: without it nobody can find out which pairs a store holds, or forge a value.
+            May be empty.
     """
 
     def __init__(self, name: str, scale: str, secret: str) -> None:

@@ -23,10 +23,10 @@ from rerank_plugins.wrappers.base import Call, Flow, Sleep, Step, WrapperBackend
 __all__ = ["MAX_RETRY_AFTER", "RetryingBackend"]
 
 MAX_RETRY_AFTER = 30.0
-"""Most seconds to wait because a server asks for it; some ask for a year."""
+"""The longest `Retry-After` that is honoured, in seconds; some servers ask for a year."""
 
 _MAX_PARALLEL = 4
-"""Most requests of one `score_many` that are under way at the same time."""
+"""How many requests of one `score_many` are in flight at the same time."""
 
 _FREE_RETRIES = 10.0
 _MAX_SAVED_RETRIES = 100.0
@@ -44,15 +44,14 @@ class RetryingBackend(WrapperBackend):
     server in trouble does not get three times its load. Up to 100 unused retries are kept for
     later; the first ten are free.
 
-    The last error is raised, with a note that says how many attempts there were, and why there
-    is no other.
+    The last error is raised, with a note on the number of attempts and why there is no other.
 
     `score_many` gives each request its own attempts and deadline, up to four side by side: all of
     them succeed, or the first error is raised.
 
     Args:
         wrapped: the backend that scores.
-        attempts: most attempts per request, the first included.
+        attempts: the maximum number of attempts per request, the first included.
         deadline: seconds for all attempts of a request and the waits between them. A remote
             backend ends its attempt by then; give it a shorter `timeout` if one attempt must not
             use up the deadline.
@@ -134,7 +133,7 @@ class RetryingBackend(WrapperBackend):
         return min(retry_after, MAX_RETRY_AFTER) + uniform(0.0, backoff)  # noqa: S311  # no secret
 
     def _reason_to_stop(self, attempt: int, invalid: int, wait: float, left: float) -> str:
-        """Say why there is no other attempt; "" takes one out of the budget."""
+        """Return why there is no other attempt; "" spends one retry of the budget."""
         if attempt >= self._attempts:
             return "it was the last"
         if invalid > 1:

@@ -101,7 +101,7 @@ class WorkerProcess:
             raise _died() from None
 
     def stop(self) -> None:
-        """End the worker: ask it first, by closing its input, then kill it."""
+        """End the worker: close its input, and kill it if it does not exit."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -165,7 +165,7 @@ def _exit_with(parent: int) -> None:
 
 
 def _send_result(out: BinaryIO, function: Callable[[], object]) -> bool:
-    """Send what a function returns or raises, and its events; say whether it returned."""
+    """Send what a function returns or raises, and its events; return whether it returned."""
     events: list[Event] = []
     value, failure = None, None
     try:

@@ -679,7 +679,7 @@ def test_facts_are_ready_for_json():
     backend.score("q", ["q"])
 
     expected = {
-        "store": {"kind": "memory", "entries": 1, "most": 100_000},
+        "store": {"kind": "memory", "entries": 1, "max_entries": 100_000},
         "ttl": None,
         "hits": 0,
         "shared": 0,
@@ -697,7 +697,7 @@ def test_a_pickled_cache_keeps_its_options_and_starts_empty():
     assert (0, 0, 0) == counts(copy)
     assert 7.0 == copy.describe()["cache"]["ttl"]
     assert 0 == copy.describe()["cache"]["store"]["entries"]
-    assert 5 == copy.describe()["cache"]["store"]["most"]
+    assert 5 == copy.describe()["cache"]["store"]["max_entries"]
 
 
 class Written(FakeBackend):
@@ -724,7 +724,7 @@ def test_a_table_adds_a_cache():
 
     assert isinstance(backend, CachedBackend)  # outside: what is known is not retried
     assert isinstance(backend.wrapped, RetryingBackend)
-    assert (5, None) == (backend._opened.describe()["most"], backend._ttl)
+    assert (5, None) == (backend._opened.describe()["max_entries"], backend._ttl)
     assert repr(backend) == repr(load_backend(backend.to_spec()))
 
 

@@ -44,7 +44,7 @@ class HTTPBackend(Backend):
             own. A backend with one can be pickled if it can, but not written as a spec.
         endpoints: instead of `base_url`, the URLs of several servers of one model. Each request
             goes to a healthy server with few requests in flight, and to another if that fails.
-        model: the model's name (Xinference: its UID) as the server knows it.
+        model: the model's name on the server (Xinference: its UID).
         api_key: the key. A backend with a literal key can't be pickled or written as a spec.
         api_key_env: the environment variable that holds the key, in capitals; it is read at each
             request. If both are None, the dialect's usual variable is read, such as
@@ -55,12 +55,12 @@ class HTTPBackend(Backend):
         scale: the scale of the scores: probabilities from 0 to 1, or logits.
         server_scale: the scale that the server sends, if it differs from the dialect's. Logits
             become probabilities by the sigmoid; `"unknown"` scores stay as they are.
-        max_documents: most documents in one request, if the server's limit is not the usual one.
-        max_parallel: most requests of one call in flight at the same time.
+        max_documents: maximum documents in one request, if the server's limit is not the usual one.
+        max_parallel: maximum requests of one call in flight at the same time.
         listwise: whether the model scores documents in view of each other; such calls are never
             split.
         instruction: what the model should look for, if the dialect can send it.
-        headers: headers to send with each request, such as those a gateway wants. A value
+        headers: headers to send with each request, such as those a gateway needs. A value
             `"$NAME"` is read from that environment variable at each request; secrets must be.
         verify: whether to check the server's certificate, or the CA file or folder to trust.
 
@@ -214,7 +214,7 @@ class HTTPBackend(Backend):
         return min(time.monotonic() + self._timeout, _context.deadline())
 
     def describe(self) -> dict[str, object]:
-        """Return which server is asked and how; sends nothing."""
+        """Return the server and the settings of its requests; sends nothing."""
         return {
             **super().describe(),
             "kind": self.kind,
@@ -241,8 +241,8 @@ class HTTPBackend(Backend):
 
     def __reduce__(self) -> tuple[object, ...]:
         self._check_key()
-        known = DIALECTS.get(self.kind) is self._dialect
-        dialect = self.kind if known else self._dialect
+        is_built_in = DIALECTS.get(self.kind) is self._dialect
+        dialect = self.kind if is_built_in else self._dialect
         return partial(type(self), dialect=dialect, **self._options()), ()
 
     def _check_key(self) -> None:

@@ -23,7 +23,7 @@ class Key(NamedTuple):
     source: str
     """Where the key comes from, or how to set it, in words."""
     other_secrets: tuple[str, ...] = ()
-    """What else was sent and must not be told."""
+    """What else was sent and is masked too."""
 
     def mask(self, text: str) -> str:
         """Replace the secrets in `text`, also where they are quoted or escaped, by `[key]`.
@@ -45,7 +45,7 @@ class Credentials:
         default_variables: the variables to try if both are None; the first that is set counts.
 
     Raises:
-        ConfigError: both are given, or `variable` can't be the name of a variable.
+        ConfigError: both are set, or `variable` can't be the name of a variable.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ def thread_deadline(deadline: float) -> Iterator[None]:
 
 def enforce_deadlines(client: httpx.Client) -> None:
     """Make the client's connections keep the deadline of the thread that uses them."""
-    # The library can't be given a network, but its core can; `test_client.py` names these internals
-    # and pyproject.toml bounds the versions.
+    # The library has no option for the network, but its core does; `test_client.py` names these
+    # internals, and pyproject.toml bounds the versions.
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001  # see above
         if isinstance(transport, httpx.HTTPTransport):
             pool = transport._pool  # noqa: SLF001  # see above

@@ -183,7 +183,7 @@ class Dialect:
     needs_model: bool = True
     """Whether a request must name a model."""
     max_documents: int | None = None
-    """Most documents in one request."""
+    """Maximum documents in one request."""
     max_characters: int | None = None
     """Longest document; longer ones are cut here, far beyond where the model would cut."""
     # Factories: as plain defaults, functions would look like methods of the class.
@@ -196,7 +196,7 @@ class Dialect:
     instruct: Callable[[str], Fields] | None = None
     """Lays out an instruction for the model; None if the server takes none."""
     decode: Callable[[Any, int], Sequence[float]] = field(default_factory=lambda: decode_results)
-    """Reads the scores from the parsed response, given how many documents it is for."""
+    """Reads the scores from the parsed response to this number of documents."""
     usage: Callable[[Any], Usage | None] = field(default_factory=lambda: decode_usage)
     """Reads the usage from the parsed response; None if it holds none."""
 

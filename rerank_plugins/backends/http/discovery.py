@@ -32,7 +32,7 @@ class UnknownServer(BackendRejected):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveredServer:
-    """What a server says about itself."""
+    """What a server reports about itself."""
 
     dialect: str
     """The kind of server, as in a spec."""
@@ -43,9 +43,9 @@ class DiscoveredServer:
     version: str | None = None
     """The server's own version."""
     max_documents: int | None = None
-    """Most documents in one request, where the server says so; ours may split further."""
+    """Maximum documents in one request, where the server reports it; ours may split further."""
     max_length: int | None = None
-    """Most tokens of a query and a document, where the server says so."""
+    """Maximum tokens of a query and a document, where the server reports it."""
     authorized: bool = True
     """False if it refused to list its models: the key is missing, wrong, or lacks the right."""
 

@@ -1,4 +1,4 @@
-"""The servers of one model: which to ask next, and which to leave alone for a while."""
+"""The servers of one model: which to call next, and which to leave alone for a while."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COOLDOWN = 1.0
 """Seconds that a failing server is left alone at first."""
 MAX_COOLDOWN = 10.0
 MAX_RETRY_AFTER = 30.0
-"""Most seconds that a server is left alone because it asks for it."""
+"""The longest `Retry-After` for which a server is left alone, in seconds."""
 
 _FAILURES = 3
 """Failures in a row after which a server that still answers is left alone."""
@@ -77,8 +77,8 @@ class Endpoints:
     Of two servers chosen at random, the one with fewer requests in flight gets the request ("power
     of two choices": Mitzenmacher, 2001). A server that can't be reached, hangs, or fails three
     times in a row is left alone, for one second at first and for ten at most; then one request
-    probes it. If all are left alone, all are asked: a try is better than an error. A single server
-    is always asked.
+    probes it. While all are left alone, each is tried again: a try is better than an error. A
+    single server is always tried.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Endpoints:
         return ",".join(endpoint.label for endpoint in self.all)
 
     def maximum(self, unit: Unit) -> int | None:
-        """Return the lowest limit that a server is known to have, if any."""
+        """Return the lowest limit that any server has reported; None if none has."""
         maxima = [endpoint.limits.maximum(unit) for endpoint in self.all]
         return min([maximum for maximum in maxima if maximum is not None], default=None)
 
@@ -120,7 +120,7 @@ class Endpoints:
             self._leave(endpoint, permit, error, facts, self._clock() - start)
 
     def _enter(self, tried: Collection[Endpoint]) -> tuple[Endpoint, Permit, CircuitState]:
-        """Return the chosen server, the leave to ask it, and its state before that."""
+        """Return the chosen server, the permit to call it, and its state before that."""
         with self._lock:
             if self._process_id != os.getpid():  # forked: the requests in flight are the parent's
                 self._process_id = os.getpid()

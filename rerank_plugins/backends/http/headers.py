@@ -1,4 +1,4 @@
-"""Headers that a user adds to each request, such as those that a gateway wants."""
+"""Headers that a user adds to each request, such as those that a gateway needs."""
 
 from __future__ import annotations
 

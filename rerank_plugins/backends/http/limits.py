@@ -72,9 +72,9 @@ class LearnedLimits:
         self._maxima: dict[Unit, tuple[int, float]] = {}
 
     def learn(self, limit: SizeLimit) -> None:
-        """Remember a limit; one that is known already only gets lower."""
-        known = self.maximum(limit.unit)
-        maximum = limit.maximum if known is None else min(known, limit.maximum)
+        """Remember a limit, unless a lower one is remembered already."""
+        current = self.maximum(limit.unit)
+        maximum = limit.maximum if current is None else min(current, limit.maximum)
         self._maxima[limit.unit] = (maximum, monotonic() + _LIFETIME)
 
     def maximum(self, unit: Unit) -> int | None:

@@ -55,7 +55,7 @@ class RequestFlow:
         credentials: where the key is.
         headers: what is sent besides, as `read_headers` takes it.
         scaling: how to turn what the servers send into the scale of the backend.
-        max_documents: most documents in one request; None is no limit.
+        max_documents: maximum documents in one request; None is no limit.
         listwise: whether documents must not be split.
     """
 
@@ -92,7 +92,7 @@ class RequestFlow:
         return Job(query, instruction, prepared, truncated)
 
     def parts(self, job: Job) -> list[Part]:
-        """Split the documents into requests that the servers take.
+        """Split the documents into requests that the servers accept.
 
         Raises:
             UnsupportedInputError: there are too many for a listwise model.
@@ -107,7 +107,7 @@ class RequestFlow:
         return self._split(job, Part(0, texts)) if texts else []
 
     def _split(self, job: Job, part: Part) -> list[Part]:
-        """Split a part by all the limits that are known by now."""
+        """Split a part by all limits that the servers have reported so far."""
         if self._listwise:
             return [part]
         limits = (self.max_documents, self._endpoints.maximum("documents"))
@@ -137,7 +137,7 @@ class RequestFlow:
         return merge_parts(len(part.texts), parts, scores)
 
     def _exchange_unsplit(self, job: Job, part: Part, deadline: float) -> Exchange:
-        """Ask a server, and another one if it fails; raise the error of the last one."""
+        """Send to a server, and to another one if it fails; raise the error of the last one."""
         tried: dict[Endpoint, str] = {}
         while True:
             try:

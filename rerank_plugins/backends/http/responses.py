@@ -57,7 +57,7 @@ class ResponseReader:
     """Collects one response within a deadline.
 
     Args:
-        request: what is asked.
+        request: the request that it answers.
         deadline: when the response must be complete, in seconds of `time.monotonic()`.
         connect_timeout: seconds to wait for a connection.
     """
@@ -88,7 +88,7 @@ class ResponseReader:
 
         `met_stale_connection` is then True, and the request can be sent again. A server may close
         an idle connection just as the next request arrives, and a response that is longer than its
-        `Content-Length` leaves its rest on the connection. Neither says anything about this
+        `Content-Length` leaves its rest on the connection. Neither is the fault of this
         request, and scoring twice does no harm.
         """
         try:

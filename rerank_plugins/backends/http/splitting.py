@@ -34,8 +34,8 @@ def split(part: Part, *, max_documents: int, max_bytes: int) -> list[Part]:
 
     Args:
         part: what to split.
-        max_documents: most documents in a run.
-        max_bytes: most bytes of JSON in a run.
+        max_documents: maximum documents in a run.
+        max_bytes: maximum bytes of JSON in a run.
     """
     texts = part.texts
     upper_bound = sum(map(len, texts)) * _MAX_BYTES_PER_CHARACTER + len(texts) * _OVERHEAD

@@ -19,7 +19,7 @@ class Store(Protocol):
     """Keeps small values under keys, and may forget any of them at any time.
 
     Safe to share between threads. A store that breaks behaves like an empty one: it never
-    raises for that, it counts the failure and tells it in `describe()`.
+    raises for that, but counts the failure and reports it in `describe()`.
     """
 
     blocking: bool
@@ -32,7 +32,7 @@ class Store(Protocol):
         """Keep values, for `ttl` seconds at most; None is as long as there is room."""
 
     def describe(self) -> dict[str, object]:
-        """Say what kind of store this is and how it does, as JSON-ready facts."""
+        """Return the kind of store, its size and its failures, as JSON-ready facts."""
 
     def close(self) -> None:
         """Free memory and connections. Closing twice is fine; so is using it again."""
@@ -43,7 +43,7 @@ class _StoreKind:
     module: str
     name: str
     place: str | None = None
-    """The parameter that says where the store is, if it is anywhere."""
+    """The parameter for the place of the store, if it has one."""
 
 
 _KINDS: Mapping[str, _StoreKind] = {
@@ -79,8 +79,8 @@ def open_store(spec: str) -> Store:
     elif kind.place == "url":
         place = {"url": head}
     constructor = getattr(importlib.import_module(kind.module), kind.name)
-    given = with_options({}, options)
+    settings = with_options({}, options)
     store: Store = constructor(
-        **place, **checked_options(constructor, given, what=f"store {name!r}", fixed=place)
+        **place, **checked_options(constructor, settings, what=f"store {name!r}", fixed=place)
     )
     return store

@@ -18,7 +18,7 @@ class MemoryStore:
     """Keeps the values that were used last; a pickled copy starts empty.
 
     Args:
-        entries: the most values to keep; one takes about 350 bytes.
+        entries: the maximum number of values; one takes about 350 bytes.
         clock: gives the time in seconds; monotonic.
 
     Raises:
@@ -62,7 +62,7 @@ class MemoryStore:
                 self._kept.popitem(last=False)
 
     def describe(self) -> dict[str, object]:
-        return {"kind": "memory", "entries": len(self._kept), "most": self._entries}
+        return {"kind": "memory", "entries": len(self._kept), "max_entries": self._entries}
 
     def close(self) -> None:
         with self._lock:

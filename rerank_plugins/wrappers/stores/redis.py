@@ -18,11 +18,11 @@ __all__ = ["RedisStore"]
 
 
 class RedisStore:
-    """Keeps values in Redis, or anything that speaks its protocol: one round trip per call.
+    """Keeps values in Redis, or any server with its protocol: one round trip per call.
 
     A server that is down, frozen, full or broken costs one call `timeout` seconds, and no time for
     `pause` seconds. A server that is full or read-only is still read. Its
-    `maxmemory-policy` says which values it keeps.
+    `maxmemory-policy` decides which values it keeps.
 
     Args:
         url: `redis://host:port/database`, or `rediss://` for TLS; without user and password.
@@ -157,8 +157,9 @@ def _checked(url: str) -> str:
             "`username`"
         )
     database = parts.path.removeprefix("/")
-    known = parts.scheme in {"redis", "rediss"} and parts.hostname
-    if not known or not (database.isdecimal() or not database) or parts.query or parts.fragment:
+    has_server = parts.scheme in {"redis", "rediss"} and parts.hostname
+    has_database = database.isdecimal() or not database
+    if not (has_server and has_database) or parts.query or parts.fragment:
         raise ConfigError(
             "the URL of the Redis store must be redis://HOST:PORT/DATABASE or rediss://… for TLS"
         )

@@ -41,7 +41,7 @@ class SQLiteStore:
 
     Args:
         path: the file; made if it is missing. Its folder must exist.
-        entries: the most values to keep; one takes about 120 bytes on disk.
+        entries: the maximum number of values; one takes about 120 bytes on disk.
         clock: gives the time in seconds since 1970, since other processes must agree on it.
 
     Raises:
@@ -134,7 +134,7 @@ class SQLiteStore:
         return {
             "kind": "sqlite",
             "path": self._path,
-            "most": self._entries,
+            "max_entries": self._entries,
             "errors": self._reads.errors + self._writes.errors,
         }
 

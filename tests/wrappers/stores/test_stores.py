@@ -133,7 +133,7 @@ def test_a_pickled_memory_store_starts_empty_with_the_same_bound():
     copy = pickle.loads(pickle.dumps(store))
 
     assert [None] == copy.get_many([b"a"])
-    assert 7 == copy.describe()["most"]
+    assert 7 == copy.describe()["max_entries"]
 
 
 def test_a_pickled_sqlite_store_opens_the_same_file(tmp_path):
@@ -142,7 +142,7 @@ def test_a_pickled_sqlite_store_opens_the_same_file(tmp_path):
     copy = pickle.loads(pickle.dumps(store))
 
     assert [b"1"] == copy.get_many([b"a"])
-    assert 7 == copy.describe()["most"]
+    assert 7 == copy.describe()["max_entries"]
     store.close()
     copy.close()
 
@@ -266,9 +266,9 @@ def test_specs_open_stores(tmp_path):
     memory = open_store("memory?entries=5")
     file = open_store(f"sqlite:{tmp_path}/what%3F.db?entries=6")
 
-    assert {"kind": "memory", "entries": 0, "most": 5} == memory.describe()
+    assert {"kind": "memory", "entries": 0, "max_entries": 5} == memory.describe()
     assert f"{tmp_path}/what?.db" == file.describe()["path"]
-    assert 6 == file.describe()["most"]
+    assert 6 == file.describe()["max_entries"]
     assert isinstance(memory, Store)
     assert isinstance(file, Store)
 

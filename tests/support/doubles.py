@@ -8,8 +8,6 @@ import signal
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query, Requests, check_texts
@@ -100,6 +98,8 @@ class Hungry(Marked):
         self.pair_bytes = pair_bytes
 
     def score_many(self, requests: Requests) -> list[Scores]:
+        import numpy as np  # noqa: PLC0415 - else every process of a test would wait for it
+
         np.empty(self.pair_bytes * sum(len(documents) for _, documents in requests), np.uint8)
         return super().score_many(requests)
 

@@ -39,8 +39,6 @@ class TestFallback(BackendContract):
 
 
 class TestFallingBack(BackendContract):
-    picklable = False
-
     def make_backend(self):
         return FallbackBackend([failing(), FakeBackend()])
 

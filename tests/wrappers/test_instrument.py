@@ -75,8 +75,6 @@ def instrumented(backend, *hooks, **options):
 
 
 class TestInstrumented(BackendContract):
-    picklable = False
-
     def make_backend(self):
         return instrumented(FakeBackend(), Ears())
 

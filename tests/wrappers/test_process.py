@@ -24,9 +24,37 @@ from tests.support.doubles import Frozen, Marked, Unloadable
 from tests.support.places import ROOT
 
 
-class TestContract(BackendContract):
-    picklable = False  # a process can't be sent
+class KeptOpen(ModelProcess):
+    """One process for many tests, which the fixture closes."""
 
+    @classmethod
+    def _rebuilt(cls, children, options):
+        return ModelProcess(*children, **options)
+
+    def close(self):
+        pass
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture(scope="class")
+def kept_open(request):
+    request.cls.model = KeptOpen(Marked())
+    yield
+    ModelProcess.close(request.cls.model)
+
+
+@pytest.mark.usefixtures("kept_open")
+class TestContractOfOneProcess(BackendContract):
+    forkable = False  # `TestFork` closes what it forks
+
+    def make_backend(self):
+        return self.model
+
+
+@pytest.mark.slow
+class TestContract(BackendContract):
     def make_backend(self):
         return ModelProcess(Marked())
 
@@ -59,19 +87,19 @@ def test_it_scores_in_another_process(model):
     assert ("logit", True) == (model.scale, model.cacheable)
 
 
-def test_what_is_known_needs_no_end_of_a_batch(model):
-    """Who asks may be an event loop, which must not wait."""
+def test_describe_does_not_wait_for_the_batch_in_progress(model):
+    """The caller may be an event loop, which must not wait."""
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(model.score, "q", ["hang"])
         while model._call_started is None:
             time.sleep(0.001)
-        told = model.describe()
+        facts = model.describe()
         assert not hanging.done()
         with pytest.raises(ModelRestarting):
             hanging.result()
     back(model)
 
-    assert ("marked", "marked") == (told["name"], model.name)
+    assert ("marked", "marked") == (facts["name"], model.name)
 
 
 OWNER = """
@@ -87,7 +115,7 @@ model.score("q", ["hang"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
-def test_a_model_that_hangs_does_not_outlive_the_process_that_asked_it():
+def test_a_model_that_hangs_does_not_outlive_its_owner():
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -158,6 +186,7 @@ def test_calls_fail_at_once_while_it_is_started_again():
     assert [1] == restarts
 
 
+@pytest.mark.slow
 def test_a_stopped_process_does_not_hold_up_a_large_request():
     """Its pipe is full and nobody reads it."""
     with ModelProcess(Marked(), batch_seconds=1) as model:
@@ -176,7 +205,7 @@ def refuse(backend):
     raise ConfigError(f"{type(backend).__name__} is not as it was")
 
 
-def test_what_must_be_done_first_is_done_in_the_process():
+def test_prepare_runs_in_the_process():
     with (
         ModelProcess(Marked(), prepare=refuse) as model,
         pytest.raises(ConfigError, match="Marked is not as it was"),
@@ -184,6 +213,7 @@ def test_what_must_be_done_first_is_done_in_the_process():
         model.describe()
 
 
+@pytest.mark.slow
 def test_it_closes_while_other_threads_go_on_calling():
     """They start the next process before the last one has ended."""
     model, ended = ModelProcess(Marked()), threading.Event()
@@ -251,7 +281,7 @@ def interrupt_once_it_scores(model):
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_who_is_told_of_a_restart_can_not_prevent_it(caplog):
+def test_on_restart_can_not_prevent_a_restart(caplog):
     with ModelProcess(Marked(), on_restart=lambda: 1 / 0) as model:
         for _ in range(2):
             model.score("q", ["a"])
@@ -260,11 +290,12 @@ def test_who_is_told_of_a_restart_can_not_prevent_it(caplog):
             back(model)
 
         assert [1.0] == model.score("q", ["a"])
-    told = [record.getMessage() for record in caplog.records]
-    assert 2 == told.count("`on_restart` failed with ZeroDivisionError")
+    messages = [record.getMessage() for record in caplog.records]
+    assert 2 == messages.count("`on_restart` failed with ZeroDivisionError")
 
 
-def test_who_is_told_of_a_restart_may_close_it():
+@pytest.mark.slow
+def test_on_restart_may_close_the_model():
     restarted = threading.Event()
 
     def close():
@@ -280,25 +311,25 @@ def test_who_is_told_of_a_restart_may_close_it():
     model.close()
 
 
-def test_a_hook_may_ask_the_model_again():
+def test_a_hook_may_call_the_model():
     """It is called after the model is free."""
-    found = []
+    scores = []
 
-    def ask_again(event):
+    def hook(event):
         if isinstance(event, Truncated):
-            found.extend(model.score("q", ["a"]))
+            scores.extend(model.score("q", ["a"]))
 
-    def ask():
-        with observe_call((ask_again,), CallStarted("library", "marked", None, 1, 1)):
+    def call():
+        with observe_call((hook,), CallStarted("library", "marked", None, 1, 1)):
             return model.score("q", ["long"])
 
     with ModelProcess(Marked()) as model:
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(30)
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        caller.join(30)
 
-        assert not asking.is_alive()
-        assert [1.0] == found
+        assert not caller.is_alive()
+        assert [1.0] == scores
 
 
 def closes_within(model, seconds):
@@ -330,6 +361,7 @@ def wait_while_there_is(path, backend):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_it_closes_while_the_model_is_being_loaded_again(tmp_path):
     obstacle = tmp_path / "obstacle"
     model = ModelProcess(Marked(), prepare=partial(wait_while_there_is, obstacle))
@@ -392,6 +424,7 @@ class TestFork:
             assert self.child_scores(model)
             assert model.process_id is None
 
+    @pytest.mark.slow
     def test_while_another_thread_scores(self):
         with ModelProcess(Marked(seconds=1.0)) as model, ThreadPoolExecutor(1) as pool:
             model.describe()
@@ -402,6 +435,7 @@ class TestFork:
             assert self.child_scores(model)
             assert [1.0] == scores.result(30)
 
+    @pytest.mark.slow
     def test_while_another_thread_sends_a_request(self):
         """What waits in the parent's buffer is not sent twice."""
         with ModelProcess(Marked()) as model, ThreadPoolExecutor(2) as pool:
@@ -417,6 +451,7 @@ class TestFork:
             assert [1_000_000.0] * 3 == scores.result(30)
             assert [1.0] == model.score("q", ["a"])
 
+    @pytest.mark.slow
     def test_while_another_thread_loads(self, tmp_path):
         obstacle = tmp_path / "obstacle"
         obstacle.touch()

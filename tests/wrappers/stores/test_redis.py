@@ -370,7 +370,8 @@ def test_a_password_that_is_not_set_is_told(server, monkeypatch):
         backend.score("q", ["q"])
 
 
-def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server):
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server, rounds):
     """A reply that nobody reads any more must not become the answer to the next question."""
 
     def number_of(query, document):
@@ -379,7 +380,7 @@ def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server):
     async def storm():
         chance = random.Random(0)
         right = cancelled = 0
-        for _ in range(20):
+        for _ in range(rounds):
             numbers = [chance.randrange(1000) for _ in range(30)]
             calls = [
                 asyncio.create_task(backend.ascore("q", [f"document {number}"]))
@@ -401,8 +402,8 @@ def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server):
         right, cancelled = asyncio.run(storm())
         assert 0 == errors(backend)
 
-    assert 600 == right + cancelled
-    assert cancelled > 20
+    assert 30 * rounds == right + cancelled
+    assert cancelled > rounds
 
 
 @pytest.mark.parametrize(
@@ -459,7 +460,7 @@ def liar():
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"redis://127.0.0.1:{server.server_address[1]}/0"
 

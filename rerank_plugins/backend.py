@@ -48,7 +48,7 @@ class Backend(ABC):
     """Whether a `Query` may hold an instruction; a model may still refuse it once it is loaded."""
 
     hooks: tuple[Callable[[Any], None], ...] = ()
-    """Who hears of its calls; see `rerank_plugins.hooks`."""
+    """Who receives the events of its calls; see `rerank_plugins.hooks`."""
 
     @property
     @abstractmethod
@@ -80,7 +80,7 @@ class Backend(ABC):
 
     @property
     def children(self) -> tuple[Backend, ...]:
-        """The backends that this one asks; none for one that scores by itself."""
+        """The backends that this one scores with; none for one that scores by itself."""
         return ()
 
     def walk(self) -> Iterator[Backend]:
@@ -90,7 +90,7 @@ class Backend(ABC):
             yield from child.walk()
 
     def with_children(self, children: Sequence[Backend]) -> Backend:
-        """Return a copy of this backend that asks `children`; this one does not change.
+        """Return a copy of this backend around `children`; this one does not change.
 
         Raises:
             ConfigError: their number is not that of `self.children`, or they don't fit.
@@ -120,7 +120,7 @@ class Backend(ABC):
         return await in_thread(self.score, query, documents)
 
     def describe(self) -> dict[str, object]:
-        """Say what would score and how, as JSON-ready facts; may load the model."""
+        """Return what would score and how, as JSON-ready facts; may load the model."""
         return {"name": self.name, "scale": self.scale, "cacheable": self.cacheable}
 
     def to_spec(self) -> dict[str, object]:

@@ -62,7 +62,7 @@ class BackendUnavailable(BackendError):
     """The backend can't answer now; the same request may succeed later."""
 
     retry_after: float | None
-    """Seconds the backend asked us to wait, or None if it did not say."""
+    """How many seconds to wait, if the backend sent that; else None."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -61,7 +61,7 @@ class RerankResult(Sequence[RankedDocument]):
     scores: Scores
     """The scores of all documents in their first order, and what is known about them."""
     label: str
-    """The label of the backend that was asked; see `Backend.label`."""
+    """The label of the backend that was called; see `Backend.label`."""
 
     @property
     def backend(self) -> str:

@@ -242,7 +242,7 @@ def check_results(results: object, count: int) -> list[Sequence[object]]:
 
 
 def is_finite(value: object) -> bool:
-    """Say whether `value` is a finite number: anything with `__float__`, but no boolean."""
+    """Return whether `value` is a finite number: anything with `__float__`, but no boolean."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return False
     try:

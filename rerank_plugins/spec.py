@@ -181,7 +181,7 @@ def _add_wrapper(
 
 
 def _parse(spec: str) -> dict[str, object]:
-    """Turn a spec string into the mapping that says the same."""
+    """Return the mapping for a spec string."""
     if not spec:
         raise ConfigError("the spec is empty; for the model in this package write: embedded")
     if by_url := _URL_SPEC.fullmatch(spec):
@@ -207,7 +207,7 @@ def _parse(spec: str) -> dict[str, object]:
 
 
 def _hint(spec: str) -> str:
-    """Say what is wrong with a spec that names no known kind, without repeating its query."""
+    """Return what is wrong with a spec of an unknown kind, without repeating its query."""
     shown = spec.partition("?")[0]
     if "://" in shown:
         shown = shown.rpartition("@")[2]

@@ -16,7 +16,7 @@ CircuitState: TypeAlias = Literal["closed", "half_open", "open"]
 
 
 class CircuitBreaker:
-    """Counts the failures of something, and says whether a call may go through.
+    """Counts the failures of something, and decides whether a call may go through.
 
     It opens after `failures` failures in a row. When the cooldown is over, one call passes as a
     probe: its success closes the circuit, its failure starts the next cooldown. Results that
@@ -154,9 +154,9 @@ class Permit:
         return self._circuit._fail(self, at_once=at_once)  # noqa: SLF001
 
     def pause(self, seconds: float) -> None:
-        """The other side asks to be left alone for so long; that is no failure."""
+        """Let no call through for so long, as the other side requests; that is no failure."""
         self._circuit._pause(self, seconds)  # noqa: SLF001
 
     def release(self) -> None:
-        """The call is over and says nothing about the other side."""
+        """The call is over and shows nothing about the other side."""
         self._circuit._release(self)  # noqa: SLF001

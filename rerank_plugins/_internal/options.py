@@ -141,7 +141,7 @@ def check_variable(option: str, name: str | None, example: str) -> None:
 
 
 def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:
-    """Say that `name` is not among `valid`, which it lists, with the likeliest correction."""
+    """Return an error's text: `name` is unknown, the likeliest correction, and all of `valid`."""
     valid = list(valid)
     other = _OTHER_NAMES.get(name, "")
     exists_here = other.partition("=")[0] in valid

@@ -19,7 +19,7 @@ class Throttle:
         self._next = 0.0
 
     def __call__(self) -> bool:
-        """Say whether this one may pass."""
+        """Return whether this one may pass."""
         now = monotonic()
         if now < self._next:
             return False

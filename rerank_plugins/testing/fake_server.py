@@ -211,7 +211,7 @@ class _HTTPServer(ThreadingHTTPServer):
             self.fake_server.closed(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that hang up are part of the tests."""
+        """Print nothing: clients that hang up are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -111,7 +111,7 @@ class LateInteractionScorer:
 
 @functools.cache
 def _advise() -> None:
-    """Say once per process that the model can't read the query."""
+    """Log once per process that the model can't read the query."""
     _log.warning(
         "the embedded model reads English; most of this query is in another script, where it only "
         "counts shared letters. For a model that reads it, install rerank-plugins[local] and use "

@@ -224,7 +224,7 @@ class LocalBackend(Backend):
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
 
     def describe(self) -> dict[str, object]:
-        """Say which model, engine, device and dtype score, and what was cut; loads the model."""
+        """Return the model, engine, device and dtype that score; loads the model."""
         with self._use() as loaded:
             checkpoint = loaded.checkpoint
             return {

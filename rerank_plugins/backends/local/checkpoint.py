@@ -86,14 +86,14 @@ class Checkpoint:
 
     @property
     def prompt_digest(self) -> str:
-        """A digest of what is asked and read off beside the weights; empty if there is nothing."""
+        """A digest of the prompt and the answer tokens; empty if there are none."""
         if self.prompt is None and self.answer_tokens is None and not self.query_prefix:
             return ""
-        said = json.dumps([repr(self.prompt), repr(self.answer_tokens), self.query_prefix])
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+        settings = json.dumps([repr(self.prompt), repr(self.answer_tokens), self.query_prefix])
+        return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
     def describe(self) -> dict[str, object]:
-        """Say how pairs are asked about, as JSON-ready facts; empty for a plain classifier."""
+        """Return the prompt's settings as JSON-ready facts; empty for a plain classifier."""
         facts: dict[str, object] = {}
         if self.prompt is not None:
             facts["template"] = self.prompt.text or "the model's chat template"

@@ -39,7 +39,7 @@ class Prompt:
     instruction: str | None = None
     """What the model is told to judge; None: what the template says by itself."""
     chat_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords that the checkpoint wants its chat template called with."""
+    """Keywords with which the checkpoint's chat template is called."""
     structured: bool | None = None
     """Whether the chat template reads a message's content as parts; None: tried out."""
     instruction_form: str = field(default="{instruction}", repr=False)

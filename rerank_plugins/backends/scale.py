@@ -30,31 +30,31 @@ def sigmoid(logit: float) -> float:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a server is asked for, what it then sends, and what is made of it."""
+    """Which scores to request from a server, what it sends, and what to return."""
 
     raw: bool
-    """Whether to ask for raw scores."""
+    """Whether to request raw scores."""
     sent: Scale
     """What the server sends."""
     scale: Scale
-    """What is returned."""
+    """What `applied` returns."""
 
     @classmethod
     def between(
-        cls, wanted: Literal["probability", "logit"], sent: Scale, *, can_send_raw: bool
+        cls, scale: Literal["probability", "logit"], sent: Scale, *, can_send_raw: bool
     ) -> Scaling | None:
-        """Return how to get from what a server sends to what is wanted; None if it can't be."""
-        if wanted == "logit" and sent == "probability" and can_send_raw:
+        """Return how to get from the scale that a server sends to `scale`; None: impossible."""
+        if scale == "logit" and sent == "probability" and can_send_raw:
             return cls(raw=True, sent="logit", scale="logit")
-        if wanted == "logit" and sent != "logit":
+        if scale == "logit" and sent != "logit":
             return None
-        return cls(raw=False, sent=sent, scale="unknown" if sent == "unknown" else wanted)
+        return cls(raw=False, sent=sent, scale="unknown" if sent == "unknown" else scale)
 
     def applied(self, scores: list[float]) -> list[float]:
-        """Bring a server's scores to the promised scale; squash at most once.
+        """Return a server's scores on `scale`.
 
         Raises:
-            InvalidResponse: scores that should be probabilities are none.
+            InvalidResponse: scores that should be probabilities are not between 0 and 1.
         """
         if self.scale != "probability":
             return scores

@@ -1,4 +1,4 @@
-"""From the words that a language model answers with to the numbers of their tokens."""
+"""From the words that answer a prompt to the ids of their tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def answer_token_ids(checkpoint: Checkpoint, tokenizer: Any) -> list[int]:
     """Return the tokens whose logits make the score: true and false, or true alone, or none.
 
     Args:
-        checkpoint: says which words they are.
+        checkpoint: names the words.
         tokenizer: a `tokenizers.Tokenizer`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A reranker's files on this machine: found or fetched, identified, and read."""
+"""A reranker's files: find or download them, identify them, and read them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rerank_plugins.errors import ConfigError
 __all__ = ["Checkpoint", "resolve"]
 
 _DEFAULT_MAX_LENGTH = 1024
-"""Tokens per pair unless asked otherwise; models that can read 8,192 would take seconds a pair."""
+"""Tokens per pair by default; a model that reads 8,192 would take seconds for one pair."""
 
 _NO_LIMIT = 10**6
 """Tokenizers write 10**30 for "no limit"; nothing real is above this."""
@@ -59,15 +59,15 @@ class Checkpoint:
     tokenizer_config: Mapping[str, Any]
     """`tokenizer_config.json`; empty if there is none."""
     max_length: int
-    """Most tokens in a pair, special tokens included; longer ones are cut."""
+    """The most tokens in a pair, special tokens included; longer pairs are cut."""
     longest: int | None
-    """The most the model could read; None if its files do not say."""
+    """The most tokens that the model can read; None if its files don't say."""
     prompt: Prompt | None = None
-    """What is put around a pair; None: the tokenizer joins the two texts."""
+    """The text around a pair; None: the tokenizer joins the two texts."""
     answer_tokens: AnswerTokens | None = None
     """The words whose logits make the score; None: a classifier gives it."""
     query_prefix: str = ""
-    """What is put before every query where there is no prompt."""
+    """The text before every query where there is no prompt."""
 
     @property
     def name(self) -> str:
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @property
     def is_decoder(self) -> bool:
-        """Whether this is a language model in form, be its head a classifier or not."""
+        """Whether the architecture is that of a language model, whatever its head."""
         return self.answer_tokens is not None or "num_key_value_heads" in self.config
 
     @property
@@ -120,7 +120,7 @@ class Checkpoint:
 
     @property
     def uses_types(self) -> bool:
-        """Whether the model is told which tokens are the query's and which the document's."""
+        """Whether the model reads token types, which tell the query from the document."""
         names = self.tokenizer_config.get("model_input_names") or ("token_type_ids",)
         return "token_type_ids" in names and int(self.config.get("type_vocab_size", 2)) > 1
 
@@ -152,21 +152,21 @@ def resolve(
     trust_remote_code: bool = False,
     prompt_options: PromptOptions = _NO_PROMPT_OPTIONS,
 ) -> Checkpoint:
-    """Find a reranker's files, fetching them from the hub if need be.
+    """Find a reranker's files, and download those that are missing.
 
-    A plain folder's revision is a digest of its small files and of samples of every tensor: it
-    changes when a model is trained on, converted or given another tokenizer, costs some
-    milliseconds whatever the size, and does not depend on the path. It is no integrity check.
+    A plain folder's revision is a digest of its small files and of samples of every tensor. It
+    changes when the model is trained further, converted or given another tokenizer, takes a few
+    milliseconds for any size, and does not depend on the path. It is not an integrity check.
 
     Args:
         model: a folder, or the id of a model on the Hugging Face hub.
         revision: a branch, tag or commit on the hub.
         cache_folder: where hub models are kept; None: the hub client's own folder.
         local_files_only: take hub models from that folder only.
-        max_length: most tokens in a pair; None: what the model can read, up to 1,024.
-        allow_pickle: accept weights that can only be unpickled, which can run any code.
-        trust_remote_code: also fetch the Python files of the model.
-        prompt_options: what the user says about the prompt and its answer.
+        max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
+        allow_pickle: accept pickled weights; unpickling can run any code.
+        trust_remote_code: also download the Python files of the model.
+        prompt_options: what the user sets about the prompt and its answer tokens.
 
     Raises:
         ConfigError: there is no such model, it is not a reranker this package can run, or
@@ -187,7 +187,7 @@ def resolve(
         return _read(folder.resolve().name, folder, None, **read)
     if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
         raise ConfigError(
-            f"there is no folder {model!r}, and it is no id of a model on the hub (owner/name)"
+            f"there is no folder {model!r}, and it is not the id of a hub model (owner/name)"
         )
     if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
         raise ConfigError(
@@ -195,18 +195,18 @@ def resolve(
             f"commit you have read (40 hexadecimal digits), not {revision!r}"
         )
     patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
-    wanted = functools.partial(
+    fetch_files = functools.partial(
         fetch,
         model,
         revision=revision,
         cache_folder=cache_folder,
         local_files_only=local_files_only,
     )
-    folder = wanted(patterns=patterns)
+    folder = fetch_files(patterns=patterns)
     if allow_pickle and not _weights(folder):
-        folder = wanted(patterns=[*patterns, "pytorch_model*.bin"])
+        folder = fetch_files(patterns=[*patterns, "pytorch_model*.bin"])
     if "LogitScore" in _text(folder / "modules.json"):
-        folder = wanted(patterns=["*_LogitScore/config.json"])
+        folder = fetch_files(patterns=["*_LogitScore/config.json"])
     return _read(model, folder, folder.name, **read)
 
 
@@ -261,7 +261,7 @@ def _check_kind(model: str, config: Mapping[str, Any]) -> None:
         return
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ConfigError(
-            f"{model!r} is not a sequence classifier and no language model (architectures: "
+            f"{model!r} is neither a sequence classifier nor a language model (architectures: "
             f"{architectures}), so its scores would be meaningless; choose a reranker "
             "(cross-encoder)"
         )
@@ -284,7 +284,7 @@ def _has_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> boo
 def _longest(
     config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], prompt_config: PromptConfig
 ) -> int | None:
-    """The most tokens the model has positions for and its files were made for."""
+    """Return the most tokens that both the model's positions and its files allow."""
     limits = [tokenizer_config.get("model_max_length"), prompt_config.max_length]
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _OFFSET_POSITIONS:
@@ -321,6 +321,6 @@ def _json(path: Path, *, kind: type = dict) -> Any:
     except (OSError, ValueError) as exc:
         raise ConfigError(f"can't read {str(path)!r}: {exc}") from exc
     if not isinstance(content, kind):
-        wanted = "object" if kind is dict else "array"
-        raise ConfigError(f"{str(path)!r} holds no JSON {wanted}")
+        expected = "object" if kind is dict else "array"
+        raise ConfigError(f"{str(path)!r} holds no JSON {expected}")
     return content

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
 _MAX_INSTRUCTIONS = 64  # instructions of calls whose layout is kept
 _FILLERS = ("0", "1 2 3 4")
-"""Documents without a common token: what their prompts have in common is the template."""
+"""Documents without a common token, so that only the template is common to their prompts."""
 
 Render: TypeAlias = Callable[[str, str], str]
 """Puts a query and a document into the template."""
@@ -206,7 +206,7 @@ class PromptTokenizer:
 
 
 def _common_prefix(rows: Sequence[NDArray[Any]]) -> int:
-    """Return how many tokens all rows begin with, at most one less than the shortest has."""
+    """Return the length of the common prefix, always less than the shortest row."""
     if len(rows) < 2:  # noqa: PLR2004 - alone, a row has nothing to share
         return 0
     length = min(len(row) for row in rows) - 1
@@ -222,7 +222,7 @@ def _text_renderer(prompt: Prompt) -> Render:
 
 
 def _chat_renderer(tokenizer: Any, prompt: Prompt) -> Render:
-    """Return what renders the chat template as sentence-transformers does.
+    """Return a function that renders the chat template as sentence-transformers does.
 
     Raises:
         ConfigError: the query, the document or the instruction does not reach the text.
@@ -256,7 +256,7 @@ class _Chat:
         return str(text)
 
     def problem(self) -> str | None:
-        """Return what the template loses of a pair, as words for a message; None if nothing."""
+        """Describe what the template leaves out of a pair; None if it leaves out nothing."""
         try:
             plain = self("0", "0")
             variants = {"query": self("1 2", "0"), "document": self("0", "1 2")}

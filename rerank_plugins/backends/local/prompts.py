@@ -1,4 +1,4 @@
-"""How a language model is asked about a pair, and which of its words are the answer."""
+"""The prompt of a language model, and the tokens whose logits answer it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Read: TypeAlias = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is put around the query and the document."""
+    """The text around the query and the document."""
 
     text: str | None = None
     """With `{query}`, then `{document}`, and maybe `{instruction}`; None: the chat template."""
     instruction: str | None = None
-    """What the model is told to judge; None: what the template says by itself."""
+    """What the model judges; None: what the template says by itself."""
     chat_options: Mapping[str, Any] = field(default_factory=dict)
     """Keywords with which the checkpoint's chat template is called."""
     structured: bool | None = None
-    """Whether the chat template reads a message's content as parts; None: tried out."""
+    """Whether the chat template reads a message's content as parts; None: try both."""
     instruction_form: str = field(default="{instruction}", repr=False)
-    """How an instruction that is given stands in the prompt, as in `"task: {instruction}"`."""
+    """How an instruction is written in the prompt, as in `"task: {instruction}"`."""
 
     @property
     def takes_instruction(self) -> bool:
@@ -125,15 +125,15 @@ class PromptConfig:
     """How a checkpoint reads pairs and gives scores."""
 
     prompt: Prompt | None = None
-    """None: pairs are joined by the tokenizer."""
+    """None: the tokenizer joins pairs."""
     answer_tokens: AnswerTokens | None = None
     """None: a classifier gives the score."""
     query_prefix: str = ""
-    """What is put before every query where there is no prompt."""
+    """The text before every query where there is no prompt."""
     max_length: int | None = None
     """Most tokens that the checkpoint's files allow."""
     files: tuple[str, ...] = ()
-    """Files in folders of their own that were read."""
+    """The files of subfolders that these facts come from."""
 
 
 def read_prompt_config(
@@ -144,7 +144,7 @@ def read_prompt_config(
     has_chat_template: bool,
     prompt_options: PromptOptions,
 ) -> PromptConfig:
-    """Find out from a checkpoint's files, and from what the user says, how it is asked.
+    """Read from a checkpoint's files and the user's options how the model is prompted.
 
     The files are `modules.json` and those it names, as sentence-transformers writes them, the
     chat template, and the architecture. Names of models mean nothing.
@@ -154,18 +154,17 @@ def read_prompt_config(
         config: `config.json`.
         read: gives another JSON file of the checkpoint.
         has_chat_template: whether its tokenizer has one.
-        prompt_options: what the user said.
+        prompt_options: what the user sets; it overrides the files.
 
     Raises:
-        ConfigError: the files don't say enough, with the options that would; or what was said
-            does not suit the model.
+        ConfigError: the files don't say enough, and the message names the options that would;
+            or an option does not suit the model.
     """
     chain = _chain(model, read("modules.json"))
     causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
     if chain and (len(chain) > 1) != causal:
         raise ConfigError(
-            f"modules.json of {model!r} makes no sense with its architectures "
-            f"{config.get('architectures')}"
+            f"modules.json of {model!r} contradicts its architectures {config.get('architectures')}"
         )
     settings = (read("sentence_bert_config.json") or {}) if chain else {}
     text_options = settings.get("processing_kwargs") or {}
@@ -186,7 +185,7 @@ def read_prompt_config(
         )
     if answer is not None and not chain and prompt is None and prompt_options.template != PAIR:
         raise ConfigError(
-            f"the files of {model!r} don't say how it is asked about a pair; {_say_template()}"
+            f"the files of {model!r} have no prompt for a pair of texts; {_template_hint()}"
         )
     return PromptConfig(
         prompt=prompt,
@@ -206,12 +205,12 @@ def _chain(model: str, modules: object) -> list[str]:
     names = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
     if tuple(names) not in {_CHAIN[:1], _CHAIN}:
         raise ConfigError(
-            f"{model!r} is a chain of {names}, which is no reranker that this package can run "
+            f"{model!r} is a chain of the modules {names}, which this package can't run "
             "(it runs sequence classifiers, and language models with a LogitScore)"
         )
     folders = [str(module.get("path", "")) for module in listed]
     if folders[0] or not all(_FOLDER.fullmatch(folder) for folder in folders[1:]):
-        raise ConfigError(f"modules.json of {model!r} names odd folders: {folders}")
+        raise ConfigError(f"modules.json of {model!r} names unexpected folders: {folders}")
     return folders
 
 
@@ -231,7 +230,7 @@ def _prompt(model: str, prompt_options: PromptOptions, chat: Prompt | None) -> P
     if template is None and chat is not None:
         return chat if instruction is None else chat.with_instruction(instruction)
     if instruction is not None:
-        raise ConfigError(f"{model!r} has no template to put an `instruction` in; give `template`")
+        raise ConfigError(f"{model!r} has no prompt that takes an `instruction`; set `template`")
     return None
 
 
@@ -245,7 +244,7 @@ def _check_template(template: str, instruction: str | None) -> None:
         )
     if ("{instruction}" in template) != (instruction is not None):
         raise ConfigError(
-            "`instruction` and an {instruction} in `template` need each other; give both or none"
+            "`instruction` and an {instruction} in `template` need each other; set both or neither"
         )
 
 
@@ -264,12 +263,11 @@ def _answer(
     if prompt_options.template in TEMPLATES:
         return TEMPLATES[prompt_options.template].answer_tokens
     raise ConfigError(
-        f"{model!r} is a language model, and its files don't say which words are its answer; "
-        f"{_say_template()}"
+        f"{model!r} is a language model whose files name no answer tokens; {_template_hint()}"
     )
 
 
-def _say_template() -> str:
+def _template_hint() -> str:
     return (
         f"set `template` to one of {sorted(TEMPLATES)} if the model's card names it, or to a text "
         "with {query} and {document}; a text needs `true_token` and `false_token` too. Example: "

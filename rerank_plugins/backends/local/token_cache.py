@@ -1,4 +1,4 @@
-"""What the tokenizer or an encoder made of the texts seen last, bounded, thread-safe."""
+"""A bounded, thread-safe cache of tokens or token vectors, by text."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rerank_plugins._internal.locks import ForkSafeLock
 __all__ = ["TokenCache", "Tokens"]
 
 Tokens: TypeAlias = tuple[NDArray[np.int32], int]
-"""The ids that a pair could hold at most, and how many the text has."""
+"""The ids, as many as a pair can hold, and how many the whole text has."""
 
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
-"""What is kept of a text; its first item has one element per token."""
+"""What is cached of a text; its first item has one element per token."""
 
 _ENTRY_COST = 64  # what an entry takes beside its ids, counted in tokens
 
 
 class TokenCache(Generic[Entry]):
-    """Keeps what was made of the texts used last, up to a number of tokens.
+    """Keeps the entries of the texts used last, up to a number of tokens.
 
     The key is a 128-bit digest: the texts themselves are not kept.
 
@@ -41,28 +41,28 @@ class TokenCache(Generic[Entry]):
     def fill(
         self, texts: Iterable[str], encode: Callable[[Sequence[str]], list[Entry]]
     ) -> dict[str, Entry]:
-        """Return the entry of each distinct text; `encode` is asked for the unknown ones, once."""
-        found: dict[str, Entry | None] = dict.fromkeys(texts)
+        """Return the entry of each distinct text; one call of `encode` makes the missing ones."""
+        entries: dict[str, Entry | None] = dict.fromkeys(texts)
         if not self._limit:
-            return dict(zip(found, encode(list(found)), strict=True))
-        keys = {text: hashlib.blake2b(text.encode(), digest_size=16).digest() for text in found}
+            return dict(zip(entries, encode(list(entries)), strict=True))
+        keys = {text: hashlib.blake2b(text.encode(), digest_size=16).digest() for text in entries}
         with self._lock:
             for text, key in keys.items():
                 if key in self._entries:
                     self._entries.move_to_end(key)
-                    found[text] = self._entries[key]
-        missing = [text for text, tokens in found.items() if tokens is None]
-        for text, tokens in zip(missing, encode(missing), strict=True):
-            found[text] = tokens
-            self._add(keys[text], tokens)
-        return {text: tokens for text, tokens in found.items() if tokens is not None}
+                    entries[text] = self._entries[key]
+        missing = [text for text, entry in entries.items() if entry is None]
+        for text, entry in zip(missing, encode(missing), strict=True):
+            entries[text] = entry
+            self._add(keys[text], entry)
+        return {text: entry for text, entry in entries.items() if entry is not None}
 
-    def _add(self, key: bytes, tokens: Entry) -> None:
-        cost = len(tokens[0]) + _ENTRY_COST
+    def _add(self, key: bytes, entry: Entry) -> None:
+        cost = len(entry[0]) + _ENTRY_COST
         with self._lock:
             if key in self._entries or cost > self._limit:
                 return
-            self._entries[key] = tokens
+            self._entries[key] = entry
             self._size += cost
             while self._size > self._limit:
                 _, oldest = self._entries.popitem(last=False)

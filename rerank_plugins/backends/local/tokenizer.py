@@ -113,9 +113,9 @@ class PairTokenizer:
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`; copied, so that no one else's settings matter.
-        max_length: most tokens in a pair, special tokens included.
+        max_length: the most tokens in a pair, special tokens included.
         cut_left: cut the start of a text instead of its end.
-        uses_types: whether the model is told token types; else they are all 0.
+        uses_types: whether the model reads token types; if not, they are all 0.
         cached_tokens: document tokens kept for the next request; 0 keeps none.
         query_prefix: put before every query.
 
@@ -228,7 +228,7 @@ class PairTokenizer:
 def cut_pair(query: int, document: int, room: int) -> tuple[int, int]:
     """Return how many tokens of each to keep, as `longest_first` of `tokenizers` decides.
 
-    The longer one is cut until both are of half the room, then both share it.
+    The longer one is cut down to half the room; if both are longer, each gets half.
     """
     if query + document <= room:
         return query, document
@@ -254,12 +254,14 @@ class _Template:
 
     @classmethod
     def of(cls, tokenizer: Any) -> _Template:
-        """Read the template off one processed pair, and check it on another."""
+        """Derive the template from one processed pair, and check it on another."""
         ids, types, sources = _processed(tokenizer, "a", "b")
         of_query = [i for i, source in enumerate(sources) if source == 0]
         of_document = [i for i, source in enumerate(sources) if source == 1]
         if not of_query or not of_document or of_query[-1] > of_document[0]:
-            raise UnsupportedByEngine("the tokenizer makes no pairs of a query and a document")
+            raise UnsupportedByEngine(
+                "the tokenizer does not join a query and a document in this order"
+            )
         bounds = [
             slice(0, of_query[0]),
             slice(of_query[-1] + 1, of_document[0]),
@@ -275,7 +277,7 @@ class _Template:
         return template
 
     def without_types(self) -> _Template:
-        """Return the same with all types 0: what a model sees that is not told any."""
+        """Return the same with all types 0, for a model that reads none."""
         head, middle, tail = (np.zeros_like(types) for types in self.types)
         return replace(self, types=(head, middle, tail), query_type=0, document_type=0)
 
@@ -289,7 +291,7 @@ class _Template:
         assembly.add(query_ids, document_ids)
         pairs = assembly.pairs()
         if not np.array_equal(ids, pairs.ids) or not np.array_equal(types, pairs.types):
-            raise UnsupportedByEngine("the tokenizer joins pairs in a way that can't be reproduced")
+            raise UnsupportedByEngine("the tokenizer does not join pairs with a fixed template")
 
 
 class _Assembly:

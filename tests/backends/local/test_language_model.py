@@ -256,13 +256,13 @@ def edited(folder: str, to: Path, name: str, change: Callable[[Any], Any]) -> st
 @pytest.mark.parametrize(
     ("built", "options", "message"),
     [
-        ({"chained": False}, {}, "don't say which words are its answer; set `template`"),
-        ({"chained": False, "template": None}, {"true_token": "yes"}, "how it is asked"),
+        ({"chained": False}, {}, "name no answer tokens; set `template`"),
+        ({"chained": False, "template": None}, {"true_token": "yes"}, "have no prompt for a pair"),
         ({"chained": False}, {"false_token": "no"}, "`false_token` needs a `true_token`"),
         ({}, {"template": "qwen3"}, "must be 'pair', one of .*'qwen3-reranker'"),
         ({}, {"template": "{document} {query}"}, "that holds {query} and then {document}"),
         ({}, {"template": "{query} {document}", "instruction": "x"}, "need each other"),
-        ({"template": None}, {"instruction": "x"}, "no template to put an `instruction` in"),
+        ({"template": None}, {"instruction": "x"}, "no prompt that takes an `instruction`"),
         ({}, {"true_token": "relevant?"}, "must be one token .* and 'relevant\\?' is"),
         ({}, {"max_length": 16}, "leaves no room for text beside the .* tokens of the template"),
         (
@@ -289,9 +289,9 @@ def test_what_is_not_determined_is_an_error(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda modules: modules[:1], "makes no sense with its architectures"),
+        (lambda modules: modules[:1], "contradicts its architectures"),
         (lambda modules: [*modules, modules[1]], "is a chain of .*LogitScore"),
-        (lambda modules: [modules[0], {**modules[1], "path": "../x"}], "odd folders"),
+        (lambda modules: [modules[0], {**modules[1], "path": "../x"}], "unexpected folders"),
         (lambda _: {}, "holds no JSON array"),
     ],
 )

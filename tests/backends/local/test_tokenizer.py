@@ -158,7 +158,7 @@ def test_pairs_in_another_order_are_refused() -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair="$B [SEP] $A", special_tokens=[("[SEP]", 2)]
     )
-    with pytest.raises(UnsupportedByEngine, match="no pairs of a query and a document"):
+    with pytest.raises(UnsupportedByEngine, match="does not join a query and a document"):
         PairTokenizer(tokenizer, max_length=64)
 
 

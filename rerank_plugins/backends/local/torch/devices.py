@@ -60,7 +60,7 @@ class DevicePool:
         """Return the logits of the pairs, [n], in their order.
 
         Raises:
-            Exception: what a worker raised; parts that were not begun are given up.
+            Exception: what a worker raised; parts that have not begun are cancelled.
         """
         parts = self._parts(pairs)
         futures: list[Future[NDArray[np.float64]]] = [Future() for _ in parts]

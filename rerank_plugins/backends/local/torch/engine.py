@@ -199,11 +199,11 @@ class TorchEngine:
 class _MatmulPrecision:
     """Sets torch's precision of float32 products during calls; it is global to the process.
 
-    Several threads may hold it; the last one restores what the first one found.
+    Several threads may hold it; the last one restores the precision from before the first.
     """
 
-    def __init__(self, wanted: str | None) -> None:
-        self._wanted = wanted
+    def __init__(self, precision: str | None) -> None:
+        self._precision = precision
         self._before = ""
         self._holders = 0
         self._lock = ForkSafeLock()
@@ -211,13 +211,13 @@ class _MatmulPrecision:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Hold it for one call."""
-        if self._wanted is None:
+        if self._precision is None:
             yield
             return
         with self._lock:
             if not self._holders:
                 self._before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision(self._wanted)
+                torch.set_float32_matmul_precision(self._precision)
             self._holders += 1
         try:
             yield

@@ -27,7 +27,7 @@ def choose_forward(
 ) -> tuple[Forward, str]:
     """Return how to run the model, and the reason.
 
-    An optimisation that fails or changes scores is dropped, which `facts` then say.
+    An optimisation that fails or changes scores is dropped; `facts` then hold the reason.
 
     Raises:
         UnsupportedByEngine: a setting is impossible for this model or device.
@@ -51,7 +51,7 @@ def choose_forward(
         return PaddedForward(model, checkpoint, save=True), str(exc)
     if settings.compile:
         _compile(packed, checkpoint)
-    reason = "gave the padded scores when it was loaded"
+    reason = "gave the same scores as padding when it was loaded"
     return (_graphed(packed, checkpoint) if settings.cuda_graphs else packed), reason
 
 

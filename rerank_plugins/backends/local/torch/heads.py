@@ -50,7 +50,7 @@ def find_dtype(model: Any) -> torch.dtype:
 def mark_overflow(values: torch.Tensor, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Return the scores, with NaN where a state that they are read from is not finite.
 
-    A head such as `tanh` turns infinity into a number that looks like a score.
+    A head such as `tanh` would turn infinity into a plausible score.
 
     Args:
         values: the scores, [n].

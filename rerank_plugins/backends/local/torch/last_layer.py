@@ -35,8 +35,8 @@ _PRE_NORM = {
 class LastLayer:
     """Makes a backbone's last layer drop rows right after its attention, when `select` is set.
 
-    Other rows don't reach the score. The names of a layer's parts tell its form, so the caller has
-    to check that the scores stay the same.
+    Other rows don't reach the score. The form of a layer is inferred from the names of its parts,
+    so the caller has to check that the scores stay the same.
 
     Raises:
         ValueError: the layer's form is unknown.

@@ -44,7 +44,9 @@ def choose_devices(device: str) -> list[torch.device]:
     try:
         devices = [torch.device(name) for name in names]
     except RuntimeError as exc:
-        raise ConfigError(f"{device!r} is no device of torch; available: {available}") from exc
+        raise ConfigError(
+            f"torch does not know the device {device!r}; available: {available}"
+        ) from exc
     if len({(each.type, each.index or 0) for each in devices}) < len(devices):
         raise ConfigError(f"device {device!r} names one device twice")
     return devices

@@ -204,7 +204,7 @@ class PackedForward:
 
 
 class _Pooled(torch.nn.Module):
-    """Takes the backbone's place, and returns the states that it is given."""
+    """Stands in for the backbone, and returns the states that `states` holds."""
 
     def __init__(self, pooler: torch.nn.Module | None) -> None:
         super().__init__()

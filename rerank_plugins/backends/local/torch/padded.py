@@ -1,4 +1,4 @@
-"""Padded batches, which every transformers model takes: rows padded to one length."""
+"""Padded batches: rows of one length, which every transformers model can read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PaddedForward:
 
     Args:
         model: the transformers model.
-        checkpoint: what it was loaded from.
+        checkpoint: the files of the model.
         save: compute only the pooled rows of the last layer if the scores stay the same.
     """
 
@@ -68,9 +68,9 @@ class PaddedForward:
         ids, mask, types = on_host.to(self.model.device, non_blocking=True)
         extra = {"token_type_ids": types} if self._takes_types else {}
         last = self._pooling == "last"
-        wanted = mask.sum(1) - 1 if last else torch.zeros_like(mask[:, 0])
+        places = mask.sum(1) - 1 if last else torch.zeros_like(mask[:, 0])
         if self._last is not None:
-            self._last.select = lambda states: _rows(states, wanted)
+            self._last.select = lambda states: _rows(states, places)
         backbone_states: list[torch.Tensor] = []
         backbone = getattr(self.model, self.model.base_model_prefix)
         watch = backbone.register_forward_hook(lambda *call: backbone_states.append(call[2][0]))
@@ -81,13 +81,13 @@ class PaddedForward:
             if self._last is not None:
                 self._last.select = None
         if self._answers:
-            logits = (logits if self._last is not None else _rows(logits, wanted))[:, 0]
+            logits = (logits if self._last is not None else _rows(logits, places))[:, 0]
         values = scores(logits)
         if backbone_states[0].dtype != torch.float16:
             return values
         states = backbone_states[0]
         if self._pooling != "mean" and self._last is None:
-            states = _rows(states, wanted)
+            states = _rows(states, places)
         real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
         return mark_overflow(values, states, real.bool())
 
@@ -109,6 +109,6 @@ class PaddedForward:
         self.facts["last_layer"] = reason or "pooled rows only"
 
 
-def _rows(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return one row of each sequence, [n, 1, width]."""
-    return states.take_along_dim(wanted[:, None, None], dim=1)
+    return states.take_along_dim(places[:, None, None], dim=1)

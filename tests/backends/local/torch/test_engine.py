@@ -320,7 +320,10 @@ def test_a_dtype_that_the_device_lacks_is_refused(
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cuda:99", "not available here; available: .*'cpu'"), ("tpu9", "is no device of torch")],
+    [
+        ("cuda:99", "not available here; available: .*'cpu'"),
+        ("tpu9", "torch does not know the device 'tpu9'"),
+    ],
 )
 def test_a_device_that_is_not_there_is_told(
     device: str, message: str, checkpoint: Callable[[str], str]

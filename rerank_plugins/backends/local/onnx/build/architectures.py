@@ -134,7 +134,7 @@ class _Weights:
         except KeyError:
             raise UnsupportedByEngine(
                 f"the weights in {str(self._folder)!r} lack {self._prefix + name!r}, which the "
-                'ONNX engine expects after config.json; use engine="torch"'
+                'ONNX engine expects by config.json; use engine="torch"'
             ) from None
 
 

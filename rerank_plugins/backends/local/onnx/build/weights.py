@@ -83,7 +83,7 @@ def _readable(file: Path) -> Iterator[tuple[str, tuple[Path, TensorEntry]]]:
     """Yield the name, the file and the entry of each tensor whose dtype NumPy can hold."""
     for name, entry in read_header(file).tensors.items():
         if entry.dtype not in _DTYPES:
-            continue  # a name that is looked up is missing then; others don't matter
+            continue  # looking it up is a KeyError
         if (
             entry.end - entry.start
             != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -132,8 +132,7 @@ class Replica:
             torch.cuda.empty_cache()
 
     def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
-        lengths: list[int] = pairs.lengths.tolist()
-        batches = self._plan(forward, pairs, list(range(len(lengths))))
+        batches = self._plan(forward, pairs, list(range(len(pairs))))
         order: list[int] = []
         results: list[torch.Tensor] = []
         try:
@@ -158,15 +157,15 @@ class Replica:
         return logits
 
     def _count(self, batch: list[int], pairs: Pairs, forward: Forward) -> None:
-        tokens = tokens_in_batch(batch, pairs.lengths.tolist(), padded=forward.padded)
+        lengths = pairs.lengths[batch].tolist()
+        tokens = tokens_in_batch(range(len(batch)), lengths, padded=forward.padded)
         self.tokens += tokens
-        self.padding += tokens - int(pairs.lengths[batch].sum())
+        self.padding += tokens - sum(lengths)
 
     def _plan(self, forward: Forward, pairs: Pairs, indices: list[int]) -> list[list[int]]:
-        part = pairs.take(indices)
-        groups, shared = _sharing(forward, part)
+        groups, shared = _sharing(forward, pairs, indices)
         batches = plan_batches(
-            part.lengths.tolist(),
+            pairs.lengths[indices].tolist(),
             self.batch_tokens,
             padded=forward.padded,
             max_pairs=forward.max_pairs,
@@ -182,17 +181,17 @@ class Replica:
             BackendOutOfMemory: the batch is a single pair.
         """
         self._out_of_memory += 1
-        lengths = pairs.lengths.tolist()
+        lengths = pairs.lengths[batch].tolist()
         if len(batch) == 1:
             raise BackendOutOfMemory(
-                f"a pair of {lengths[batch[0]]} tokens does not fit into the memory of "
+                f"a pair of {lengths[0]} tokens does not fit into the memory of "
                 f"{self.device}; lower `max_length`, choose a smaller model, or free memory"
             ) from exc
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        groups, shared = _sharing(forward, pairs)
+        groups, shared = _sharing(forward, pairs, batch)
         tokens = tokens_in_batch(
-            batch, lengths, padded=forward.padded, groups=groups, shared=shared
+            range(len(batch)), lengths, padded=forward.padded, groups=groups, shared=shared
         )
         self.batch_tokens = max(tokens // 2, 1)
         self._batch_tokens_reason = "halved when memory ran out"
@@ -223,7 +222,10 @@ class Replica:
                 torch.set_num_threads(before)
 
 
-def _sharing(forward: Forward, pairs: Pairs) -> tuple[list[int] | None, list[int] | None]:
+def _sharing(
+    forward: Forward, pairs: Pairs, indices: Sequence[int]
+) -> tuple[list[int] | None, list[int] | None]:
+    """Return the groups of these pairs and how many tokens they share, if `forward` uses that."""
     if not forward.shares or pairs.groups is None or pairs.shared is None:
         return None, None
-    return pairs.groups.tolist(), pairs.shared.tolist()
+    return pairs.groups[indices].tolist(), pairs.shared[indices].tolist()

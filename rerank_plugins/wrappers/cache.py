@@ -208,13 +208,14 @@ class CachedBackend(WrapperBackend):
         hits = {d: hit for d, value in present.items() if (hit := unseal(d, value)) is not None}
         self._count({"hit": len(hits), "damaged": len(present) - len(hits)})
         scores = Scores(
-            (score for score, _ in hits.values()),
+            [score for score, _ in hits.values()],
             backend=self._name,
             model=self.model,
             scale=self.scale,
-            truncated=(place for place, (_, truncated) in enumerate(hits.values()) if truncated),
+            truncated=[place for place, (_, truncated) in enumerate(hits.values()) if truncated],
+            cached=len(hits),
         )
-        return {digest: _Entry(scores, place, cached=True) for place, digest in enumerate(hits)}
+        return {digest: _Entry(scores, place, True) for place, digest in enumerate(hits)}
 
     def _with_store(self, function: Callable[[], Any]) -> Generator[Step, Any, Any]:
         return (yield Blocking(function)) if self._opened.blocking else function()
@@ -288,24 +289,24 @@ def _row(row: Sequence[bytes], entries: _Entries, counted: set[int]) -> Scores:
     parts: dict[int, tuple[Scores, list[int], list[int], bool]] = {}
     for place, digest in enumerate(row):
         scores, position, cached = entries[digest]
-        _, places, positions, _ = parts.setdefault(id(scores), (scores, [], [], cached))
-        places.append(place)
-        positions.append(position)
+        part = parts.get(id(scores))
+        if part is None:
+            part = parts[id(scores)] = (scores, [], [], cached)
+        part[1].append(place)
+        part[2].append(position)
     merged = []
     for scores, places, positions, cached in parts.values():
         is_counted = cached or id(scores) in counted
         counted.add(id(scores))
-        taken = scores.take(positions)
-        merged.append(
-            (
-                places,
-                replace(
-                    taken,
-                    cached=len(places) if cached else 0 if is_counted else taken.cached,
-                    usage=None if is_counted else taken.usage,
-                ),
-            )
-        )
+        is_whole = positions == [*range(len(scores.values))]
+        taken = scores if is_whole else scores.take(positions)
+        own_cached = len(places) if cached else 0 if is_counted else taken.cached
+        own_usage = None if is_counted else taken.usage
+        if (own_cached, own_usage) != (taken.cached, taken.usage):
+            taken = replace(taken, cached=own_cached, usage=own_usage)
+        merged.append((places, taken))
+    if len(merged) == 1:  # in the order of the row already
+        return merged[0][1]
     return Scores.merge(len(row), merged)
 
 

@@ -51,7 +51,12 @@ class PairHasher:
         digests = []
         for document in documents:
             pair = start.copy()
-            pair.update(_encoded(document))
+            if isinstance(document, str):  # as `_encoded` has it, without a call for each
+                encoded = document.encode()
+                pair.update(len(encoded).to_bytes(8, "big"))
+                pair.update(encoded)
+            else:
+                pair.update(_encoded(document))
             digests.append(pair.digest())
         return digests
 

@@ -414,6 +414,7 @@ def test_it_names_the_backend_of_a_chain_that_scored():
     assert "second" == asyncio.run(arerank("q", ["q"], backend=chain)).backend
 
 
+@pytest.mark.slow
 def test_the_example_notebook_runs(monkeypatch):
     """Its code cells run in order, and the tables that it ends with are full."""
     example = ROOT / "examples" / "notebook.ipynb"

@@ -86,7 +86,13 @@ def reference(folder: str, *, max_length: int = 512, **options: Any) -> list[flo
 
 
 @pytest.mark.parametrize("attention", ["packed", "padded"])
-@pytest.mark.parametrize("kind", ["gemma", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "qwen3",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gemma", "llama", "qwen2")),
+    ],
+)
 def test_scores_equal_sentence_transformers(
     kind: str, attention: str, language_model: Callable[..., str]
 ) -> None:

@@ -117,6 +117,7 @@ def passages(count: int) -> list[str]:
     return [json.loads(line)["text"] for line in lines[1 :: len(lines) // count]][:count]
 
 
+@pytest.mark.slow
 def test_a_real_encoder_scores_as_sentence_transformers(minilm: str) -> None:
     """On passages of papers: exactly in float32, in nearly the same order in 8 bits."""
     documents = passages(40)

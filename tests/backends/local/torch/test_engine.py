@@ -428,6 +428,7 @@ def test_threads_are_set_for_the_time_of_a_call(
     assert before == torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_eight_threads_get_what_one_gets(checkpoint: Callable[[str], str]) -> None:
     """200 calls each; the cache is so small that entries come and go."""
     engine = engine_of(checkpoint("bert"), cached_tokens=200)

@@ -10,6 +10,7 @@ import pytest
 from rerank_plugins import (
     BackendOverloaded,
     InvalidResponse,
+    Scores,
     load_backend,
 )
 from rerank_plugins.backends.http.discovery import probe
@@ -79,7 +80,7 @@ async def test_a_full_queue_is_overload(start_infinity, tiny):
             answers = await asyncio.gather(*calls, return_exceptions=True)
 
     refused = [answer for answer in answers if isinstance(answer, BackendOverloaded)]
-    scored = [answer for answer in answers if isinstance(answer, list)]
+    scored = [answer for answer in answers if isinstance(answer, Scores)]
     assert refused
     assert scored
     assert len(answers) == len(refused) + len(scored)

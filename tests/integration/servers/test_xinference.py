@@ -101,7 +101,7 @@ def test_a_killed_model_is_replaced_by_a_local_one_until_it_is_back(xinference, 
         return found
 
     with chain, load_backend(remote) as alone, ThreadPoolExecutor(2) as pool:
-        expected = pytest.approx(chain.backends[-1].score(QUERY, DOCUMENTS), rel=0, abs=1e-5)
+        expected = pytest.approx(chain.children[-1].score(QUERY, DOCUMENTS), rel=0, abs=1e-5)
         assert expected == alone.score(QUERY, DOCUMENTS)
         workers = [pool.submit(work, number) for number in range(2)]
         try:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from rerank_plugins import BackendUnavailable, load_backend
+from rerank_plugins import BackendUnavailable, Scores, load_backend
 from tests.integration.servers.agreement import DOCUMENTS, QUERY
 from tests.integration.servers.launch import ask, environment, serving
 from tests.support.ports import free_port
@@ -124,4 +124,4 @@ async def test_a_killed_worker_is_noticed_by_nobody_who_retries(cluster, tiny):
     answered = [scores for _, scores in seen["bare"] if not isinstance(scores, Exception)]
     assert all(expected == scores for scores in answered)
     assert len(answered) < len(seen["bare"])  # else the kill was noticed by nobody at all
-    assert any(at > killed + AFTER / 2 for at, one in seen["bare"] if isinstance(one, list))
+    assert any(at > killed + AFTER / 2 for at, one in seen["bare"] if isinstance(one, Scores))

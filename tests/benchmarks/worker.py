@@ -28,7 +28,8 @@ def backend(model: str, *, spec: str) -> Score:
     """Ours, by its spec."""
     from rerank_plugins import load_backend
 
-    return load_backend(spec.format(model=model)).score_many
+    ours = load_backend(spec.format(model=model))
+    return lambda requests: [list(scores) for scores in ours.score_many(requests)]
 
 
 def sentence_transformers(model: str, **options: Any) -> Score:

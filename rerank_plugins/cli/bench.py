@@ -147,8 +147,7 @@ def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict
     leaves = (leaf for backend in backends.values() for leaf in backend.walk())
     for leaf in leaves:
         if leaf.kind == "local" and _installed():
-            leaf.describe()  # loads the model, so that a broken one raises our errors
-            device = leaf.to_spec().get("device", "auto")
+            device = leaf.describe()["device"]  # loads the model: a broken one raises our errors
             peer = ReferenceBackend(str(leaf.model), device=str(device))
             return {peer.name: opened.enter_context(peer), **backends}
     return backends

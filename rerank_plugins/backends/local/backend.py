@@ -248,6 +248,9 @@ class LocalBackend(Backend):
         checkpoint = self._resolve(local_files_only=True)
         return ModelFiles(checkpoint.model, checkpoint.revision, checkpoint.files)
 
+    def check_requirements(self) -> None:
+        check_installed(self._options["engine"])
+
     def to_spec(self) -> dict[str, object]:
         return {"kind": "local", **changed_options(LocalBackend, self._options)}
 

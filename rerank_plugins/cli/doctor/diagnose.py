@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rerank_plugins.backend import Backend
+from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.http.discovery import DiscoveredServer, UnknownServer, probe
-from rerank_plugins.backends.local.select import check_installed
 from rerank_plugins.cli.doctor.report import Check, Report
 from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE, load_backend
@@ -50,15 +49,17 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
         report.add("spec", f"{problem}{origin}", ok=False)
         return report
     report.add("spec", f"{backend!r}{origin}")
-    leaves = [(leaf, _options(leaf)) for leaf in backend.walk() if not leaf.children]
-    if missing := [check for leaf, options in leaves for check in _missing(leaf, options)]:
+    leaves = [leaf for leaf in backend.walk() if not leaf.children]
+    if missing := [check for leaf in leaves for check in _missing(leaf)]:
         report.checks += missing
         return report
     with backend:
         if not report.server:  # a plain URL was identified above
-            for leaf, options in leaves:
-                _check_servers(report, leaf, options)
-        if report.ok and score:
+            for leaf in leaves:
+                if isinstance(leaf, HTTPBackend):
+                    _check_servers(report, leaf)
+        # Of several backends, another may score in the place of one whose server is down.
+        if score and (report.ok or len(leaves) > 1):
             report.checks.append(score_pair(backend))
             try:
                 report.backend = backend.describe()
@@ -67,34 +68,14 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
     return report
 
 
-def _options(leaf: Backend) -> Mapping[str, Any]:
-    """Return the options that a backend at the end of the chain was built with."""
-    try:
-        return leaf.to_spec()
-    except ConfigError:  # it has a literal key, or its class is the user's own
-        return {}
-
-
-def _missing(leaf: Backend, options: Mapping[str, Any]) -> Iterator[Check]:
+def _missing(leaf: Backend) -> Iterator[Check]:
     """Name what a backend needs and this machine lacks: an engine's packages, a service's key."""
-    if leaf.kind == "local":
-        try:
-            check_installed(options.get("engine", "auto"))
-        except MissingDependencyError as error:
-            yield Check("engine", ok=False, detail=str(error))
-    elif options and (dialect := DIALECTS.get(leaf.kind)):
-        variable = options.get("api_key_env")
-        variables = (variable,) if variable else dialect.key_variables
-        hosted = dialect.base_url is not None and not _urls(options)
-        if (hosted or variable) and not _key(variables):
-            detail = f"{leaf.kind!r} needs a key: set {' or '.join(variables)}"
-            yield Check("key", ok=False, detail=detail)
-
-
-def _urls(options: Mapping[str, Any]) -> Sequence[str]:
-    if "endpoints" in options:
-        return tuple(options["endpoints"])
-    return (options["base_url"],) if "base_url" in options else ()
+    try:
+        leaf.check_requirements()
+    except MissingDependencyError as error:
+        yield Check("engine", ok=False, detail=str(error))
+    except ConfigError as error:
+        yield Check("key", ok=False, detail=str(error))
 
 
 def _identify(report: Report) -> bool:
@@ -113,13 +94,11 @@ def _identify(report: Report) -> bool:
     return True
 
 
-def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) -> None:
+def _check_servers(report: Report, leaf: HTTPBackend) -> None:
     """Check that each server of a remote backend answers and has the model."""
-    if leaf.kind not in DIALECTS:
-        return
-    for url in _urls(options):
+    for url in leaf.base_urls:
         try:
-            server = _probe(url, leaf.kind, options)
+            server = leaf.identify(url)
         except UnknownServer:  # a proxy, perhaps: scoring shows it
             detail = f"{url} does not identify itself; taken for {leaf.kind!r}, as configured"
             report.add("server", detail)
@@ -128,19 +107,13 @@ def _check_servers(report: Report, leaf: Backend, options: Mapping[str, Any]) ->
             report.add("server", str(error), ok=False)
             continue
         report.server = report.server or asdict(server)
-        by_name = DIALECTS[leaf.kind].needs_model and DIALECTS[server.dialect].needs_model
+        by_name = leaf.dialect.needs_model and DIALECTS[server.dialect].needs_model
         if by_name and server.models and leaf.model not in server.models:
             models = ", ".join(server.models)
             detail = f"it has no rerank model {leaf.model!r}; it has: {models}"
             report.add("server", detail, ok=False)
         else:
             report.add("server", _described(server))
-
-
-def _probe(url: str, dialect: str, options: Mapping[str, Any]) -> DiscoveredServer:
-    variable = options.get("api_key_env")
-    variables = (variable,) if variable else DIALECTS[dialect].key_variables
-    return probe(url, api_key=_key(variables), verify=options.get("verify", True))
 
 
 def _described(server: DiscoveredServer) -> str:

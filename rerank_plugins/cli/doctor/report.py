@@ -91,9 +91,12 @@ def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[s
 
 def _verdict(report: Report) -> tuple[str, str]:
     failed = [check for check in report.checks if not check.ok]
+    scored = any(check.name == "score" and check.ok for check in report.checks)
+    if failed and scored:
+        return "bold red", f"✗ {report.spec} scores, but not all of it works: {failed[0].detail}"
     if failed:
         return "bold red", f"✗ {report.spec} does not work: {failed[0].detail}"
-    if any(check.name == "score" for check in report.checks):
+    if scored:
         return "bold green", f"✓ it works; to use it: backend={report.spec!r}"
     return "bold green", f"✓ nothing is missing, but nothing was scored: backend={report.spec!r}"
 

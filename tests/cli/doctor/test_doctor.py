@@ -250,7 +250,9 @@ class TestDiagnose:
 
         assert ("key", False) == (usual.name, usual.ok)
         assert "'cohere' needs a key: set COHERE_API_KEY or CO_API_KEY" == usual.detail
-        assert "'tei' needs a key: set MY_KEY" == named.detail
+        assert (
+            "the environment variable 'MY_KEY', named by `api_key_env`, is not set" == named.detail
+        )
 
     def test_a_service_with_a_key_is_fine(self, monkeypatch):
         monkeypatch.setenv("CO_API_KEY", SECRET)
@@ -291,7 +293,32 @@ class TestDiagnose:
         assert f"xinference 4.1.0 at {one.url}" == servers[0].detail
         assert "127.0.0.1:9" in servers[1].detail
         assert "it has no rerank model 'bgee'; it has: bge" == servers[2].detail
-        assert "score" not in {check.name for check in report.checks}
+
+    def test_a_chain_that_scores_without_its_first_server_is_said_to(self, tmp_path):
+        path = tmp_path / "rerank.toml"
+        path.write_text(
+            '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
+            '[[fallback]]\nkind = "embedded"\n'
+        )
+        done = run(str(path))
+        verdict = done.stdout.splitlines()[0]
+
+        assert 1 == done.exit_code
+        assert verdict.startswith(f"✗ {path} scores, but not all of it works: ")
+        assert "127.0.0.1:9" in verdict
+        assert "✓ score" in done.stdout
+
+    def test_a_chain_of_which_nothing_scores_does_not_work(self, tmp_path):
+        path = tmp_path / "rerank.toml"
+        path.write_text(
+            '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
+            '[[fallback]]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
+        )
+        done = run(str(path))
+
+        assert 1 == done.exit_code
+        assert "does not work: " in done.stdout.splitlines()[0]
+        assert "✗ score" in done.stdout
 
     def test_a_wrapped_backend_that_works_is_scored(self, tmp_path):
         path = tmp_path / "rerank.toml"

@@ -123,6 +123,16 @@ class Backend(ABC):
         """Return what would score and how, as JSON-ready facts; may load the model."""
         return {"name": self.name, "scale": self.scale, "cacheable": self.cacheable}
 
+    def check_requirements(self) -> None:
+        """Check that this machine has what scoring needs; loads no model and sends nothing.
+
+        Raises:
+            MissingDependencyError: a package is not installed.
+            ConfigError: a key is not set.
+        """
+        for child in self.children:
+            child.check_requirements()
+
     def to_spec(self) -> dict[str, object]:
         """Return the mapping from which `load_backend()` rebuilds this backend; no secrets.
 
@@ -185,11 +195,18 @@ def as_scores(scores: Sequence[object], count: int, backend: Backend) -> Scores:
             return scores
         scale = backend.scale if scores.scale == "unknown" else scores.scale
         model = backend.model if scores.model is None else scores.model
-        return replace(scores, backend=backend.name, model=model, scale=scale)
+        label = backend.label if scores.label is None else scores.label
+        return replace(scores, backend=backend.name, label=label, model=model, scale=scale)
     values = check_scores(scores, count)
     if not values:
         return Scores((), scale=backend.scale)
-    return Scores(values, backend=backend.name, model=backend.model, scale=backend.scale)
+    return Scores(
+        values,
+        backend=backend.name,
+        label=backend.label,
+        model=backend.model,
+        scale=backend.scale,
+    )
 
 
 async def ascore_with(

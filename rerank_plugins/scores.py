@@ -55,6 +55,8 @@ class Scores(Sequence[float]):
     """The scores alone."""
     backend: str | None
     """The `name` of the backend that scored; of a chain, the one at its end."""
+    label: str | None
+    """Its `label`: kind and model, for people."""
     model: str | None
     """Its `model`."""
     scale: Scale
@@ -75,6 +77,7 @@ class Scores(Sequence[float]):
         values: Iterable[float],
         *,
         backend: str | None = None,
+        label: str | None = None,
         model: str | None = None,
         scale: Scale = "unknown",
         truncated: Iterable[int] = (),
@@ -86,6 +89,7 @@ class Scores(Sequence[float]):
         keep = object.__setattr__  # the class is frozen
         keep(self, "values", _finite(tuple(values)))
         keep(self, "backend", backend)
+        keep(self, "label", label)
         keep(self, "model", model)
         keep(self, "scale", scale)
         keep(self, "truncated", frozenset(truncated))
@@ -140,6 +144,7 @@ class Scores(Sequence[float]):
         return Scores(
             [self.values[position] for position in positions],
             backend=self.backend,
+            label=self.label,
             model=self.model,
             scale=self.scale,
             truncated=[new for new, old in places if old in self.truncated],
@@ -165,7 +170,7 @@ class Scores(Sequence[float]):
         truncated: set[int] = set()
         chunked: set[int] = set()
         passages: dict[int, Passage] = {}
-        backend = model = usage = None
+        backend = label = model = usage = None
         scale: Scale = "unknown"
         cached = 0
         for positions, scores in parts:
@@ -175,13 +180,15 @@ class Scores(Sequence[float]):
             chunked.update(positions[old] for old in scores.chunked)
             passages.update((positions[old], span) for old, span in scores.passages.items())
             if backend is None and scores.backend is not None:
-                backend, model, scale = scores.backend, scores.model, scores.scale
+                backend, label = scores.backend, scores.label
+                model, scale = scores.model, scores.scale
             cached += scores.cached
             if scores.usage is not None:
                 usage = scores.usage if usage is None else usage + scores.usage
         return cls(
             values,
             backend=backend,
+            label=label,
             model=model,
             scale=scale,
             truncated=truncated,

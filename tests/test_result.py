@@ -335,12 +335,12 @@ class TestNotebook:
             "q",
             ("d",),
             (Ranked(0, 1.0),),
-            Scores([1.0], backend="tei+http://h:1/rerank", scale="logit"),
-            "tei",
+            Scores([1.0], backend="tei+http://h:1/rerank", label="tei:m", scale="logit"),
+            "chain",
         )
         page = Page(result._repr_html_())
 
-        assert "1 of 1 document · logit · tei:h:1" in result._repr_html_()
+        assert "1 of 1 document · logit · tei:m" in result._repr_html_()
         assert "tei+http://h:1/rerank" in [value for _, _, value in page.attributes]
 
 
@@ -362,17 +362,16 @@ class TestTerminal:
         assert "\x1b[2m(empty)" in text
 
     @pytest.mark.parametrize(
-        ("name", "shown"),
+        ("facts", "shown"),
         [
-            ("embedded:all-MiniLM@5bee7ff/late-1/256", "embedded:all-MiniLM"),
-            ("local:a/b@main?engine=onnx&scale=logit", "local:a/b"),
-            ("vllm+https://h:8000/rerank?model=a/b%20c&scale=logit", "vllm:a/b c"),
-            ("tei+http://h:8080/rerank?scale=probability", "tei:h:8080"),
-            ("mine", "mine"),
+            ({"backend": "local:a/b@main?engine=onnx", "label": "local:a/b"}, "local:a/b"),
+            ({"backend": "vllm+https://h:8000/rerank?model=a", "label": "vllm:a"}, "vllm:a"),
+            ({"backend": "mine"}, "mine"),
+            ({}, "called"),
         ],
     )
-    def test_the_backend_is_shown_by_kind_and_model_or_host(self, name, shown):
-        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), Scores([1.0], backend=name), "label")
+    def test_the_backend_is_shown_by_the_label_of_who_scored(self, facts, shown):
+        result = RerankResult("q", ("d",), (Ranked(0, 1.0),), Scores([1.0], **facts), "called")
 
         text = re.sub(r"\x1b\[[\d;]*m", "", terminal(result))
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
 from rerank_plugins._internal.html import HTML, Templates, join
 
@@ -26,12 +25,10 @@ __all__ = [
     "excerpt",
     "facts_of",
     "moved",
-    "short_name",
 ]
 
 # Control characters could drive the terminal; direction overrides could reorder the table.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_REMOTE = re.compile(r"(?P<kind>[^:/?+]+)\+https?://(?P<host>[^/?]+)[^?]*(\?(?P<options>.*))?")
 _EMPTY = "(empty)"
 _TRUNCATED = "truncated: "
 _OPEN_ROWS = 20
@@ -100,7 +97,7 @@ def _summary(count: int, kept: int, scores: Scores, label: str) -> str:
     parts = [f"{kept} of {_counted(count, 'document')}"]
     if scores.scale != "unknown":
         parts.append(scores.scale)
-    parts.append(short_name(scores.backend or label))
+    parts.append(scores.label or scores.backend or label)
     if scores.truncated:
         parts.append(f"{len(scores.truncated)} truncated")
     if scores.chunked:
@@ -122,6 +119,7 @@ def facts_of(scores: Scores) -> dict[str, object]:
     """Return what is known about scores as JSON-ready facts; documents are numbered from 0."""
     return {
         "backend": scores.backend,
+        "label": scores.label,
         "model": scores.model,
         "scale": scores.scale,
         "truncated": sorted(scores.truncated),
@@ -129,14 +127,6 @@ def facts_of(scores: Scores) -> dict[str, object]:
         "cached": scores.cached,
         "usage": None if scores.usage is None else asdict(scores.usage),
     }
-
-
-def short_name(backend: str) -> str:
-    """Shorten the name of a backend to its kind and model, or host."""
-    if remote := _REMOTE.match(backend):
-        model = parse_qs(remote["options"] or "").get("model", [remote["host"]])[0]
-        return f"{remote['kind']}:{model}"
-    return backend.partition("?")[0].partition("@")[0]
 
 
 def as_table(

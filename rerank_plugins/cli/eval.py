@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank_plugins._internal.display import short_name
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
@@ -146,7 +145,7 @@ def _build(specs: Sequence[str]) -> dict[str, Backend]:
     built = {}
     for spec in dict.fromkeys(specs):
         backend = load_backend(spec or None)
-        built[spec or short_name(backend.name)] = backend
+        built[spec or backend.label] = backend
     return built
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from rerank_plugins._internal.display import excerpt, facts_of, short_name
+from rerank_plugins._internal.display import excerpt, facts_of
 from rerank_plugins._internal.rank_statistics import kendall_tau
 from rerank_plugins.content import Document
 from rerank_plugins.errors import ConfigError
@@ -184,7 +184,7 @@ def _short_labels(results: Mapping[str, RerankResult], *, chosen: bool) -> dict[
     """Shorten the labels to kind and model, if that keeps them unique."""
     if chosen:
         return {label: excerpt(label) for label in results}
-    short = {label: short_name(result.backend) for label, result in results.items()}
+    short = {label: result.scores.label or result.label for label, result in results.items()}
     if len({*short.values()}) == len(short):
         return short
     return {label: excerpt(label) for label in results}

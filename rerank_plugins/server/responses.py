@@ -98,8 +98,8 @@ def _meta(scores: Scores) -> dict[str, object]:
         meta["billed_units"] = {"search_units": scores.usage.search_units}
     if scores.usage is not None and scores.usage.tokens is not None:
         meta["tokens"] = {"input_tokens": scores.usage.tokens}
-    if scores.model is not None:
-        meta["scored_by"] = public_model_name(scores.model)
+    if scored_by := scores.model or scores.label:
+        meta["scored_by"] = public_model_name(scored_by)
     if scores.truncated:
         meta["truncated"] = sorted(scores.truncated)
     return meta

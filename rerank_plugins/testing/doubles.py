@@ -62,7 +62,7 @@ class FakeBackend(Backend):
             return Scores((), scale=self.scale)
         self.calls.append((text, texts))
         values = (float(self._function(text, document)) for document in texts)
-        return Scores(values, backend=self._name, scale=self.scale)
+        return Scores(values, backend=self._name, label=self.label, scale=self.scale)
 
     def close(self) -> None:
         self.closed += 1

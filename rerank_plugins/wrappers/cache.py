@@ -210,6 +210,7 @@ class CachedBackend(WrapperBackend):
         scores = Scores(
             [score for score, _ in hits.values()],
             backend=self._name,
+            label=self.label,
             model=self.model,
             scale=self.scale,
             truncated=[place for place, (_, truncated) in enumerate(hits.values()) if truncated],

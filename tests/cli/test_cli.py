@@ -227,6 +227,7 @@ class TestRank:
         assert {
             "query": "熊 a",
             "backend": "fake",
+            "label": "fake",
             "model": None,
             "scale": "probability",
             "cached": 0,

@@ -7,9 +7,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from rerank_plugins import BackendOverloaded, BackendRejected, BackendTimeout, BackendUnavailable
+from rerank_plugins import (
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+)
+from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
 from tests.support.serving import serving
 
 QUERY = "what is a panda"
@@ -213,4 +220,11 @@ class TestFacts:
         body = post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()
 
         assert ["id", "meta", "model", "results"] == sorted(body)
-        assert ["api_version"] == sorted(body["meta"])
+        assert ["api_version", "scored_by"] == sorted(body["meta"])
+
+    def test_the_backend_that_scored_is_named_where_it_has_no_model(self):
+        chain = FallbackBackend([FailingBackend(BackendUnavailable("gone")), EmbeddedBackend()])
+        with serving(chain, warm_up=False) as client:
+            body = post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()
+
+        assert "embedded" == body["meta"]["scored_by"]

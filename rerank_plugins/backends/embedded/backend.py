@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, check_texts
@@ -83,7 +82,7 @@ class EmbeddedBackend(Backend):
         if not texts:
             return Scores((), scale=self.scale)
         distinct, positions = deduplicate(texts)
-        return replace(self._loaded().score(text, distinct), backend=self.name).take(positions)
+        return as_scores(self._loaded().score(text, distinct), len(distinct), self).take(positions)
 
     def describe(self) -> dict[str, object]:
         return {

@@ -16,6 +16,7 @@ from rerank_plugins._internal.parallel import aside_by_side, side_by_side
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialects import DIALECTS, Dialect
+from rerank_plugins.backends.http.discovery import DiscoveredServer, probe
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.headers import check_headers
 from rerank_plugins.backends.http.requests import Job, RequestFlow
@@ -124,11 +125,12 @@ class HTTPBackend(Backend):
         self.cacheable = self.pointwise = not listwise
         self.instructions = protocol.instruct is not None
         self._servers = Endpoints([Endpoint(url, dialect=protocol.name) for url in urls])
+        self._credentials = Credentials(api_key, api_key_env, protocol.key_variables)
         self._flow = RequestFlow(
             self._servers,
             dialect=protocol,
             model=model,
-            credentials=Credentials(api_key, api_key_env, protocol.key_variables),
+            credentials=self._credentials,
             headers=self._headers or {},
             scaling=self._scaling,
             max_documents=max_documents or protocol.max_documents,
@@ -196,6 +198,7 @@ class HTTPBackend(Backend):
         return Scores(
             merged.values,
             backend=self._name,
+            label=self.label,
             model=self._model,
             scale=self.scale,
             truncated=job.truncated,
@@ -226,8 +229,35 @@ class HTTPBackend(Backend):
             "endpoints": [endpoint.describe() for endpoint in self._servers.all],
         }
 
+    @property
+    def dialect(self) -> Dialect:
+        """The wire format of its servers."""
+        return self._dialect
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The addresses that were set, in their order; empty for a vendor's own."""
+        if self._endpoints is not None:
+            return tuple(self._endpoints)
+        return () if self._base_url is None else (self._base_url,)
+
+    def check_requirements(self) -> None:
+        if self._credentials.read().value or self.base_urls or self._dialect.base_url is None:
+            return
+        variables = " or ".join(self._dialect.key_variables)
+        raise ConfigError(f"{self.kind!r} needs a key: set {variables}")
+
+    def identify(self, base_url: str) -> DiscoveredServer:
+        """Ask one of `base_urls` which server it is; sends GETs only, with this backend's key.
+
+        Raises:
+            BackendError: nothing answers there, or no known server that reranks.
+            ConfigError: the variable of the key is not set.
+        """
+        return probe(base_url, api_key=self._credentials.read().value, verify=self._verify)
+
     def to_spec(self) -> dict[str, object]:
-        self._check_key()
+        self._check_literal_key()
         if DIALECTS.get(self.kind) is not self._dialect:
             raise ConfigError(
                 f"a backend with the dialect {self.kind!r} of your own can't be written as a spec"
@@ -240,12 +270,12 @@ class HTTPBackend(Backend):
         return changed_options(HTTPBackend, options)
 
     def __reduce__(self) -> tuple[object, ...]:
-        self._check_key()
+        self._check_literal_key()
         is_built_in = DIALECTS.get(self.kind) is self._dialect
         dialect = self.kind if is_built_in else self._dialect
         return partial(type(self), dialect=dialect, **self._options()), ()
 
-    def _check_key(self) -> None:
+    def _check_literal_key(self) -> None:
         if self._api_key is not None:
             raise ConfigError(
                 "a backend with a literal `api_key` can't be pickled or written as a spec; put the "

@@ -16,6 +16,7 @@ from rerank_plugins.errors import (
 )
 from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
 from rerank_plugins.hooks._dispatch import dispatch_to, emit
+from rerank_plugins.scheduler.limit import BatchLimit
 from rerank_plugins.scheduler.request import Batch
 from rerank_plugins.scores import Scores, check_results, check_scores
 
@@ -32,8 +33,9 @@ class BatchScorer:
     """Gives every request of a batch its scores or its error; used from one thread at a time.
 
     A batch that fails is halved until the request that breaks it stands alone;
-    `BackendUnavailable` fails all of it at once. When memory runs out, `batch_cost` is halved for
-    good, and the batch is scored in smaller parts, down to single documents.
+    `BackendUnavailable` fails all of it at once. When memory runs out, the batch is scored in
+    smaller parts, down to single documents. If these fit, the batch was too large, and the next
+    ones are smaller; if one doesn't, it is to blame, and not the size of the batch.
 
     Args:
         run: what scores.
@@ -42,7 +44,7 @@ class BatchScorer:
     """
 
     def __init__(self, run: Run, *, backend: Backend | None, batch_cost: int) -> None:
-        self.batch_cost = batch_cost
+        self._limit = BatchLimit(batch_cost)
         self._run = run
         self._backend = backend
         self.forget()
@@ -52,6 +54,11 @@ class BatchScorer:
         self.speed = math.inf
         self._began: float | None = None
 
+    @property
+    def batch_cost(self) -> int:
+        """The maximum cost of a batch now."""
+        return self._limit.cost
+
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running; 0 for none."""
         began = self._began
@@ -59,6 +66,7 @@ class BatchScorer:
 
     def score(self, batch: Batch) -> None:
         """Score a batch; if that fails, score parts of it to find the requests that can succeed."""
+        self._limit.grow()
         try:
             _emit_waits(batch)
             with dispatch_to(request.dispatcher for request, _ in batch):
@@ -69,20 +77,19 @@ class BatchScorer:
         finally:
             self._began = None
 
-    def _score(self, batch: Batch) -> None:
+    def _score(self, batch: Batch) -> bool:
+        """Score a batch; return whether memory ran out for something that can't be split."""
         pairs = sum(len(indices) for _, indices in batch)
         cost = sum(request.costs[index] for request, indices in batch for index in indices)
         if pairs > 1 and cost > self.batch_cost:  # which has shrunk since it was filled
-            self._score_halves(batch, pairs)
-            return
+            return self._score_halves(batch, pairs)
         self._began = began = monotonic()
         try:
             results = self._results(batch)
         except BaseException as raised:  # noqa: BLE001  # reaches the caller through its future
             error = _harmless(raised)
             emit(BatchFinished(pairs, cost, outcome_of(error), monotonic() - began))
-            self._recover(batch, error, pairs, cost)
-            return
+            return self._recover(batch, error, pairs, cost)
         seconds = monotonic() - began
         self._remember_speed(cost / max(seconds, 1e-6))
         emit(BatchFinished(pairs, cost, "ok", seconds))
@@ -93,24 +100,28 @@ class BatchScorer:
                 own_cost = sum(request.costs[index] for index in indices)
                 emit(BatchFinished(len(indices), own_cost, outcome_of(error), seconds))
                 request.fail(error)
+        return False
 
-    def _recover(self, batch: Batch, error: Exception, pairs: int, cost: int) -> None:
-        # Smaller batches don't help a pair that is too large by itself: it ends up alone and fails.
-        shrinks = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
-        if shrinks and pairs > 1:
-            self.batch_cost = max(1, cost // 2)
-            emit(BatchShrunk(self.batch_cost))
-        elif len(batch) == 1 or isinstance(error, BackendUnavailable):
+    def _recover(self, batch: Batch, error: Exception, pairs: int, cost: int) -> bool:
+        # A single pair that doesn't fit is no reason for smaller batches.
+        is_too_large = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
+        is_single = pairs == 1 if is_too_large else len(batch) == 1
+        if is_single or isinstance(error, BackendUnavailable):
             for request, _ in batch:
                 request.fail(error)
-            return
-        self._score_halves(batch, pairs)
+            return isinstance(error, MemoryError)
+        part_ran_out = self._score_halves(batch, pairs)
+        if is_too_large and not part_ran_out and self._limit.shrink(cost // 2):
+            emit(BatchShrunk(self.batch_cost))
+        return part_ran_out
 
-    def _score_halves(self, batch: Batch, pairs: int) -> None:
+    def _score_halves(self, batch: Batch, pairs: int) -> bool:
+        ran_out = False
         for part in _halves(batch, pairs):
             alive = [(request, indices) for request, indices in part if not request.future.done()]
             if alive:
-                self._score(alive)
+                ran_out |= self._score(alive)
+        return ran_out
 
     def _remember_speed(self, speed: float) -> None:
         last = speed if self.speed == math.inf else self.speed

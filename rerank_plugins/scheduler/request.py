@@ -29,6 +29,7 @@ class QueuedRequest:
         "future",
         "parts",
         "pending",
+        "pending_cost",
         "query",
         "submitted",
         "waiting",
@@ -45,15 +46,13 @@ class QueuedRequest:
         self.documents = documents
         self.costs = costs
         self.pending = sorted(range(len(documents)), key=costs.__getitem__)  # longest is last
+        self.pending_cost = sum(costs)
         self.waiting = len(documents)
         self.parts: list[tuple[Sequence[int], Scores]] = []
         self.deficit = 0
         self.submitted: float | None = monotonic()  # None once a batch has begun
         self.future: Future[Scores] = Future()
         self.dispatcher = dispatcher
-
-    def pending_cost(self) -> int:
-        return sum(self.costs[index] for index in self.pending)
 
     def take(self, budget: int, max_documents: int) -> list[int]:
         """Remove and return the longest pending documents that the deficit and budget pay for."""
@@ -63,6 +62,7 @@ class QueuedRequest:
             if cost > self.deficit or cost > budget:
                 break
             self.deficit -= cost
+            self.pending_cost -= cost
             budget -= cost
             taken.append(self.pending.pop())
         return taken
@@ -75,6 +75,7 @@ class QueuedRequest:
         """Remove and return the longest pending document, on credit if need be."""
         index = self.pending.pop()
         self.deficit -= self.costs[index]
+        self.pending_cost -= self.costs[index]
         return [index]
 
     def part(self, indices: Sequence[int]) -> Sequence[Document]:

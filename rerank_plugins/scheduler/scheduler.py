@@ -23,6 +23,8 @@ __all__ = ["Scheduler"]
 
 _IDLE_SECONDS = 10.0
 """How long the worker waits for work before its thread ends; it starts again on demand."""
+_SLICE_SECONDS = 0.1
+"""How long a slice of a large request takes: what the next request waits for, at most."""
 
 
 class Scheduler:
@@ -31,22 +33,27 @@ class Scheduler:
     Requests wait in a queue while a batch is being scored; the next batch starts as soon as the
     last one ends, never later on purpose. A batch is filled by deficit round robin over the
     requests, in units of cost, so a request of 20 documents overtakes one of 1,000 (Shreedhar
-    and Varghese, "Efficient Fair Queueing Using Deficit Round Robin", 1996). Cancelled requests
-    cost nothing more once the batch in progress ends.
+    and Varghese, "Efficient Fair Queueing Using Deficit Round Robin", 1996). A large request is
+    scored in slices of about a tenth of a second, so those that come meanwhile wait for one slice,
+    and none is refused for what a large one has to wait for. Cancelled requests cost nothing more
+    once the batch in progress ends.
 
     A batch that fails is halved until the request that breaks it stands alone, and only that one
     fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. When
-    memory runs out (`MemoryError`), `batch_cost` is halved for good, and the batch is scored in
-    smaller parts, down to single documents.
+    memory runs out (`MemoryError`), the batch is scored in smaller parts, down to single documents;
+    if these fit, later batches are smaller for a while (see `BatchLimit`).
 
     Args:
         run: scores `(query, documents)` requests; called from one thread at a time.
         backend: gives the facts, such as its name, of scores that `run` returns without any.
         batch_cost: the maximum cost of a batch, except for a single document that costs more.
         batch_pairs: the maximum number of documents in a batch; None is no limit but `batch_cost`.
-        queue_cost: the maximum cost that waits, except that an empty queue accepts any request.
-        queue_seconds: the longest wait, at the speed of the last batches, that a new request may
-            meet; like `queue_cost`. None looks at the cost alone.
+        queue_cost: the maximum cost of a new request and of what is scored before its last
+            document; an empty queue accepts any request.
+        queue_pairs: the maximum number of its documents and of those that wait, of each request at
+            most as many as its own; None is no limit but `queue_cost`.
+        queue_seconds: the longest wait for the others, at the speed of the last batches; None looks
+            at the cost alone.
         quantum: what each request may spend per round; as much as the usual request costs, or it
             waits for several rounds.
         hooks: receive the events of all requests; the hooks of a call receive those of its own.
@@ -61,6 +68,7 @@ class Scheduler:
         batch_cost: int = 16_384,
         batch_pairs: int | None = None,
         queue_cost: int = 4_194_304,
+        queue_pairs: int | None = None,
         queue_seconds: float | None = None,
         quantum: int = 8_192,
         hooks: Sequence[Hook] = (),
@@ -70,6 +78,7 @@ class Scheduler:
         self._scorer = BatchScorer(run, backend=backend, batch_cost=batch_cost)
         self._batch_pairs = batch_pairs
         self._queue_cost = queue_cost
+        self._queue_pairs = math.inf if queue_pairs is None else queue_pairs
         self._queue_seconds = queue_seconds
         self._quantum = quantum
         self._name = name
@@ -82,7 +91,9 @@ class Scheduler:
 
     def _reset(self) -> None:
         self._changed = ForkSafeCondition()
-        self._queue = FairQueue(quantum=self._quantum)
+        self._queue = FairQueue(
+            quantum=self._quantum, most_cost=self._queue_cost, most_pairs=self._queue_pairs
+        )
         self._scorer.forget()
         self._worker: threading.Thread | None = None
         self._closing = False
@@ -127,15 +138,15 @@ class Scheduler:
         """
         request = QueuedRequest(query, documents, costs, merged((dispatcher(), self._dispatcher)))
         with self._changed:
-            room = self._room()
+            self._set_pace()
             if not wait:
-                self._refuse_if_full(sum(costs), room)
+                self._refuse_if_full(request)
             if self._worker is None:
                 self._closing = False
                 worker = threading.Thread(target=self._work, name=self._name, daemon=True)
                 worker.start()  # may fail when memory is short: then nothing is queued
                 self._worker = worker
-            self._queue.add(request, room=room)
+            self._queue.add(request)
             self._changed.notify()
         reference = weakref.ref(request)  # a strong one would be a cycle that holds its texts
         request.future.add_done_callback(lambda _: self._leave(reference()))
@@ -162,21 +173,26 @@ class Scheduler:
         if request.dispatcher is not None:
             request.dispatcher(Dropped(len(request.pending)))
 
-    def _room(self) -> int:
-        """Return the maximum cost that may wait."""
+    def _set_pace(self) -> None:
+        """Tell the queue how long a slice and a wait may be, at the speed of the last batches."""
         speed = self._scorer.speed
-        if self._queue_seconds is None or speed == math.inf:
-            return self._queue_cost
-        return min(self._queue_cost, int(self._queue_seconds * speed))
-
-    def _refuse_if_full(self, cost: int, room: int) -> None:
-        if self._queue.has_room(cost, room):
+        if speed == math.inf:
             return
-        queued = self._queue.cost
+        self._queue.slice_cost = int(speed * _SLICE_SECONDS)
+        if self._queue_seconds is not None:
+            self._queue.longest_wait = speed * self._queue_seconds
+
+    def _refuse_if_full(self, request: QueuedRequest) -> None:
+        queue = self._queue
+        if queue.has_room(request):
+            return
+        own, before = request.pending_cost, queue.cost_before(request)
+        room = min(queue.most_cost - own, queue.longest_wait)
         raise BackendOverloaded(
-            f"{queued} tokens wait to be scored and this request has {cost}; the "
-            f"queue holds {room}. Try again later, or raise its limit",
-            retry_after=max(1.0, (queued + cost - room) / self._scorer.speed),
+            f"{queue.cost} tokens of {queue.pairs} documents wait to be scored, and this request "
+            f"has {own} of {len(request.pending)}: too much for the queue. Try again later, or "
+            "raise its limits",
+            retry_after=max(1.0, (before - room) / self._scorer.speed),
         )
 
     def _work(self) -> None:
@@ -188,7 +204,8 @@ class Scheduler:
         """Wait for work and return a batch; an empty one ends the worker."""
         with self._changed:
             while True:
-                self._queue.admit(room=self._room())
+                self._set_pace()
+                self._queue.admit()
                 if self._queue:
                     return self._queue.fill(cost=self.batch_cost, pairs=self._batch_pairs)
                 idle = self._closing or not self._changed.wait(_IDLE_SECONDS)

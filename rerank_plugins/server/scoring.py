@@ -13,7 +13,7 @@ from rerank_plugins.content import check_texts
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
-from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins.scheduler import Scheduler, estimated_tokens, fair_share
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.settings import ServerSettings
 
@@ -61,13 +61,13 @@ class BatchedScoring:
         max_length: int,
     ) -> None:
         self._max_length = max_length
-        self._queue_pairs = settings.queue_pairs
         self._scheduler = Scheduler(
             backend.score_many,
             backend=backend,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
             queue_cost=settings.queue_tokens,
+            queue_pairs=settings.queue_pairs,
             queue_seconds=settings.queue_seconds,
             hooks=hooks,
             name="rerank-server",
@@ -92,7 +92,6 @@ class BatchedScoring:
         query, texts = check_texts(query, documents)
         if not texts:
             return Scores(())
-        _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
         costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
 
@@ -108,9 +107,14 @@ class ConcurrentScoring:
         self._queue_pairs = settings.queue_pairs
         self._dispatcher = Dispatcher(hooks)
         self._seconds = settings.request_seconds
-        self.queued_pairs = 0
+        self._in_flight: list[int] = []
+        """The number of documents of each request."""
         self.queued_cost = 0
         self.batch_cost = 0
+
+    @property
+    def queued_pairs(self) -> int:
+        return sum(self._in_flight)
 
     def stalled_for(self) -> float:
         return 0.0
@@ -119,10 +123,10 @@ class ConcurrentScoring:
         query, texts = check_texts(query, documents)
         if not texts:
             return Scores((), scale=self._backend.scale)
-        _check_queue(self.queued_pairs, len(texts), self._queue_pairs)
+        self._refuse_if_full(len(texts))
         cost = sum(estimated_tokens(query, text, limit=2**31) for text in texts)
         started = monotonic()
-        self.queued_pairs += len(texts)
+        self._in_flight.append(len(texts))
         self.queued_cost += cost
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
@@ -136,7 +140,7 @@ class ConcurrentScoring:
             )
             raise
         finally:
-            self.queued_pairs -= len(texts)
+            self._in_flight.remove(len(texts))
             self.queued_cost -= cost
         self._dispatcher(BatchFinished(len(texts), cost, "ok", monotonic() - started))
         return scores
@@ -144,12 +148,14 @@ class ConcurrentScoring:
     def close(self) -> None:
         """Do nothing: there is no background thread."""
 
-
-def _check_queue(queued: int, new: int, limit: int) -> None:
-    if queued and queued + new > limit:
-        raise BackendOverloaded(
-            f"{queued} pairs wait and this request has {new}; the limit is {limit}", retry_after=1.0
-        )
+    def _refuse_if_full(self, new: int) -> None:
+        waiting = fair_share(self._in_flight, new)
+        if waiting and waiting + new > self._queue_pairs:
+            raise BackendOverloaded(
+                f"{self.queued_pairs} pairs wait and this request has {new}; the limit is "
+                f"{self._queue_pairs}, of each request at most as many as the new one has",
+                retry_after=1.0,
+            )
 
 
 def select_scoring(

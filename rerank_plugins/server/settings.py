@@ -127,13 +127,14 @@ class ServerSettings:
     batch_pairs: int = 256
     """Most pairs in a batch."""
     batch_tokens: int = 16_384
-    """Most estimated tokens in a batch; the server halves it for good when memory runs out."""
+    """Most estimated tokens in a batch; the server halves it for a while when memory runs out."""
     queue_pairs: int = 20_000
-    """Most pairs that wait."""
+    """Most pairs of a new request and of those that wait, of each as many as its own."""
     queue_tokens: int = 4_194_304
-    """Most estimated tokens that wait."""
+    """Most estimated tokens of a new request and of what is scored before its last document."""
     queue_seconds: float = 2.0
-    """Longest wait of a new request, estimated from the last batches; a longer one is a 503."""
+    """Longest wait of a new request for the turns of others, estimated from the last batches; a
+    longer one is a 503."""
 
     model_process: bool = True
     """Whether `rerank-plugins serve` runs local models in processes of their own."""

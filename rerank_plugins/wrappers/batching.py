@@ -31,8 +31,8 @@ class BatchingBackend(WrapperBackend):
         wrapped: the backend that scores; pointwise, since documents of one request may be
             scored in different batches.
         batch_tokens: the maximum number of tokens in a batch, estimated from the texts' lengths.
-        queue_tokens: the maximum number of tokens that wait. A sync call beyond it raises
-            `BackendOverloaded`; an async call waits.
+        queue_tokens: the maximum number of tokens of a new call and of what is scored before its
+            last document. A sync call beyond it raises `BackendOverloaded`; an async call waits.
         max_length: the length in tokens at which the wrapped model cuts a pair.
 
     Raises:

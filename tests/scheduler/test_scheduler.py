@@ -217,13 +217,87 @@ def test_a_full_queue_refuses_those_who_will_not_wait(scorer):
     scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100)
     held(scheduler, scorer)
     ask(scheduler, ["a"] * 9)
-    with pytest.raises(BackendOverloaded, match="90 tokens wait to be scored"):
+    with pytest.raises(BackendOverloaded, match="90 tokens of 9 documents wait to be scored"):
         ask(scheduler, ["b"] * 2, wait=False)
     waiting = ask(scheduler, ["b"] * 2, wait=True)
     assert 90 == scheduler.queued_cost
     scorer.let_go.set()
 
     assert [1.0, 1.0] == waiting.result(30)
+    scheduler.close()
+
+
+def at_speed(speed, scorer, **options):
+    """Return a scheduler that takes its scorer to do so much in a second."""
+    scheduler = Scheduler(scorer, **options)
+    scheduler._scorer.speed = float(speed)
+    scheduler._scorer._remember_speed = lambda _: None
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    "limit", [{"queue_seconds": 1.0}, {"queue_cost": 15_000}, {"queue_pairs": 500}], ids=str
+)
+def test_a_large_request_takes_up_the_room_of_a_small_one(scorer, limit):
+    """Else one legal request of 1,000 documents would be a 503 for everybody else."""
+    scheduler = at_speed(10_000, scorer, **limit)
+    held(scheduler, scorer)
+    large = ask(scheduler, ["large"] * 1000, cost=20, wait=False)
+    small = [ask(scheduler, ["s"], wait=False) for _ in range(50)]
+    with pytest.raises(BackendOverloaded):
+        ask(scheduler, ["large, too"] * 1000, cost=20, wait=False)
+    scorer.let_go.set()
+
+    assert [[1.0]] * 50 == [future.result(30) for future in small]
+    assert 1000 == len(large.result(30))
+    scheduler.close()
+
+
+def test_small_requests_still_fill_the_queue(scorer):
+    scheduler = at_speed(10_000, scorer, queue_seconds=1.0)
+    held(scheduler, scorer)
+    admitted = [ask(scheduler, ["a"], cost=1000, wait=False) for _ in range(11)]
+    with pytest.raises(BackendOverloaded):
+        ask(scheduler, ["a"], cost=1000, wait=False)
+    scorer.let_go.set()
+
+    assert [[1.0]] * 11 == [future.result(30) for future in admitted]
+    scheduler.close()
+
+
+def pairs_in(batch):
+    return {query: len(texts) for query, texts in batch}
+
+
+def test_a_large_request_is_scored_in_slices(scorer, monkeypatch):
+    """Whoever comes meanwhile waits for one; it has one turn, too, in a batch with others."""
+    monkeypatch.setattr("rerank_plugins.scheduler.queue.usable_cpus", lambda: 4)
+    scheduler = at_speed(10_000, scorer)  # so a slice is 1,000
+    held(scheduler, scorer)
+    large = ask(scheduler, ["large"] * 1000, query="large", cost=20)
+    small = [ask(scheduler, ["s"] * 4, query=f"small {number}") for number in range(3)]
+    scorer.let_go.set()
+    for future in (large, *small):
+        future.result(30)
+    _, shared, alone, *_ = map(pairs_in, scorer.batches)
+
+    assert {"large": 50, "small 0": 4, "small 1": 4, "small 2": 4} == shared
+    assert {"large": 50} == alone
+    scheduler.close()
+
+
+@pytest.mark.parametrize(
+    ("speed", "documents"), [(10_000, 50), (1, 4), (1e9, 400)], ids=["a tenth", "least", "most"]
+)
+def test_a_slice_keeps_all_processors_busy_and_fits_into_a_batch(
+    scorer, monkeypatch, speed, documents
+):
+    monkeypatch.setattr("rerank_plugins.scheduler.queue.usable_cpus", lambda: 4)
+    scheduler = at_speed(speed, scorer, batch_cost=8000, quantum=4000)
+    large = ask(scheduler, ["large"] * 1000, query="large", cost=20)
+    large.result(30)
+
+    assert {"large": documents} == pairs_in(scorer.batches[0])
     scheduler.close()
 
 
@@ -442,7 +516,7 @@ def test_errors_that_are_made_in_their_own_way_reach_callers_as_they_are(error, 
     assert (type(error), told) == (type(raised), str(raised))
 
 
-def test_batches_shrink_for_good_when_memory_runs_out():
+def test_batches_shrink_when_memory_runs_out():
     sizes = []
 
     def small_memory(requests):
@@ -464,7 +538,44 @@ def test_batches_shrink_for_good_when_memory_runs_out():
     assert [("out_of_memory", 64, 640), ("out_of_memory", 32, 320)] == [
         (event.outcome, event.documents, event.tokens) for event in failed[:2]
     ]
-    assert BatchShrunk(80) in events
+    assert [BatchShrunk(80)] == [e for e in events if isinstance(e, BatchShrunk)]
+    scheduler.close()
+
+
+@pytest.mark.parametrize("others", [0, 1, 40])
+def test_a_document_that_runs_out_of_memory_by_itself_shrinks_no_batch(others):
+    def score(requests):
+        if any("huge" in texts for _, texts in requests):
+            raise MemoryError
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    events = []
+    scheduler = Scheduler(score, batch_cost=640, hooks=[events.append])
+    huge = ask(scheduler, ["huge"] + ["a"] * 20)
+    rest = [ask(scheduler, ["a"], query=str(number)) for number in range(others)]
+
+    assert isinstance(huge.exception(30), MemoryError)
+    assert [[1.0]] * others == [future.result(30) for future in rest]
+    assert 640 == scheduler.batch_cost
+    assert not [event for event in events if isinstance(event, BatchShrunk)]
+    scheduler.close()
+
+
+def test_batches_that_are_too_large_shrink_beside_a_document_that_is(scorer):
+    def score(requests):
+        if any("huge" in texts for _, texts in requests) or pairs_of(requests) > 8:
+            raise MemoryError
+        return [[1.0] * len(texts) for _, texts in requests]
+
+    def pairs_of(requests):
+        return sum(len(texts) for _, texts in requests)
+
+    scheduler = Scheduler(score, batch_cost=640)
+    huge, good = ask(scheduler, ["huge"]), ask(scheduler, ["a"] * 63)
+
+    assert isinstance(huge.exception(30), MemoryError)
+    assert [1.0] * 63 == good.result(30)
+    assert 40 < scheduler.batch_cost < 160
     scheduler.close()
 
 
@@ -511,13 +622,13 @@ def test_the_queue_is_as_long_as_the_wait_allows():
     futures = [ask(scheduler, ["a"])]
     for _ in range(2):
         assert started.acquire(timeout=30)
-    futures += [ask(scheduler, ["a"], wait=False)]
+    futures += [ask(scheduler, ["a"] * 3, wait=False)]
     with pytest.raises(BackendOverloaded) as caught:
         ask(scheduler, ["a"] * 5, wait=False)
     clock.release(10)
 
     assert caught.value.retry_after >= 1
-    assert [[1.0]] * 2 == [future.result(30) for future in futures]
+    assert [[1.0], [1.0] * 3] == [future.result(30) for future in futures]
     scheduler.close()
 
 

@@ -1,9 +1,12 @@
 """How requests reach the backend, by what it is."""
 
+import asyncio
+
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+from rerank_plugins import BackendOverloaded
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.scoring import BatchedScoring, ConcurrentScoring, select_scoring
 from rerank_plugins.testing import FakeBackend
@@ -47,3 +50,29 @@ def test_requests_that_must_not_be_split_are_concurrent(backend):
 
 def test_requests_to_another_server_are_concurrent():
     assert ConcurrentScoring is scoring_of(FakeBackend(), remote=True)
+
+
+class Slow(FakeBackend):
+    """Scores once it may."""
+
+    async def ascore(self, query, documents):
+        await self.may_score.wait()
+        return [0.5] * len(documents)
+
+
+def test_a_large_request_to_another_server_takes_up_the_room_of_a_small_one():
+    async def requests():
+        backend = Slow()
+        backend.may_score = asyncio.Event()
+        scoring = ConcurrentScoring(backend, ServerSettings(queue_pairs=100), ())
+        counts = (90, 5, 5, 5)
+        tasks = [asyncio.create_task(scoring.score("q", ["a"] * count)) for count in counts]
+        await asyncio.sleep(0)
+        queued = scoring.queued_pairs
+        with pytest.raises(BackendOverloaded, match="105 pairs wait and this request has 60"):
+            await scoring.score("q", ["a"] * 60)
+        backend.may_score.set()
+        scores = await asyncio.gather(*tasks)
+        return queued, scoring.queued_pairs, [len(each) for each in scores]
+
+    assert (105, 0, [90, 5, 5, 5]) == asyncio.run(requests())

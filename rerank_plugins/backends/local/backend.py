@@ -81,8 +81,8 @@ class LocalBackend(Backend):
         attention: `"packed"` concatenates the pairs of a batch, `"padded"` pads them to one
             length; `"auto"` packs if a check at load finds the same scores.
         max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
-        batch_tokens: the most tokens in one batch; None: what suits the device. Halved for good
-            when memory runs out.
+        batch_tokens: the most tokens in one batch; None: what suits the device. Halved for
+            a while when memory runs out.
         scale: `"probability"` (0 to 1) or `"logit"`.
         template: the prompt of a language model, in place of the one in its files: the name of a
             known template, a text with `{query}` and `{document}` (and maybe `{instruction}`), or

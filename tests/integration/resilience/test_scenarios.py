@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins.testing import FakeBackend
+from tests.support.doubles import Marked
 from tests.support.monitoring import get, metric, wait_until
 from tests.support.serving import listening
 
@@ -148,6 +149,26 @@ def test_a_request_of_a_thousand_holds_up_no_small_one(gate):
     last_small = max(place for place, number in enumerate(order) if 1000 <= number < 100_000)
     before = sum(number >= 100_000 for number in order[:last_small])
     assert before < 500
+
+
+def test_nobody_is_refused_for_what_a_large_request_takes():
+    """S12: the large one fills the queue ten times over; small ones wait for their turn only."""
+    slow = Marked(per_pair=0.001)
+    long = ["a panda " * 375] * 1000
+    with (
+        listening(slow, warm_up=False, queue_seconds=0.1) as url,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert 200 == post_rerank(url, long[:50])[0]  # the speed is known now
+        large = pool.submit(post_rerank, url, long)
+        wait_until(lambda: metric(url, "rerank_queue_pairs") > 500)
+        served = {post_rerank(url, ["a"] * 10)[0] for _ in range(5)}
+        assert metric(url, "rerank_queue_pairs") > 0
+        status, headers, _ = post_rerank(url, long)
+
+        assert ({200}, 503) == (served, status)
+        assert int(headers["retry-after"]) >= 1
+        assert 200 == large.result(60)[0]
 
 
 def test_a_length_that_is_too_long_is_refused_before_the_body_comes(gate):

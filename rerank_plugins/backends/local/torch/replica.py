@@ -22,6 +22,7 @@ from rerank_plugins.backends.local.torch.batch_size import find_batch_size
 from rerank_plugins.backends.local.torch.forward import Forward, choose_forward, overflows
 from rerank_plugins.backends.local.torch.model import is_out_of_memory
 from rerank_plugins.errors import BackendError, BackendOutOfMemory
+from rerank_plugins.scheduler import BatchLimit
 
 __all__ = ["Replica"]
 
@@ -34,8 +35,9 @@ Load: TypeAlias = Callable[[torch.dtype], Any]
 class Replica:
     """Scores tokenised pairs with a model that stays on one device, one call at a time.
 
-    When a batch does not fit into memory, the batch size is halved for good and the rest is planned
-    again. If values are too large for float16, the model is loaded in bfloat16 as well.
+    When a batch does not fit into memory, the batch size is halved and the rest is planned again.
+    It grows back after a while, or at once if a single pair turns out to be too large. If values
+    are too large for float16, the model is loaded in bfloat16 as well.
 
     Args:
         load: loads the model.
@@ -60,11 +62,12 @@ class Replica:
         self.device: torch.device = model.device
         self.forward, self._forward_reason = choose_forward(model, checkpoint, settings)
         self._bfloat16_forward: Forward | None = None  # once float16 has overflowed
-        self.batch_tokens, self._batch_tokens_reason = (
+        batch_tokens, self._batch_tokens_reason = (
             (settings.batch_tokens, "set by `batch_tokens`")
             if settings.batch_tokens
             else find_batch_size(self.forward, checkpoint, settings.gpu_memory_fraction or 1.0)
         )
+        self._limit = BatchLimit(batch_tokens)
         self._out_of_memory = 0
         self._overflows = 0
         self._cpus = usable_cpus()
@@ -73,6 +76,11 @@ class Replica:
         """Tokens that the model has read so far, padding included."""
         self.padding = 0
         """How many of these only filled up batches."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """The most tokens of a batch now."""
+        return self._limit.cost
 
     @property
     def dtype(self) -> str:
@@ -108,7 +116,11 @@ class Replica:
             "attention_reason": self._forward_reason,
             **self.forward.facts,
             "batch_tokens": self.batch_tokens,
-            "batch_tokens_reason": self._batch_tokens_reason,
+            "batch_tokens_reason": (
+                "halved when memory ran out"
+                if self._limit.is_lowered
+                else self._batch_tokens_reason
+            ),
             "out_of_memory": self._out_of_memory,
             "overflowed_pairs": self._overflows,
         }
@@ -132,6 +144,8 @@ class Replica:
             torch.cuda.empty_cache()
 
     def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
+        self._limit.grow()
+        before = self._limit.cost
         batches = self._plan(forward, pairs, list(range(len(pairs))))
         order: list[int] = []
         results: list[torch.Tensor] = []
@@ -150,6 +164,9 @@ class Replica:
                     order += batches.pop(0)
             logits = np.empty(len(pairs))
             logits[order] = torch.cat(results).cpu().numpy() if results else []
+        except BackendOutOfMemory:  # a single pair's fault, and not of the batches that it was in
+            self._limit.restore(before)
+            raise
         except RuntimeError as exc:
             raise BackendError(
                 f"the model {self._checkpoint.model!r} failed on {self.device}: {exc}"
@@ -193,8 +210,7 @@ class Replica:
         tokens = tokens_in_batch(
             range(len(batch)), lengths, padded=forward.padded, groups=groups, shared=shared
         )
-        self.batch_tokens = max(tokens // 2, 1)
-        self._batch_tokens_reason = "halved when memory ran out"
+        self._limit.shrink(tokens // 2)
         _log.warning(
             "out of memory on %s: batches now hold %d tokens", self.device, self.batch_tokens
         )

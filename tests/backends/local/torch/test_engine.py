@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -177,12 +178,32 @@ def test_a_single_pair_that_does_not_fit_is_one_error(
 ) -> None:
     """It says how long the pair is and what to do; the engine works on."""
     engine = engine_of(checkpoint("bert"))
+    before = engine.describe()["batch_tokens"]
     with monkeypatch.context() as patch:
         Memory(tokens=100).limit(PackedForward, patch)
         with pytest.raises(BackendOutOfMemory, match=r"pair of 206 tokens .* lower `max_length`"):
             engine.logits(REQUESTS)
 
     assert 3 == len(engine.logits(REQUESTS)[2])
+    assert before == engine.describe()["batch_tokens"], "the pair was too large, not the batches"
+
+
+@pytest.mark.parametrize("attention", PATHS)
+def test_batches_grow_again_after_a_while(
+    attention: str, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(checkpoint("bert"), attention=attention, batch_tokens=100_000)
+    with monkeypatch.context() as patch:
+        Memory(tokens=600).limit(PATHS[attention], patch)
+        engine.logits(REQUESTS)
+    lowered = engine.describe()
+    monkeypatch.setattr("rerank_plugins.scheduler.limit.monotonic", lambda: math.inf)
+    for _ in range(10):
+        engine.logits(REQUESTS)
+
+    assert (True, 100_000) == (lowered["batch_tokens"] <= 600, engine.describe()["batch_tokens"])
+    assert "halved when memory ran out" == lowered["batch_tokens_reason"]
+    assert "set by `batch_tokens`" == engine.describe()["batch_tokens_reason"]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("x")])

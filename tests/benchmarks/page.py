@@ -75,7 +75,7 @@ def plots(results: Mapping[str, Any]) -> dict[str, str]:
         if name.startswith("speed-"):
             rounds = found["rounds"]
             made[name] = bars(
-                f"{MODELS[found['model']].title}: times as fast as sentence-transformers",
+                f"{MODELS[found['model']].title}: speedup over sentence-transformers",
                 {_title(r): {c: ratio(r, "wall", c) for c in r["wall"]} for r in rounds},
             )
     flat = {n.removeprefix("flatness-"): r["found"] for n, r in results.items() if "flatness" in n}
@@ -110,7 +110,7 @@ def _speed(found: Mapping[str, Any]) -> str:
     ]
     table = as_table(("", *(_title(r) for r in rounds)), rows)
     counts = ", ".join(f"{_title(r)}: {len(r['wall'][REFERENCE])}" for r in rounds)
-    lines = [table, "", f"Measured calls of each: {counts}."]
+    lines = [table, "", f"Measured calls per contender: {counts}."]
     if found["missing"]:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in found["missing"].items())
         lines += ["", f"Not measured: {reasons}."]
@@ -144,7 +144,7 @@ def _operators(found: Mapping[str, Any]) -> str:
         total = sum(spent.values())
         shares = [f"{name} {100 * ms / total:.0f} %" for name, ms in spent.items()]
         rows.append((dtype, f"{total:.1f}", ", ".join(shares[:6])))
-    return as_table(("", f"ms for {found['tokens']} tokens", "where"), rows)
+    return as_table(("", f"ms for {found['tokens']} tokens", "share of the time"), rows)
 
 
 def _agreement(found: Mapping[str, Any]) -> str:
@@ -159,9 +159,10 @@ def _agreement(found: Mapping[str, Any]) -> str:
         )
         for name, row in found["rows"].items()
     ]
-    columns = ("", "questions", "Kendall τ", "worst", "largest difference, logits", "probabilities")
+    differences = ("largest difference of logits", "of probabilities")
+    columns = ("", "questions", "Kendall τ", "worst τ", *differences)
     return (
-        f"{as_table(columns, rows)}\n\nThe questions are of "
+        f"{as_table(columns, rows)}\n\nThe questions are from "
         f"{' and '.join(found['sets'])}, {found['documents']} passages each; the logits have a "
         f"standard deviation of {found['logit_deviation']:.2f}."
     )
@@ -177,7 +178,7 @@ def _start(found: Mapping[str, Any]) -> str:
         )
         for name, seconds in found["wall"].items()
     ]
-    return as_table(("", "wall s", "processor s", "MiB then"), rows)
+    return as_table(("", "wall s", "processor s", "MiB afterwards"), rows)
 
 
 def _memory(found: Mapping[str, Any]) -> str:
@@ -191,7 +192,7 @@ def _memory(found: Mapping[str, Any]) -> str:
         )
         for name, row in found.items()
     ]
-    columns = ("", "after two pairs", "at the end", "most", "at the end, no file's")
+    columns = ("", "after two pairs", "at the end", "peak", "at the end, anonymous")
     return as_table(columns, rows)
 
 
@@ -208,7 +209,7 @@ def _footprint(found: Mapping[str, Any]) -> str:
         for model, row in found["models"].items()
         for name, process in row["processes"].items()
     ]
-    columns = ("model", "", "weights' file", "loaded", "most", "most over the weights")
+    columns = ("model", "", "weights' file", "loaded", "peak", "peak over the weights")
     return (
         f"{as_table(columns, rows)}\n\nEach scored {found['documents']} documents of natural "
         "length, and 20 of 512 tokens."
@@ -217,7 +218,7 @@ def _footprint(found: Mapping[str, Any]) -> str:
 
 def _import(found: Mapping[str, Any]) -> str:
     return (
-        f"`import rerank_plugins` takes {found['import_ms']:.0f} ms (least: "
+        f"`import rerank_plugins` takes {found['import_ms']:.0f} ms (fastest: "
         f"{found['import_ms_least']:.0f} ms); Python itself starts in {found['python_ms']:.0f} ms."
     )
 
@@ -243,7 +244,7 @@ def _load(found: Mapping[str, Any]) -> str:
     columns = ("", "median ms", "p99 ms", "processor ms per call", "calls per second")
     return (
         f"{as_table(columns, [*rows, ('ratio', *quotients)])}\n\n{found['callers']:,} callers, "
-        f"{found['calls']:,} calls; the middle of {found['rounds']} rounds."
+        f"{found['calls']:,} calls; of {found['rounds']} rounds the one with the median p99."
     )
 
 

@@ -117,7 +117,11 @@ def _load(
             "15 ms",
             f"{added['99']} ms (p50 {added['50']}, p95 {added['95']})",
         ),
-        ("ten times the capacity: answered of it", "90 %", f"{100 * flood['goodput']:.0f} %"),
+        (
+            "ten times the capacity: share of the capacity answered",
+            "90 %",
+            f"{100 * flood['goodput']:.0f} %",
+        ),
         ("accepted, p99", "2 s and the scoring", f"{accepted['99'] / 1000:.1f} s ({taken})"),
         ("refused, p99", "50 ms", f"{refused['99']:.0f} ms (p50 {refused['50']:.0f})"),
         ("refusals without `Retry-After`", "0", str(flood["without_retry_after"])),
@@ -128,7 +132,7 @@ def _load(
         rows += [
             (f"{soak['seconds'] / 60:.0f} minutes at 70 %: errors", "0", str(soak["errors"])),
             ("growth of memory in 10 minutes", "1 MiB", f"{soak['mib_per_10_minutes']:.2f} MiB"),
-            ("threads, at least and at most", "the same", "{} and {}".format(*soak["threads"])),
+            ("threads, minimum and maximum", "the same", "{} and {}".format(*soak["threads"])),
         ]
     return as_table(("", "goal", "measured"), rows)
 
@@ -151,7 +155,7 @@ def _drawn(servers: Mapping[str, Any]) -> str:
         }
         for count in counts
     }
-    return bars("requests per second, times those of the guides' server", series)
+    return bars("requests per second relative to the guides' server", series)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

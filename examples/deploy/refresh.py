@@ -1,6 +1,6 @@
-"""Renew what the recipes pin: the digests of images, and the locked Python packages.
+"""Renew the pins of the recipes: the digests of images, and the locked Python packages.
 
-Run it from the root of the repository, read the difference, test, commit:
+Run it from the root of the repository, review the diff, test, commit:
 
     python examples/deploy/refresh.py images      # needs docker with buildx
     python examples/deploy/refresh.py packages    # needs uv
@@ -23,7 +23,7 @@ LOCKS = {
 
 
 def digest(image: str) -> str:
-    """Return the digest that a tag has now, of the index for all platforms."""
+    """Return the current digest of a tag's image index, which covers all platforms."""
     command = ["docker", "buildx", "imagetools", "inspect", image]
     command += ["--format", "{{.Manifest.Digest}}"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -33,7 +33,7 @@ def digest(image: str) -> str:
 
 
 def refresh_images(folder: Path = DEPLOY) -> None:
-    """Put the newest digest behind each pinned tag."""
+    """Replace the digest of each pinned tag with the current one."""
     known: dict[str, str] = {}
     for pattern in FILES:
         for file in sorted(folder.rglob(pattern)):
@@ -59,7 +59,7 @@ def refresh_packages(folder: Path = DEPLOY / "docker") -> None:
 
 
 def main() -> None:
-    """Renew what the command line names."""
+    """Renew the pins that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("images", "packages"))
     {"images": refresh_images, "packages": refresh_packages}[parser.parse_args().what]()

@@ -1,4 +1,4 @@
-"""The objects of an update: a candidate beside what runs, and the jobs that measure both."""
+"""The objects of an update: a candidate, and the jobs that measure it and the running server."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def image_of(deployment: dict[str, Any]) -> str:
 
 
 def containers_of(deployment: dict[str, Any]) -> list[str]:
-    """Return the names of the containers that run our image, those that go before included."""
+    """Return the names of the containers that run our image, init containers included."""
     spec = deployment["spec"]["template"]["spec"]
     both = [*spec.get("initContainers", []), *spec["containers"]]
     return [each["name"] for each in both if each["image"] == image_of(deployment)]
 
 
 def candidate(running: dict[str, Any], image: str) -> list[dict[str, Any]]:
-    """Return a Deployment of one pod like those that run, and a Service that only it answers.
+    """Return a Deployment of one pod like the running ones, and a Service for that pod alone.
 
-    Its pod lacks the label that the Service `rerank` selects, so no client reaches it yet.
+    The pod lacks the label that the Service `rerank` selects, so no client reaches it yet.
     """
     template = copy.deepcopy(running["spec"]["template"])
     labels = {**template["metadata"]["labels"], "app.kubernetes.io/component": CANDIDATE_COMPONENT}
@@ -73,7 +73,7 @@ _SELECTING = ("app.kubernetes.io/name", "app.kubernetes.io/component")
 
 
 def inputs(labelled: Path) -> list[dict[str, Any]]:
-    """Return what the jobs read: the labelled set."""
+    """Return the input of the jobs: a ConfigMap with the labelled set."""
     return [
         {
             "apiVersion": "v1",

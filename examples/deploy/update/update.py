@@ -1,14 +1,13 @@
-"""Bring a new image into production, or leave the old one there.
+"""Roll out a new image if it passes its checks; otherwise keep the old one.
 
     python update.py --labelled labelled.jsonl registry.example.com/rerank-plugins@sha256:DIGEST
 
 It starts a candidate beside the running servers; checks and measures both with the `canary` of the
-running image; gives the candidate one pod's share of the traffic; and only then rolls out. Alerts
-that begin to fire stop it: before the rollout the candidate goes away, after it the old image
-comes back.
+running image; gives the candidate one pod's share of the traffic; and only then rolls out. It stops
+if alerts begin to fire: before the rollout it removes the candidate, afterwards it rolls back.
 
-Needs kubectl, with the rights in role.yaml. Exit codes: 0 updated, or nothing to do. 1 the old
-image stays. 2 it was brought back. 3 it could not be: look at it now.
+Needs kubectl, with the rights in role.yaml. Exit codes: 0 updated, or nothing to do. 1 refused, the
+old image stays. 2 rolled back to the old image. 3 the rollback failed: act now.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ PINNED = re.compile(r"[\w./:-]+@sha256:[0-9a-f]{64}")
 
 
 class RefusedError(Exception):
-    """The new image is not to be used, for this reason."""
+    """The reason why the new image must not be used."""
 
 
 class Kubectl(Protocol):
     """Runs kubectl."""
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        """Return what it printed; raise `subprocess.CalledProcessError` if it failed."""
+        """Return its output; raise `subprocess.CalledProcessError` if it failed."""
         ...
 
 
@@ -50,7 +49,7 @@ class Figures:
 
     @classmethod
     def read(cls, line: str) -> Figures:
-        """Read them from the line that it prints."""
+        """Read them from the line of JSON that it prints."""
         report = json.loads(line)
         return cls(mrr_at_10=report["MRR@10"], p95_seconds=report["p95_seconds"])
 
@@ -60,16 +59,16 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What the new image must reach."""
+    """The requirements for the new image."""
 
     min_mrr: float = 0.75
     """The lowest MRR@10."""
     max_loss: float = 0.01
-    """By how much its MRR@10 may be lower than that of the running image."""
+    """How far its MRR@10 may be below that of the running image."""
     max_slowdown: float = 1.2
-    """How many times as long its p95 may be."""
+    """The largest ratio of its p95 to that of the running image."""
     watch_seconds: float = 600.0
-    """How long alerts are watched, with one pod and again after the rollout."""
+    """How long to watch the alerts, with one pod and again after the rollout."""
 
     def check(self, old: Figures, new: Figures) -> None:
         """Compare two measurements.
@@ -81,7 +80,7 @@ class Gates:
             raise RefusedError(f"MRR@10 is {new.mrr_at_10:.3f}, below {self.min_mrr}")
         if new.mrr_at_10 < old.mrr_at_10 - self.max_loss:
             raise RefusedError(f"MRR@10 fell from {old.mrr_at_10:.3f} to {new.mrr_at_10:.3f}")
-        # 5 ms are the noise of a network, whatever the factor.
+        # 5 ms are network noise, whatever the ratio.
         if new.p95_seconds > old.p95_seconds * self.max_slowdown + 0.005:
             raise RefusedError(f"p95 grew from {old.p95_seconds:.3f} s to {new.p95_seconds:.3f} s")
 
@@ -99,7 +98,7 @@ class Update:
     sleep: Callable[[float], object] = time.sleep
 
     def run(self) -> int:
-        """Do it, and return the exit code."""
+        """Run the update and return the exit code."""
         if not PINNED.fullmatch(self.image) or self.image.endswith("0" * 64):
             self.say(f"refused: {self.image!r} is no image by digest; write NAME@sha256:…")
             return 1
@@ -126,10 +125,10 @@ class Update:
         return 0
 
     def _try_out(self, running: dict[str, Any], old: str, before: set[str]) -> None:
-        """Start a candidate, measure it beside what runs, and let it work for a while.
+        """Start a candidate, compare it with the running image, and let it serve for a while.
 
         Raises:
-            RefusedError: it is not good enough, or an alert began to fire.
+            RefusedError: the candidate is not good enough, or an alert is firing.
         """
         if before:
             raise RefusedError(f"alerts are firing already: {', '.join(sorted(before))}")
@@ -137,7 +136,7 @@ class Update:
         self._apply(manifests.candidate(running, self.image))
         self._apply(manifests.inputs(self.labelled))
         self.kubectl("rollout", "status", f"deployment/{manifests.CANDIDATE}", "--timeout=15m")
-        # Both by the code that is trusted already, and one after the other, so that times compare.
+        # The trusted old image measures both, one after the other, so that times are comparable.
         new_figures = self._measured(old, manifests.CANDIDATE)
         old_figures = self._measured(old, "rerank")
         self.say(f"running: {old_figures}; candidate: {new_figures}")
@@ -164,7 +163,7 @@ class Update:
         raise RefusedError(f"measuring {service} took more than {manifests.MOST_SECONDS} s")
 
     def _watch(self, before: set[str]) -> None:
-        """Look at the alerts for a while; not being able to look is a reason to stop."""
+        """Watch the alerts for a while; a failure to read them stops the update, too."""
         for _ in range(max(1, round(self.gates.watch_seconds / 15))):
             self.sleep(15)
             if new := self._alerts() - before:
@@ -212,7 +211,7 @@ class Update:
 
     def _apply(self, objects: Sequence[Mapping[str, Any]]) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        # On the server: the other way keeps a copy in an annotation, of 256 kB at most.
+        # Client-side apply keeps a copy in an annotation, which is limited to 256 kB.
         self.kubectl("apply", "--server-side", "-f", "-", stdin=text)
 
 
@@ -223,7 +222,7 @@ def _message_of(error: Exception) -> str:
 
 
 def real_kubectl(namespace: str) -> Kubectl:
-    """Return the program, for one namespace."""
+    """Return a function that runs kubectl in one namespace."""
 
     def kubectl(*arguments: str, stdin: str | None = None) -> str:
         command = ["kubectl", "--namespace", namespace, *arguments]

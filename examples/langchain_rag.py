@@ -3,8 +3,8 @@
     pip install 'rerank-plugins[langchain]'
     python examples/langchain_rag.py
 
-It runs offline. To use it for real, put your embedding model and your LLM where the two stand-ins
-are: `HashedWords()` and `FakeListChatModel(…)`.
+It runs offline, with two stand-ins. For real use, replace `HashedWords()` with your embedding model
+and `FakeListChatModel(…)` with your LLM.
 """
 
 import json
@@ -22,8 +22,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from rerank_plugins.langchain import RerankRetriever
 
-# What scores: the model in the package. To swap it for any cross-encoder on this machine, write
-# "local:BAAI/bge-reranker-v2-m3"; on a server, "xinference+http://gpu:9997?model=UID".
+# The reranker: the model in the package. For a cross-encoder on this machine, write
+# "local:BAAI/bge-reranker-v2-m3"; for one on a server, "xinference+http://gpu:9997?model=UID".
 BACKEND = "embedded"
 
 DATA = Path(__file__).parent / "data" / "pubmedqa.jsonl"
@@ -31,7 +31,7 @@ PROMPT = "Answer the question from these abstracts alone.\n\n{abstracts}\n\nQues
 
 
 class HashedWords(Embeddings):
-    """Stands in for an embedding model: counts words, each in the slot of its hash."""
+    """A stand-in for an embedding model: counts words in slots chosen by their hash."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         return [self.embed_query(text) for text in texts]
@@ -44,19 +44,19 @@ class HashedWords(Embeddings):
 
 
 def joined(documents: list[Document]) -> str:
-    """Write the documents as the prompt shows them; their metadata stays out of it."""
+    """Return the documents as one text for the prompt, without their metadata."""
     return "\n\n".join(f"[{document.id}] {document.page_content}" for document in documents)
 
 
 def main() -> None:
-    """Answer one question, then count over twenty how often the right abstract comes first."""
+    """Answer one question; then count, over twenty, how often the right abstract ranks first."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     store = InMemoryVectorStore(HashedWords())
     store.add_documents([Document(row["abstract"], id=row["id"]) for row in rows])
 
-    found = store.as_retriever(search_kwargs={"k": 30})
-    retriever = RerankRetriever(found, backend=BACKEND, top_n=3)
-    # A real one: `langchain_anthropic.ChatAnthropic` and its model's name, in place of this.
+    first_stage = store.as_retriever(search_kwargs={"k": 30})
+    retriever = RerankRetriever(first_stage, backend=BACKEND, top_n=3)
+    # Replace this with a real model, such as `langchain_anthropic.ChatAnthropic(model=…)`.
     model = FakeListChatModel(responses=["(here your model answers)"])
     answer = (
         {"abstracts": lambda state: joined(state["documents"]), "question": lambda s: s["question"]}
@@ -70,17 +70,17 @@ def main() -> None:
 
     result = chain.invoke(rows[0]["question"])
     print(result["question"])
-    for place, document in enumerate(result["documents"], 1):
-        was, score = (document.metadata[key] for key in ("retriever_rank", "relevance_score"))
-        print(f"{place}. (was {was})  {score:.3f}  {document.page_content[:60]}…")
+    for rank, document in enumerate(result["documents"], 1):
+        before, score = (document.metadata[key] for key in ("retriever_rank", "relevance_score"))
+        print(f"{rank}. (was {before})  {score:.3f}  {document.page_content[:60]}…")
     print(result["answer"])
 
     sample = rows[::10]
     questions = [row["question"] for row in sample]
     print(f"\nright abstract in first place, of {len(sample)} questions")
-    for name, ranked in ("as retrieved", found), ("reranked", retriever):
-        firsts = [documents[0].id for documents in ranked.batch(questions)]
-        right = sum(first == row["id"] for first, row in zip(firsts, sample, strict=True))
+    for name, ranker in ("as retrieved", first_stage), ("reranked", retriever):
+        best_ids = [documents[0].id for documents in ranker.batch(questions)]
+        right = sum(best == row["id"] for best, row in zip(best_ids, sample, strict=True))
         print(f"  {name:12}  {right}")
 
 

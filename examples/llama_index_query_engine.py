@@ -3,8 +3,8 @@
     pip install 'rerank-plugins[llama-index]'
     python examples/llama_index_query_engine.py
 
-It runs offline. To use it for real, put your embedding model and your LLM where the two stand-ins
-are: `HashedWords()` and `MockLLM()`.
+It runs offline, with two stand-ins. For real use, replace `HashedWords()` with your embedding model
+and `MockLLM()` with your LLM.
 """
 
 import json
@@ -20,9 +20,8 @@ from llama_index.core.schema import NodeWithScore
 
 from rerank_plugins.llama_index import RerankPostprocessor
 
-# What scores: the model in the package. This is the one line to change
-# for a cross-encoder on this machine: "local:BAAI/bge-reranker-v2-m3"
-# or for one on a server: "xinference+http://gpu:9997?model=bge-reranker-v2-m3"
+# The reranker: the model in the package. For a cross-encoder on this machine, write
+# "local:BAAI/bge-reranker-v2-m3"; for one on a server, "xinference+http://gpu:9997?model=UID".
 BACKEND = "embedded"
 
 QUESTION = "Does lunar position influence the time of delivery?"
@@ -30,7 +29,7 @@ DATA = Path(__file__).parent / "data" / "pubmedqa.jsonl"
 
 
 class HashedWords(BaseEmbedding):
-    """Stands in for an embedding model: counts words, each in the slot of its hash."""
+    """A stand-in for an embedding model: counts words in slots chosen by their hash."""
 
     def _get_text_embedding(self, text: str) -> list[float]:
         vector = [0.0] * 256
@@ -45,17 +44,17 @@ class HashedWords(BaseEmbedding):
         return self._get_text_embedding(query)
 
 
-def mean_reciprocal_rank(found: list[list[NodeWithScore]], answers: list[str]) -> float:
-    """Return the mean of 1/rank of the right document; 0 where it was not found."""
+def mean_reciprocal_rank(rankings: list[list[NodeWithScore]], answers: list[str]) -> float:
+    """Return the mean of 1/rank of the right documents; a missing one counts as 0."""
     total = 0.0
-    for nodes, answer in zip(found, answers, strict=True):
+    for nodes, answer in zip(rankings, answers, strict=True):
         ids = [item.node.ref_doc_id for item in nodes]
         total += 1 / (ids.index(answer) + 1) if answer in ids else 0.0
     return total / len(answers)
 
 
 def main() -> None:
-    """Ask one question, then measure what reranking does for twenty."""
+    """Ask one question; then measure, over twenty, how much reranking helps."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     index = VectorStoreIndex.from_documents(
         [Document(text=row["abstract"], id_=row["id"]) for row in rows],
@@ -65,26 +64,28 @@ def main() -> None:
     retriever = index.as_retriever(similarity_top_k=30)
     engine = RetrieverQueryEngine.from_args(
         retriever,
-        llm=MockLLM(max_tokens=8),  # in truth, say, OpenAI(model="gpt-5-mini")
+        llm=MockLLM(max_tokens=8),  # replace it with a real one, such as OpenAI(model=…)
         node_postprocessors=[reranker],
     )
 
     response = engine.query(QUESTION)
     print(QUESTION)
-    for place, item in enumerate(response.source_nodes, 1):
-        was = item.metadata["retriever_rank"]
-        print(f"{place}. (was {was})  {item.score:.3f}  {item.get_content()[:60]}…")
+    for rank, item in enumerate(response.source_nodes, 1):
+        before = item.metadata["retriever_rank"]
+        print(f"{rank}. (was {before})  {item.score:.3f}  {item.get_content()[:60]}…")
 
     sample = rows[::10]
-    before = [retriever.retrieve(row["question"]) for row in sample]
-    after = [
+    retrieved = [retriever.retrieve(row["question"]) for row in sample]
+    reranked = [
         reranker.postprocess_nodes(nodes, query_str=row["question"])
-        for nodes, row in zip(before, sample, strict=True)
+        for nodes, row in zip(retrieved, sample, strict=True)
     ]
     answers = [row["id"] for row in sample]
     print(f"\nmean reciprocal rank of the right abstract, {len(sample)} questions")
-    print(f"  as retrieved  {mean_reciprocal_rank(before, answers):.3f}")
-    print(f"  reranked      {mean_reciprocal_rank(after, answers):.3f}  by {reranker.backend.name}")
+    print(f"  as retrieved  {mean_reciprocal_rank(retrieved, answers):.3f}")
+    print(
+        f"  reranked      {mean_reciprocal_rank(reranked, answers):.3f}  by {reranker.backend.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ tantivy is a search engine like Lucene: an index on disk, more query types, incr
 
 import bm25s  # type: ignore[import-untyped]  # it ships no types
 import tantivy
-from common import DEPTH, english, measured
+from common import DEPTH, english, measure
 
 documents, judged = english()
 ids, texts = list(documents), list(documents.values())
 
-# bm25s: tokens into a sparse matrix.
+# bm25s: the documents as a sparse matrix of token scores.
 matrix = bm25s.BM25()
 matrix.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
 
@@ -44,10 +44,10 @@ def by_tantivy(question: str) -> list[tuple[str, str]]:
     """Find the best documents with tantivy, best first."""
     words = "".join(letter if letter.isalnum() else " " for letter in question)
     hits = searcher.search(index.parse_query(words, ["text"]), DEPTH).hits
-    found = [searcher.doc(address) for _, address in hits]
-    return [(document["id"][0], document["text"][0]) for document in found]
+    matches = [searcher.doc(address) for _, address in hits]
+    return [(document["id"][0], document["text"][0]) for document in matches]
 
 
 if __name__ == "__main__":
-    measured(by_bm25s, judged, name="bm25s, English")
-    measured(by_tantivy, judged, name="tantivy, English")
+    measure(by_bm25s, judged, name="bm25s, English")
+    measure(by_tantivy, judged, name="tantivy, English")

@@ -3,12 +3,12 @@
     pip install 'rerank-plugins[examples]'
     python examples/retrieval/chroma_rerank.py [BACKEND]
 
-Runs inside this process; chromadb.HttpClient(host="localhost") is the same on a server.
+Chroma runs inside this process; to use a server, take chromadb.HttpClient(host="localhost").
 """
 
 import chromadb
 from chromadb.config import Settings
-from common import BACKEND, DEPTH, embed, english, measured
+from common import BACKEND, DEPTH, embed, english, measure
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
@@ -35,15 +35,15 @@ class ChromaRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
-        found = collection.query(query_embeddings=embed([query]), n_results=DEPTH)
+        result = collection.query(query_embeddings=embed([query]), n_results=DEPTH)
         return [
             Document(text, id=name)
-            for name, text in zip(found["ids"][0], (found["documents"] or [[]])[0], strict=True)
+            for name, text in zip(result["ids"][0], (result["documents"] or [[]])[0], strict=True)
         ]
 
 
 if __name__ == "__main__":
-    measured(ChromaRetriever(), judged, name="Chroma, English")
+    measure(ChromaRetriever(), judged, name="Chroma, English")
 
     question = judged[0][0]
     for document in RerankRetriever(ChromaRetriever(), backend=BACKEND, top_n=3).invoke(question):

@@ -1,6 +1,6 @@
-"""What the recipes share: the data, the embedding model, and the table at the end.
+"""Shared parts of the recipes: the data, the embedding model, and the table at the end.
 
-Put your own documents, your embedding model and your judged questions in their place.
+Replace them with your own documents, embedding model and judged questions.
 """
 
 import sys
@@ -18,13 +18,13 @@ from rerank_plugins import Backend, load_backend
 from rerank_plugins.evaluation import Evaluation, evaluate, from_retriever, load_dataset
 
 BACKEND = sys.argv[1] if len(sys.argv) > 1 else "embedded"
-"""What reranks: any spec, as "local:BAAI/bge-reranker-v2-m3"."""
+"""The reranker: any backend spec, such as "local:BAAI/bge-reranker-v2-m3"."""
 
 DEPTH = 30
-"""How many documents the first stage hands to the reranker."""
+"""How many documents the first stage passes to the reranker."""
 
 Judged = list[tuple[str, list[str]]]
-"""Questions, and the ids of the documents that answer each."""
+"""Pairs of a question and the ids of the documents that answer it."""
 
 
 def english() -> tuple[dict[str, str], Judged]:
@@ -75,7 +75,7 @@ def _embedded(text: str) -> NDArray[np.float32]:
 
 
 def embed(texts: Iterable[str]) -> NDArray[np.float32]:
-    """Return a vector of length 1 and 384 numbers per text, kept for the next recipe."""
+    """Return one unit vector of 384 dimensions per text, cached for the next recipe."""
     return np.stack([_embedded(text) for text in texts])
 
 
@@ -85,26 +85,26 @@ def _backend() -> Backend:
     return load_backend(BACKEND)
 
 
-def measured(retriever: Any, judged: Judged, *, name: str) -> Evaluation:
-    """Ask the retriever every question, rerank what it finds, and print what that brings."""
-    found = evaluate(
+def measure(retriever: Any, judged: Judged, *, name: str) -> Evaluation:
+    """Retrieve documents for every question, rerank them, and print the gain."""
+    evaluation = evaluate(
         from_retriever(retriever, judged, name=name, depth=DEPTH),
         {"reranked": _backend()},
         metrics=("nDCG@10", "MRR@10"),
         depth=DEPTH,
         depths=[],
     )
-    for line in table(name, found):
+    for line in table(name, evaluation):
         print(line)
-    return found
+    return evaluation
 
 
-def table(name: str, found: Evaluation) -> Sequence[str]:
+def table(name: str, evaluation: Evaluation) -> Sequence[str]:
     """Lay out nDCG@10 and MRR@10 before and after, and the gain with its 95 % interval."""
-    lines = [f"{name}, {len(found.dataset.queries)} questions", f"{'':24}nDCG@10   MRR@10"]
-    for label, system in (("as found", found.baseline), ("reranked", found.backends[0])):
-        values = "".join(f"{system.figures[metric].mean:9.3f}" for metric in found.metrics)
+    lines = [f"{name}, {len(evaluation.dataset.queries)} questions", f"{'':24}nDCG@10   MRR@10"]
+    for label, system in (("as found", evaluation.baseline), ("reranked", evaluation.backends[0])):
+        values = "".join(f"{system.figures[metric].mean:9.3f}" for metric in evaluation.metrics)
         lines.append(f"  {label:20}{values}")
-    gain = found.compared("reranked", found.baseline.label).difference
+    gain = evaluation.compared("reranked", evaluation.baseline.label).difference
     lines.append(f"  gain in nDCG@10        {gain.mean:+.3f}  [{gain.low:+.3f}, {gain.high:+.3f}]")
     return lines

@@ -4,12 +4,12 @@
     export ELASTICSEARCH_URL=http://localhost:9200
     python examples/retrieval/elasticsearch_rerank.py [BACKEND]
 
-Needs a server. For English, take the analyzer "english" in place of "cjk".
+Needs a running server. For English, use the analyzer "english" instead of "cjk".
 """
 
 import os
 
-from common import BACKEND, DEPTH, chinese, measured
+from common import BACKEND, DEPTH, chinese, measure
 from elasticsearch import Elasticsearch, helpers
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -23,7 +23,7 @@ client = Elasticsearch(os.environ.get("ELASTICSEARCH_URL", "http://localhost:920
 
 
 def build() -> None:
-    """Index the paragraphs anew; `cjk` splits Chinese into pairs of characters."""
+    """Rebuild the index; the analyzer `cjk` splits Chinese into character bigrams."""
     client.options(ignore_status=404).indices.delete(index=INDEX)
     client.indices.create(
         index=INDEX, mappings={"properties": {"text": {"type": "text", "analyzer": "cjk"}}}
@@ -44,14 +44,14 @@ class ElasticsearchRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
-        found = client.search(index=INDEX, query={"match": {"text": query}}, size=DEPTH)
-        hits = found["hits"]["hits"]
+        response = client.search(index=INDEX, query={"match": {"text": query}}, size=DEPTH)
+        hits = response["hits"]["hits"]
         return [Document(hit["_source"]["text"], id=hit["_id"]) for hit in hits]
 
 
 if __name__ == "__main__":
     build()
-    measured(ElasticsearchRetriever(), judged, name="Elasticsearch, Chinese")
+    measure(ElasticsearchRetriever(), judged, name="Elasticsearch, Chinese")
 
     question = judged[0][0]
     retriever = RerankRetriever(ElasticsearchRetriever(), backend=BACKEND, top_n=3)

@@ -3,13 +3,13 @@
     pip install 'rerank-plugins[examples]'
     python examples/retrieval/hybrid_rerank.py [BACKEND]
 
-Words find names and codes, vectors find paraphrases. Reciprocal rank fusion (Cormack, Clarke and
-Büttcher 2009) adds 1 / (60 + rank) over both lists: ranks can be added up, their scores can't.
+BM25 finds names and codes, vectors find paraphrases. Reciprocal rank fusion (Cormack, Clarke and
+Büttcher 2009) sums 1 / (60 + rank) over both lists, because their scores are not comparable.
 """
 
 import bm25s  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
-from common import BACKEND, DEPTH, embed, english, measured
+from common import BACKEND, DEPTH, embed, english, measure
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
@@ -50,7 +50,7 @@ def fused(*rankings: list[int]) -> list[int]:
 
 
 class Hybrid(BaseRetriever):
-    """Finds documents by words and by meaning."""
+    """Finds documents by BM25 and by the cosine of their vectors."""
 
     def _get_relevant_documents(
         self,
@@ -64,12 +64,12 @@ class Hybrid(BaseRetriever):
 
 if __name__ == "__main__":
     for name, search in (("BM25", by_words), ("dense vectors", by_vectors)):
-        measured(
+        measure(
             lambda question, search=search: [(ids[row], texts[row]) for row in search(question)],
             judged,
             name=f"{name} alone, English",
         )
-    measured(Hybrid(), judged, name="hybrid (RRF), English")
+    measure(Hybrid(), judged, name="hybrid (RRF), English")
 
     # In a chain: the hybrid retriever and the reranker are one retriever.
     question = judged[0][0]

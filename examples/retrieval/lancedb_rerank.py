@@ -3,14 +3,14 @@
     pip install 'rerank-plugins[examples]'
     python examples/retrieval/lancedb_rerank.py [BACKEND]
 
-LanceDB is a folder, here or in an object store: lancedb.connect("s3://bucket/path").
+A LanceDB database is a folder, here or in an object store: lancedb.connect("s3://bucket/path").
 """
 
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import lancedb
-from common import BACKEND, DEPTH, embed, english, measured
+from common import BACKEND, DEPTH, embed, english, measure
 from lancedb.index import FTS
 
 from rerank_plugins import rerank
@@ -19,7 +19,7 @@ documents, judged = english()
 
 
 def main(folder: str) -> None:
-    """Search by vectors and by words, rerank both."""
+    """Search by vectors and by full text, and rerank the results of both."""
     rows = [
         {"id": name, "text": text, "vector": vector}
         for (name, text), vector in zip(
@@ -38,8 +38,8 @@ def main(folder: str) -> None:
         query = table.search(question, query_type="fts").limit(DEPTH)
         return [(row["id"], row["text"]) for row in query.to_list()]
 
-    measured(by_vectors, judged, name="LanceDB, vectors, English")
-    measured(by_words, judged, name="LanceDB, full text, English")
+    measure(by_vectors, judged, name="LanceDB, vectors, English")
+    measure(by_words, judged, name="LanceDB, full text, English")
 
     question = judged[0][0]
     for item in rerank(question, [text for _, text in by_vectors(question)], backend=BACKEND)[:3]:

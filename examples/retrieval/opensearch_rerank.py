@@ -3,12 +3,12 @@
     pip install 'rerank-plugins[examples]'
     OPENSEARCH_URL=http://localhost:9200 python examples/retrieval/opensearch_rerank.py [BACKEND]
 
-Needs a server. For Chinese, take the analyzer "cjk" in place of "english".
+Needs a running server. For Chinese, use the analyzer "cjk" instead of "english".
 """
 
 import os
 
-from common import BACKEND, DEPTH, english, measured
+from common import BACKEND, DEPTH, english, measure
 from opensearchpy import OpenSearch, helpers
 
 from rerank_plugins import rerank
@@ -19,7 +19,7 @@ client = OpenSearch(os.environ.get("OPENSEARCH_URL", "http://localhost:9200"))
 
 
 def build() -> None:
-    """Index the passages anew."""
+    """Rebuild the index of the passages."""
     client.indices.delete(index=INDEX, ignore=404)
     mappings = {"properties": {"text": {"type": "text", "analyzer": "english"}}}
     client.indices.create(index=INDEX, body={"mappings": mappings})
@@ -39,7 +39,7 @@ def search(question: str) -> list[tuple[str, str]]:
 
 if __name__ == "__main__":
     build()
-    measured(search, judged, name="OpenSearch, English")
+    measure(search, judged, name="OpenSearch, English")
 
     question = judged[0][0]
     for item in rerank(question, [text for _, text in search(question)], backend=BACKEND)[:3]:

@@ -1,12 +1,12 @@
-"""Qdrant as the vector store, reranked, as LlamaIndex retriever and node postprocessor.
+"""Qdrant as the vector store, reranked, as a LlamaIndex retriever and node postprocessor.
 
     pip install 'rerank-plugins[examples]'
     python examples/retrieval/qdrant_rerank.py [BACKEND]
 
-Runs inside this process; QdrantClient(url="http://localhost:6333") is the same on a server.
+Qdrant runs inside this process; to use a server, take QdrantClient(url="http://localhost:6333").
 """
 
-from common import BACKEND, DEPTH, embed, english, measured
+from common import BACKEND, DEPTH, embed, english, measure
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from qdrant_client import QdrantClient
@@ -45,9 +45,9 @@ class QdrantRetriever(BaseRetriever):
 
 if __name__ == "__main__":
     retriever = QdrantRetriever()
-    measured(retriever, judged, name="Qdrant, English")
+    measure(retriever, judged, name="Qdrant, English")
 
-    # In a query engine this postprocessor stands behind the retriever.
+    # In a query engine this postprocessor runs after the retriever.
     question = judged[0][0]
     postprocessor = RerankPostprocessor(backend=BACKEND, top_n=3)
     for item in postprocessor.postprocess_nodes(retriever.retrieve(question), query_str=question):

@@ -6,7 +6,7 @@ import threading
 import pytest
 from hypothesis import strategies as st
 
-from rerank_plugins import Backend, ConfigError
+from rerank_plugins import Backend, BackendError, ConfigError
 from rerank_plugins.content import check_texts
 from rerank_plugins.testing import FakeBackend
 
@@ -103,7 +103,7 @@ def test_a_stray_stop_iteration_hangs_no_async_caller():
             next(iter(()))
 
     async def wait(awaitable):
-        with pytest.raises(RuntimeError, match="raised StopIteration"):
+        with pytest.raises(BackendError, match="failed with StopIteration"):
             await asyncio.wait_for(awaitable, 10)
 
     asyncio.run(wait(Exhausted().ascore("q", ["a"])))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
-__all__ = ["aside_by_side", "in_thread", "side_by_side"]
+from rerank_plugins.errors import BackendError
+
+__all__ = ["as_error", "aside_by_side", "in_daemon_thread", "in_thread", "side_by_side"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -61,14 +64,47 @@ async def aside_by_side(
 async def in_thread(function: Callable[..., _Result], *args: object) -> _Result:
     """Call `function` in a thread, with this context, and return what it returns.
 
-    `StopIteration` becomes a `RuntimeError`, as in a coroutine: no future of asyncio can hold it,
-    and whoever waits for one that should would wait forever.
+    What no task can raise becomes a `BackendError`; see `as_error`.
     """
 
     def call() -> _Result:
         try:
             return function(*args)
-        except StopIteration as error:
-            raise RuntimeError("a function in a thread raised StopIteration") from error
+        except BaseException as raised:
+            if (error := as_error(raised)) is raised:
+                raise
+            raise error from raised
 
     return await asyncio.to_thread(call)
+
+
+def in_daemon_thread(function: Callable[[], _Result], *, name: str) -> Future[_Result]:
+    """Call `function` in a thread that the end of Python does not wait for.
+
+    The future gives what it returns; what no future can hold becomes a `BackendError`.
+    """
+    future: Future[_Result] = Future()
+    future.set_running_or_notify_cancel()  # who waits for it may go, but the thread stays
+
+    def call() -> None:
+        try:
+            result = function()
+        except BaseException as raised:  # noqa: BLE001  # raised again by the future
+            future.set_exception(as_error(raised))
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=call, name=name, daemon=True).start()
+    return future
+
+
+def as_error(raised: BaseException) -> Exception:
+    """Return `raised`, or a `BackendError` in its place if it means something else to a loop.
+
+    `SystemExit` ends an event loop or a thread, as do the panics of libraries written in Rust; the
+    `CancelledError` of a model looks as if its caller had been cancelled; and a future of asyncio
+    that should hold `StopIteration` is never done.
+    """
+    if isinstance(raised, Exception) and not isinstance(raised, StopIteration | CancelledError):
+        return raised
+    return BackendError(f"the model failed with {type(raised).__name__}")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TypeAlias
 
+from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.content import Requests
 from rerank_plugins.errors import (
-    BackendError,
     BackendOutOfMemory,
     BackendUnavailable,
 )
@@ -71,9 +71,9 @@ class BatchScorer:
             _emit_waits(batch)
             with dispatch_to(request.dispatcher for request, _ in batch):
                 self._score(batch)
-        except BaseException as error:  # noqa: BLE001  # else the thread ends, and callers hang
+        except BaseException as raised:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:
-                request.fail(_harmless(error))
+                request.fail(as_error(raised))
         finally:
             self._began = None
 
@@ -87,7 +87,7 @@ class BatchScorer:
         try:
             results = self._results(batch)
         except BaseException as raised:  # noqa: BLE001  # reaches the caller through its future
-            error = _harmless(raised)
+            error = as_error(raised)
             emit(BatchFinished(pairs, cost, outcome_of(error), monotonic() - began))
             return self._recover(batch, error, pairs, cost)
         seconds = monotonic() - began
@@ -96,7 +96,8 @@ class BatchScorer:
         for (request, indices), scores in zip(batch, results, strict=True):
             try:
                 request.finish(indices, self._checked(scores, len(indices)))
-            except Exception as error:  # noqa: BLE001  # of whatever the scores are made
+            except BaseException as raised:  # noqa: BLE001  # of whatever the scores are made
+                error = as_error(raised)
                 own_cost = sum(request.costs[index] for index in indices)
                 emit(BatchFinished(len(indices), own_cost, outcome_of(error), seconds))
                 request.fail(error)
@@ -144,16 +145,6 @@ def _emit_waits(batch: Batch) -> None:
         if request.submitted is not None and request.dispatcher is not None:
             request.dispatcher(Dequeued(now - request.submitted))
         request.submitted = None
-
-
-def _harmless(error: BaseException) -> Exception:
-    """Return an error that ends no event loop, as `SystemExit` and panics of libraries would.
-
-    Nor may it be `StopIteration`, which no future of asyncio can hold.
-    """
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return BackendError(f"the model failed with {type(error).__name__}")
 
 
 def _halves(batch: Batch, pairs: int) -> tuple[Batch, Batch]:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Protocol
 
 from rerank_plugins._internal.context import until
+from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import check_texts
 from rerank_plugins.errors import BackendOverloaded
@@ -131,14 +132,17 @@ class ConcurrentScoring:
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
                 scores = await ascore_with(self._backend, query, texts)
-        except asyncio.CancelledError:
-            self._dispatcher(Dropped(len(texts)))
-            raise
-        except Exception as error:
+        except BaseException as raised:
+            if _is_cancelled():
+                self._dispatcher(Dropped(len(texts)))
+                raise
+            error = as_error(raised)
             self._dispatcher(
                 BatchFinished(len(texts), cost, outcome_of(error), monotonic() - started)
             )
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         finally:
             self._in_flight.remove(len(texts))
             self.queued_cost -= cost
@@ -156,6 +160,12 @@ class ConcurrentScoring:
                 f"{self._queue_pairs}, of each request at most as many as the new one has",
                 retry_after=1.0,
             )
+
+
+def _is_cancelled() -> bool:
+    """Whether someone cancelled this task; a backend may raise `CancelledError` by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def select_scoring(

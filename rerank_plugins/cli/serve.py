@@ -61,10 +61,13 @@ def serve(
     file = spec if spec is not None and Path(spec).suffix == ".toml" else None
     tables, settings = read_settings(file, overrides)
     settings.check_exposure()
-    configure_logs(log_level)
+    log = configure_logs(log_level)
     backend = load_backend(spec if tables is None else tables)
     create = isolated_app if settings.model_process else create_app
     failure = run(create(backend, settings=settings))
+    log.flush()
+    if failure is not None and log.waiting:
+        raise typer.Exit(1)  # nobody reads, so to write the error would take for ever
     if isinstance(failure, MemoryError):
         raise typer.Exit(_OUT_OF_MEMORY)
     if failure is not None:

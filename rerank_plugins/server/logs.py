@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
+import threading
 from datetime import UTC, datetime
+from queue import SimpleQueue
+from time import monotonic, sleep
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["configure_logs"]
+__all__ = ["NonBlockingHandler", "configure_logs"]
 
 _LEVELS = ("debug", "info", "warning", "error")
+_QUEUED = 4096
+"""Lines that wait to be written; more are dropped."""
+_FLUSH_SECONDS = 1.0
+"""How long the end of the process waits for these lines."""
+_TICK = 0.005
 
 
 class _JSONLines(logging.Formatter):
@@ -29,16 +39,77 @@ class _JSONLines(logging.Formatter):
         return json.dumps(line)
 
 
-def configure_logs(level: str) -> None:
-    """Write the logs of this process to standard error.
+class NonBlockingHandler(logging.Handler):
+    """Writes records to a file descriptor in a thread, so that no caller ever waits for a reader.
+
+    While nobody reads, as from a pipe whose reader has stopped, 4,096 lines wait. More are dropped,
+    and the next line that is written after them says how many.
+
+    Args:
+        file: the descriptor; it stays open.
+    """
+
+    def __init__(self, file: int) -> None:
+        super().__init__()
+        self._file = file
+        self._lines: SimpleQueue[bytes] = SimpleQueue()  # no lock that a signal could find taken
+        self._queued = 0
+        self._written = 0
+        self._dropped = 0
+        threading.Thread(target=self._write_lines, name="rerank-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.waiting >= _QUEUED:
+            self._dropped += 1
+            return
+        try:
+            if self._dropped:
+                self._queue(self._note(self._dropped))
+                self._dropped = 0
+            self._queue(record)
+        except Exception:  # noqa: BLE001  # a message that does not fit its arguments
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until all lines are written, but at most a second."""
+        deadline = monotonic() + _FLUSH_SECONDS
+        while self.waiting and monotonic() < deadline:
+            sleep(_TICK)
+
+    @property
+    def waiting(self) -> int:
+        """How many lines are not written yet."""
+        return self._queued - self._written
+
+    def _queue(self, record: logging.LogRecord) -> None:
+        line = self.format(record).encode(errors="replace") + b"\n"
+        self._queued += 1
+        self._lines.put(line)
+
+    def _note(self, count: int) -> logging.LogRecord:
+        message = "%d lines of the log were dropped: nobody read them in time"
+        return logging.LogRecord(__name__, logging.WARNING, "", 0, message, (count,), None)
+
+    def _write_lines(self) -> None:
+        while True:
+            line = self._lines.get()
+            with contextlib.suppress(OSError):  # nobody is there to read it
+                while line:
+                    line = line[os.write(self._file, line) :]
+            self._written += 1
+
+
+def configure_logs(level: str) -> NonBlockingHandler:
+    """Write the logs of this process to standard error; return the handler that does.
 
     Raises:
         ConfigError: there is no such level.
     """
     if level not in _LEVELS:
         raise ConfigError(f"`log_level` must be one of {', '.join(_LEVELS)}, not {level!r}")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = NonBlockingHandler(sys.stderr.fileno())
     handler.setFormatter(_JSONLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for verbose in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
+    return handler

@@ -1,0 +1,92 @@
+"""The logs of the server never make it wait."""
+
+import contextlib
+import logging
+import os
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+from rerank_plugins import ConfigError
+from rerank_plugins.server.logs import NonBlockingHandler, configure_logs
+
+LINES = 20_000
+
+
+@pytest.fixture
+def pipe():
+    read, write = os.pipe()
+    yield read, write
+    for end in (read, write):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def logged(handler, count):
+    for number in range(count):
+        handler.handle(logging.LogRecord("test", logging.INFO, "", 0, "line %d", (number,), None))
+
+
+def read_all(handler, read):
+    """Return the lines of a pipe until all that wait are in it."""
+    os.set_blocking(read, False)
+    text, ended = b"", False
+    while not ended:
+        ended = not handler.waiting
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(read, 1 << 20)
+        time.sleep(0.001)
+    return text.decode().splitlines()
+
+
+def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(pipe):
+    """Those that were dropped are counted once somebody reads again."""
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    logged(handler, LINES)
+    handler.flush()  # gives up
+    before = read_all(handler, read)
+    logged(handler, 1)
+    handler.flush()
+    after = read_all(handler, read)
+
+    assert [f"line {number}" for number in range(len(before))] == before
+    dropped = LINES - len(before)
+    assert dropped > 0
+    assert [f"{dropped} lines of the log were dropped: nobody read them in time", "line 0"] == after
+
+
+def test_all_lines_are_written_in_order_before_the_end(pipe):
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    logged(handler, 500)
+    handler.flush()
+
+    assert [f"line {number}" for number in range(500)] == read_all(handler, read)
+
+
+def test_a_reader_that_has_gone_ends_nothing(pipe):
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    os.close(read)
+    logged(handler, 500)
+    handler.flush()
+
+    assert not handler.waiting
+
+
+def test_a_message_may_hold_anything(pipe):
+    read, write = pipe
+    handler = NonBlockingHandler(write)
+    logged(handler, 1)
+    handler.handle(logging.LogRecord("test", logging.INFO, "", 0, "\ud800", (), None))
+    handler.flush()
+
+    assert b"line 0\n?\n" == os.read(read, 65_536)
+
+
+def test_unknown_levels_are_refused():
+    with pytest.raises(ConfigError, match="`log_level` must be one of debug, info"):
+        configure_logs("loud")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import rerank_plugins
 from rerank_plugins.backend import Backend
@@ -37,7 +38,8 @@ def create_app(backend: BackendSpec = None, *, settings: ServerSettings | None =
     """Return the rerank server of a backend, as an ASGI application.
 
     The model loads when the application starts, not here. Run it with one worker: a process owns
-    the model, the queue, the rate limits and the metrics.
+    the model, the queue, the rate limits and the metrics. Mounted into another application, whose
+    lifespan is not this one's, it starts with its first request, and so with the first probe.
 
     Args:
         backend: a backend, or a spec for `load_backend()`.
@@ -93,8 +95,25 @@ def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> 
     if settings.ui:
         app.include_router(ui_routes(lifecycles, settings))
     app.add_middleware(AdmissionMiddleware, settings=settings, auth=auth, metrics=metrics)
+    app.add_middleware(_StartMiddleware, lifecycles=lifecycles)
     complete_openapi(app, lifecycle, settings, needs_keys=not auth.is_open)
     return app
+
+
+class _StartMiddleware:
+    """Starts to load the models at the first request if no lifespan did, as in a mounted app."""
+
+    def __init__(self, app: ASGIApp, *, lifecycles: Sequence[Lifecycle]) -> None:
+        self._app = app
+        self._lifecycles = lifecycles
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._started and scope["type"] == "http":
+            self._started = True
+            for lifecycle in self._lifecycles:
+                lifecycle.start()
+        await self._app(scope, receive, send)
 
 
 def _compared_backends(settings: ServerSettings, main: Lifecycle) -> list[Lifecycle]:

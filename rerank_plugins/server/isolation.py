@@ -38,6 +38,7 @@ def isolate(
         return ModelProcess(
             backend,
             batch_seconds=settings.watchdog_seconds,
+            load_seconds=settings.load_seconds,
             prepare=None if lock is None else partial(check_lock, lock),
             on_restart=on_restart,
         )

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from rerank_plugins._internal.parallel import in_daemon_thread
 from rerank_plugins._internal.text_files import read_objects
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import DataError, RerankError
+from rerank_plugins.errors import BackendTimeout, DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError
@@ -31,6 +33,8 @@ _TICK = 0.25
 _MAX_OUT_OF_MEMORY = 3
 _MEMORY_RETRY_SECONDS = 10.0
 """Seconds between two tries of a server without memory, which gets no requests of clients."""
+_LOAD_END_SECONDS = 2.0
+"""How long an ending server waits for a model that is loading in one of its threads."""
 _DEFAULT_MAX_LENGTH = 512
 _WARM_UP_WORDS = (1, 30, 120, 400)
 """Lengths of the documents of the warm-up."""
@@ -65,8 +69,10 @@ class Lifecycle:
         self._settings = settings
         self._metrics = metrics
         self._scoring: Scoring | None = None
+        self._warm_up_requests: Sequence[tuple[str, list[str]]] = ()
         self._out_of_memory = 0
-        self._loading: asyncio.Future[None] | None = None
+        self._loading: Future[None] | None = None
+        self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_pairs.set_function(lambda: self._scoring.queued_pairs if self._scoring else 0)
         metrics.queue_tokens.set_function(lambda: self._scoring.queued_cost if self._scoring else 0)
@@ -75,10 +81,13 @@ class Lifecycle:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is progress: no batch has been running for too long."""
+        """Whether there is progress: no batch has been running, no model loading for too long."""
         # A model's own process ends when it hangs, and a new one makes progress.
         max_seconds = self._settings.watchdog_seconds * (2 if self._processes else 1)
-        return self._scoring is None or self._scoring.stalled_for() <= max_seconds
+        if self._scoring is not None and self._scoring.stalled_for() > max_seconds:
+            return False
+        longest = max((process.restarting_for() for process in self._processes), default=0.0)
+        return longest <= 2 * self._settings.load_seconds
 
     def why_not_ready(self) -> str | None:
         """Return why the server is not ready for requests; None if it is."""
@@ -140,47 +149,84 @@ class Lifecycle:
         self.failure = error
         self.on_failure()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread loads the model."""
+        return self._loading is not None and not self._loading.done()
+
     def start(self) -> None:
-        """Start to load the model, and to watch it."""
-        self._spawn(self._load())
+        """Start to load the model, and to watch it; the first call does."""
+        if self._loading is not None:
+            return
+        self._stopped = False
+        self._loading = in_daemon_thread(self._become_ready, name="rerank-load")
+        self._spawn(self._watch_load(self._loading))
         self._spawn(self._watch_lag())
         self._spawn(self._watch_memory())
 
     async def stop(self) -> None:
-        """End all tasks, and close the backend unless a batch hangs in it."""
+        """End all tasks, and close the backend unless a batch hangs in it.
+
+        A thread that loads the model can't be ended. It has a moment to finish; one that hangs
+        stays behind, and closes the backend if it ever ends.
+        """
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._loading is not None:  # its thread can't be cancelled, and would load again
-            await asyncio.wait((self._loading,))
+        self._tasks.clear()
+        if self._loading is not None and self.is_loading:
+            self.kill()
+            await _wait_for(self._loading, _LOAD_END_SECONDS)
+            if self.is_loading:
+                return
+        self._loading = None
         if self._scoring is not None and self._scoring.stalled_for() < 1:
             await asyncio.to_thread(self._scoring.close)
         if self._scoring is None or self._scoring.stalled_for() == 0:
             with contextlib.suppress(RerankError):
                 await self.backend.aclose()
 
+    def kill(self) -> None:
+        """Kill the models' own processes; never waits."""
+        for process in self._processes:
+            process.kill()
+
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(coroutine))
 
-    async def _load(self) -> None:
-        started = monotonic()
-        file = self._settings.cache_warm_up
-        try:
-            requests = [] if file is None else await asyncio.to_thread(_read_requests, Path(file))
-            self._loading = asyncio.ensure_future(asyncio.to_thread(self._become_ready))
-            await asyncio.shield(self._loading)
-        except Exception as error:  # noqa: BLE001  # reported by `on_failure`
-            self.fail(error)
-            return
-        seconds = monotonic() - started
-        self._metrics.load_seconds.set(seconds)
-        _log.info("ready after %.1f s: %s", seconds, self.facts["name"])
-        if requests:
-            await self._fill_cache(requests)
+    async def _watch_load(self, loading: Future[None]) -> None:
+        """Report a model that can't be loaded, or not in time; else fill the cache."""
+        # Processes that hang are killed before; this ends a load in a thread, which can't be.
+        seconds = self._settings.load_seconds * (1 + len(self._processes))
+        if not await _wait_for(loading, seconds):
+            self.fail(
+                BackendTimeout(
+                    f"the model had not loaded in {seconds:g} s; raise `load_seconds` if it needs "
+                    "longer"
+                )
+            )
+        elif error := loading.exception():
+            self.fail(error)  # type: ignore[arg-type]  # `in_daemon_thread` lets no other through
+        elif self._warm_up_requests:
+            await self._fill_cache(self._warm_up_requests)
 
     def _become_ready(self) -> None:
         """Load the model and warm it up, in a thread; then take requests."""
+        started = monotonic()
+        try:
+            self._load()
+        finally:
+            if self._stopped:
+                self.backend.close()
+        seconds = monotonic() - started
+        self._metrics.load_seconds.set(seconds)
+        _log.info("ready after %.1f s: %s", seconds, self.facts["name"])
+
+    def _load(self) -> None:
         settings = self._settings
+        if settings.cache_warm_up is not None:
+            self._warm_up_requests = _read_requests(Path(settings.cache_warm_up))
         check_locked_models(self.backend, settings)
         facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
         if not self._is_remote:
@@ -244,6 +290,16 @@ class Lifecycle:
             except (RerankError, APIError) as error:
                 _log.warning("cache warm-up: %s", type(error).__name__)
         _log.info("cache warm-up: scored %d requests", count)
+
+
+async def _wait_for(future: Future[None], seconds: float) -> bool:
+    """Wait for the work of a thread; return whether it is done."""
+    waiting = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait((waiting,), timeout=seconds)
+    finally:
+        waiting.cancel()  # else it is told when its loop is gone
+    return future.done()
 
 
 def _default_name(backend: Backend) -> str:

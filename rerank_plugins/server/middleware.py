@@ -110,7 +110,7 @@ class AdmissionMiddleware:
         Raises:
             APIError: too many connections or requests, or no valid key.
         """
-        path = scope["path"]
+        path = _route_path(scope)
         if scope["state"].get(TOO_MANY_CONNECTIONS) and path not in PROBE_PATHS:
             self._metrics.rejected.labels("too_many_connections").inc()
             raise APIError(
@@ -170,6 +170,13 @@ class AdmissionMiddleware:
             state["client"],
             state["request_id"],
         )
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path below the place where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def _limiter(option: str, rate: str | None) -> RateLimiter | None:

@@ -8,11 +8,11 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from socket import socket
 from time import monotonic
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -60,9 +60,9 @@ def serve(app: FastAPI) -> Exception | None:
     server.run()
     if lifecycle.failure is None and not server.started:
         return OSError(f"can't listen on {settings.host}:{settings.port}")
-    if not lifecycle.is_alive or server.is_forced:
-        _flush()
-        os._exit(0 if server.is_forced and lifecycle.is_alive else 1)  # a thread hangs in the model
+    hangs = not lifecycle.is_alive
+    if hangs or (lifecycle.is_loading and lifecycle.failure is None):
+        _exit_now(int(hangs))  # a thread is busy in the model, and Python would wait for it
     return lifecycle.failure
 
 
@@ -77,7 +77,6 @@ class _UvicornServer(uvicorn.Server):
         self._settings = settings
         self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.is_forced = False
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -96,8 +95,8 @@ class _UvicornServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # of uvicorn
         if self._lifecycle.draining:
-            self.is_forced = self.force_exit = self.should_exit = True
-            return
+            self._lifecycle.kill()
+            _exit_now(int(not self._lifecycle.is_alive))
         self._lifecycle.draining = True
         delay = self._settings.shutdown_delay if sig == signal.SIGTERM else 0.0
         if self._loop is not None:
@@ -128,8 +127,8 @@ def _freeze_loaded_objects() -> None:
     gc.freeze()
 
 
-def _flush() -> None:
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+def _exit_now(code: int) -> NoReturn:
+    """End this process, whatever its threads do; the logs have a moment to be written."""
+    with contextlib.suppress(Exception):  # of a handler that a signal has interrupted
+        logging.shutdown()
+    os._exit(code)

@@ -33,6 +33,7 @@ _SECONDS = (
     "drain_seconds",
     "header_seconds",
     "keep_alive_seconds",
+    "load_seconds",
     "queue_seconds",
     "request_seconds",
     "watchdog_seconds",
@@ -145,6 +146,9 @@ class ServerSettings:
     cache_warm_up: str | None = None
     """A file of `{"query": …, "documents": […]}` lines that the ready server scores to fill
     `[cache]`."""
+    load_seconds: float = 600.0
+    """How long a model may take to load, its download included; then its process is killed, or the
+    server ends if it has no other."""
     watchdog_seconds: float = 60.0
     """A batch that takes longer counts as hanging."""
     shutdown_delay: float = 1.0

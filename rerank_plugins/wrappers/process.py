@@ -17,6 +17,7 @@ from rerank_plugins._internal.locks import (
 )
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Requests
+from rerank_plugins.errors import RerankError
 from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.base import Blocking, Flow, WrapperBackend
 from rerank_plugins.wrappers.worker import ModelRestarting, Prepare, WorkerProcess
@@ -42,12 +43,14 @@ class ModelProcess(WrapperBackend):
     Args:
         wrapped: the backend; it is sent to the process and never used in this one.
         batch_seconds: a call that takes longer hangs, and its process is killed.
+        load_seconds: a process that takes longer to load the model hangs, and is killed: the first
+            call raises `BackendTimeout`, and later ones have another process started.
         prepare: called with the backend in the new process, before anything else.
         on_restart: called in a thread whenever another process has to start; what it raises is
             logged.
 
     Raises:
-        ConfigError: `batch_seconds` is not a positive number.
+        ConfigError: `batch_seconds` or `load_seconds` is not a positive number.
     """
 
     def __init__(
@@ -55,12 +58,15 @@ class ModelProcess(WrapperBackend):
         wrapped: Backend,
         *,
         batch_seconds: float = 60.0,
+        load_seconds: float = 600.0,
         prepare: Prepare | None = None,
         on_restart: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(wrapped)
         check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
+        check_number("load_seconds", load_seconds, above=0, unit="seconds")
         self._batch_seconds = batch_seconds
+        self._load_seconds = load_seconds
         self._prepare = prepare
         self._on_restart = on_restart
         self._facts: dict[str, Any] | None = None
@@ -73,7 +79,9 @@ class ModelProcess(WrapperBackend):
         self._changed = ForkSafeCondition()
         self._worker: WorkerProcess | None = None
         self._next_worker: WorkerProcess | None = None
-        """The one that replaces another, while it loads the model."""
+        """The one that loads the model."""
+        self._dropped_at = 0.0
+        """When the last worker was used no more."""
         self._call_started: float | None = None
         self._supervisor: threading.Thread | None = None
         self._closing = threading.Event()
@@ -94,6 +102,10 @@ class ModelProcess(WrapperBackend):
     def is_restarting(self) -> bool:
         """Whether calls fail for now."""
         return self._supervisor is not None and self._worker is None
+
+    def restarting_for(self) -> float:
+        """Return for how many seconds calls have been failing; 0 if they don't."""
+        return monotonic() - self._dropped_at if self.is_restarting else 0.0
 
     @property
     def process_id(self) -> int | None:
@@ -145,6 +157,15 @@ class ModelProcess(WrapperBackend):
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
+    def kill(self) -> None:
+        """Kill the process, also one that still loads the model; who waits for it gets an error.
+
+        Never waits, unlike `close`.
+        """
+        for worker in (self._worker, self._next_worker):
+            if worker is not None:
+                worker.process.kill()
+
     def _current_worker(self) -> WorkerProcess:
         """Return the worker; the first call starts it.
 
@@ -153,21 +174,29 @@ class ModelProcess(WrapperBackend):
             RerankError: the first worker could not load the model.
         """
         if self._supervisor is None:
-            first = WorkerProcess(self.wrapped, self._prepare)
-            self._load(first)
-            self._start_supervisor(first)
+            self._start_supervisor(self._loaded_worker())
         worker = self._worker
         if worker is None:
             raise ModelRestarting("the model is being loaded again", retry_after=2.0)
         return worker
 
-    def _load(self, worker: WorkerProcess) -> None:
-        """Wait until a worker has loaded the model; end it if that fails."""
+    def _loaded_worker(self, closing: threading.Event | None = None) -> WorkerProcess:
+        """Start a worker, and wait until it has loaded the model.
+
+        Raises:
+            BackendTimeout: it took too long.
+            ModelRestarting: it died; `close` kills it, too.
+            RerankError: it could not load the model.
+        """
+        worker = WorkerProcess()
         try:
-            self._facts = worker.receive().unwrap()
-        except BaseException:
-            worker.stop()
-            raise
+            self._next_worker = worker
+            if closing is not None and closing.is_set():  # `close` came before it could be seen
+                worker.process.kill()
+            self._facts = worker.load(self.wrapped, self._prepare, self._load_seconds)
+        finally:
+            self._next_worker = None
+        return worker
 
     def _start_supervisor(self, worker: WorkerProcess) -> None:
         """Use a worker, and have it supervised."""
@@ -215,6 +244,7 @@ class ModelProcess(WrapperBackend):
         with self._changed:
             if self._worker is worker:
                 self._worker = None
+                self._dropped_at = monotonic()
 
     def _wait_for_end(self, worker: WorkerProcess, closing: threading.Event) -> None:
         """Return when a worker has ended, hangs, or is no longer used."""
@@ -249,15 +279,8 @@ class ModelProcess(WrapperBackend):
         if closing.is_set():
             return None
         try:
-            worker = WorkerProcess(self.wrapped, self._prepare)
-            with self._changed:
-                self._next_worker = worker
-                if closing.is_set():  # `close` came before it could be seen
-                    worker.process.kill()
-            self._load(worker)
+            return self._loaded_worker(closing)
         except Exception as error:  # noqa: BLE001  # the next try may succeed
-            _log.error("the model can't be loaded again: %s", type(error).__name__)
+            reason = error if isinstance(error, RerankError) else type(error).__name__
+            _log.error("the model can't be loaded again: %s", reason)
             return None
-        finally:
-            self._next_worker = None
-        return worker

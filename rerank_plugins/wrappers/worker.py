@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -17,19 +18,25 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any, BinaryIO, TypeAlias
 
+from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import BackendError, BackendUnavailable
+from rerank_plugins.errors import BackendError, BackendTimeout, BackendUnavailable
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
 from rerank_plugins.wrappers._requests import score_with
 
 __all__ = ["ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
 
+_log = logging.getLogger(__name__)
+
 _EXIT_SECONDS = 2.0
 """How long a worker may take to end by itself."""
 
 _PARENT_CHECK_SECONDS = 1.0
 """How often a worker checks that its parent lives."""
+
+_MAX_LINE = 4096
+"""Bytes in one record of what a worker writes to its standard error."""
 
 _CODE = """\
 import pickle, sys
@@ -64,16 +71,55 @@ class WorkerResult:
 
 
 class WorkerProcess:
-    """One worker; pickles go in by its standard input and come out by its standard output."""
+    """One worker; pickles go in by its standard input and come out by its standard output.
 
-    def __init__(self, backend: Backend, prepare: Prepare | None) -> None:
+    What it writes to its standard error is logged, so that it never waits for a reader.
+    """
+
+    def __init__(self) -> None:
         self.started = monotonic()
         self.process = subprocess.Popen(  # noqa: S603  # our own code
-            [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         weakref.finalize(self, self.process.kill)  # also when Python ends
-        self.send(sys.path)
-        self.send((backend, prepare))
+        self._hangs = False
+        self._log = threading.Thread(
+            target=_log_lines, args=(self.process.stderr,), name="rerank-model-log", daemon=True
+        )
+
+    def load(self, backend: Backend, prepare: Prepare | None, seconds: float) -> dict[str, object]:
+        """Have the worker load a backend, and return what that describes; end it if that fails.
+
+        Raises:
+            BackendTimeout: it took longer than `seconds`, so the worker was killed.
+            ModelRestarting: the worker died.
+            RerankError: the backend raised it.
+        """
+        timer = threading.Timer(seconds, self._kill_hanging)
+        timer.daemon = True
+        try:
+            self._log.start()
+            timer.start()
+            self.send(sys.path)
+            self.send((backend, prepare))
+            facts: dict[str, object] = self.receive().unwrap()
+        except BaseException as error:
+            self.stop()
+            if self._hangs and isinstance(error, ModelRestarting):
+                raise BackendTimeout(
+                    f"the model's process was killed: it had not loaded the model in {seconds:g} s"
+                ) from None
+            raise
+        finally:
+            timer.cancel()
+        return facts
+
+    def _kill_hanging(self) -> None:
+        self._hangs = True
+        self.process.kill()
 
     def send(self, message: object) -> None:
         """Send a message.
@@ -110,6 +156,10 @@ class WorkerProcess:
             self.process.wait(_EXIT_SECONDS)
         self.process.kill()
         self.process.wait()
+        if self._log.is_alive():
+            self._log.join(_EXIT_SECONDS)  # not longer: a child of the worker may write, too
+        elif self.process.stderr is not None:  # there is no memory for one more thread
+            self.process.stderr.close()
 
     def disown(self) -> None:
         """Leave the worker to the parent, in a forked child.
@@ -119,13 +169,21 @@ class WorkerProcess:
         """
         _disowned.append(self)  # a buffer that another thread has locked can't be freed
         null = os.open(os.devnull, os.O_RDWR)
-        for stream in (self.process.stdin, self.process.stdout):
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None and not stream.closed:
                 os.dup2(null, stream.fileno(), inheritable=False)
         os.close(null)
 
 
 _disowned: list[WorkerProcess] = []
+
+
+def _log_lines(stream: BinaryIO) -> None:
+    """Log what a worker writes, until it ends."""
+    with contextlib.suppress(OSError, ValueError), stream:
+        while line := stream.readline(_MAX_LINE):
+            if text := line.decode(errors="replace").strip():
+                _log.warning("the model's process: %s", text)
 
 
 def _died() -> ModelRestarting:
@@ -180,9 +238,9 @@ def _send_result(out: BinaryIO, function: Callable[[], object]) -> bool:
 
 def _picklable(error: BaseException) -> Exception:
     """Return an error that can be sent to the parent, and does not end a thread or loop there."""
-    if isinstance(error, Exception):  # else a panic of a library written in Rust, or `SystemExit`
-        with contextlib.suppress(Exception):  # whatever keeps it from being pickled
-            pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
-            return error
+    own = as_error(error)
+    with contextlib.suppress(Exception):  # whatever keeps it from being pickled
+        pickle.loads(pickle.dumps(own))  # noqa: S301  # of our own making
+        return own
     kind = MemoryError if isinstance(error, MemoryError) else BackendError
     return kind(f"the model failed with {type(error).__name__}")

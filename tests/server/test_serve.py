@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from tests.support.monitoring import children
+from tests.support.places import ROOT
 from tests.support.server_process import fetch, server_process, wait_for_status
 
 BODY = json.dumps({"query": "panda", "documents": ["a panda", "hi"] * 20}).encode()
@@ -62,6 +64,105 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         process.send_signal(signal.SIGTERM)
 
         assert 0 == process.wait(20)
+
+
+def stuck(folder, *flags, holds_lock=False, table=""):
+    """Give a server whose model hangs while it loads."""
+    (folder / "blocked").touch()
+    config = (
+        '[backend]\nkind = "tests.support.doubles:Stuck"\nblocked = "blocked"\n'
+        f"holds_lock = {str(holds_lock).lower()}\n"
+    )
+    return server_process(folder, *flags, table=table, config=config, env={"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "holds_lock"),
+    [((), False), ((), True), (("--no-model-process",), False)],
+    ids=["process", "busy process", "thread"],
+)
+def test_sigterm_ends_a_server_whose_model_hangs_while_it_loads(tmp_path, flags, holds_lock):
+    with stuck(tmp_path, *flags, holds_lock=holds_lock, table="shutdown_delay = 0.0") as (
+        process,
+        url,
+    ):
+        assert (503, {"status": "loading"}) == fetch(url)
+        workers = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+
+        assert 0 == process.wait(20)
+        assert not any(map(is_running, workers))
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
+def test_a_second_signal_ends_a_server_whose_model_hangs_while_it_loads(tmp_path, flags):
+    with stuck(tmp_path, *flags, table="shutdown_delay = 100.0") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        while "shutting_down" != fetch(url)[1]["status"]:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+
+        assert 0 == process.wait(20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
+def test_a_first_load_that_takes_too_long_is_one_line_and_an_exit_code(tmp_path, flags):
+    with stuck(tmp_path, *flags, table="load_seconds = 1.0") as (process, _):
+        assert 4 == process.wait(30)
+
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith("error: the model")
+    assert "had not loaded" in last
+
+
+def is_running(process):
+    try:
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
+def test_a_log_that_nobody_reads_stops_no_request(tmp_path, flags):
+    """A pipe holds 64 KiB; the model writes more for each batch."""
+    (tmp_path / "rerank.toml").write_text('[backend]\nkind = "tests.support.doubles:Verbose"\n')
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, *flags], cwd=tmp_path, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while not (found := re.search(rb"http://[\d.:]+", process.stderr.readline())):
+                pass
+            url = found[0].decode()
+            wait_for_status(url, 200)
+            for _ in range(3):
+                assert 200 == fetch(url, "/v1/rerank", BODY)[0]
+            process.send_signal(signal.SIGTERM)
+            assert 0 == process.wait(20)
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_fails_ends_although_nobody_reads_its_log(tmp_path):
+    """Or no supervisor would ever start it again."""
+    (tmp_path / "rerank.toml").write_text(
+        '[backend]\nkind = "tests.support.doubles:VerboseUnloadable"\n'
+    )
+    command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        try:
+            assert 1 == process.wait(30)
+        finally:
+            process.kill()
 
 
 STUCK = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from rerank_plugins.hooks import Truncated
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scores
 
-__all__ = ["Frozen", "Hungry", "Marked", "Unloadable"]
+__all__ = ["Frozen", "Hungry", "Marked", "Stuck", "Unloadable", "Verbose", "VerboseUnloadable"]
 
 
 class Panic(BaseException):
@@ -102,6 +104,46 @@ class Hungry(Marked):
 
         np.empty(self.pair_bytes * sum(len(documents) for _, documents in requests), np.uint8)
         return super().score_many(requests)
+
+
+class Stuck(Marked):
+    """Its model hangs while it loads, from the time on when there is the file `blocked`.
+
+    Args:
+        blocked: the path of the file.
+        holds_lock: whether no other thread of its process runs meanwhile.
+    """
+
+    def __init__(self, *, blocked: str, holds_lock: bool = False) -> None:
+        super().__init__()
+        self.blocked = blocked
+        self.holds_lock = holds_lock
+
+    @property
+    def name(self) -> str:
+        if os.path.exists(self.blocked):  # noqa: PTH110 - as short as it can be
+            if self.holds_lock:
+                re.match("(a+)+$", "a" * 60 + "b")
+            time.sleep(3600)
+        return "stuck"
+
+
+class Verbose(Marked):
+    """Logs far more than a pipe holds; so does its process, which has no handler, on stderr."""
+
+    def score_many(self, requests: Requests) -> list[Scores]:
+        for _ in range(1000):
+            logging.getLogger("verbose").warning("x" * 99)
+        return super().score_many(requests)
+
+
+class VerboseUnloadable(Verbose):
+    """Logs as much, and then can't be loaded."""
+
+    @property
+    def name(self) -> str:
+        self.score_many([("q", ["a"])])
+        raise ConfigError("there is no such model")
 
 
 class Unloadable(Marked):

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import BackendError, ConfigError, InvalidResponse
+from rerank_plugins import BackendError, BackendTimeout, ConfigError, InvalidResponse
 from rerank_plugins.hooks import CallStarted, Truncated
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers import process
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
-from tests.support.doubles import Frozen, Marked, Unloadable
+from tests.support.doubles import Frozen, Marked, Stuck, Unloadable, Verbose
 from tests.support.places import ROOT
 
 
@@ -199,6 +199,58 @@ def test_a_stopped_process_does_not_hold_up_a_large_request():
 def test_a_model_that_can_not_be_loaded_is_one_error():
     with ModelProcess(Unloadable()) as model, pytest.raises(ConfigError, match="no such model"):
         model.score("q", ["a"])
+
+
+@pytest.mark.parametrize("holds_lock", [False, True], ids=["sleeps", "computes"])
+def test_a_load_that_hangs_is_ended(tmp_path, holds_lock):
+    (tmp_path / "blocked").touch()
+    stuck = Stuck(blocked=str(tmp_path / "blocked"), holds_lock=holds_lock)
+    with ModelProcess(stuck, load_seconds=1) as model:
+        with pytest.raises(BackendTimeout, match="it had not loaded the model in 1 s"):
+            model.score("q", ["a"])
+        assert model.process_id is None
+
+
+def test_a_successor_that_hangs_while_it_loads_is_ended_and_replaced(tmp_path, caplog):
+    blocked = tmp_path / "blocked"
+    with ModelProcess(Stuck(blocked=str(blocked)), load_seconds=3) as model:
+        model.score("q", ["a"])
+        blocked.touch()
+        os.kill(model.process_id, signal.SIGKILL)
+        wait_until(lambda: "it had not loaded the model in 3 s" in caplog.text)
+        assert model.restarting_for() >= 3
+        blocked.unlink()
+        back(model)
+
+        assert [1.0] == model.score("q", ["a"])
+        assert model.restarting_for() == 0
+
+
+@pytest.mark.parametrize("way", ["close", "kill"])
+def test_a_first_load_that_hangs_ends_at_once_with_the_backend(tmp_path, way):
+    (tmp_path / "blocked").touch()
+    model = ModelProcess(Stuck(blocked=str(tmp_path / "blocked")))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(model.score, "q", ["a"])
+        wait_until(lambda: model._next_worker is not None)
+        getattr(model, way)()
+        with pytest.raises(ModelRestarting):
+            call.result(30)
+
+
+def test_what_the_process_writes_is_logged_and_never_blocks_it(caplog):
+    with ModelProcess(Verbose(), batch_seconds=30) as model:
+        assert [1.0] == model.score("q", ["a"])
+
+    lines = [record.message for record in caplog.records]
+    assert 1000 == lines.count(f"the model's process: {'x' * 99}")
+
+
+def wait_until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def refuse(backend):

@@ -18,14 +18,14 @@ seconds = partial(check_number, "timeout", above=0, unit="seconds")
 
 
 @pytest.mark.parametrize("value", [True, False, "512", 1.0, 1.5, 0, -1, None, [1], math.nan])
-def test_what_is_no_positive_integer_is_refused(value):
+def test_values_that_are_not_positive_integers_are_refused(value):
     with pytest.raises(ConfigError, match=r"^`n` must be an integer of at least 1, not ") as caught:
         check_integer("n", value)
 
     assert repr(value) in str(caught.value)
 
 
-def test_none_is_an_integer_only_where_it_is_optional():
+def test_none_is_accepted_only_for_an_optional_integer():
     check_integer("n", None, optional=True)
     check_integer("n", 0, least=0)
     with pytest.raises(ConfigError, match="`n` must be None or an integer of at least 1, not 0"):
@@ -35,7 +35,7 @@ def test_none_is_an_integer_only_where_it_is_optional():
 @pytest.mark.parametrize(
     "value", ["10", True, 0, -1.0, math.inf, math.nan, None, b"1", 1j, 10**400]
 )
-def test_what_is_no_number_within_bounds_is_refused(value):
+def test_values_that_are_not_numbers_within_bounds_are_refused(value):
     message = f"`timeout` must be a number of seconds above 0, not {value!r}"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         seconds(value)
@@ -49,7 +49,7 @@ def test_numbers_within_bounds_pass():
     check_number("ttl", None, above=0, optional=True)
 
 
-def test_all_bounds_are_told():
+def test_the_error_states_all_bounds():
     with pytest.raises(ConfigError, match=r"must be a number above 0 and of at most 1, not 1\.5"):
         check_number("fraction", 1.5, above=0, most=1)
     with pytest.raises(ConfigError, match="must be None or a finite number, not inf"):
@@ -64,7 +64,7 @@ def test_choices_are_listed():
 
 
 @pytest.mark.parametrize("value", [1, 0, "true", None])
-def test_a_switch_is_true_or_false(value):
+def test_only_booleans_are_accepted_for_a_switch(value):
     with pytest.raises(ConfigError, match="`compile` must be True or False"):
         check_boolean("compile", value)
     check_boolean("compile", True)

@@ -32,7 +32,7 @@ def opened(clock, **options):
     return circuit
 
 
-def test_failures_in_a_row_open_it(clock):
+def test_consecutive_failures_open_the_circuit(clock):
     circuit = CircuitBreaker(failures=3, cooldown=10.0, clock=clock)
     circuit.enter().fail()
     circuit.enter().succeed()
@@ -123,7 +123,7 @@ def test_a_late_result_changes_nothing_once_closed_again(clock, end):
     assert circuit.enter().fail()  # the second in a row: the late success did not reset the count
 
 
-def test_a_released_probe_makes_room_for_another(clock):
+def test_releasing_a_probe_allows_another_one(clock):
     circuit = opened(clock)
     clock.now += 10.0
     circuit.try_enter().release()
@@ -145,7 +145,7 @@ def test_release_after_a_result_changes_nothing(clock):
     assert second.succeed()
 
 
-def test_a_forced_call_that_succeeds_closes_it(clock):
+def test_a_forced_call_that_succeeds_closes_the_circuit(clock):
     circuit = opened(clock)
     assert circuit.enter().succeed()
     assert "closed" == circuit.state
@@ -169,7 +169,7 @@ def test_a_forced_call_after_the_cooldown_is_the_probe(clock):
     assert probe.fail()
 
 
-def test_a_pause_is_no_failure(clock):
+def test_a_pause_does_not_count_as_a_failure(clock):
     circuit = CircuitBreaker(cooldown=1.0, max_cooldown=10.0, clock=clock)
     circuit.enter().pause(30.0)
     assert ("open", 30.0) == (circuit.state, circuit.retry_after)
@@ -226,7 +226,7 @@ def test_a_fork_while_a_thread_holds_the_lock_leaves_it_free(clock):
     thread.join()
 
 
-def test_time_is_measured_by_a_clock_that_is_never_set():
+def test_time_is_measured_by_the_monotonic_clock():
     assert time.monotonic is CircuitBreaker(cooldown=1.0)._clock
 
 

@@ -9,7 +9,7 @@ from rerank_plugins._internal import cpu
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine of 16 processors; returns what writes its files below `/sys/fs/cgroup`."""
+    """A machine of 16 processors; return a function that writes its files in `/sys/fs/cgroup`."""
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
@@ -68,7 +68,7 @@ def test_without_control_groups_the_affinity_counts(machine):
         ("", {"cpu.max": "200000 100000"}, 16),
     ],
 )
-def test_the_smallest_quota_counts(machine, membership, files, expected):
+def test_the_smallest_quota_of_nested_groups_counts(machine, membership, files, expected):
     machine(membership, files)
 
     assert cpu.usable_cpus() == expected

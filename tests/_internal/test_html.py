@@ -32,7 +32,7 @@ def test_values_are_escaped(templates):
     assert isinstance(box, HTML)
 
 
-def test_html_is_filled_in_as_it_is(templates):
+def test_html_is_filled_in_without_escaping(templates):
     inner = templates.fill("box", name="a", text="b")
 
     assert inner in templates.fill("box", name=inner, text="")

@@ -36,7 +36,7 @@ def in_child(check):
 
 
 def held_by_another_thread(lock):
-    """Return a function that lets the thread go which holds `lock` from now on."""
+    """Hold `lock` in another thread; return a function that releases it."""
     held, release = threading.Event(), threading.Event()
 
     def hold():
@@ -111,7 +111,7 @@ class TestForks:
         thread.join(5)
         assert not thread.is_alive()
 
-    def test_what_has_no_lock_is_reset_as_well(self):
+    def test_objects_without_a_lock_are_reset_too(self):
         class Holder:
             state = "of the parent"
 
@@ -125,7 +125,7 @@ class TestForks:
         assert holder.state == "of the parent"
 
 
-def test_a_lock_is_waited_for_no_longer_than_asked():
+def test_acquire_waits_no_longer_than_its_timeout():
     lock = ForkSafeLock()
     let_go = held_by_another_thread(lock)
 
@@ -136,7 +136,7 @@ def test_a_lock_is_waited_for_no_longer_than_asked():
 
 
 def plain_locks(path):
-    """Yield `module:line` of each lock of `threading` that a module makes itself."""
+    """Yield `module:line` of each call that creates a lock of `threading`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         of_module = (
@@ -150,7 +150,7 @@ def plain_locks(path):
             yield f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
 
 
-def test_no_other_module_makes_a_lock_that_a_fork_may_leave_locked():
+def test_no_other_module_creates_a_lock_that_a_fork_may_leave_locked():
     found = [
         place
         for path in sorted(PACKAGE.rglob("*.py"))

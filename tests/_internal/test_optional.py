@@ -17,8 +17,8 @@ def test_a_missing_package_names_its_extra():
         require("no_such_package.part", extra="local")
 
 
-def test_a_package_that_lacks_its_own_needs_says_so_itself(tmp_path, monkeypatch):
-    """Blaming the extra would send the user the wrong way."""
+def test_an_import_error_inside_an_installed_package_is_raised_unchanged(tmp_path, monkeypatch):
+    """Blaming the extra would mislead the user."""
     (tmp_path / "broken_package.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -42,7 +42,7 @@ def options(**given):
         ("timeout", 3, 3.0),
     ],
 )
-def test_a_string_says_the_same_as_a_value(name, written, expected):
+def test_strings_are_converted_to_the_option_type(name, written, expected):
     value = options(**{name: written})[name]
 
     assert expected == value
@@ -62,7 +62,7 @@ def test_a_string_says_the_same_as_a_value(name, written, expected):
         ("timeout", "soon", "`timeout` must be float, not 'soon'"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_valid(name, written, message):
+def test_the_error_of_a_wrong_value_names_the_valid_ones(name, written, message):
     with pytest.raises(ConfigError, match=message):
         options(**{name: written})
 
@@ -77,7 +77,7 @@ def test_an_unknown_option_lists_the_valid_ones():
     )
 
 
-def test_a_keyword_that_the_kind_sets_is_no_option():
+def test_a_keyword_that_the_kind_sets_is_not_an_option():
     with pytest.raises(ConfigError, match="unknown option 'fixed'"):
         options(fixed="x")
 

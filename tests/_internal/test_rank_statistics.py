@@ -13,7 +13,7 @@ from rerank_plugins._internal.rank_statistics import kendall_tau, percentile
     ("percent", "expected"),
     [(0, 1.0), (20, 1.0), (20.1, 2.0), (50, 3.0), (95, 5.0), (100, 5.0)],
 )
-def test_percentile_is_the_smallest_value_that_so_many_do_not_exceed(percent, expected):
+def test_percentile_is_the_nearest_rank(percent, expected):
     assert expected == percentile([5.0, 1.0, 4.0, 2.0, 3.0], percent)
 
 

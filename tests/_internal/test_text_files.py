@@ -21,14 +21,14 @@ def test_lines_lose_their_ends_and_blank_ones_are_skipped(tmp_path):
     assert [(f"{path}:1", "a"), (f"{path}:4", "b\u2028c")] == list(read_lines(path))
 
 
-def test_packed_files_are_unpacked(tmp_path):
+def test_gzipped_files_are_decompressed(tmp_path):
     path = tmp_path / "x.txt.gz"
     path.write_bytes(gzip.compress(LINES))
 
     assert ["a", "b\u2028c"] == [text for _, text in read_lines(path)]
 
 
-def test_standard_input_is_a_dash(monkeypatch):
+def test_a_dash_means_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(LINES)))
 
     assert [("-:1", "a"), ("-:4", "b\u2028c")] == list(read_lines(Path("-")))

@@ -15,7 +15,7 @@ def test_tables_are_read_with_and_without_a_byte_order_mark(tmp_path, mark):
     assert {"backend": {"kind": "嵌入"}} == read_toml(str(file))
 
 
-def test_what_cannot_be_read_is_a_config_error(tmp_path):
+def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
     (tmp_path / "broken.toml").write_text("[backend")
     (tmp_path / "latin.toml").write_bytes(b'x = "\xff"')
     for name, message in {

@@ -35,7 +35,7 @@ def fake_server():
 
 @pytest.fixture
 def _poisoned_filling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let attention give no numbers for tokens that belong to no sequence, as kernels may."""
+    """Make attention return NaN for tokens that belong to no sequence, as kernels may."""
     from rerank_plugins.backends.local.torch import packed  # noqa: PLC0415 - it needs torch
     from rerank_plugins.backends.local.torch.attention import varlen_attention  # noqa: PLC0415 - as above
 

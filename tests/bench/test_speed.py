@@ -1,4 +1,4 @@
-"""The comparison of speeds: what is asked of whom, and the arithmetic; never the clock."""
+"""The comparison of speeds: which requests each backend gets, and the arithmetic; no timing."""
 
 import pytest
 
@@ -55,11 +55,11 @@ def test_figures_come_from_the_calls():
 
 
 @pytest.mark.parametrize(("names", "calls"), [([], 3), (["one"], 0)])
-def test_nothing_to_measure_is_an_error(names, calls):
+def test_no_backend_or_request_is_an_error(names, calls):
     with pytest.raises(ConfigError, match="nothing to measure"):
         compare_speed({n: FakeBackend() for n in names}, Shape(1, 1), Workload(), calls=calls)
 
 
-def test_errors_pass():
+def test_errors_of_backends_are_raised():
     with pytest.raises(BackendUnavailable):
         compare_speed({"down": FailingBackend(BackendUnavailable("down"))}, Shape(1, 1), Workload())

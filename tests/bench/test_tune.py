@@ -1,4 +1,4 @@
-"""Tuning tries what the machine offers and never suggests other scores unasked."""
+"""Tuning tries what the machine offers; settings that change scores only on request."""
 
 import tomllib
 
@@ -19,7 +19,7 @@ def model(checkpoint):
     return checkpoint("bert")
 
 
-def test_only_exact_settings_are_tried_unasked(model):
+def test_by_default_only_settings_that_keep_scores_are_tried(model):
     seen = []
     tuning = tune(f"local:{model}", Workload(), **QUICK, on_trial=lambda *p: seen.append(p))
     engines = {(t.options.get("engine"), t.options.get("attention")) for t in tuning.trials}
@@ -36,7 +36,7 @@ def test_only_exact_settings_are_tried_unasked(model):
 
 
 @pytest.mark.slow
-def test_int8_is_tried_when_asked_and_its_scores_are_told(model):
+def test_int8_is_tried_on_request_and_its_agreement_is_reported(model):
     tuning = tune(f"local:{model}?engine=onnx", Workload(), **QUICK, allow_inexact=True)
     (int8, *_) = (t for t in tuning.trials if t.options.get("dtype") == "int8")
 
@@ -46,7 +46,7 @@ def test_int8_is_tried_when_asked_and_its_scores_are_told(model):
 
 
 @pytest.mark.slow
-def test_options_that_were_given_stay(model):
+def test_options_of_the_spec_are_kept(model):
     tuning = tune(f"local:{model}?engine=torch&attention=padded&threads=1", Workload(), **QUICK)
 
     assert all("padded" == t.options["attention"] for t in tuning.trials)
@@ -54,7 +54,7 @@ def test_options_that_were_given_stay(model):
     assert {None, 2_048, 8_192, 32_768} == {t.options.get("batch_tokens") for t in tuning.trials}
 
 
-def test_what_can_not_run_is_noted_and_the_search_goes_on(model, monkeypatch):
+def test_a_failing_trial_is_noted_and_the_search_goes_on(model, monkeypatch):
     monkeypatch.setattr(module, "_FLOAT32", ({"engine": "onnx", "device": "cuda"},))
     tuning = tune(f"local:{model}?threads=1", Workload(), **QUICK)
 

@@ -59,7 +59,7 @@ def test_shapes_are_read(text, shape):
 
 
 @pytest.mark.parametrize("text", ["", "20", "1x", "ax2", "0x5", "-1x2"])
-def test_other_texts_are_no_shapes(text):
+def test_an_invalid_shape_is_refused(text):
     with pytest.raises(ConfigError, match="shape"):
         Shape.parse(text)
 

@@ -24,7 +24,7 @@ def test_the_page_shows_the_results_beside_it():
     assert text == fill_marked(text, tables(results))
 
 
-def test_a_server_at_rest_answers_everything():
+def test_a_server_below_capacity_answers_everything():
     found = measure_steady(seconds=1)
 
     assert found["requests"] > 20
@@ -46,7 +46,7 @@ def test_a_flood_is_answered_or_refused():
         pytest.param(1800, 1, marks=[pytest.mark.nightly, pytest.mark.timeout(2000)], id="long"),
     ],
 )
-def test_a_server_holds_no_more_after_hours(seconds, slope):
+def test_a_servers_resources_do_not_grow(seconds, slope):
     found = measure_soak(seconds=seconds)
 
     assert 0 == found["errors"]
@@ -55,7 +55,7 @@ def test_a_server_holds_no_more_after_hours(seconds, slope):
     assert found["mib_per_10_minutes"] <= slope
 
 
-def test_servers_are_asked_in_turns(tmp_path):
+def test_servers_get_requests_in_turns(tmp_path):
     found = measure_throughput(
         MODELS["tiny"].build(tmp_path), None, requests=2, rounds=1, clients=[2]
     )

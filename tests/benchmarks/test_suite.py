@@ -1,4 +1,4 @@
-"""The benchmark suite works, on a tiny model; never how fast anything is."""
+"""The benchmark suite works, on a tiny model; no test measures speed."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_ratios_are_taken_call_by_call():
     assert 3.0 == ratio({"wall": wall}, "wall", "other")
 
 
-def test_a_missed_goal_is_called_so():
+def test_a_missed_goal_is_reported_as_missed():
     found = {"import_ms": 150.0, "import_ms_least": 140.0, "python_ms": 20.0}
 
     assert [("`import rerank_plugins` in 100 ms", "150 ms", "missed")] == goals(
@@ -123,7 +123,7 @@ def test_a_worker_that_cannot_load_says_why(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_the_gpu_command_runs_through(tmp_path):
-    """On a processor and tiny models; the stages that need CUDA are the ones left out."""
+    """On the CPU with tiny models; only the stages that need CUDA are left out."""
     out, page = tmp_path / "out.json", tmp_path / "table.md"
     subprocess.run(
         [

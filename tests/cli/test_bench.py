@@ -1,4 +1,4 @@
-"""`rerank-plugins bench`: what it measures and prints; never how fast that is."""
+"""`rerank-plugins bench`: what it measures and prints; no test measures speed."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_it_measures_the_default_backend(monkeypatch):
     assert len(header.split("\t")) == len(row.split("\t"))
 
 
-def test_each_backend_meets_each_shape():
+def test_each_backend_is_measured_with_each_shape():
     done = bench("embedded", "embedded?threads=1", *QUICK, "--shape", "2x1", "--json")
     rows = json.loads(done.stdout)
 
@@ -46,7 +46,7 @@ def test_each_backend_meets_each_shape():
 
 
 @pytest.mark.slow
-def test_a_local_model_is_held_against_sentence_transformers(checkpoint):
+def test_a_local_model_is_compared_with_sentence_transformers(checkpoint):
     pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
     model = checkpoint("bert")
     done = bench(f"local:{model}?engine=torch", *QUICK, "--json")

@@ -38,7 +38,7 @@ COMMAND = [sys.executable, "-m", "rerank_plugins"]
 
 @pytest.fixture
 def use(monkeypatch):
-    """Return a function that puts a backend in place of what the specs name."""
+    """Return a function that makes every spec load one backend."""
 
     def put(backend):
         monkeypatch.setattr("rerank_plugins.result.load_backend", lambda spec: backend)
@@ -64,7 +64,7 @@ def write(path, data):
 
 
 class TestReadDocuments:
-    def test_text_has_a_document_a_line(self, notes):
+    def test_text_has_one_document_per_line(self, notes):
         assert [
             Entry("hi", f"{notes}:1"),
             Entry("the panda is a bear", f"{notes}:2"),
@@ -110,7 +110,7 @@ class TestReadDocuments:
 
         assert [Entry(text, f"{path}:1", name)] == read_documents([path])
 
-    def test_the_format_is_found_out(self, tmp_path):
+    def test_the_format_is_detected(self, tmp_path):
         as_json = write(tmp_path / "x.data", '\ufeff\r\n{"text": "a"}\r\n{"text": "b"}\r\n')
         as_text = write(tmp_path / "y.data", '[1]\n{"text": "b"}\n')
         array = write(tmp_path / "z.data", '\ufeff[\n  "c",\n\n  "d"\n]\n')
@@ -152,19 +152,19 @@ class TestReadDocuments:
         with pytest.raises(DataError, match=re.escape(message)):
             read_documents([write(tmp_path / name, data)])
 
-    def test_a_table_is_text_if_told_so(self, tmp_path):
+    def test_a_csv_file_is_text_on_request(self, tmp_path):
         path = write(tmp_path / "x.csv", "1,a\n")
 
         assert ["1,a"] == [e.text for e in read_documents([path], FileFormat.TEXT)]
 
-    def test_the_format_can_be_told(self, tmp_path):
+    def test_the_format_is_an_option(self, tmp_path):
         path = write(tmp_path / "x.jsonl", '{"text": "a"}\n')
 
         assert ['{"text": "a"}'] == [e.text for e in read_documents([path], FileFormat.TEXT)]
         with pytest.raises(DataError, match=r"y\.txt:1: not valid JSON"):
             read_documents([write(tmp_path / "y.txt", "a\n")], FileFormat.JSONL)
 
-    def test_the_key_of_the_text_can_be_told(self, tmp_path):
+    def test_the_field_of_the_text_is_an_option(self, tmp_path):
         path = write(tmp_path / "x.jsonl", '{"text": "a", "body": "b", "title": "T"}\n')
 
         assert ["T\nb"] == [e.text for e in read_documents([path], text_keys=["body"])]
@@ -190,7 +190,7 @@ class TestReadDocuments:
             ("hi\n".encode("utf-16"), r":1: not UTF-8 text \(it starts like UTF-16\)"),
         ],
     )
-    def test_what_is_broken_is_named_by_file_and_line(self, tmp_path, data, message):
+    def test_a_broken_line_is_named_by_file_and_line(self, tmp_path, data, message):
         path = write(tmp_path / "x.jsonl", data)
 
         with pytest.raises(DataError, match=re.escape(str(path)) + message):
@@ -261,7 +261,7 @@ class TestRank:
             ],
         } == json.loads(done.stdout)
 
-    def test_json_tells_the_facts_of_the_scores(self, notes, use):
+    def test_json_includes_the_facts_of_the_scores(self, notes, use):
         class Telling(FakeBackend):
             def score(self, query, documents):
                 return Scores(
@@ -291,7 +291,7 @@ class TestRank:
 
         assert "1\t+2\t1\t-:3\twhat is a panda\n" == done.stdout
 
-    def test_gives_the_spec_and_the_cut_to_rerank(self, notes, monkeypatch):
+    def test_spec_and_limits_are_passed_to_rerank(self, notes, monkeypatch):
         asked = []
 
         def load(spec):
@@ -317,7 +317,7 @@ class TestRank:
             (["--top-n", 0], "--top-n 0 keeps no document\n"),
         ],
     )
-    def test_exit_code_1_says_that_nothing_was_kept(self, notes, use, arguments, message):
+    def test_exit_code_1_means_that_no_document_passed(self, notes, use, arguments, message):
         use(FakeBackend())
         done = run("rank", "zebra", notes, *arguments)
 
@@ -410,7 +410,7 @@ class TestRank:
         assert done.stderr.startswith(f"error: can't read '{name}': ")
         assert reason in done.stderr
 
-    def test_options_are_called_as_on_the_command_line(self, notes, use):
+    def test_errors_name_options_as_on_the_command_line(self, notes, use):
         use(FakeBackend(scale="unknown"))
         done = run("rank", QUERY, notes, "--min-score", 0.5)
 
@@ -602,13 +602,13 @@ class TestProcess:
         assert b"error: can't write the output: No space left on device\n" == done.stderr
         assert 6 == done.returncode
 
-    def test_the_terminal_is_told_what_is_scored(self, notes):
+    def test_a_terminal_shows_what_is_scored(self, notes):
         code, shown = in_terminal("rank", "panda", notes, streams=["stderr"])
 
         assert 0 == code
         assert "Scoring 3 documents" in shown
 
-    def test_a_terminal_without_a_file_is_told_what_to_do(self):
+    def test_a_terminal_without_a_file_shows_what_to_do(self):
         main, side = pty.openpty()
         done = subprocess.run(
             [*COMMAND, "rank", "q"], stdin=side, capture_output=True, timeout=60, check=False
@@ -619,7 +619,7 @@ class TestProcess:
         assert 2 == done.returncode
         assert b"give a file, or - to type the documents" in done.stderr
 
-    def test_a_closed_input_is_told_what_to_do(self):
+    def test_a_closed_input_is_an_error_that_says_what_to_do(self):
         """As in jobs that start without one."""
         shell = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "rank", "q"]
         done = subprocess.run(shell, capture_output=True, timeout=60, check=False)

@@ -20,7 +20,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["compare", *arguments])
 
 
-def test_a_pipe_gets_places_under_names(file):
+def test_a_pipe_gets_a_column_of_ranks_per_backend(file):
     done = run("bears", file, "-b", "embedded", "-b", "embedded?max_length=8")
 
     assert 0 == done.exit_code

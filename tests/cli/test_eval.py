@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def use(monkeypatch):
-    """Return a function that puts a backend in place of what the specs name."""
+    """Return a function that makes every spec load one backend."""
 
     def put(backend):
         for command in ("eval", "canary"):  # the package's attribute `canary` is the command
@@ -165,7 +165,7 @@ class TestEval:
 
 
 def scored(folder):
-    """Count the queries whose scores are kept."""
+    """Count the queries whose scores are saved."""
     return sum(
         line.startswith(b'{"query"')
         for path in folder.glob("rerank-eval/scores/*")
@@ -185,14 +185,14 @@ class TestCanary:
         assert 8 == found["queries"]
         assert 0 < found["p95_seconds"] < 60
 
-    def test_what_publishes_nothing_needs_no_prometheus(self, use, monkeypatch):
+    def test_without_publishing_prometheus_is_not_needed(self, use, monkeypatch):
         use(FakeBackend())
         monkeypatch.setitem(sys.modules, "prometheus_client", None)
 
         assert 0 == run("canary", *QUICK).exit_code
         assert "rerank-plugins[prometheus]" in run("canary", *QUICK, "--textfile", "r.prom").stderr
 
-    def test_a_broken_promise_is_found_only_if_asked_for(self, folder, use):
+    def test_conformance_is_checked_only_on_request(self, folder, use):
         places = itertools.count()
         use(FakeBackend(lambda query, document: float(next(places)), scale="logit"))
         unasked = run("canary", *QUICK)
@@ -202,7 +202,7 @@ class TestCanary:
         assert "error: the same request got different scores" in asked.stderr
         assert 'rerank_canary_failures_total{set="xquad-zh"} 1.0' in (folder / "r.prom").read_text()
 
-    def test_what_is_worse_than_allowed_exits_with_1(self, folder, use):
+    def test_an_mrr_below_the_limit_exits_with_1(self, folder, use):
         use(FakeBackend(lambda query, document: -float(len(document)), scale="logit"))
         done = run("canary", *QUICK, "--min", "0.99", "--textfile", "r.prom", "--set", "mine")
 
@@ -210,7 +210,7 @@ class TestCanary:
         assert not json.loads(done.stdout)["ok"]
         assert 'rerank_canary_regression{set="mine"} 1.0' in (folder / "r.prom").read_text()
 
-    def test_a_baseline_is_held_up_to_a_tolerance(self, use):
+    def test_a_baseline_allows_for_the_tolerance(self, use):
         good = FakeBackend(lambda query, document: 0.5, name="good")
         use(good)
         run("eval", *QUICK)
@@ -222,7 +222,7 @@ class TestCanary:
 
         assert [0, 1, 0] == [done.exit_code for done in (same, worse, lenient)]
 
-    def test_a_backend_that_fails_is_counted_and_told(self, folder, use):
+    def test_a_failing_backend_is_counted_and_reported(self, folder, use):
         use(FailingBackend(BackendUnavailable("no answer from gpu")))
         done = run("canary", *QUICK, "--textfile", "r.prom")
 
@@ -264,7 +264,7 @@ class TestCanary:
         assert asked
         assert asked <= set(gateway.values(path))
 
-    def test_it_goes_on_whatever_it_finds(self, folder, use):
+    def test_it_goes_on_after_failures(self, folder, use):
         use(FailingBackend(BackendUnavailable("no answer from gpu")))
         done = run(
             "canary", *QUICK, "--textfile", "r.prom", "--every", "0.01s", "--runs", 3,

@@ -95,8 +95,8 @@ def test_beats_the_order_of_bm25_in_english_and_code(embedded, name, gain):
     assert after > before + gain
 
 
-def test_keeps_up_with_bm25_in_chinese(embedded):
-    """BM25 cuts words with a dictionary, over the whole collection; we share letters."""
+def test_is_not_worse_than_bm25_in_chinese(embedded):
+    """BM25 splits words with a dictionary over the whole collection; we compare characters."""
     before, after = mrr(embedded, read("xquad-zh"))
 
     assert after > before - 0.03
@@ -110,7 +110,7 @@ def test_scores_are_pinned(embedded):
     assert pytest.approx(SCORES, abs=1e-3) == scores
 
 
-def test_probabilities_spread_over_the_scale(embedded):
+def test_probabilities_separate_relevant_from_unrelated_texts(embedded):
     """A fair match lies above one half, an unrelated text near zero."""
     scores = embedded.score(PANDA, PANDAS)
 
@@ -190,7 +190,7 @@ def test_text_beyond_max_length_does_not_count():
     assert long[1] > long[0] + 0.1
 
 
-def test_scores_tell_what_was_read():
+def test_scores_report_tokens_and_truncation():
     """Equal documents once; a text beyond `max_length`, or beyond what is tokenised, is cut."""
     with EmbeddedBackend(max_length=4) as backend:
         documents = ["bear", "a b c d e", "bear", " " * 9 + "x" * 200, "a b c d"]
@@ -205,7 +205,7 @@ def test_scores_tell_what_was_read():
         assert cut_query.truncated == {0}
 
 
-def test_names_tell_what_changes_scores():
+def test_names_differ_where_scores_do():
     assert EmbeddedBackend().name == EmbeddedBackend(threads=1, cached_tokens=0).name
     assert EmbeddedBackend().name != EmbeddedBackend(max_length=128).name
     assert MODEL_SHA256[:12] in EmbeddedBackend().name
@@ -238,7 +238,7 @@ def test_options_out_of_range_are_refused(options):
         EmbeddedBackend(**options)
 
 
-def test_describe_says_what_scores():
+def test_describe_names_the_model():
     facts = EmbeddedBackend(threads=3).describe()
 
     assert "all-MiniLM-L6-v2" in facts["model"]
@@ -317,13 +317,13 @@ def test_the_fit_finds_the_logistic_curve():
 
 
 class Full:
-    """A session without memory, in the words of ONNX Runtime's arena."""
+    """A session that runs out of memory, with the message of ONNX Runtime's arena."""
 
     def run(self, *_):
         raise RuntimeError("Failed to allocate memory for requested buffer of size 123")
 
 
-def test_a_lack_of_memory_is_told_as_such(monkeypatch):
+def test_running_out_of_memory_raises_out_of_memory(monkeypatch):
     """Then batches shrink; as any other failure, it would fail the request."""
     with EmbeddedBackend(cached_tokens=0) as backend:
         backend.score(PANDA, PANDAS)
@@ -337,7 +337,7 @@ def refuse(thread):
     raise RuntimeError("can't start new thread")
 
 
-def test_a_thread_that_can_not_start_is_a_lack_of_memory(monkeypatch):
+def test_a_thread_that_can_not_start_raises_out_of_memory(monkeypatch):
     with EmbeddedBackend(cached_tokens=0, threads=2) as backend:
         expected = backend.score(PANDA, PANDAS)
         with monkeypatch.context() as patch:

@@ -117,10 +117,10 @@ def backend(checkpoint: Callable[[str], str]) -> Iterator[LocalBackend]:
         yield made
 
 
-def test_scale_is_one_sigmoid_whatever_the_checkpoint_says(
+def test_the_checkpoints_own_activation_is_ignored(
     checkpoint: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """The activation that a checkpoint names for itself is ignored."""
+    """A probability is one sigmoid of the logit, whatever activation a checkpoint names."""
     folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "tiny"))
     config = json.loads((folder / "config.json").read_text())
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
@@ -187,7 +187,7 @@ def test_equal_documents_are_scored_once(
 
 
 @pytest.mark.parametrize("options", [{}, {"attention": "padded"}, {"engine": "onnx"}], ids=str)
-def test_scores_tell_what_was_read(
+def test_scores_report_tokens_and_truncation(
     checkpoint: Callable[[str], str], options: dict[str, Any]
 ) -> None:
     """Which documents were cut, and how many tokens were read; equal documents once."""
@@ -206,7 +206,7 @@ def test_scores_tell_what_was_read(
         assert one[0] == one[2]
 
 
-async def test_shared_batches_tell_each_call_what_was_read_for_it(backend: LocalBackend) -> None:
+async def test_shared_batches_report_tokens_per_call(backend: LocalBackend) -> None:
     calls = [["bear"], ["bear " * 600, "a bear"], ["a bear", "bear " * 600, "bear " * 600]]
     results = await asyncio.gather(*(backend.ascore("panda", documents) for documents in calls))
 
@@ -320,15 +320,13 @@ def test_closing_waits_for_calls_in_progress(
     assert expected == pytest.approx(backend.score("q", ["a", "b"]))
 
 
-def test_a_logit_that_is_no_number_is_an_error(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nan_logit_is_an_error(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchEngine, "logits", lambda *_: [Scores([math.nan])])
     with pytest.raises(InvalidResponse, match="score 0 of 1 is nan"):
         backend.score("q", ["a"])
 
 
-def test_the_name_tells_what_changes_a_score(checkpoint: Callable[[str], str]) -> None:
+def test_the_name_holds_everything_that_changes_a_score(checkpoint: Callable[[str], str]) -> None:
     """Model, dtype, length and scale; not the threads, the batch or the cache."""
 
     def name(kind: str = "bert", **options: Any) -> str:
@@ -345,7 +343,7 @@ def test_the_name_tells_what_changes_a_score(checkpoint: Callable[[str], str]) -
     assert name() == name(threads=1, batch_tokens=64, cached_tokens=0)
 
 
-def test_describe_tells_engine_device_and_cuts(backend: LocalBackend) -> None:
+def test_describe_has_engine_device_and_truncation(backend: LocalBackend) -> None:
     backend.score("panda", ["bear", "bear " * 600])
     facts = backend.describe()
     expected = {
@@ -370,7 +368,7 @@ def test_describe_tells_engine_device_and_cuts(backend: LocalBackend) -> None:
     [({"attention": "padded"}, 8), ({}, 0), ({"engine": "onnx"}, 0)],
     ids=str,
 )
-def test_what_was_cut_and_padded_is_told_to_those_who_listen(
+def test_hooks_receive_counts_of_truncation_and_padding(
     checkpoint: Callable[[str], str], options: dict[str, Any], padding: int
 ) -> None:
     heard: list[Event] = []
@@ -390,7 +388,7 @@ def test_what_was_cut_and_padded_is_told_to_those_who_listen(
     assert 2**20 < first.memory["resident"] < 2**40
 
 
-async def test_what_concurrent_calls_did_is_told_to_those_who_listen(
+async def test_hooks_receive_the_counts_of_concurrent_calls(
     checkpoint: Callable[[str], str],
 ) -> None:
     heard: list[Event] = []

@@ -1,4 +1,4 @@
-"""Checkpoints: what is accepted, how it is identified, and what the hub's refusals become."""
+"""Checkpoints: which are accepted, how they are identified, how hub errors are translated."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _with(**changes: object) -> Callable[[Path], None]:
         (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
     ],
 )
-def test_what_is_no_reranker_is_refused(
+def test_a_model_that_is_not_a_reranker_is_refused(
     harm: Callable[[Path], None], message: str, folder: Path
 ) -> None:
     harm(folder)
@@ -144,7 +144,7 @@ def test_what_is_no_reranker_is_refused(
         resolve(str(folder))
 
 
-def test_pickles_need_permission(folder: Path) -> None:
+def test_pickled_weights_need_permission(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="unpickling can run any code"):
         resolve(str(folder))
@@ -153,7 +153,7 @@ def test_pickles_need_permission(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["./missing", "/missing/model", "~/missing", "a/b/c", "a b"])
-def test_a_missing_folder_is_told(model: str) -> None:
+def test_a_missing_folder_is_named_in_the_error(model: str) -> None:
     with pytest.raises(ConfigError, match="there is no folder"):
         resolve(model)
 
@@ -215,7 +215,7 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(hub: Hub) -> None:
     assert "pytorch_model*.bin" in hub.asked[-1]["allow_patterns"]
 
 
-def test_the_words_of_a_language_model_are_fetched_too(
+def test_the_answer_tokens_of_a_language_model_are_fetched_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stand in a folder of their own, from which nothing else is taken."""
@@ -305,7 +305,7 @@ def test_the_errors_of_any_http_client_become_ours(
     assert error is raised.value.__cause__
 
 
-def test_a_model_that_is_not_cached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_cached_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     error = _http(errors.LocalEntryNotFoundError)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))
     with pytest.raises(ConfigError, match="hf download owner/tiny"):

@@ -44,7 +44,7 @@ WORDS = [
 
 
 def documents(seed: int, count: int = 7, longest: int = 200) -> list[str]:
-    """Documents of no, few and too many words."""
+    """Documents: empty, short, and longer than the model reads."""
     drawn = random.Random(seed)
     lengths = [0, 1, longest, *(int(longest ** drawn.random()) for _ in range(count - 3))]
     return [" ".join(drawn.choices(WORDS, k=length)) for length in lengths]
@@ -136,7 +136,9 @@ def test_an_instruction_takes_the_place_of_the_default(language_model: Callable[
     assert found != pytest.approx(ours(folder), abs=1e-3)
 
 
-def test_without_modules_the_options_say_it(language_model: Callable[..., str]) -> None:
+def test_without_a_chain_of_modules_the_options_define_the_prompt(
+    language_model: Callable[..., str],
+) -> None:
     """A chat template with `true_token` and `false_token` is what a chain would be."""
     chained, bare = language_model("qwen3"), language_model("qwen3", chained=False)
 
@@ -146,7 +148,7 @@ def test_without_modules_the_options_say_it(language_model: Callable[..., str]) 
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_known_templates_give_what_their_authors_compute(
+def test_known_templates_give_the_scores_of_their_authors(
     name: str, language_model: Callable[..., str]
 ) -> None:
     """The whole prompt through transformers, the logits of all words, and two of them."""
@@ -234,7 +236,7 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing(
         assert expected == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
-def test_a_long_query_is_cut_and_told_once(
+def test_a_long_query_is_truncated_and_logged_once(
     language_model: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It leaves the document a quarter of the room; no text reaches the log."""
@@ -284,7 +286,7 @@ def edited(folder: str, to: Path, name: str, change: Callable[[Any], Any]) -> st
         ({"template": "{{ raise_exception('no') }}"}, {}, "fails on a query and a document"),
     ],
 )
-def test_what_is_not_determined_is_an_error(
+def test_a_missing_or_unusable_template_or_token_is_an_error(
     built: dict[str, Any], options: dict[str, Any], message: str, language_model: Callable[..., str]
 ) -> None:
     """Never a default that may be wrong."""
@@ -301,7 +303,7 @@ def test_what_is_not_determined_is_an_error(
         (lambda _: {}, "holds no JSON array"),
     ],
 )
-def test_odd_chains_are_refused(
+def test_unsupported_chains_of_modules_are_refused(
     change: Callable[[Any], Any], message: str, language_model: Callable[..., str], tmp_path: Path
 ) -> None:
     folder = edited(language_model("qwen3"), tmp_path, "modules.json", change)
@@ -309,7 +311,7 @@ def test_odd_chains_are_refused(
         ours(folder)
 
 
-def test_a_changed_token_is_another_model(
+def test_other_answer_tokens_change_scores_and_name(
     language_model: Callable[..., str], tmp_path: Path
 ) -> None:
     """It scores and is called otherwise; so does another instruction."""

@@ -69,7 +69,7 @@ def test_added_and_removed_files_are_found(model, lock):
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"models": 1}', '{"models": [{"model": "x"}]}', '{"model": "x"}']
 )
-def test_what_is_no_lock_is_refused(model, tmp_path, content):
+def test_an_invalid_lock_file_is_refused(model, tmp_path, content):
     (tmp_path / "wrong.lock").write_text(content)
 
     with pytest.raises(ConfigError, match="is not a lock; make one with: rerank-plugins lock"):

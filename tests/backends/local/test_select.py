@@ -1,4 +1,4 @@
-"""The choice of an engine: what suits, what is installed, and what to say otherwise."""
+"""The choice of an engine: by model, device, settings and installed packages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_the_processor_gets_onnx(checkpoint: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_what_is_asked_for_is_taken(engine: EngineName, checkpoint: Callable[[str], str]) -> None:
+def test_a_requested_engine_is_selected(
+    engine: EngineName, checkpoint: Callable[[str], str]
+) -> None:
     assert (engine, "set by `engine`") == chosen(checkpoint("bert"), engine, device="cpu")
 
 
@@ -82,7 +84,7 @@ def test_without_onnxruntime_torch_is_taken(
     assert "rerank-plugins[onnx]" in reason
 
 
-def test_without_torch_the_reason_against_onnx_is_told(
+def test_without_torch_the_error_says_why_not_onnx(
     checkpoint: Callable[[str], str], without: Callable[[str], None]
 ) -> None:
     without("torch")
@@ -91,7 +93,7 @@ def test_without_torch_the_reason_against_onnx_is_told(
         chosen(checkpoint("bert"), dtype="float16")
 
 
-def test_what_is_missing_is_told_before_anything_is_fetched(
+def test_a_missing_package_is_an_error_before_any_download(
     without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody should wait for gigabytes to learn that torch is not installed."""

@@ -34,7 +34,7 @@ def untold(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "options", ["engine=onnx", "engine=torch&attention=packed", "engine=torch&attention=padded"]
 )
-def test_types_are_not_passed_where_the_model_is_not_told_them(untold, options):
+def test_types_are_not_passed_to_a_model_that_does_not_take_them(untold, options):
     folder = untold("bert")
     with (
         load_backend(f"local:{folder}?{options}") as backend,

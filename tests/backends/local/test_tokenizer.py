@@ -85,7 +85,7 @@ def test_ids_equal_transformers(
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 30))
-def test_cuts_equal_those_of_tokenizers(query: int, document: int, room: int) -> None:
+def test_truncation_equals_that_of_tokenizers(query: int, document: int, room: int) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.enable_truncation(room, strategy="longest_first")
@@ -94,7 +94,7 @@ def test_cuts_equal_those_of_tokenizers(query: int, document: int, room: int) ->
     assert (sources.count(0), sources.count(1)) == cut_pair(query, document, room)
 
 
-def test_cuts_are_counted_and_cut_queries_are_told_once(
+def test_truncations_are_counted_and_those_of_queries_logged_once(
     checkpoint: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No text reaches the log."""

@@ -118,7 +118,7 @@ class TestDescribeEnvironment:
 
 
 class TestScorePair:
-    def test_says_scores_and_times(self):
+    def test_scores_and_times_are_reported(self):
         backend = FakeBackend()
         check = score_pair(backend)
 
@@ -149,7 +149,7 @@ class TestDiagnose:
         assert "(the default)" in report.checks[0].detail
         assert load_backend("embedded").name == report.backend["name"]
 
-    def test_the_environment_variable_is_told(self, monkeypatch):
+    def test_a_default_from_the_environment_variable_is_reported(self, monkeypatch):
         monkeypatch.setenv("RERANK_BACKEND", "embeded")
         report = diagnose(None)
 
@@ -157,7 +157,7 @@ class TestDiagnose:
         assert "did you mean 'embedded'?" in report.checks[0].detail
         assert report.checks[0].detail.endswith("(from RERANK_BACKEND)")
 
-    def test_without_scoring_nothing_is_sent_that_could_cost(self):
+    def test_without_scoring_no_billable_request_is_sent(self):
         with FakeServer(xinference("bge")) as fake_server:
             report = diagnose(f"xinference+{fake_server.url}?model=bge", score=False)
 
@@ -174,7 +174,7 @@ class TestDiagnose:
         assert [("spec", True), ("score", False)] == [(c.name, c.ok) for c in report.checks]
         assert "there is no folder" in report.checks[-1].detail
 
-    def test_a_server_tells_its_facts_and_is_scored(self):
+    def test_a_servers_facts_are_reported_and_it_is_scored(self):
         with FakeServer(xinference("bge", "other")) as fake_server:
             report = diagnose(f"xinference+{fake_server.url}?model=bge")
 
@@ -259,7 +259,7 @@ class TestDiagnose:
 
         assert diagnose("cohere:rerank-v3.5", score=False).ok
 
-    def test_a_fallback_is_looked_at_too(self, monkeypatch, tmp_path):
+    def test_a_fallback_is_checked_too(self, monkeypatch, tmp_path):
         monkeypatch.delenv("VOYAGE_API_KEY", raising=False)
         path = tmp_path / "chain.toml"
         path.write_text(
@@ -278,7 +278,7 @@ class TestDiagnose:
         assert ("server", False) == (last.name, last.ok)
         assert "127.0.0.1:9" in last.detail
 
-    def test_every_server_of_a_chain_is_asked(self, tmp_path):
+    def test_every_server_of_a_chain_is_checked(self, tmp_path):
         path = tmp_path / "rerank.toml"
         with FakeServer(xinference("bge")) as one, FakeServer(xinference("bge")) as two:
             path.write_text(
@@ -294,7 +294,7 @@ class TestDiagnose:
         assert "127.0.0.1:9" in servers[1].detail
         assert "it has no rerank model 'bgee'; it has: bge" == servers[2].detail
 
-    def test_a_chain_that_scores_without_its_first_server_is_said_to(self, tmp_path):
+    def test_a_chain_that_scores_without_its_first_server_is_reported(self, tmp_path):
         path = tmp_path / "rerank.toml"
         path.write_text(
             '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
@@ -308,7 +308,7 @@ class TestDiagnose:
         assert "127.0.0.1:9" in verdict
         assert "✓ score" in done.stdout
 
-    def test_a_chain_of_which_nothing_scores_does_not_work(self, tmp_path):
+    def test_a_chain_without_a_working_backend_fails(self, tmp_path):
         path = tmp_path / "rerank.toml"
         path.write_text(
             '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
@@ -335,7 +335,7 @@ class TestDiagnose:
         assert ("bge",) == report.server["models"]
 
     @pytest.mark.parametrize("address", ["localhost:9997", "127.0.0.1:18100", "[::1]:80/v1"])
-    def test_an_address_without_http_is_told_what_to_write(self, address):
+    def test_the_error_for_an_address_without_http_says_what_to_write(self, address):
         report = diagnose(address)
 
         assert not report.ok
@@ -406,14 +406,14 @@ class TestCommand:
 
         assert "✓ nothing is missing, but nothing was scored: backend='embedded'" == first
 
-    def test_a_broken_one_exits_1(self):
+    def test_a_broken_backend_exits_1(self):
         done = run("tei+http://127.0.0.1:9")
 
         assert (1, "") == (done.exit_code, done.stderr)
         assert "✗ server" in done.stdout
         assert done.stdout.startswith("✗ tei+http://127.0.0.1:9 does not work: ")
 
-    def test_a_local_model_tells_device_and_engine(self, checkpoint):
+    def test_device_and_engine_of_a_local_model_are_shown(self, checkpoint):
         facts = json.loads(run(f"local:{checkpoint('bert')}?engine=torch", "--json").stdout)
 
         assert facts["backend"]["device"]

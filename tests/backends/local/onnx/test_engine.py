@@ -141,7 +141,7 @@ def kendall_tau(left: list[float], right: list[float]) -> float:
     return float(np.mean(agreed))
 
 
-def test_auto_takes_it_where_there_is_no_gpu(checkpoint: Callable[[str], str]) -> None:
+def test_auto_selects_onnx_without_a_gpu(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("bert"), device="cpu") as backend:
         told = backend.describe()
 
@@ -158,7 +158,7 @@ def test_auto_falls_back_to_torch(checkpoint: Callable[[str], str]) -> None:
     assert "distilbert" in str(told["engine_chosen"])
 
 
-def test_int8_declares_itself(checkpoint: Callable[[str], str]) -> None:
+def test_int8_is_named_in_name_and_describe(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("bert"), engine="onnx", dtype="int8") as backend:
         told = backend.describe()
 
@@ -179,7 +179,7 @@ def test_the_process_needs_no_torch(checkpoint: Callable[[str], str]) -> None:
     assert "set()" == done.stdout.strip()
 
 
-def test_a_pair_that_does_not_fit_into_memory_says_so(
+def test_a_pair_that_does_not_fit_into_memory_raises_out_of_memory(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
@@ -197,7 +197,7 @@ def test_a_pair_that_does_not_fit_into_memory_says_so(
             backend.score(QUERY, ["another document"])
 
 
-def test_a_thread_that_can_not_start_is_a_lack_of_memory(
+def test_a_thread_that_can_not_start_raises_out_of_memory(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: threading.Thread) -> None:
@@ -340,7 +340,7 @@ def test_int8_is_refused_where_it_loses_too_much(
 @pytest.mark.parametrize(
     "settings", [{"device": "cuda"}, {"dtype": "bfloat16"}, {"dtype": "float16"}]
 )
-def test_what_it_can_not_do_is_refused(
+def test_unsupported_settings_are_refused(
     settings: dict[str, str], checkpoint: Callable[[str], str]
 ) -> None:
     with pytest.raises(UnsupportedByEngine, match='engine="torch"'):

@@ -60,7 +60,7 @@ def test_padding_counts() -> None:
     pairs=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 5)), max_size=60),
     batch_tokens=st.integers(1, 1500),
 )
-def test_what_a_group_shares_is_counted_once(
+def test_the_shared_prefix_of_a_group_is_counted_once(
     pairs: list[tuple[int, int]], batch_tokens: int
 ) -> None:
     """Each pair is still there once, groups follow one another, and the budget holds."""

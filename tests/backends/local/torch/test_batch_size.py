@@ -67,11 +67,11 @@ def test_a_batch_that_does_not_fit_is_halved_to_be_measured() -> None:
     assert [8192, 4096, 2048] == [tokens for tokens in ran if tokens > 512]
 
 
-def test_hardly_any_memory_gives_the_least() -> None:
+def test_hardly_any_memory_gives_the_minimum() -> None:
     assert (512, "hardly any memory is free") == found(600_000)[:2]
 
 
-def test_other_failures_are_not_taken_for_memory() -> None:
+def test_other_failures_are_not_taken_for_out_of_memory() -> None:
     device = Device(10**9, 1)
 
     def run(tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Buckets of CUDA graphs: what fills them up reaches no score; the graph itself is a stand-in."""
+"""Buckets of CUDA graphs: their padding changes no score; the graph itself is a stand-in."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def paths(folder: str, recorder: Recorder) -> tuple[PackedForward, CUDAGraphForw
 
 @pytest.mark.usefixtures("_poisoned_filling")
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "qwen3"])
-def test_what_fills_a_bucket_reaches_no_score(kind: str, checkpoint: Callable[[str], str]) -> None:
+def test_the_padding_of_a_bucket_changes_no_score(
+    kind: str, checkpoint: Callable[[str], str]
+) -> None:
     """Graph after graph, each used again for other pairs."""
     recorder = Recorder()
     path, graphed = paths(checkpoint(kind), recorder)
@@ -70,7 +72,7 @@ def test_what_fills_a_bucket_reaches_no_score(kind: str, checkpoint: Callable[[s
     assert [5, 1] == recorder.replays
 
 
-def test_buckets_are_left_unfilled_by_one(checkpoint: Callable[[str], str]) -> None:
+def test_one_token_of_a_bucket_stays_free(checkpoint: Callable[[str], str]) -> None:
     """Empty sequences point at the token that is left over."""
     recorder = Recorder()
     path, graphed = paths(checkpoint("bert"), recorder)
@@ -127,7 +129,7 @@ def test_a_mean_of_rows_has_no_graph(checkpoint: Callable[[str], str]) -> None:
         ({"device": "cpu,cpu"}, "names one device twice"),
     ],
 )
-def test_what_needs_a_gpu_says_so(
+def test_cuda_graphs_without_a_gpu_are_refused(
     options: dict[str, Any], message: str, checkpoint: Callable[[str], str]
 ) -> None:
     with pytest.raises(ConfigError, match=message):

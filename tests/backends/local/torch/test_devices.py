@@ -1,4 +1,4 @@
-"""Several devices: each pair is scored once, in order, by whoever is free."""
+"""Several devices: each pair is scored once, in order, by the next free device."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_small_call_is_not_split() -> None:
     assert [0, 20] == sorted(len(worker.seen) for worker in workers)
 
 
-def test_who_is_free_takes_the_next_part() -> None:
+def test_a_free_worker_takes_the_next_part() -> None:
     """While one is stuck, the other does the rest."""
     stuck, free = Worker(2048), Worker(2048)
     rest_done = threading.Event()

@@ -74,7 +74,9 @@ def test_batches_do_not_change_logits(
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_order_and_company_change_no_logit(kind: str, checkpoint: Callable[[str], str]) -> None:
+def test_neither_order_nor_other_pairs_change_a_logit(
+    kind: str, checkpoint: Callable[[str], str]
+) -> None:
     """Every architecture, at any length from 1 token to more than fits, in small batches."""
     drawn = random.Random(7)
     texts = ["bear " * drawn.randint(0, 500) for _ in range(16)]
@@ -216,7 +218,7 @@ def test_a_model_that_can_not_be_started_is_a_typed_error(
         engine_of(checkpoint("bert"))
 
 
-def test_other_failures_are_not_taken_for_memory(
+def test_other_failures_are_not_taken_for_out_of_memory(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(checkpoint("bert"))
@@ -293,7 +295,9 @@ def test_the_head_computes_in_float32(attention: str, checkpoint: Callable[[str]
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_half_precision_stays_near(kind: str, dtype: str, checkpoint: Callable[[str], str]) -> None:
+def test_half_precision_scores_are_close_to_float32(
+    kind: str, dtype: str, checkpoint: Callable[[str], str]
+) -> None:
     """And is packed, and says what it is, also where the first weights are the wide head's."""
     exact = engine_of(checkpoint(kind)).logits(REQUESTS)
     engine = engine_of(checkpoint(kind), dtype=dtype)
@@ -346,7 +350,7 @@ def test_a_dtype_that_the_device_lacks_is_refused(
         ("tpu9", "torch does not know the device 'tpu9'"),
     ],
 )
-def test_a_device_that_is_not_there_is_told(
+def test_a_missing_device_is_named_in_the_error(
     device: str, message: str, checkpoint: Callable[[str], str]
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""What runs on a GPU, where there is none: devices, dtypes and shapes are real, values are not.
+"""The code for GPUs, run without one: devices, dtypes and shapes are real, values are not.
 
 A tensor left on the host, a dtype that a kernel does not take and anything that waits for a value
 end in an error here. What kernels compute can only be seen on a GPU.
@@ -125,7 +125,7 @@ def test_a_language_model(path: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
-def test_what_a_graph_holds(kind: str, checkpoint: Callable[[str], str]) -> None:
+def test_the_batch_of_a_graph(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Filled up to its bucket, a batch takes the same kernels."""
     model, found = loaded(checkpoint(kind), torch.float16)
     pairs, held = make_check_pairs(model.config, found), []

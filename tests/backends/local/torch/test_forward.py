@@ -1,4 +1,4 @@
-"""What makes a model faster: taken where it works, left out with a reason where it does not."""
+"""Optimisations of a model: used where they work, otherwise left out with a reason."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def test_devices_are_those_asked_for(device: str, expected: list[str], cuda: Non
         ("cuda,cuda:0", "names one device twice"),
     ],
 )
-def test_devices_that_can_not_be_used_are_told(device: str, message: str, cuda: None) -> None:
+def test_devices_that_can_not_be_used_are_named_in_the_error(
+    device: str, message: str, cuda: None
+) -> None:
     with pytest.raises(ConfigError, match=message):
         choose_devices(device)
 
@@ -142,7 +144,7 @@ def test_memory_is_limited_per_device_before_the_model_loads(
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:1", 1)])
-def test_a_gpu_is_told_its_share(
+def test_a_gpus_memory_share_is_set(
     device: str, number: int, monkeypatch: pytest.MonkeyPatch, cuda: None
 ) -> None:
     asked: list[object] = []

@@ -55,7 +55,7 @@ def test_packed_scores_equal_padded_ones(
 
 @pytest.mark.usefixtures("_poisoned_filling")
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_what_fills_up_a_batch_reaches_no_score(
+def test_the_padding_of_a_batch_changes_no_score(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
     model, found = loaded(checkpoint(kind), torch.float64)

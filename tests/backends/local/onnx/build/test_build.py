@@ -176,7 +176,7 @@ def test_shards_are_read(tmp_path: Path):
         ({"layer_norm_eps": None}, "layer_norm_eps"),
     ],
 )
-def test_what_it_does_not_know_is_refused(changed, said, tmp_path: Path):
+def test_an_unsupported_architecture_is_refused(changed, said, tmp_path: Path):
     """By name, so that another engine can take over."""
     make_model("Bert", SMALL).save_pretrained(tmp_path)
     path = tmp_path / "config.json"

@@ -37,7 +37,7 @@ def test_threads_share_a_table() -> None:
     assert all(np.array_equal(TABLE[ids], row) for ids, row in zip(texts, rows, strict=True))
 
 
-def test_a_row_that_is_not_there_is_an_error() -> None:
+def test_a_row_out_of_range_is_an_error() -> None:
     words = EmbeddingTable(TABLE)
     with pytest.raises(IndexError):
         words.rows(np.array([5, 300], np.int32))

@@ -32,7 +32,7 @@ def test_files_equal_those_of_the_onnx_package():
     assert ours == onnx.load_from_string(ours).SerializeToString(deterministic=True)
 
 
-def test_everything_arrives():
+def test_the_onnx_package_reads_every_field():
     graph = onnx.load_from_string(small_graph().to_bytes()).graph
     attributes = {
         a.name: onnx.helper.get_attribute_value(a) for node in graph.node for a in node.attribute

@@ -27,8 +27,8 @@ def test_rows_of_zeros_stay_zero():
     assert (scales == 1).all()
 
 
-def test_inputs_that_stand_out_are_told_from_the_others():
-    """By their size, or by the weights that read them."""
+def test_outlier_inputs_are_detected():
+    """By their magnitude, or by the weights that multiply them."""
     weight, peaks = np.ones((3, 40), np.float32), np.ones(40, np.float32)
     peaks[[0, 1, 2, 3, 4, 5, 6, 39]] = 10
     weight[1, [7, 8, 9, 10, 20, 30, 31, 32]] = -9

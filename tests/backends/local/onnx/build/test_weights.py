@@ -87,7 +87,7 @@ def test_broken_files_are_refused(header, data, tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x10\0\0\0\0\0\0\0{}"])
-def test_cut_files_are_refused(content: bytes, tmp_path: Path):
+def test_truncated_files_are_refused(content: bytes, tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(content)
 
     with pytest.raises(ConfigError, match="is broken"):

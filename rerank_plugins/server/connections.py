@@ -1,103 +1,552 @@
-"""HTTP/1.1 connections: their number, and the time and size of headers."""
+"""HTTP/1.1 connections: in every state a clock runs, and bytes are counted."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
-from http import HTTPStatus
+from collections import deque
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.types import Scope
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
+from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
+from rerank_plugins.server.exchange import Exchange, status_line
 from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["LimitedHTTPProtocol", "limited_http_protocol"]
+__all__ = ["HTTPConnection", "http_protocol"]
 
-_MAX_HEADER_BYTES = 65_536
+_MAX_HEAD_BYTES = 65_536
+_MAX_HEADERS = 100
+_MAX_PIPELINED = 16
+"""Most requests that wait for the responses before theirs; after more the connection ends."""
+
+_MAX_UNREAD_BYTES = 65_536
+"""How much of a body waits for the application before the connection reads no more."""
+
+_FRAMING_BYTES, _FRAMING_SHARE = 65_536, 4
+"""Chunk sizes, their extensions and trailers may have so many bytes, and a quarter of the body."""
+
+_BODY_GRACE = 1.25
+"""How much longer a body may take here than in the application, which responds 408 to it."""
+
+_LINGER_SECONDS = 1.0
+"""How long a client that is still sending has to read the last response.
+
+Closing at once would reset the connection, and the response might be lost with it.
+"""
+
+_FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
+"""Seconds between looks whether a client is gone that will send no more."""
 
 
-class LimitedHTTPProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a limit on the time and the size of headers.
+class HTTPConnection(asyncio.Protocol):
+    """A connection of uvicorn's server, from the first byte to the last.
 
-    The clock starts with the connection, and after a request with the first byte of the next one.
-    What is not HTTP gets the same JSON as a request that the application refuses. Too many
-    connections are for the application to refuse: it must respond to probes even then.
+    llhttp parses what arrives. At each moment the connection is in one `State`; entering it starts
+    its clock, and its bytes are counted against the budget of that state: `docs/server.md` lists
+    them. Requests are answered in the order in which they came, errors of HTTP included, and a
+    request that waits for the one before it is not read.
+
+    Args:
+        config: uvicorn's, with the application.
+        server_state: uvicorn's record of connections and tasks.
+        app_state: the state of the application's lifespan.
+        settings: the limits.
+        connections: all connections of the server.
     """
 
-    header_seconds: float
-    max_connections: int
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        settings: ServerSettings,
+        connections: Connections,
+    ) -> None:
+        self._app = config.loaded_app
+        self._root_path = config.root_path
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._settings = settings
+        self._connections = connections
+        self._transport: asyncio.Transport
+        self._addresses: dict[str, Any] = {}
 
-    _timer: asyncio.TimerHandle | None = None
-    _header_bytes = 0
-    _in_headers = True
+        self._state = State.HEAD
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+        # What comes
+        self._parser = httptools.HttpRequestParser(self)
+        self._method = self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._header_bytes = 0
+        self._in_head = True
+        """Whether a byte of a next request is there, or is due because the connection is new."""
+        self._incoming: Exchange | None = None
+        """The exchange whose body is not complete."""
+        self._upgrade = False
+        """Whether the parser stops after this head, since the client proposes another protocol."""
+        self._part = 0
+        """The number of heads and bodies that were complete."""
+        self._part_bytes = 0
+        self._body_bytes = 0
+        self._is_deaf = False
+        """Whether what comes is no longer parsed."""
+        self._has_eof = False
+        self._looks = 0
+        """How often it was seen whether a client that will send no more is there."""
+        self._is_reading = True
+        self._problem: tuple[int, str, str] | None = None
+        """What is wrong with a request, if it is not its syntax: status, type, message."""
+
+        # What goes
+        self._exchanges: deque[Exchange] = deque()
+        """Those without a complete response, in order; the application has the first one."""
+        self._refusal: bytes | None = None
+        """The response to what is not HTTP; it comes last."""
+        self._is_last = False
+        """Whether the connection ends after the exchanges."""
+        self._all_read = asyncio.Event()
+        """Whether nothing waits for the client to read it."""
+        self._all_read.set()
+
+    # As asyncio's transport sees it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start_timer()
+        self._transport = transport
+        transport.set_write_buffer_limits(0)  # so that `pause_writing()` tells of unread bytes
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # its kinds
+        is_tls = transport.get_extra_info("sslcontext") is not None
+        self._addresses = {
+            "client": _address(transport.get_extra_info("peername")),
+            "server": _address(transport.get_extra_info("sockname")),
+            "scheme": "https" if is_tls else "http",
+        }
+        if not self._connections.add(self, self._state):
+            transport.abort()
+            return
+        self._start_clock()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # of asyncio
+        self._server_state.connections.discard(self)
+        self._connections.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_deaf = True
+        for exchange in self._exchanges:
+            exchange.disconnect()
+        self._all_read.set()
+        del self._parser  # it refers to this connection
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._start_timer()
-            self._header_bytes += len(data)
-        super().data_received(data)
-        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
-            self._refuse(431, "headers_too_large", "the headers are larger than 64 KiB")
+        self._in_head = self._in_head or self._incoming is None
+        part, body_bytes = self._part, self._body_bytes
+        if not self._is_deaf:
+            self._parse(data)
+        if part == self._part:
+            self._part_bytes += len(data) - (self._body_bytes - body_bytes)
+            self._check_budget()
+        self.update()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # we send our own
-        self._refuse(400, "bad_request", "this is not a valid HTTP/1.1 request")
+    def eof_received(self) -> bool:
+        self._has_eof = True
+        if self._incoming is not None and not self._is_deaf:
+            self._refuse(400, "incomplete_body", "the request ended before its body did")
+        self._is_deaf = True
+        self._make_last()
+        if self._exchanges and not self._exchanges[0].response_started:
+            self._probe()
+        self.update()
+        return not self._transport.is_closing()
+
+    def pause_writing(self) -> None:
+        self._all_read.clear()
+        self.update()
+
+    def resume_writing(self) -> None:
+        self._all_read.set()
+        self.update()
+
+    # As uvicorn's server sees it
+
+    def shutdown(self) -> None:
+        """End after the exchanges that are in progress."""
+        self._make_last()
+        if self._state is State.ENDING:
+            self._transport.abort()
+        else:
+            self.update()
+
+    # As the other connections see it
+
+    def evict(self) -> None:
+        """Close at once: another connection needs the place."""
+        if self._state is State.IDLE:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    # As an exchange sees it
+
+    async def drain(self) -> None:
+        """Wait until the client has read what was written, or is gone."""
+        await self._all_read.wait()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        """Break the connection."""
+        self._transport.abort()
+
+    def update(self) -> None:
+        """Go on with what is due, and keep the clock and the books of the state that results."""
+        if self._transport.is_closing():
+            return
+        self._advance()
+        if self._transport.is_closing():
+            return
+        self._choose_reading()
+        state = self._current_state()
+        if state is not self._state:
+            self._connections.move(self, self._state, state)
+            self._state = state
+            self._start_clock()
+        held = self._transport.get_write_buffer_size()
+        if self._incoming is not None and not self._incoming.response_complete:
+            held += self._body_bytes
+        self._connections.hold(self, held)
+
+    # States and clocks
+
+    def _current_state(self) -> State:
+        if self._state is State.ENDING:
+            return State.ENDING
+        if self._incoming is not None and len(self._exchanges) <= 1:
+            return State.BODY
+        if not self._all_read.is_set():
+            return State.WRITING
+        if self._exchanges:
+            return State.SERVING
+        return State.HEAD if self._in_head else State.IDLE
+
+    def _seconds(self) -> float | None:
+        """Return how long the connection may be in its state; None leaves it to the application."""
+        settings = self._settings
+        match self._state:
+            case State.IDLE:
+                return settings.keep_alive_seconds
+            case State.HEAD:
+                return settings.header_seconds
+            case State.BODY:
+                return settings.body_seconds * _BODY_GRACE
+            case State.WRITING:
+                return settings.write_seconds
+            case State.ENDING:
+                return _LINGER_SECONDS
+            case State.SERVING:
+                return _FIRST_LOOK if self._has_eof else None
+
+    def _start_clock(self) -> None:
+        seconds = self._seconds()
+        if seconds is None:
+            self._deadline = float("inf")
+            return
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._check_clock)
+
+    def _check_clock(self) -> None:
+        """End if the time is up; else it was another state's."""
+        self._timer = None
+        if self._transport.is_closing():
+            return
+        if self._loop.time() < self._deadline:
+            if self._deadline < float("inf"):
+                self._set_timer()
+        elif self._state is State.SERVING:
+            self._look_for_client()
+        elif self._state is State.IDLE:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    # Half-closed connections
+
+    def _probe(self) -> None:
+        """Find out whether a client that will send no more still reads.
+
+        A connection closed for good and one closed for sending look the same until something is
+        sent. Every client of HTTP/1.1 skips an interim response; a host without the client's socket
+        resets the connection.
+        """
+        if self._exchanges[0].scope["http_version"] == "1.1":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._state is State.SERVING:
+            self._start_clock()
+
+    def _look_for_client(self) -> None:
+        """Drop the request if the client is gone; transports don't tell after the end of input."""
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._transport.abort()
+            return
+        self._looks += 1
+        self._deadline = self._loop.time() + min(_FIRST_LOOK * 2**self._looks, _LAST_LOOK)
+        self._set_timer()
+
+    # What comes
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            self._parser = httptools.HttpRequestParser(self)
+            self._parse(self._head_without_upgrade())
+            self._parse(rest)
+        except HttpParserError:
+            if not self._is_deaf:  # else only that there is more, which is nobody's concern
+                self._refuse(
+                    *(self._problem or (400, "bad_request", "this is not a valid HTTP/1.1 request"))
+                )
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head of a request as if the client proposed no other protocol.
+
+        llhttp takes what follows such a head for that protocol; a server that does not speak it
+        responds in HTTP (RFC 9110, 7.8), and reads the body.
+        """
+        lines = [b"%b %b HTTP/1.1" % (self._method, self._url)]
+        for name, value in self._headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                kept = b", ".join(each for each in options if each.lower() != b"upgrade")
+                lines.append(name + b": " + kept)
+            elif name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _check_budget(self) -> None:
+        if self._state is State.ENDING or self._is_deaf:
+            if self._part_bytes > self._settings.body_bytes:
+                self._transport.abort()
+        elif self._incoming is None:
+            if self._part_bytes > _MAX_HEAD_BYTES:
+                self._refuse(*_HEADERS_TOO_LARGE)
+        elif self._part_bytes > _FRAMING_BYTES + self._body_bytes // _FRAMING_SHARE:
+            self._refuse(400, "framing_too_large", "the chunks of the body are too small")
+        elif self._incoming.response_complete and self._body_bytes > self._settings.body_bytes:
+            self._transport.abort()
+
+    def _choose_reading(self) -> None:
+        """Read unless a request waits for another, or the application for its turn to read."""
+        unread = self._incoming.unread if self._incoming is not None else 0
+        wanted = len(self._exchanges) <= 1 and unread <= _MAX_UNREAD_BYTES
+        if self._has_eof or wanted == self._is_reading:
+            return
+        self._is_reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _end_part(self) -> None:
+        self._part += 1
+        self._part_bytes = 0
+
+    # As llhttp sees it
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["state"][TOO_MANY_CONNECTIONS] = len(self.connections) > self.max_connections
+        if len(self._exchanges) > _MAX_PIPELINED:
+            self._is_deaf = True
+            self._make_last()
+            raise _StopParsing
+        self._in_head = True
+        self._url = b""
+        self._headers = []
+        self._header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._count_header(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming is not None:
+            return  # a trailer
+        self._headers.append((name.lower(), value))
+        self._count_header(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
-        self._in_headers = False
-        super().on_headers_complete()
+        self._method = self._parser.get_method()
+        if self._method == b"CONNECT":
+            self._stop(405, "wrong_method", "this server is no proxy")
+        version = self._parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self._headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._stop(400, "bad_host", "a request has one header `Host`")
+        self._upgrade = self._parser.should_upgrade()
+        if self._upgrade:
+            return
+        keep_alive = version == "1.1" and self._parser.should_keep_alive()
+        self._incoming = Exchange(
+            self,
+            self._scope(version),
+            keep_alive=keep_alive,
+            expects_continue=version == "1.1"
+            and any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._headers),
+            headers=self._server_state.default_headers,
+        )
+        self._exchanges.append(self._incoming)
+        self._body_bytes = 0
+        self._end_part()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._incoming is not None:
+            self._incoming.receive_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_headers = True
-        self._header_bytes = 0
-        super().on_message_complete()
+        if self._upgrade or self._incoming is None:
+            return
+        if not self._incoming.keep_alive:
+            self._is_deaf = self._is_last = True
+        self._incoming.end_body()
+        self._incoming = None
+        self._in_head = False
+        self._end_part()
+
+    def _count_header(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > _MAX_HEAD_BYTES or len(self._headers) > _MAX_HEADERS:
+            self._stop(*_HEADERS_TOO_LARGE)
+
+    def _stop(self, status: int, type_: str, message: str) -> None:
+        self._problem = status, type_, message
+        raise _StopParsing
+
+    def _scope(self, version: str) -> Scope:
+        url = httptools.parse_url(self._url)
+        path = url.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._method.decode("ascii"),
+            "path": self._root_path + unquote(path),
+            "raw_path": self._root_path.encode() + url.path,
+            "query_string": url.query or b"",
+            "root_path": self._root_path,
+            "headers": self._headers,
+            "state": {**self._app_state, TOO_MANY_CONNECTIONS: self._connections.is_full},
+            **self._addresses,
+        }
+
+    # What goes
+
+    def _advance(self) -> None:
+        """Start the next exchange, or end, when the client has read all there was."""
+        if not self._all_read.is_set() or self._state is State.ENDING:
+            return
+        while self._exchanges and self._exchanges[0].response_complete:
+            if not self._exchanges.popleft().keep_alive:
+                self._exchanges.clear()
+                self._refusal = None
+                self._is_last = True
+        if self._exchanges:
+            if not self._exchanges[0].started:
+                self._start(self._exchanges[0])
+        elif self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            self._transport.write(refusal)
+            self._advance()
+        elif self._is_last:
+            self._end()
+
+    def _make_last(self) -> None:
+        """Have the connection end after the exchanges."""
+        self._is_last = True
+        if self._exchanges:
+            self._exchanges[-1].keep_alive = False
+
+    def _start(self, exchange: Exchange) -> None:
+        exchange.started = True
+        task = self._loop.create_task(exchange.run(self._app))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    def _end(self) -> None:
+        """Close; if the client may still be sending, after it could read the last response."""
+        is_sending = self._incoming is not None or self._problem is not None
+        if self._has_eof or not is_sending or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._is_deaf = True
+        self._incoming = None
+        self._end_part()
+        self._connections.move(self, self._state, State.ENDING)
+        self._connections.hold(self, 0)
+        self._state = State.ENDING
+        self._start_clock()
+        self._transport.write_eof()
 
     def _refuse(self, status: int, type_: str, message: str) -> None:
-        """Send an error and close the connection."""
-        if self.transport.is_closing():
-            return
+        """Have an error be the last response; where one has begun already, that is the last."""
+        self._is_deaf = self._is_last = True
+        self._problem = status, type_, message
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            if incoming.response_started:
+                return
+            incoming.disconnect()
+            self._exchanges.remove(incoming)
         request_id = uuid.uuid4().hex
         response = error_response(APIError(status, type_, message, close=True), request_id)
         head = [
-            b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()),
+            status_line(status),
             b"x-request-id: " + request_id.encode(),
             *(name + b": " + value for name, value in response.raw_headers),
         ]
-        self.transport.write(b"\r\n".join([*head, b"", response.body]))
-        self.transport.close()
-
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.header_seconds, self._time_out)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _time_out(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            self.transport.abort()
+        self._refusal = b"\r\n".join([*head, b"", response.body])
 
 
-def limited_http_protocol(settings: ServerSettings) -> type[LimitedHTTPProtocol]:
-    """Return the protocol with these limits, as a class: uvicorn passes no arguments to it."""
-    limits = {
-        "header_seconds": settings.header_seconds,
-        "max_connections": settings.max_connections,
-    }
-    return type("LimitedHTTPProtocol", (LimitedHTTPProtocol,), limits)
+class _StopParsing(Exception):
+    """Ends the parser from within; it wraps this in an error of its own."""
+
+
+_HEADERS_TOO_LARGE = (
+    431,
+    "headers_too_large",
+    f"the headers are larger than {_MAX_HEAD_BYTES // 1024} KiB, or more than {_MAX_HEADERS}",
+)
+
+
+def _address(address: Any) -> tuple[str, int] | None:
+    """Return an address as ASGI has it; None for a Unix socket."""
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
+
+
+def http_protocol(settings: ServerSettings) -> Any:
+    """Return what makes the connections of a server, for uvicorn's option `http`."""
+    connections = Connections(settings.max_connections, settings.buffer_bytes)
+    return partial(HTTPConnection, settings=settings, connections=connections)

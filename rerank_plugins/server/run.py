@@ -17,7 +17,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from rerank_plugins.server.connections import limited_http_protocol
+from rerank_plugins.server.connections import http_protocol
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.settings import ServerSettings
 
@@ -44,7 +44,7 @@ def serve(app: FastAPI) -> Exception | None:
         app,
         host=settings.host,
         port=settings.port,
-        http=limited_http_protocol(settings),
+        http=http_protocol(settings),
         ws="none",
         loop="auto",
         lifespan="on",
@@ -52,7 +52,6 @@ def serve(app: FastAPI) -> Exception | None:
         server_header=False,
         access_log=False,  # the middleware logs the client and the request's id too
         log_config=None,
-        timeout_keep_alive=int(settings.keep_alive_seconds),
     )
     server = _UvicornServer(config, lifecycle, settings)
     lifecycle.on_failure = server.stop_after_failure

@@ -21,6 +21,7 @@ _COUNTS = (
     "batch_pairs",
     "batch_tokens",
     "body_bytes",
+    "buffer_bytes",
     "document_characters",
     "max_connections",
     "max_documents",
@@ -37,9 +38,10 @@ _SECONDS = (
     "queue_seconds",
     "request_seconds",
     "watchdog_seconds",
+    "write_seconds",
 )
 _BOOLEANS = ("insecure_no_auth", "model_process", "ui", "warm_up")
-_LISTS = ("compare", "model_names", "trusted_proxies")
+_LISTS = ("allowed_hosts", "compare", "model_names", "trusted_proxies")
 _MAX_PORT = 65_535
 
 
@@ -101,6 +103,10 @@ class ServerSettings:
     """Whether to listen on a public address without any key."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies, whose `X-Forwarded-For` counts."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that the header `Host` may have beside addresses and names without a dot. Empty: any,
+    except on a loopback address without keys, where a web page could reach the server by having
+    its own name resolve to that address."""
     client_rate: str | None = None
     """Most requests of a client (a key, a subject or an address), such as `"600/minute"`."""
     address_rate: str | None = None
@@ -120,10 +126,16 @@ class ServerSettings:
     """How long the body of a request may take to arrive."""
     request_seconds: float = 30.0
     """How long a request may wait for its scores."""
+    write_seconds: float = 30.0
+    """How long a client may take to read a response."""
     keep_alive_seconds: float = 75.0
     """How long an idle connection stays open; longer than a proxy in front keeps its own."""
     max_connections: int = 4096
-    """Requests on more connections get 503, except for probes."""
+    """Most connections; the one that waits longest for its client makes room for another. If this
+    many requests are in progress, more get 503, except for probes."""
+    buffer_bytes: int = 256 * 1024 * 1024
+    """Most bytes of bodies that arrive and of responses that wait to be read, of all connections;
+    the slowest make room for others."""
 
     batch_pairs: int = 256
     """Most pairs in a batch."""
@@ -170,6 +182,11 @@ class ServerSettings:
                 parse_rate(name, rate)
         if self.port > _MAX_PORT:
             raise ConfigError(f"`port` must be at most {_MAX_PORT}, not {self.port!r}")
+        if self.buffer_bytes < self.body_bytes:
+            raise ConfigError(
+                f"`buffer_bytes` ({self.buffer_bytes}) must hold one body of `body_bytes` "
+                f"({self.body_bytes})"
+            )
         if self.compare and not self.ui:
             raise ConfigError(
                 "`compare` is for the page at /ui: set `ui = true`, or remove `compare`"

@@ -15,38 +15,42 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from rerank_plugins.server.connections import HTTPConnection
 from tests.support.places import ROOT
 
 CONFIG = uvicorn.Config(app=None, log_config=None)
 
 
 @pytest.mark.parametrize(
-    ("owner", "method", "parameters"),
+    ("method", "parameters"),
     [
-        (HttpToolsProtocol, "connection_made", ["self", "transport"]),
-        (HttpToolsProtocol, "connection_lost", ["self", "exc"]),
-        (HttpToolsProtocol, "data_received", ["self", "data"]),
-        (HttpToolsProtocol, "send_400_response", ["self", "msg"]),
-        (HttpToolsProtocol, "on_message_begin", ["self"]),
-        (HttpToolsProtocol, "on_headers_complete", ["self"]),
-        (HttpToolsProtocol, "on_message_complete", ["self"]),
-        (uvicorn.Server, "startup", ["self", "sockets"]),
-        (uvicorn.Server, "capture_signals", ["self"]),
-        (uvicorn.Server, "handle_exit", ["self", "sig", "frame"]),
+        ("startup", ["self", "sockets"]),
+        ("capture_signals", ["self"]),
+        ("handle_exit", ["self", "sig", "frame"]),
     ],
 )
-def test_the_methods_that_we_override_exist(owner, method, parameters):
-    assert parameters == [*inspect.signature(getattr(owner, method)).parameters]
+def test_the_methods_that_we_override_exist(method, parameters):
+    assert parameters == [*inspect.signature(getattr(uvicorn.Server, method)).parameters]
 
 
-async def test_the_attributes_that_we_use_exist():
+def test_a_connection_is_made_as_uvicorn_makes_its_own():
+    theirs = [*inspect.signature(HttpToolsProtocol).parameters]
+    ours = inspect.signature(HTTPConnection).parameters.values()
+
+    assert theirs == [each.name for each in ours if each.kind is not each.KEYWORD_ONLY]
+    assert callable(HTTPConnection.shutdown)
+    assert "connection.shutdown()" in inspect.getsource(uvicorn.Server.shutdown)
+
+
+def test_the_attributes_that_we_use_exist():
     server = uvicorn.Server(CONFIG)
-    protocol = HttpToolsProtocol(CONFIG, ServerState(), app_state={})
+    state = ServerState()
 
     assert {False} == {server.force_exit, server.should_exit, server.started}
     assert set() == server.server_state.tasks
-    assert {"connections", "loop", "scope", "transport"} <= vars(protocol).keys()
-    assert "timeout_graceful_shutdown" in vars(CONFIG)
+    assert (set(), set(), []) == (state.connections, state.tasks, state.default_headers)
+    assert {"root_path", "timeout_graceful_shutdown"} <= vars(CONFIG).keys()
+    assert "self.loaded_app" in inspect.getsource(uvicorn.Config.load)
 
 
 def test_the_version_is_bounded():

@@ -1,0 +1,113 @@
+"""All connections of a server: how many there may be, what they may hold, and which go first."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+__all__ = ["Connections", "Member", "State", "spare_connections"]
+
+_SPARE_SHARE, _LEAST_SPARE = 64, 8
+
+
+class State(Enum):
+    """What a connection waits for; each has a clock and a byte budget (`connections.py`)."""
+
+    IDLE = "the next request"
+    ENDING = "the client to close, after the last response"
+    HEAD = "the rest of a request's head"
+    BODY = "the rest of a request's body"
+    WRITING = "the client to read the response"
+    SERVING = "the application"
+
+
+_FIRST_TO_GO = (State.IDLE, State.ENDING, State.HEAD, State.BODY, State.WRITING)
+"""The states that wait for the client, by how little is lost with the connection."""
+
+_HOLDING = (State.BODY, State.WRITING)
+"""The states in which a client decides how long the server keeps its bytes."""
+
+
+class Member(Protocol):
+    """A connection, as seen from here."""
+
+    def evict(self) -> None:
+        """Close at once: another connection needs the place."""
+
+
+def spare_connections(most: int) -> int:
+    """Return how many connections there may be beside those whose requests are served.
+
+    They wait for clients, and let probes through when everything else is busy.
+    """
+    return max(_LEAST_SPARE, most // _SPARE_SHARE)
+
+
+class Connections:
+    """Keeps count of all connections, and closes the longest waiting for those that come.
+
+    An attacker's connections wait for seconds, those of others for milliseconds; so a flood of
+    connections that send or read slowly, or not at all, mostly pushes out itself.
+
+    Args:
+        most: the largest number of requests in progress.
+        most_bytes: of the bodies that arrive and of the responses that wait to be read.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_connections = most + spare_connections(most)
+        self._most_bytes = most_bytes
+        self._members: dict[State, dict[Member, None]] = {state: {} for state in State}
+        self._held: dict[Member, int] = {}
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._members.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are too many requests in progress for one more."""
+        return len(self._members[State.SERVING]) >= self._most
+
+    def add(self, member: Member, state: State) -> bool:
+        """Take a connection in; return whether there is room for it."""
+        if len(self) >= self._most_connections and not self._evict(_FIRST_TO_GO):
+            return False
+        self._members[state][member] = None
+        return True
+
+    def move(self, member: Member, old: State, new: State) -> None:
+        """Note that a connection waits for something else."""
+        if member in self._members[old]:
+            del self._members[old][member]
+            self._members[new][member] = None
+
+    def hold(self, member: Member, size: int) -> None:
+        """Note how many bytes a connection holds; too many in all cost the slowest its place."""
+        if size == self._held.get(member, 0):
+            return
+        self._release(member)
+        if size:
+            self._held[member] = size
+            self.held_bytes += size
+        while self.held_bytes > self._most_bytes and self._evict(_HOLDING):
+            pass
+
+    def remove(self, member: Member) -> None:
+        """Forget a connection, known or not."""
+        self._release(member)
+        for members in self._members.values():
+            members.pop(member, None)
+
+    def _evict(self, states: tuple[State, ...]) -> bool:
+        """Close the connection that has been longest in the first of the states that has any."""
+        for state in states:
+            for member in self._members[state]:
+                self.remove(member)
+                member.evict()
+                return True
+        return False
+
+    def _release(self, member: Member) -> None:
+        self.held_bytes -= self._held.pop(member, 0)

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from rerank_plugins.server.connections import http_protocol
 from rerank_plugins.server.lifecycle import Lifecycle
+from rerank_plugins.server.open_files import within_open_files
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["serve"]
@@ -38,13 +39,14 @@ def serve(app: FastAPI) -> Exception | None:
     Returns:
         The error that ended the server; None after a signal.
     """
-    settings: ServerSettings = app.state.settings
+    settings, backlog = within_open_files(app.state.settings)
     lifecycle: Lifecycle = app.state.lifecycle
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=http_protocol(settings),
+        backlog=backlog,
         ws="none",
         loop="auto",
         lifespan="on",

@@ -80,7 +80,7 @@ def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> 
     app = FastAPI(
         title="rerank-plugins",
         description="Errors are `ErrorResponse`, also for what is not valid HTTP (400) and for "
-        "headers larger than 64 KiB (431).",
+        "headers larger than 64 KiB or more than 100 (431).",
         version=rerank_plugins.__version__,
         lifespan=lifespan,
         docs_url=None,  # both pages load their scripts from elsewhere

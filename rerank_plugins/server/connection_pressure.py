@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 __all__ = ["Connections", "Member", "State", "spare_connections"]
@@ -19,13 +20,6 @@ class State(Enum):
     BODY = "the rest of a request's body"
     WRITING = "the client to read the response"
     SERVING = "the application"
-
-
-_FIRST_TO_GO = (State.IDLE, State.ENDING, State.HEAD, State.BODY, State.WRITING)
-"""The states that wait for the client, by how little is lost with the connection."""
-
-_HOLDING = (State.BODY, State.WRITING)
-"""The states in which a client decides how long the server keeps its bytes."""
 
 
 class Member(Protocol):
@@ -58,30 +52,35 @@ class Connections:
         self._most = most
         self._most_connections = most + spare_connections(most)
         self._most_bytes = most_bytes
-        self._members: dict[State, dict[Member, None]] = {state: {} for state in State}
+        self._idle: dict[Member, None] = {}
+        self._slow: dict[Member, None] = {}
+        self._serving: dict[Member, None] = {}
         self._held: dict[Member, int] = {}
         self.held_bytes = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._members.values()))
+        return len(self._idle) + len(self._slow) + len(self._serving)
 
     @property
     def is_full(self) -> bool:
         """Whether there are too many requests in progress for one more."""
-        return len(self._members[State.SERVING]) >= self._most
+        return len(self._serving) >= self._most
 
     def add(self, member: Member, state: State) -> bool:
         """Take a connection in; return whether there is room for it."""
-        if len(self) >= self._most_connections and not self._evict(_FIRST_TO_GO):
-            return False
-        self._members[state][member] = None
+        if len(self) >= self._most_connections:
+            oldest = next(chain(self._idle, self._slow), None)
+            if oldest is None:
+                return False
+            self._evict(oldest)
+        self._group(state)[member] = None
         return True
 
     def move(self, member: Member, old: State, new: State) -> None:
-        """Note that a connection waits for something else."""
-        if member in self._members[old]:
-            del self._members[old][member]
-            self._members[new][member] = None
+        """Note that a connection waits for something else, from now on."""
+        if member in self._group(old):
+            del self._group(old)[member]
+            self._group(new)[member] = None
 
     def hold(self, member: Member, size: int) -> None:
         """Note how many bytes a connection holds; too many in all cost the slowest its place."""
@@ -91,23 +90,31 @@ class Connections:
         if size:
             self._held[member] = size
             self.held_bytes += size
-        while self.held_bytes > self._most_bytes and self._evict(_HOLDING):
-            pass
+        while self.held_bytes > self._most_bytes:
+            oldest = next((each for each in self._slow if each in self._held), None)
+            if oldest is None:
+                return
+            self._evict(oldest)
 
     def remove(self, member: Member) -> None:
         """Forget a connection, known or not."""
         self._release(member)
-        for members in self._members.values():
-            members.pop(member, None)
+        for group in (self._idle, self._slow, self._serving):
+            group.pop(member, None)
 
-    def _evict(self, states: tuple[State, ...]) -> bool:
-        """Close the connection that has been longest in the first of the states that has any."""
-        for state in states:
-            for member in self._members[state]:
-                self.remove(member)
-                member.evict()
-                return True
-        return False
+    def _group(self, state: State) -> dict[Member, None]:
+        """Return the connections that are alike in this, the longest waiting first."""
+        match state:
+            case State.IDLE:
+                return self._idle
+            case State.SERVING:
+                return self._serving
+            case _:
+                return self._slow
+
+    def _evict(self, member: Member) -> None:
+        self.remove(member)
+        member.evict()
 
     def _release(self, member: Member) -> None:
         self.held_bytes -= self._held.pop(member, 0)

@@ -116,7 +116,7 @@ def _add_middleware(
     if path not in PROBE_PATHS and (settings.client_rate or settings.address_rate):
         responses["429"] = _error("The client sends too many requests.")
     if path not in PROBE_PATHS:
-        responses.setdefault("503", _error("Too many connections, or the server is ending."))
+        responses.setdefault("503", _error("Too many requests, or the server is ending."))
     for status, response in responses.items():
         headers = _HEADERS.get(status, {}) if _is_error(response) else {}
         if path == "/rerank" and status == "200":

@@ -1,0 +1,93 @@
+"""Who has to go when there are too many connections, or when they hold too much."""
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
+from rerank_plugins.server.connection_pressure import Connections, State, spare_connections
+
+
+class Client:
+    evicted = False
+
+    def evict(self):
+        self.evicted = True
+
+
+def crowd(connections, *states):
+    clients = [Client() for _ in states]
+    for client, state in zip(clients, states, strict=True):
+        assert connections.add(client, state)
+    return clients
+
+
+def filled(state, most=4):
+    connections = Connections(most, 1000)
+    clients = crowd(connections, *[state] * (most + spare_connections(most)))
+    return connections, clients
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.SERVING])
+def test_who_waits_for_its_client_makes_room_the_longest_first(state):
+    connections, clients = filled(state)
+    connections.move(clients[0], state, State.SERVING)
+    connections.move(clients[0], State.SERVING, state)
+
+    for _ in range(2):
+        assert connections.add(Client(), state)
+    assert [False, True, True, False] == [client.evicted for client in clients[:4]]
+    assert len(clients) == len(connections)
+
+
+def test_nobody_is_sent_away_whose_request_is_in_progress():
+    connections, clients = filled(State.SERVING)
+
+    assert connections.is_full
+    assert not connections.add(Client(), State.HEAD)
+    assert not any(client.evicted for client in clients)
+
+
+def test_an_idle_connection_goes_before_a_slow_one():
+    connections = Connections(1, 1000)
+    slow = crowd(connections, State.WRITING, State.BODY, State.HEAD, State.ENDING)
+    (idle,) = crowd(connections, State.IDLE)
+    crowd(connections, *[State.SERVING] * 4)
+    connections.move(slow[0], State.WRITING, State.WRITING)
+    slow.append(slow.pop(0))
+
+    for expected in (idle, *slow):
+        assert connections.add(Client(), State.SERVING)
+        assert expected.evicted
+    assert not connections.add(Client(), State.HEAD)
+
+
+def test_the_slowest_pay_when_all_hold_too_much():
+    connections = Connections(10, 1000)
+    first, idle, second, scored = crowd(
+        connections, State.BODY, State.IDLE, State.BODY, State.SERVING
+    )
+    connections.hold(first, 400)
+    connections.hold(second, 400)
+    connections.hold(second, 600)
+    assert 1000 == connections.held_bytes
+    connections.hold(scored, 1)
+
+    assert first.evicted
+    assert not second.evicted
+    assert not idle.evicted
+    assert 601 == connections.held_bytes
+    connections.remove(second)
+    connections.remove(second)
+    assert 1 == connections.held_bytes
+
+
+def test_the_evicted_are_forgotten():
+    connections, clients = filled(State.HEAD)
+    connections.hold(clients[0], 500)
+    connections.add(Client(), State.HEAD)
+
+    assert 0 == connections.held_bytes
+    connections.move(clients[0], State.HEAD, State.IDLE)
+    assert len(clients) == len(connections)
+    connections.remove(clients[0])
+    assert len(clients) == len(connections)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 
+from rerank_plugins._internal.nfkc import nfkc
 from rerank_plugins._internal.optional import require
 from rerank_plugins.errors import ConfigError
 
@@ -67,7 +67,7 @@ def tokenize(text: str) -> list[str]:
 
     Pairs need no dictionary, and match names that a dictionary lacks.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = nfkc(text).casefold()
     return [token for word in _WORD.findall(folded) for token in _split(word)]
 
 

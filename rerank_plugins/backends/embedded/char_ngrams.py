@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 
-__all__ = ["overlap", "split_unreadable"]
+from rerank_plugins._internal.nfkc import nfkc
+
+__all__ = ["ngrams", "overlap", "split_unreadable"]
 
 # Letters outside the Latin script, with the vowel signs of Indic and South-East Asian scripts.
 # Greek counts from three letters on: single ones are symbols, which the model knows.
@@ -19,32 +20,43 @@ _FUNCTION_WORDS = re.compile(
 """Chinese characters that say little about a text's subject; runs are split at them."""
 _MAX_SIZE = 3
 """Letters in the longest n-gram."""
+_FEW = 256
+"""N-grams that are sought one by one; more take longer than those of a whole document."""
 _DAMPING_LENGTH = 1_000
-"""Letters of a document at which its overlap is halved, since long texts match by chance."""
+"""Letters of a document at which its overlap is halved."""
 
 
 def split_unreadable(text: str) -> tuple[str, list[str]]:
     """Return the text without the letters the model can't read, and the runs of these."""
     if text.isascii():
         return text, []
-    text = unicodedata.normalize("NFKC", text)
+    text = nfkc(text)
     runs = _FUNCTION_WORDS.sub(" ", " ".join(_UNREADABLE.findall(text))).casefold().split()
     return _UNREADABLE.sub(" ", text), runs
 
 
-def overlap(query: list[str], document: list[str]) -> float:
-    """Return the share of the query's n-grams that occur in the document, from 0 to 1.
+def ngrams(runs: list[str]) -> frozenset[str]:
+    """Return the distinct n-grams of runs.
 
-    N-grams have one to three letters of one run: they need no dictionary, and in Chinese they
-    keep up with BM25 over words (see the table in docs/embedded.md). The share is damped by the
-    document's length, as BM25 does.
+    They have one to three letters of one run: they need no dictionary, and in Chinese they keep up
+    with BM25 over words (see the table in docs/embedded.md).
     """
-    ngrams = set(_ngrams(query))
-    if not ngrams:
+    return frozenset(_ngrams(runs))
+
+
+def overlap(query: frozenset[str], document: list[str]) -> float:
+    """Return the share of the query's n-grams that occur in the document's runs, from 0 to 1.
+
+    It is damped by the document's length, as BM25 does, since long texts match by chance.
+    """
+    if not query:
         return 0.0
     text = " ".join(document)
-    share = sum(ngram in text for ngram in ngrams) / len(ngrams)
-    return share / (1.0 + len(text) / _DAMPING_LENGTH)
+    if len(query) <= _FEW:
+        found = sum(ngram in text for ngram in query)
+    else:
+        found = len(query & ngrams(document))
+    return found / len(query) / (1.0 + len(text) / _DAMPING_LENGTH)
 
 
 def _ngrams(runs: list[str]) -> Iterator[str]:

@@ -55,8 +55,8 @@ class _PreparedQuery:
     vectors: TokenVectors
     """Of its words alone."""
     tokens: int
-    runs: list[str]
-    """Its letters in other scripts."""
+    ngrams: frozenset[str]
+    """Of its letters in other scripts."""
     ngram_weight: float
 
 
@@ -89,7 +89,7 @@ class LateInteractionScorer:
         weight = letters / (letters + len(words.ids)) if letters else 0.0
         if weight > _MOSTLY:
             _advise()
-        return _PreparedQuery(words, len(vectors.ids), runs, weight)
+        return _PreparedQuery(words, len(vectors.ids), char_ngrams.ngrams(runs), weight)
 
     def _matches(self, query: _PreparedQuery, documents: Sequence[str]) -> Iterator[Match]:
         for start in range(0, len(documents), CHUNK):
@@ -102,7 +102,7 @@ class LateInteractionScorer:
             for (_, runs), document, similarity in zip(parts, vectors, similarities, strict=True):
                 yield Match(
                     float(similarity),
-                    char_ngrams.overlap(query.runs, runs),
+                    char_ngrams.overlap(query.ngrams, runs),
                     query.ngram_weight,
                     len(document.ids),
                     document.is_truncated or query.vectors.is_truncated,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rerank_plugins import BackendError, ConfigError, load_backend, rank
 from rerank_plugins.backends.embedded import EmbeddedBackend, char_ngrams, embedder, recipe, scorer
@@ -290,9 +292,34 @@ def test_letters_the_model_can_not_read_are_split_off(text, latin, runs):
 
 
 def test_overlap_is_the_share_of_ngrams():
-    assert char_ngrams.overlap(["熊猫"], ["大熊猫"]) == pytest.approx(1 / 1.003)
-    assert char_ngrams.overlap(["熊猫"], ["熊"]) == pytest.approx(1 / 3 / 1.001)
-    assert char_ngrams.overlap([], ["熊"]) == 0.0
+    panda = char_ngrams.ngrams(["熊猫"])
+
+    assert char_ngrams.overlap(panda, ["大熊猫"]) == pytest.approx(1 / 1.003)
+    assert char_ngrams.overlap(panda, ["熊"]) == pytest.approx(1 / 3 / 1.001)
+    assert char_ngrams.overlap(frozenset(), ["熊"]) == 0.0
+
+
+letters = st.lists(st.text("熊猫大小", min_size=1, max_size=30), max_size=5)
+
+
+@given(letters, letters)
+def test_ngrams_are_found_alike_one_by_one_and_all_at_once(query, document):
+    sought = char_ngrams.ngrams(query)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(char_ngrams, "_FEW", 0)
+        at_once = char_ngrams.overlap(sought, document)
+        patch.setattr(char_ngrams, "_FEW", 10_000)
+        assert at_once == char_ngrams.overlap(sought, document)
+
+
+def test_a_long_query_is_not_sought_ngram_by_ngram_in_each_document(monkeypatch):
+    """It would take 11 ms a document of a few words."""
+    asked = []
+    real = char_ngrams.ngrams
+    monkeypatch.setattr(char_ngrams, "ngrams", lambda runs: asked.append(runs) or real(runs))
+    EmbeddedBackend().score("".join(map(chr, range(0x4E00, 0x5E00))), ["熊猫", "大熊猫"])
+
+    assert [["熊猫"], ["大熊猫"]] == asked[1:]
 
 
 def test_max_sim_takes_the_best_match_of_each_token():

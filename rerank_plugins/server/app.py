@@ -18,6 +18,7 @@ import rerank_plugins
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.auth import Authenticator
+from rerank_plugins.server.body import BodyReader
 from rerank_plugins.server.errors import APIError, api_error_of, error_response
 from rerank_plugins.server.isolation import isolate
 from rerank_plugins.server.lifecycle import Lifecycle
@@ -88,6 +89,7 @@ def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> 
         redirect_slashes=False,
         exception_handlers={HTTPException: _send_error},
     )
+    app.state.bodies = BodyReader(settings)
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     app.state.settings = settings

@@ -13,22 +13,47 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from rerank_plugins.server.errors import APIError
+from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["parse", "read_body"]
+__all__ = ["BodyReader", "parse"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_SYNTAX_ERRORS = frozenset({"json_invalid", "json_type"})
+_LARGE = 64 * 1024
+"""Bytes of a body that holds up the event loop for about a millisecond, or less."""
+_MANY = 100_000
+"""Parts of a body that take longer to build than to count."""
 _PART = rb'(?:[^"\[{:,]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[\[{:,]'
 """Everything up to the next list, object, key or comma outside a string."""
 
 
-async def read_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
-    """Return the body of a request.
+class BodyReader:
+    """Reads the bodies of an application, in one event loop, within the limits of the settings."""
 
-    Raises:
-        APIError: the body is too long (413), too slow (408), compressed or not JSON (415), or cut
-            off (499).
-    """
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._turn = asyncio.Lock()
+
+    async def read(self, request: Request, model: type[_Model]) -> _Model:
+        """Return the body of a request as a model.
+
+        Large bodies are parsed in turn, and in between the event loop does all else that waits:
+        it stands still for one of them, however many there are. In a thread they would hold the
+        interpreter at each of its system calls.
+
+        Raises:
+            APIError: the body is too long (413), too slow (408), compressed or not JSON (415), cut
+                off (499), or `parse` refuses it.
+        """
+        settings = self._settings
+        body = await _receive(request, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
+        if len(body) < _LARGE:
+            return parse(model, body, max_documents=settings.max_documents)
+        async with self._turn:
+            await asyncio.sleep(0)
+            return parse(model, body, max_documents=settings.max_documents)
+
+
+async def _receive(request: Request, *, max_bytes: int, seconds: float) -> bytes:
     _check_headers(request.headers, max_bytes)
     received = bytearray()
     try:
@@ -74,8 +99,8 @@ def _too_long(max_bytes: int) -> APIError:
 def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
     """Return a JSON body as a model, strictly: no extra fields, no conversions, no repeated keys.
 
-    The costliest check comes last: pydantic copies what it refuses and collects an error for each
-    unknown field, which takes more than a second for a few megabytes of them.
+    The costliest check comes last: pydantic collects an error for each unknown field, which takes
+    more than a second for a few megabytes of them.
 
     Args:
         model: the request's model; its lists have no bounds.
@@ -86,7 +111,8 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
         APIError: the body is not JSON (400), has too many documents (413) or breaks a rule (422);
             the message names the place.
     """
-    if _oversized(max_documents, len(model.model_fields)).match(body):
+    is_costly = sum(map(body.count, (b"[", b"{", b":", b","))) > _MANY  # with those of the texts
+    if is_costly and _oversized(max_documents, len(model.model_fields)).match(body):
         raise APIError(
             413,
             "too_many_documents",
@@ -96,18 +122,17 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
         content = json.loads(body.decode(), object_pairs_hook=partial(_check_object, model))
     except (ValueError, RecursionError):
         raise _invalid_json() from None
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if any(len(values) > max_documents for values in lists):
-            raise APIError(
-                413, "too_many_documents", f"a request has {max_documents} documents at most"
-            )
+    if not isinstance(content, dict):
+        raise APIError(422, "invalid_request", "the body must be an object")
+    lists = [value for value in content.values() if isinstance(value, list)]
+    if any(len(values) > max_documents for values in lists):
+        raise APIError(
+            413, "too_many_documents", f"a request has {max_documents} documents at most"
+        )
     try:
-        return model.model_validate_json(body, strict=True)  # JSON's own strictness
+        return model.model_validate(content, strict=True)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        if first["type"] in _SYNTAX_ERRORS:
-            raise _invalid_json() from None
         raise APIError(422, "invalid_request", _error_message(model, first)) from None
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import rerank_plugins
-from rerank_plugins.server.body import parse, read_body
+from rerank_plugins.server.body import BodyReader
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.rerank import RerankHandler
@@ -68,11 +68,8 @@ class RerankRoute(APIRoute):
         model: type[BaseModel] = get_type_hints(endpoint)["body"]
 
         async def handle(request: Request) -> Response:
-            settings: ServerSettings = request.app.state.settings
-            content = await read_body(
-                request, max_bytes=settings.body_bytes, seconds=settings.body_seconds
-            )
-            body = parse(model, content, max_documents=settings.max_documents)
+            bodies: BodyReader = request.app.state.bodies
+            body = await bodies.read(request, model)
             response: Response = await endpoint(request, body)
             return response
 

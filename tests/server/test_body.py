@@ -1,5 +1,6 @@
 """Refused bodies, whatever they hold: never a 5xx, never an echo."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -10,8 +11,11 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
-from rerank_plugins.server.body import parse
+from rerank_plugins.server import ServerSettings
+from rerank_plugins.server import body as body_module
+from rerank_plugins.server.body import BodyReader, parse
 from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.schemas import AnyRerankRequest, RerankRequest
 from rerank_plugins.testing import FakeBackend
@@ -40,10 +44,14 @@ MALFORMED = {
     "a list": (b"[1]", 422),
     "no UTF-8": (b'{"query":"\xff","documents":[]}', 400),
     "a byte order mark": (b"\xef\xbb\xbf" + body(), 400),
-    "a lone surrogate": (rb'{"query":"q","documents":["\ud800"]}', 400),
+    "a lone surrogate": (rb'{"query":"q","documents":["\ud800"]}', 422),
     "deep nesting": (b'{"documents":' + b"[" * 50, 400),
-    "deeper nesting": (b'{"documents":' + b"[" * 90_000, 413),
-    "lists in an unknown field": (body(**{SECRET: [[]] * 20_000}), 413),
+    "deeper nesting": (b'{"documents":' + b"[" * 90_000, 400),
+    "the deepest nesting": (b'{"documents":' + b"[" * 150_000, 413),
+    "lists in an unknown field": (body(**{SECRET: [[]] * 20_000}), 422),
+    "more lists in an unknown field": (b'{"x":[' + b"[]," * 60_000 + b"[]]}", 413),
+    "a lone surrogate in the query": (rb'{"query":"\udfff","documents":["a"]}', 422),
+    "a lone surrogate in an object": (rb'{"query":"q","documents":["a",{"text":"\uD800a"}]}', 422),
     "objects in an unknown field": (body(**{SECRET: [{}] * 40}), 422),
     "objects in an unknown field of a document": (
         body(documents=[{"text": "a", SECRET: [{SECRET: 1}] * 40}]),
@@ -126,6 +134,36 @@ def test_no_body_is_costly_to_refuse(model, name):
         parse(model, content, max_documents=1000)
 
     assert time.thread_time() - began < 0.05 * len(content) / 1e6
+
+
+def test_the_event_loop_turns_between_two_large_bodies(monkeypatch):
+    """Or 32 of them would keep all others waiting for a second; small ones do not wait for them."""
+    turns, parsed = [0], []
+    monkeypatch.setattr(
+        body_module, "parse", lambda model, body, **_: parsed.append((turns[0], len(body)))
+    )
+    large, small = b" " * 100_000, b" " * 100
+
+    def request(content):
+        async def receive():
+            return {"type": "http.request", "body": content}
+
+        scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
+        return Request(scope, receive)
+
+    async def serve():
+        bodies = BodyReader(ServerSettings())
+        requests = [request(content) for content in [large] * 5 + [small]]
+        reads = [asyncio.create_task(bodies.read(each, RerankRequest)) for each in requests]
+        while not all(read.done() for read in reads):
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(serve())
+    at = [turn for turn, length in parsed if length == len(large)]
+
+    assert len(small) == parsed[0][1]
+    assert 5 == len(set(at))
 
 
 @pytest.mark.parametrize(

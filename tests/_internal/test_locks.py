@@ -151,14 +151,14 @@ def plain_locks(path):
 
 
 def test_no_other_module_creates_a_lock_that_a_fork_may_leave_locked():
-    found = [
+    locks = [
         place
         for path in sorted(PACKAGE.rglob("*.py"))
         if path.relative_to(PACKAGE).as_posix() != "_internal/locks.py"
         for place in plain_locks(path)
     ]
 
-    assert found == []
+    assert locks == []
 
 
 def test_plain_locks_are_recognised(tmp_path, monkeypatch):

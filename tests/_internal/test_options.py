@@ -23,8 +23,8 @@ class Engine:
         pass
 
 
-def options(**given):
-    return checked_options(Engine, {"model": "m", **given}, what="kind 'engine'", fixed=["fixed"])
+def options(**values):
+    return checked_options(Engine, {"model": "m", **values}, what="kind 'engine'", fixed=["fixed"])
 
 
 @pytest.mark.parametrize(

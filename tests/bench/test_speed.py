@@ -30,20 +30,20 @@ def test_the_order_changes_with_every_round():
 
 
 def test_warm_up_is_not_counted():
-    found = compare_speed({"one": FakeBackend()}, Shape(1, 2), Workload(), calls=3, warm_up=5)
+    comparison = compare_speed({"one": FakeBackend()}, Shape(1, 2), Workload(), calls=3, warm_up=5)
 
-    assert 3 == len(found["one"].seconds) == len(found["one"].cpu_seconds)
+    assert 3 == len(comparison["one"].seconds) == len(comparison["one"].cpu_seconds)
 
 
 def test_another_process_is_measured_by_its_own_clock():
     used = iter([1.0, 1.5, 2.0, 4.0])
     backends = {"here": FakeBackend(), "elsewhere": FakeBackend()}
     clocks = {"elsewhere": lambda: next(used)}
-    found = compare_speed(
+    comparison = compare_speed(
         backends, Shape(1, 1), Workload(), calls=2, warm_up=0, processor_clocks=clocks
     )
 
-    assert (0.5, 2.0) == found["elsewhere"].cpu_seconds
+    assert (0.5, 2.0) == comparison["elsewhere"].cpu_seconds
 
 
 def test_figures_come_from_the_calls():

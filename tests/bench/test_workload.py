@@ -14,19 +14,19 @@ def lengths(mix):
 
 
 def test_natural_documents_are_as_long_as_paragraphs():
-    found = lengths("natural")
+    word_counts = lengths("natural")
 
-    assert 34 <= found[0]
-    assert 480 >= found[-1]
-    assert statistics.median(found) == pytest.approx(143, rel=0.05)
-    assert statistics.mean(found) == pytest.approx(160, rel=0.05)
+    assert 34 <= word_counts[0]
+    assert 480 >= word_counts[-1]
+    assert statistics.median(word_counts) == pytest.approx(143, rel=0.05)
+    assert statistics.mean(word_counts) == pytest.approx(160, rel=0.05)
 
 
 def test_skewed_documents_are_short_or_long():
-    found = lengths("skewed")
+    word_counts = lengths("skewed")
 
-    assert 0.58 == pytest.approx(sum(n <= 52 for n in found) / len(found), abs=0.03)
-    assert 0.4 == pytest.approx(sum(n >= 300 for n in found) / len(found), abs=0.03)
+    assert 0.58 == pytest.approx(sum(n <= 52 for n in word_counts) / len(word_counts), abs=0.03)
+    assert 0.4 == pytest.approx(sum(n >= 300 for n in word_counts) / len(word_counts), abs=0.03)
 
 
 def test_equal_seeds_give_equal_texts():

@@ -29,9 +29,9 @@ def measure_agreement(
     folder = MODELS[model].build(models)
     requests = real_requests(queries, documents)
     with ExitStack() as stack:
-        found, _ = opened(list(CONTENDERS.values()), folder, peers, log, stack)
-        asked = {name: requests if _all(name) else requests[::_SHARE] for name in found}
-        logits = {name: peer.score_many(asked[name]) for name, peer in found.items()}
+        scorers, _ = opened(list(CONTENDERS.values()), folder, peers, log, stack)
+        asked = {name: requests if _all(name) else requests[::_SHARE] for name in scorers}
+        logits = {name: peer.score_many(asked[name]) for name, peer in scorers.items()}
     expected = logits[REFERENCE]
     flat = [value for row in expected for value in row]
     mean = sum(flat) / len(flat)

@@ -39,8 +39,8 @@ def measure_footprint(
         weights = (folder / "model.safetensors").stat().st_size
         rows[name] = {"weights": weights // 2**20, "processes": {}}
         with ExitStack() as stack:
-            found, _ = opened(asked, folder, peers, log, stack)
-            for contender, peer in found.items():
+            scorers, _ = opened(asked, folder, peers, log, stack)
+            for contender, peer in scorers.items():
                 loaded = peer.memory["now"]
                 peer.score_many(requests)
                 peer.score("what is a panda?", [_LONGEST] * 20)

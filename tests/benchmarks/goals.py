@@ -25,14 +25,14 @@ def ratio(measured: Mapping[str, Any], clock: str, name: str) -> float:
 
 def goals(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return goal, figure and verdict for what the results hold."""
-    found = {name: result["found"] for name, result in results.items()}
-    return [*_goals(found), *_client_goals(found)]
+    stages = {name: result["found"] for name, result in results.items()}
+    return [*_goals(stages), *_client_goals(stages)]
 
 
-def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
-    speed = found.get(f"speed-{_MODEL}")
+def _goals(stages: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    speed = stages.get(f"speed-{_MODEL}")
     if speed:
-        again = found.get(f"speed-{_MODEL}-100", {"rounds": []})
+        again = stages.get(f"speed-{_MODEL}-100", {"rounds": []})
         rounds = _longest(*speed["rounds"], *again["rounds"])
         for name, least in ((_FLOAT, 3), (_INT8, 6)):
             ratios = {
@@ -51,46 +51,46 @@ def _goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
             goal = f"{own.partition(', ')[2]}: ahead of every peer {others}"
             yield goal, f"{lead:.2f} × as fast as the closest, {name}", _verdict(lead > 1)
         for name in (_FLOAT, _INT8):
-            most = speed["memory"][name]["peak"]
+            peak = speed["memory"][name]["peak"]
             goal = f"{name.partition(', ')[2]}: at most 200 MB in memory, MiniLM"
-            yield goal, f"{most * 2**20 / 1e6:.0f} MB at its peak", _verdict(most * 2**20 <= 200e6)
-    if "agreement" in found:
-        row = found["agreement"]["rows"][_INT8]
+            yield goal, f"{peak * 2**20 / 1e6:.0f} MB at its peak", _verdict(peak * 2**20 <= 200e6)
+    if "agreement" in stages:
+        row = stages["agreement"]["rows"][_INT8]
         yield "onnx int8: Kendall τ of 0.98", f"{row['tau']:.4f}", _verdict(row["tau"] >= 0.98)
-        row = found["agreement"]["rows"][_FLOAT]
+        row = stages["agreement"]["rows"][_FLOAT]
         difference = row["probability_difference"]
         yield "onnx: scores within 1e-5", f"{difference:.1e}", _verdict(difference <= 1e-5)
-    if "start" in found:
+    if "start" in stages:
         for name in (_FLOAT, _INT8):
-            seconds = statistics.median(found["start"]["wall"][name])
+            seconds = statistics.median(stages["start"]["wall"][name])
             goal = f"{name.partition(', ')[2]}: cold process to first score in 1 s"
             yield goal, f"{seconds:.2f} s", _verdict(seconds < 1)
-    if "import" in found:
-        took = found["import"]["import_ms"]
+    if "import" in stages:
+        took = stages["import"]["import_ms"]
         yield "`import rerank_plugins` in 100 ms", f"{took:.0f} ms", _verdict(took < 100)
-    for name, row in found.items():
+    for name, row in stages.items():
         if name.startswith("flatness-"):
             grown = row["mib_per_10k_pairs"]
             goal = f"{name.removeprefix('flatness-')}: memory flat over {row['pairs']:,} pairs"
             yield goal, f"{grown:+.2f} MiB per 10,000", _verdict(abs(grown) < 0.5)
 
 
-def _client_goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
-    if "http" in found:
-        times = found["http"]["rerank-plugins"]["wall_ms"] / found["http"]["httpx"]["wall_ms"]
+def _client_goals(stages: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+    if "http" in stages:
+        times = stages["http"]["rerank-plugins"]["wall_ms"] / stages["http"]["httpx"]["wall_ms"]
         yield (
             "client: at most 1.15 × the time of a bare POST of 20 documents",
             f"{times:.2f} ×",
             _verdict(times <= 1.15),
         )
-    if "load" in found:
-        times = found["load"]["rerank-plugins"]["p99_ms"] / found["load"]["httpx"]["p99_ms"]
-        goal = f"client: p99 of {found['load']['callers']:,} callers no worse than a bare client's"
+    if "load" in stages:
+        times = stages["load"]["rerank-plugins"]["p99_ms"] / stages["load"]["httpx"]["p99_ms"]
+        goal = f"client: p99 of {stages['load']['callers']:,} callers no worse than a bare client's"
         yield goal, f"{times:.2f} ×", _verdict(times <= 1)
-    if "cache" in found:
-        micros = 1000 * found["cache"]["ms"]["memory"] / found["cache"]["pairs"]
+    if "cache" in stages:
+        micros = 1000 * stages["cache"]["ms"]["memory"] / stages["cache"]["pairs"]
         yield "cache in memory: at most 50 µs per pair", f"{micros:.1f} µs", _verdict(micros <= 50)
-        if (commands := found["cache"].get("redis_commands_per_call")) is not None:
+        if (commands := stages["cache"].get("redis_commands_per_call")) is not None:
             yield (
                 "cache in Redis: one round trip per call",
                 f"{commands:g}",
@@ -100,10 +100,10 @@ def _client_goals(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
 
 def _longest(*rounds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return, of rounds with equal requests, those with the most calls."""
-    most: dict[tuple[str, str], Mapping[str, Any]] = {}
+    longest: dict[tuple[str, str], Mapping[str, Any]] = {}
     for measured in sorted(rounds, key=lambda r: len(r["wall"][REFERENCE])):
-        most[measured["mix"], measured["shape"]] = measured
-    return list(most.values())
+        longest[measured["mix"], measured["shape"]] = measured
+    return list(longest.values())
 
 
 def _verdict(met: bool) -> str:  # noqa: FBT001 - it says which

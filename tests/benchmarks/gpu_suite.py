@@ -122,9 +122,9 @@ class Run:
     def row(self, model: str, scorer: str, **figures: float) -> None:
         """Record figures of one scorer, in the row that it has already or in a new one."""
         rows = self.results["rows"]
-        for found in rows:
-            if (found["model"], found["scorer"]) == (model, scorer):
-                found.update(figures)
+        for existing in rows:
+            if (existing["model"], existing["scorer"]) == (model, scorer):
+                existing.update(figures)
                 break
         else:
             rows.append({"model": model, "scorer": scorer, **figures})
@@ -194,10 +194,12 @@ def measure_model(run: Run, name: str, folder: Path) -> None:
             pairs = [(query, text) for query, texts in requests for text in texts]
             return [float(score) for score in model.predict(pairs, batch_size=32)]
 
-        found = measure(run, shape, f"sentence-transformers {dtype}", score, bulk=bulk, small=small)
+        scores = measure(
+            run, shape, f"sentence-transformers {dtype}", score, bulk=bulk, small=small
+        )
         if dtype == "float32":
-            exact.extend(found)
-        agree(run, name, f"sentence-transformers {dtype}", exact, found)
+            exact.extend(scores)
+        agree(run, name, f"sentence-transformers {dtype}", exact, scores)
 
     def engine(title: str, **options: Any) -> None:
         with ours(**options) as backend:
@@ -205,8 +207,8 @@ def measure_model(run: Run, name: str, folder: Path) -> None:
             def score(requests: Requests) -> list[float]:
                 return [value for row in backend.score_many(requests) for value in row]
 
-            found = measure(run, shape, title, score, bulk=bulk, small=small)
-            agree(run, name, title, exact, found)
+            scores = measure(run, shape, title, score, bulk=bulk, small=small)
+            agree(run, name, title, exact, scores)
             run.results.setdefault("describe", {})[f"{name}, {title}"] = backend.describe()
             rate = queries_within(backend, small[0], _LIMIT, most=4 if run.tiny else 256)
             run.row(name, title, queries_in_80_ms=rate)
@@ -242,7 +244,7 @@ def measure(
     for _ in range(2):
         run.wait()
         start = time.perf_counter()
-        found = score(bulk)
+        scores = score(bulk)
         seconds.append(time.perf_counter() - start)
     # Words are tokens here; 3 more stand around them, or 8 in a template.
     around = 8 if isinstance(shape, Decoder) else 3
@@ -261,30 +263,32 @@ def measure(
     run.row(
         shape.name,
         title,
-        pairs_per_second=len(found) / min(seconds),
+        pairs_per_second=len(scores) / min(seconds),
         p50_ms=1e3 * statistics.median(calls),
         p99_ms=1e3 * calls[int(len(calls) * 0.99)],
         **({"share_of_peak": work / min(seconds) / peak} if peak else {}),
     )
-    return found
+    return scores
 
 
 def agree(
-    run: Run, model: str, title: str, expected: Sequence[float], found: Sequence[float]
+    run: Run, model: str, title: str, expected: Sequence[float], scores: Sequence[float]
 ) -> None:
     """Record the largest difference in standard deviations of the scores, and the order's."""
     if not expected:
         return
-    largest = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    largest = max(abs(a - b) for a, b in zip(expected, scores, strict=True))
     run.row(
         model,
         title,
         largest_difference=largest / statistics.pstdev(expected),
-        kendall_tau=kendall_tau(expected[:200], found[:200]),
+        kendall_tau=kendall_tau(expected[:200], scores[:200]),
     )
 
 
-def queries_within(backend: LocalBackend, requests: Requests, limit: float, *, most: int) -> float:
+def queries_within(
+    backend: LocalBackend, requests: Requests, limit: float, *, max_callers: int
+) -> float:
     """Return the most queries per second at which nineteen of twenty end within the limit.
 
     Callers ask one after another; their number is doubled until the limit is passed.
@@ -307,8 +311,8 @@ def queries_within(backend: LocalBackend, requests: Requests, limit: float, *, m
         return len(times) / took, times[int(len(times) * 0.95)]
 
     best, callers = 0.0, 1
-    while callers <= most:
-        rate, slow = asyncio.run(ask(callers, max(2, min(20, most // callers))))
+    while callers <= max_callers:
+        rate, slow = asyncio.run(ask(callers, max(2, min(20, max_callers // callers))))
         if slow > limit:
             break
         best, callers = max(best, rate), callers * 2
@@ -354,14 +358,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where results go, as JSON")
     parser.add_argument("--table", type=Path, help="where the table goes, as Markdown")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that it runs")
-    given = parser.parse_args(arguments)
-    run = Run(given)
+    options = parser.parse_args(arguments)
+    run = Run(options)
     run.stage("machine", 5, lambda: measure_machine(run))
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
-        for name in given.models or (TINY if given.tiny else FULL):
+        for name in options.models or (TINY if options.tiny else FULL):
             measure_model(run, name, Path(folder))
     page = table(run.results)
     sys.stdout.write(page)
-    if given.table is not None:
-        given.table.write_text(page, encoding="utf-8")
+    if options.table is not None:
+        options.table.write_text(page, encoding="utf-8")
     return 0

@@ -31,8 +31,8 @@ def measure_load(*, callers: int, calls: int, rounds: int = 3) -> dict[str, Any]
                 run = _bare if name == "httpx" else _ours
                 measured[name].append(asyncio.run(run(url, request[1], callers, calls)))
     middle = {
-        name: sorted(found, key=lambda one: one["p99_ms"])[rounds // 2]
-        for name, found in measured.items()
+        name: sorted(figures, key=lambda one: one["p99_ms"])[rounds // 2]
+        for name, figures in measured.items()
     }
     return {"callers": callers, "calls": calls, "rounds": rounds, **middle}
 

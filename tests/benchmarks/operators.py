@@ -46,8 +46,7 @@ def _profiled(model: Path, dtype: Precision, runs: int) -> dict[str, float]:
         options.profile_file_prefix = f"{folder}/profile"
         session = onnxruntime.InferenceSession(graph, options)
         feeds = {
-            given.name: ids if given.name == "input_ids" else ids * 0
-            for given in session.get_inputs()
+            node.name: ids if node.name == "input_ids" else ids * 0 for node in session.get_inputs()
         }
         for _ in range(runs):
             session.run(["logits"], feeds)

@@ -69,7 +69,7 @@ def measure_http(*, calls: int) -> dict[str, Any]:
 def measure_cache(*, calls: int) -> dict[str, Any]:
     """Time scores that are known already, in each kind of store; count Redis' commands."""
     (request,) = Workload().requests(Shape(1, 100))
-    found: dict[str, Any] = {"pairs": len(request[1]), "ms": {}}
+    figures: dict[str, Any] = {"pairs": len(request[1]), "ms": {}}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stores = {"memory": "memory", "sqlite": f"sqlite:{folder}/scores.db"}
         redis = stack.enter_context(_redis()) if shutil.which("redis-server") else None
@@ -80,11 +80,13 @@ def measure_cache(*, calls: int) -> dict[str, Any]:
             with CachedBackend(FakeBackend(), store=store) as cached:
                 cached.score(*request)
                 before = redis.info("stats")["total_commands_processed"] if redis else 0
-                found["ms"][kind] = round(1000 * _median(lambda: cached.score(*request), calls), 3)
+                figures["ms"][kind] = round(
+                    1000 * _median(lambda: cached.score(*request), calls), 3
+                )
                 if redis is not None and kind == "redis":
                     after = redis.info("stats")["total_commands_processed"] - 1  # this one
-                    found["redis_commands_per_call"] = round((after - before) / calls, 3)
-    return found
+                    figures["redis_commands_per_call"] = round((after - before) / calls, 3)
+    return figures
 
 
 def _median(function: Callable[[], object], times: int) -> float:

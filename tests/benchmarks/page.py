@@ -71,16 +71,16 @@ def plots(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the plots that the results allow, as SVG, by name."""
     made = {}
     for name, result in results.items():
-        found = result["found"]
+        figures = result["found"]
         if name.startswith("speed-"):
-            rounds = found["rounds"]
+            rounds = figures["rounds"]
             made[name] = bars(
-                f"{MODELS[found['model']].title}: speedup over sentence-transformers",
+                f"{MODELS[figures['model']].title}: speedup over sentence-transformers",
                 {_title(r): {c: ratio(r, "wall", c) for c in r["wall"]} for r in rounds},
             )
     flat = {n.removeprefix("flatness-"): r["found"] for n, r in results.items() if "flatness" in n}
     if flat:
-        most = max(found["pairs"] for found in flat.values())
+        most = max(figures["pairs"] for figures in flat.values())
         made["flatness"] = line(
             "Memory of the process, MiB",
             {n: f["mib"] for n, f in flat.items()},
@@ -93,8 +93,8 @@ def _title(measured: Mapping[str, Any]) -> str:
     return f"{measured['mix']} {measured['shape'].replace('x', '×')}"
 
 
-def _speed(found: Mapping[str, Any]) -> str:
-    rounds = found["rounds"]
+def _speed(figures: Mapping[str, Any]) -> str:
+    rounds = figures["rounds"]
     names = [name for name in CONTENDERS if name in rounds[0]["wall"]]
     rows = [
         (
@@ -111,8 +111,8 @@ def _speed(found: Mapping[str, Any]) -> str:
     table = as_table(("", *(_title(r) for r in rounds)), rows)
     counts = ", ".join(f"{_title(r)}: {len(r['wall'][REFERENCE])}" for r in rounds)
     lines = [table, "", f"Measured calls per contender: {counts}."]
-    if found["missing"]:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in found["missing"].items())
+    if figures["missing"]:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in figures["missing"].items())
         lines += ["", f"Not measured: {reasons}."]
     return "\n".join(lines)
 
@@ -120,34 +120,36 @@ def _speed(found: Mapping[str, Any]) -> str:
 def _floor(speeds: Sequence[Mapping[str, Any]], peak: Mapping[str, Any]) -> str:
     limit = len(peak) * max(speed for name, speed in peak["1"].items() if "float32" in name)
     rows = []
-    for found in speeds:
-        for r in found["rounds"]:
+    for stage in speeds:
+        for r in stage["rounds"]:
             cells = []
             for name in (REFERENCE, "rerank-plugins, onnx", "rerank-plugins, onnx int8"):
                 rate = r["pairs"] / statistics.median(r["wall"][name])
                 cells.append(f"{rate:.1f} / {100 * rate * r['gflop_per_pair'] / limit:.0f} %")
             tokens, work = f"{r['tokens_per_pair']:.0f}", f"{r['gflop_per_pair']:.1f}"
-            rows.append((found["model"], _title(r), tokens, work, *cells))
+            rows.append((stage["model"], _title(r), tokens, work, *cells))
     columns = ("model", "", "tokens", "GFLOP", REFERENCE, "onnx", "onnx int8")
     return as_table(columns, rows)
 
 
-def _peak(found: Mapping[str, Any]) -> str:
-    kinds = list(next(iter(found.values())))
-    rows = [(threads, *(str(speeds[kind]) for kind in kinds)) for threads, speeds in found.items()]
+def _peak(figures: Mapping[str, Any]) -> str:
+    kinds = list(next(iter(figures.values())))
+    rows = [
+        (threads, *(str(speeds[kind]) for kind in kinds)) for threads, speeds in figures.items()
+    ]
     return as_table(("threads", *kinds), rows)
 
 
-def _operators(found: Mapping[str, Any]) -> str:
+def _operators(figures: Mapping[str, Any]) -> str:
     rows = []
-    for dtype, spent in found["ms"].items():
+    for dtype, spent in figures["ms"].items():
         total = sum(spent.values())
         shares = [f"{name} {100 * ms / total:.0f} %" for name, ms in spent.items()]
         rows.append((dtype, f"{total:.1f}", ", ".join(shares[:6])))
-    return as_table(("", f"ms for {found['tokens']} tokens", "share of the time"), rows)
+    return as_table(("", f"ms for {figures['tokens']} tokens", "share of the time"), rows)
 
 
-def _agreement(found: Mapping[str, Any]) -> str:
+def _agreement(figures: Mapping[str, Any]) -> str:
     rows = [
         (
             in_bold(name),
@@ -157,31 +159,31 @@ def _agreement(found: Mapping[str, Any]) -> str:
             f"{row['logit_difference']:.1e}",
             f"{row['probability_difference']:.1e}",
         )
-        for name, row in found["rows"].items()
+        for name, row in figures["rows"].items()
     ]
     differences = ("largest difference of logits", "of probabilities")
     columns = ("", "questions", "Kendall τ", "worst τ", *differences)
     return (
         f"{as_table(columns, rows)}\n\nThe questions are from "
-        f"{' and '.join(found['sets'])}, {found['documents']} passages each; the logits have a "
-        f"standard deviation of {found['logit_deviation']:.2f}."
+        f"{' and '.join(figures['sets'])}, {figures['documents']} passages each; the logits have a "
+        f"standard deviation of {figures['logit_deviation']:.2f}."
     )
 
 
-def _start(found: Mapping[str, Any]) -> str:
+def _start(figures: Mapping[str, Any]) -> str:
     rows = [
         (
             in_bold(name),
             f"{statistics.median(seconds):.2f}",
-            f"{statistics.median(found['cpu'][name]):.2f}",
-            str(found["memory"][name]),
+            f"{statistics.median(figures['cpu'][name]):.2f}",
+            str(figures["memory"][name]),
         )
-        for name, seconds in found["wall"].items()
+        for name, seconds in figures["wall"].items()
     ]
     return as_table(("", "wall s", "processor s", "MiB afterwards"), rows)
 
 
-def _memory(found: Mapping[str, Any]) -> str:
+def _memory(figures: Mapping[str, Any]) -> str:
     rows = [
         (
             in_bold(name),
@@ -190,13 +192,13 @@ def _memory(found: Mapping[str, Any]) -> str:
             str(row["peak"]),
             str(row["anonymous"]),
         )
-        for name, row in found.items()
+        for name, row in figures.items()
     ]
     columns = ("", "after two pairs", "at the end", "peak", "at the end, anonymous")
     return as_table(columns, rows)
 
 
-def _footprint(found: Mapping[str, Any]) -> str:
+def _footprint(figures: Mapping[str, Any]) -> str:
     rows = [
         (
             model,
@@ -206,60 +208,61 @@ def _footprint(found: Mapping[str, Any]) -> str:
             str(process["peak"]),
             f"{process['peak'] - row['weights']:+}",
         )
-        for model, row in found["models"].items()
+        for model, row in figures["models"].items()
         for name, process in row["processes"].items()
     ]
     columns = ("model", "", "weights' file", "loaded", "peak", "peak over the weights")
     return (
-        f"{as_table(columns, rows)}\n\nEach scored {found['documents']} documents of natural "
+        f"{as_table(columns, rows)}\n\nEach scored {figures['documents']} documents of natural "
         "length, and 20 of 512 tokens."
     )
 
 
-def _import(found: Mapping[str, Any]) -> str:
+def _import(figures: Mapping[str, Any]) -> str:
     return (
-        f"`import rerank_plugins` takes {found['import_ms']:.0f} ms (fastest: "
-        f"{found['import_ms_least']:.0f} ms); Python itself starts in {found['python_ms']:.0f} ms."
+        f"`import rerank_plugins` takes {figures['import_ms']:.0f} ms (fastest: "
+        f"{figures['import_ms_least']:.0f} ms); Python itself starts in "
+        f"{figures['python_ms']:.0f} ms."
     )
 
 
-def _http(found: Mapping[str, Any]) -> str:
+def _http(figures: Mapping[str, Any]) -> str:
     rows = [
-        (in_bold(n), f"{found[n]['wall_ms']:.2f}", f"{found[n]['cpu_ms']:.2f}")
+        (in_bold(n), f"{figures[n]['wall_ms']:.2f}", f"{figures[n]['cpu_ms']:.2f}")
         for n in ("httpx", "rerank-plugins")
     ]
-    ours, bare = found["rerank-plugins"], found["httpx"]
+    ours, bare = figures["rerank-plugins"], figures["httpx"]
     quotients = (f"{ours[k] / bare[k]:.2f}" for k in ("wall_ms", "cpu_ms"))
     return as_table(("", "wall ms", "processor ms"), [*rows, ("ratio", *quotients)])
 
 
-def _load(found: Mapping[str, Any]) -> str:
+def _load(figures: Mapping[str, Any]) -> str:
     keys = ("p50_ms", "p99_ms", "cpu_ms", "per_second")
-    ours, bare = found["rerank-plugins"], found["httpx"]
+    ours, bare = figures["rerank-plugins"], figures["httpx"]
     rows = [
-        (in_bold(n), *(f"{found[n][key]:.{1 + (key == 'cpu_ms')}f}" for key in keys))
+        (in_bold(n), *(f"{figures[n][key]:.{1 + (key == 'cpu_ms')}f}" for key in keys))
         for n in ("httpx", "rerank-plugins")
     ]
     quotients = (f"{ours[key] / bare[key]:.2f}" for key in keys)
     columns = ("", "median ms", "p99 ms", "processor ms per call", "calls per second")
     return (
-        f"{as_table(columns, [*rows, ('ratio', *quotients)])}\n\n{found['callers']:,} callers, "
-        f"{found['calls']:,} calls; of {found['rounds']} rounds the one with the median p99."
+        f"{as_table(columns, [*rows, ('ratio', *quotients)])}\n\n{figures['callers']:,} callers, "
+        f"{figures['calls']:,} calls; of {figures['rounds']} rounds the one with the median p99."
     )
 
 
-def _cache(found: Mapping[str, Any]) -> str:
+def _cache(figures: Mapping[str, Any]) -> str:
     rows = [
-        (store, f"{ms:.2f}", f"{1000 * ms / found['pairs']:.1f}")
-        for store, ms in found["ms"].items()
+        (store, f"{ms:.2f}", f"{1000 * ms / figures['pairs']:.1f}")
+        for store, ms in figures["ms"].items()
     ]
-    table = as_table(("store", f"ms for {found['pairs']} known pairs", "µs per pair"), rows)
-    if "redis_commands_per_call" not in found:
+    table = as_table(("store", f"ms for {figures['pairs']} known pairs", "µs per pair"), rows)
+    if "redis_commands_per_call" not in figures:
         return table
-    return f"{table}\n\nRedis gets {found['redis_commands_per_call']:g} command per call."
+    return f"{table}\n\nRedis gets {figures['redis_commands_per_call']:g} command per call."
 
 
-def _flatness(found: Mapping[str, Any]) -> str:
+def _flatness(figures: Mapping[str, Any]) -> str:
     rows = [
         (
             name.removeprefix("flatness-"),
@@ -268,7 +271,7 @@ def _flatness(found: Mapping[str, Any]) -> str:
             str(row["mib"][-1]),
             f"{row['mib_per_10k_pairs']:+.2f}",
         )
-        for name, row in found.items()
+        for name, row in figures.items()
     ]
     columns = ("engine", "pairs", "MiB after a quarter", "at the end", "slope, MiB per 10,000")
     return as_table(columns, rows)

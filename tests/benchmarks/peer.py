@@ -79,10 +79,10 @@ class Peer(Backend):
     def score_many(self, requests: Requests) -> list[Scores]:
         self.start()
         asked = [check_texts(query, documents) for query, documents in requests]
-        found = self._ask({"requests": asked})["logits"]
+        all_logits = self._ask({"requests": asked})["logits"]
         return [
             Scores(check_scores(logits, len(documents)), backend=self.name, scale=self.scale)
-            for logits, (_, documents) in zip(found, asked, strict=True)
+            for logits, (_, documents) in zip(all_logits, asked, strict=True)
         ]
 
     def close(self) -> None:

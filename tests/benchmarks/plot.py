@@ -18,8 +18,8 @@ _STYLE = (
 
 def bars(title: str, series: Mapping[str, Mapping[str, float]]) -> str:
     """Draw one group of bars per round, our own in colour, longest value across the width."""
-    most = max(value for row in series.values() for value in row.values())
-    scale = (_WIDTH - _LABELS - 50) / most
+    highest = max(value for row in series.values() for value in row.values())
+    scale = (_WIDTH - _LABELS - 50) / highest
     parts, y = [_text(8, 20, title, "t")], 34
     for heading, row in series.items():
         y += 18
@@ -42,15 +42,15 @@ def bars(title: str, series: Mapping[str, Mapping[str, float]]) -> str:
 def line(title: str, series: Mapping[str, Sequence[float]], below: str) -> str:
     """Draw values taken at equal steps, from 0 up."""
     left, top, height = 50, 40, 180
-    most = 1.15 * max(max(values) for values in series.values())
+    highest = 1.15 * max(max(values) for values in series.values())
     parts = [_text(8, 20, title, "t"), _text(_WIDTH / 2, top + height + 34, below, anchor="middle")]
     for share in (0, 0.5, 1):
         y = top + height * (1 - share)
         parts.append(f'<line class="g" x1="{left}" x2="{_WIDTH - 120}" y1="{y}" y2="{y}"/>')
-        parts.append(_text(left - 6, y + 4, f"{most * share:.0f}", "n", anchor="end"))
+        parts.append(_text(left - 6, y + 4, f"{highest * share:.0f}", "n", anchor="end"))
     for (name, values), colour in zip(series.items(), (*_OURS, *_OTHERS), strict=False):
         step = (_WIDTH - 120 - left) / max(1, len(values) - 1)
-        points = [(left + n * step, top + height * (1 - v / most)) for n, v in enumerate(values)]
+        points = [(left + n * step, top + height * (1 - v / highest)) for n, v in enumerate(values)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
         parts.append(_text(_WIDTH - 112, points[-1][1] + 4, name))
@@ -62,9 +62,9 @@ def intervals(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, fl
     names = list(next(iter(rows.values())))
     colours = dict(zip(names, (_OURS[0], "#d97706", "#7c5cbf", _OTHERS[0]), strict=False))
     ends = [end for row in rows.values() for _, low, high in row.values() for end in (low, high)]
-    least, most = min(0.0, *ends), max(0.0, *ends)
+    lowest, highest = min(0.0, *ends), max(0.0, *ends)
     left, right = 130, _WIDTH - 20
-    scale = (right - left) / (most - least)
+    scale = (right - left) / (highest - lowest)
     top, step = 66, 13
     parts, y = [_text(8, 20, title, "t")], float(top)
     at = 8.0
@@ -76,16 +76,16 @@ def intervals(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, fl
     for heading, row in rows.items():
         marks.append(_text(left - 10, y + step * (len(row) - 1) / 2 + 4, heading, anchor="end"))
         for name, (mean, low, high) in row.items():
-            x1, x, x2 = (left + (value - least) * scale for value in (low, mean, high))
+            x1, x, x2 = (left + (value - lowest) * scale for value in (low, mean, high))
             marks.append(
                 f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y}" y2="{y}" stroke="{colours[name]}" '
                 f'stroke-width="2"/><circle cx="{x:.1f}" cy="{y}" r="4" fill="{colours[name]}"/>'
             )
             y += step
         y += 12
-    tick = 0.1 if most - least > 0.25 else 0.05
-    for number in range(round(least / tick - 0.499), round(most / tick + 0.499) + 1):
-        x = left + (number * tick - least) * scale
+    tick = 0.1 if highest - lowest > 0.25 else 0.05
+    for number in range(round(lowest / tick - 0.499), round(highest / tick + 0.499) + 1):
+        x = left + (number * tick - lowest) * scale
         if left <= x <= right:
             style = "z" if number == 0 else "g"
             place = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" y2="{y - 8:.0f}"'

@@ -37,9 +37,9 @@ def measure_steady(*, seconds: float, pair_seconds: float = 0.00025) -> dict[str
             url=f"{server.url}/v1/rerank", texts=_TEXTS, clients=64, rate=rate, seconds=seconds
         )
         replies = generate(load)
-        found = batches(log)
+        scored_batches = batches(log)
     good = [reply for reply in replies if reply.status == 200]  # of HTTP
-    added = [1000 * (reply.seconds - _busy(reply, found)) for reply in good]
+    added = [1000 * (reply.seconds - _busy(reply, scored_batches)) for reply in good]
     return {
         "clients": 64,
         "rate": round(rate, 1),
@@ -123,10 +123,10 @@ def _milliseconds(replies: Sequence[Reply]) -> dict[str, float]:
     return percentiles([1000 * reply.seconds for reply in replies])
 
 
-def _busy(reply: Reply, found: Sequence[Batch]) -> float:
+def _busy(reply: Reply, scored_batches: Sequence[Batch]) -> float:
     return sum(
         min(batch.ended, reply.ended) - max(batch.began, reply.sent)
-        for batch in found
+        for batch in scored_batches
         if batch.began < reply.ended and batch.ended > reply.sent
     )
 

@@ -46,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         data = held_out(replace(load_dataset(folder), name=folder.name, first_stage="BM25"))
         if chosen.queries:
             data = data.head(chosen.queries)
-        found = evaluate(
+        evaluation = evaluate(
             data, backends, metrics=METRICS, depth=chosen.depth, depths=[], scores=chosen.scores
         )
-        results["sets"][folder.name] = facts(found)
-        results["backends"] = {system.label: system.name for system in found.backends}
+        results["sets"][folder.name] = facts(evaluation)
+        results["backends"] = {system.label: system.name for system in evaluation.backends}
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
         print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
@@ -67,26 +67,26 @@ def held_out(data: Dataset) -> Dataset:
     """Return the odd ones of 300 questions drawn; the even ones chose the embedded method."""
     queries = list(data.queries)
     drawn = np.random.default_rng(SEED).permutation(len(queries))[:DRAWN]
-    kept = [queries[position] for position in drawn if position % 2]
+    chosen = [queries[position] for position in drawn if position % 2]
     return replace(
         data,
-        queries={query: data.queries[query] for query in kept},
-        qrels={query: data.qrels[query] for query in kept},
-        candidates={query: data.candidates[query] for query in kept},
+        queries={query: data.queries[query] for query in chosen},
+        qrels={query: data.qrels[query] for query in chosen},
+        candidates={query: data.candidates[query] for query in chosen},
     )
 
 
-def facts(found: Evaluation) -> dict[str, Any]:
+def facts(evaluation: Evaluation) -> dict[str, Any]:
     """Return what the tables need, and what a reader may want to compute further."""
     return {
-        "queries": len(found.dataset.queries),
-        "documents": len(found.dataset.documents),
-        "warnings": list(found.dataset.warnings),
+        "queries": len(evaluation.dataset.queries),
+        "documents": len(evaluation.dataset.documents),
+        "warnings": list(evaluation.dataset.warnings),
         "systems": {
             system.label: {metric: asdict(value) for metric, value in system.figures.items()}
-            for system in found.systems
+            for system in evaluation.systems
         },
-        "comparisons": [asdict(comparison) for comparison in found.comparisons],
+        "comparisons": [asdict(comparison) for comparison in evaluation.comparisons],
     }
 
 
@@ -103,10 +103,10 @@ def plot(results: Mapping[str, Any]) -> str:
     """Draw the gains in nDCG@10 with their intervals."""
     rows = {
         name: {
-            label: _span(_compared(found, label, "BM25", "nDCG@10"))
+            label: _span(_compared(figures, label, "BM25", "nDCG@10"))
             for label in results["backends"]
         }
-        for name, found in _ordered(results)
+        for name, figures in _ordered(results)
     }
     return intervals("Gain in nDCG@10 over BM25, with 95 % intervals", rows)
 
@@ -120,10 +120,12 @@ def _ordered(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 CHINESE = ("cmrc2018-dev", "drcd-test", "xquad-zh")
 
 
-def _compared(found: Mapping[str, Any], label: str, against: str, metric: str) -> Mapping[str, Any]:
+def _compared(
+    figures: Mapping[str, Any], label: str, against: str, metric: str
+) -> Mapping[str, Any]:
     row: Mapping[str, Any] = next(
         row
-        for row in found["comparisons"]
+        for row in figures["comparisons"]
         if (row["metric"], row["label"], row["against"]) == (metric, label, against)
     )
     return row
@@ -136,11 +138,15 @@ def _span(row: Mapping[str, Any]) -> tuple[float, float, float]:
 
 def _quality(results: Mapping[str, Any]) -> str:
     rows = []
-    for name, found in _ordered(results):
-        cells = [name, str(found["queries"]), f"{found['systems']['BM25']['nDCG@10']['mean']:.3f}"]
+    for name, figures in _ordered(results):
+        cells = [
+            name,
+            str(figures["queries"]),
+            f"{figures['systems']['BM25']['nDCG@10']['mean']:.3f}",
+        ]
         for label in results["backends"]:
-            mean = found["systems"][label]["nDCG@10"]["mean"]
-            row = _compared(found, label, "BM25", "nDCG@10")
+            mean = figures["systems"][label]["nDCG@10"]["mean"]
+            row = _compared(figures, label, "BM25", "nDCG@10")
             cells += [f"{mean:.3f}", _gain(row)]
         rows.append(cells)
     columns = ["set", "questions", "BM25"]
@@ -159,10 +165,10 @@ def _gain(row: Mapping[str, Any]) -> str:
 def _means(results: Mapping[str, Any], metric: str) -> str:
     labels = ["BM25", *results["backends"]]
     rows = []
-    for name, found in _ordered(results):
+    for name, figures in _ordered(results):
         cells = []
         for label in labels:
-            value = found["systems"][label][metric]
+            value = figures["systems"][label][metric]
             cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
         rows.append([name, *cells])
     return _table(["set", *labels], rows)
@@ -171,9 +177,9 @@ def _means(results: Mapping[str, Any], metric: str) -> str:
 def _pairs(results: Mapping[str, Any]) -> str:
     """How many questions got better and worse, and how likely chance explains it."""
     rows = []
-    for name, found in _ordered(results):
+    for name, figures in _ordered(results):
         for label in results["backends"]:
-            row = _compared(found, label, "BM25", "nDCG@10")
+            row = _compared(figures, label, "BM25", "nDCG@10")
             p = row["adjusted"]
             shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
             rows.append([name, label, str(row["better"]), str(row["worse"]), shown])

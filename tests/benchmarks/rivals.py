@@ -86,11 +86,11 @@ def started(model: Path, folder: Path, servers: Path | None) -> Iterator[dict[st
     """Run all servers at once; without `servers`, the folder of their environments, only ours
     and the guides'."""
     with ExitStack() as stack:
-        found = {}
+        rivals = {}
         for name, start in RIVALS.items():
             if servers is None and start in (_infinity, _xinference):
                 continue
             home = folder / re.sub(r"\W+", "-", name)
             home.mkdir()
-            found[name] = stack.enter_context(start(model, home, servers or folder))
-        yield found
+            rivals[name] = stack.enter_context(start(model, home, servers or folder))
+        yield rivals

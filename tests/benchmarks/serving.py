@@ -93,10 +93,10 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
 def _throughput(servers: Mapping[str, Any]) -> str:
     counts = list(next(iter(servers.values())))
     rows = []
-    for name, found in servers.items():
+    for name, by_count in servers.items():
         cells = [in_bold(name)]
         for count in counts:
-            row = found[count]
+            row = by_count[count]
             errors = f", {row['errors']} errors" if row["errors"] else ""
             cells.append(
                 f"{_mean(row):.1f} / {row['ms']['50']:.0f} / {row['ms']['95']:.0f}{errors}"
@@ -150,8 +150,8 @@ def _drawn(servers: Mapping[str, Any]) -> str:
     first = "guide, async def"
     series = {
         _heading(count): {
-            name: _mean(found[count]) / max(_mean(servers[first][count]), 1e-9)
-            for name, found in servers.items()
+            name: _mean(by_count[count]) / max(_mean(servers[first][count]), 1e-9)
+            for name, by_count in servers.items()
         }
         for count in counts
     }
@@ -171,36 +171,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--soak", type=float, default=600.0, help="seconds of the longest stage")
     parser.add_argument("--out", type=Path, help="where results go, as JSON")
     parser.add_argument("--page", type=Path, help="whose tables and plot are written anew")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     results: dict[str, Any] = {"machine": describe_machine()}
-    if given.out is not None and given.out.exists():
-        results = {**json.loads(given.out.read_text(encoding="utf-8")), **results}
-    if "load" in given.stages:
-        results["steady"] = measure_steady(seconds=given.seconds)
-        results["flood"] = measure_flood(seconds=given.seconds)
-    if "throughput" in given.stages:
+    if options.out is not None and options.out.exists():
+        results = {**json.loads(options.out.read_text(encoding="utf-8")), **results}
+    if "load" in options.stages:
+        results["steady"] = measure_steady(seconds=options.seconds)
+        results["flood"] = measure_flood(seconds=options.seconds)
+    if "throughput" in options.stages:
         with tempfile.TemporaryDirectory() as folder:
             results["throughput"] = measure_throughput(
-                MODELS[given.model].build(Path(folder)),
-                given.servers,
-                requests=given.requests,
-                rounds=given.rounds,
-                clients=given.clients,
+                MODELS[options.model].build(Path(folder)),
+                options.servers,
+                requests=options.requests,
+                rounds=options.rounds,
+                clients=options.clients,
             )
-    if "soak" in given.stages:
-        results["soak"] = measure_soak(seconds=given.soak)
+    if "soak" in options.stages:
+        results["soak"] = measure_soak(seconds=options.soak)
     made = tables(results)
     for name, table in made.items():
         sys.stdout.write(f"{name}\n{table}\n\n")
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if given.page is not None:
-        given.page.write_text(
-            fill_marked(given.page.read_text(encoding="utf-8"), made), encoding="utf-8"
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.page is not None:
+        options.page.write_text(
+            fill_marked(options.page.read_text(encoding="utf-8"), made), encoding="utf-8"
         )
         if "throughput" in results:
-            folder = given.page.with_suffix("")
+            folder = options.page.with_suffix("")
             folder.mkdir(exist_ok=True)
             drawing = _drawn(results["throughput"]["servers"])
             (folder / "throughput.svg").write_text(drawing, encoding="utf-8")

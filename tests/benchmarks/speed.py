@@ -48,14 +48,15 @@ def measure_speed(
     folder = model.build(models)
     asked = [CONTENDERS[name] for name in group.contenders]
     with ExitStack() as stack:
-        found, missing = opened(asked, folder, peers, log, stack)
-        after_load = {name: peer.memory for name, peer in found.items()}
+        scorers, missing = opened(asked, folder, peers, log, stack)
+        after_load = {name: peer.memory for name, peer in scorers.items()}
         rounds = []
         for seed, turn in enumerate(group.rounds):
             say(f"{model.name}, {turn.mix}, {turn.shape}: {turn.calls} calls")
-            rounds.append({**_measured(found, turn, seed), **_work(turn, seed, group.model)})
+            rounds.append({**_measured(scorers, turn, seed), **_work(turn, seed, group.model)})
         memory = {
-            name: {"loaded": after_load[name]["now"], **peer.memory} for name, peer in found.items()
+            name: {"loaded": after_load[name]["now"], **peer.memory}
+            for name, peer in scorers.items()
         }
     return {"model": model.name, "rounds": rounds, "memory": memory, "missing": missing}
 
@@ -64,7 +65,7 @@ def opened(
     asked: Sequence[Contender], model: Path, peers: Path | None, log: IO[str], stack: ExitStack
 ) -> tuple[dict[str, Peer], dict[str, str]]:
     """Start contenders one after another; return those that score, and why others do not."""
-    found, missing = {}, {}
+    scorers, missing = {}, {}
     for contender in asked:
         try:
             peer = stack.enter_context(open_peer(contender, model, peers, log))
@@ -72,8 +73,8 @@ def opened(
         except (RuntimeError, RerankError) as exc:
             missing[contender.name] = str(exc).replace(str(model.parent), "…")[:200]
         else:
-            found[contender.name] = peer
-    return found, missing
+            scorers[contender.name] = peer
+    return scorers, missing
 
 
 def _measured(peers: dict[str, Peer], turn: Round, seed: int) -> dict[str, Any]:

@@ -58,12 +58,12 @@ class Stub(Backend):
 
 def batches(log: Path) -> list[Batch]:
     """Return what a stub has written down, but for the texts that warmed it up."""
-    found = []
+    scored = []
     for row in log.read_text(encoding="utf-8").splitlines():
         began, ended, *numbers = row.split()
         if numbers[0].isdecimal():
-            found.append(Batch(float(began), float(ended), tuple(map(int, numbers))))
-    return found
+            scored.append(Batch(float(began), float(ended), tuple(map(int, numbers))))
+    return scored
 
 
 def _main(port: int, seconds: float, log: Path) -> None:

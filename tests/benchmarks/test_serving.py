@@ -25,18 +25,18 @@ def test_the_page_shows_the_results_beside_it():
 
 
 def test_a_server_below_capacity_answers_everything():
-    found = measure_steady(seconds=1)
+    figures = measure_steady(seconds=1)
 
-    assert found["requests"] > 20
-    assert 0 == found["errors"]
-    assert 0 <= found["added_ms"]["50"] <= found["added_ms"]["99"] <= found["reply_ms"]["99"]
+    assert figures["requests"] > 20
+    assert 0 == figures["errors"]
+    assert 0 <= figures["added_ms"]["50"] <= figures["added_ms"]["99"] <= figures["reply_ms"]["99"]
 
 
 def test_a_flood_is_answered_or_refused():
-    found = measure_flood(seconds=1, pair_seconds=0.002)
+    figures = measure_flood(seconds=1, pair_seconds=0.002)
 
-    assert {"200"} <= found["statuses"].keys() <= {"200", "503"}
-    assert 0 == found["without_retry_after"]
+    assert {"200"} <= figures["statuses"].keys() <= {"200", "503"}
+    assert 0 == figures["without_retry_after"]
 
 
 @pytest.mark.parametrize(
@@ -47,21 +47,21 @@ def test_a_flood_is_answered_or_refused():
     ],
 )
 def test_a_servers_resources_do_not_grow(seconds, slope):
-    found = measure_soak(seconds=seconds)
+    figures = measure_soak(seconds=seconds)
 
-    assert 0 == found["errors"]
-    assert found["files"][1] - found["files"][0] <= 32, "a connection of each client"
-    assert found["threads"][1] - found["threads"][0] <= 2
-    assert found["mib_per_10_minutes"] <= slope
+    assert 0 == figures["errors"]
+    assert figures["files"][1] - figures["files"][0] <= 32, "a connection of each client"
+    assert figures["threads"][1] - figures["threads"][0] <= 2
+    assert figures["mib_per_10_minutes"] <= slope
 
 
 def test_servers_get_requests_in_turns(tmp_path):
-    found = measure_throughput(
+    figures = measure_throughput(
         MODELS["tiny"].build(tmp_path), None, requests=2, rounds=1, clients=[2]
     )
 
-    assert ["rerank-plugins serve", "guide, async def", "guide, def"] == [*found["servers"]]
-    for rows in found["servers"].values():
+    assert ["rerank-plugins serve", "guide, async def", "guide, def"] == [*figures["servers"]]
+    for rows in figures["servers"].values():
         assert 0 == rows["2"]["errors"]
         assert rows["2"]["per_second"][0] > 0
         assert 0 < rows["2"]["ms"]["50"] <= rows["2"]["ms"]["95"]

@@ -39,11 +39,11 @@ def test_one_command_measures_and_writes_the_page(tmp_path):
         capture_output=True,
     )
     results = json.loads((tmp_path / "out.json").read_text())
-    found = results["speed-tiny"]["found"]
-    measured = found["rounds"][0]["wall"]
+    figures = results["speed-tiny"]["found"]
+    measured = figures["rounds"][0]["wall"]
 
     assert stages == list(results)
-    assert not [name for name in found["missing"] if "rerank-plugins" in name]
+    assert not [name for name in figures["missing"] if "rerank-plugins" in name]
     assert {"sentence-transformers", "rerank-plugins, onnx"} < measured.keys()
     assert {1} == {len(seconds) for seconds in measured.values()}
     assert "**rerank-plugins, onnx int8**" in page.read_text()
@@ -70,10 +70,10 @@ def test_ratios_are_taken_call_by_call():
 
 
 def test_a_missed_goal_is_reported_as_missed():
-    found = {"import_ms": 150.0, "import_ms_least": 140.0, "python_ms": 20.0}
+    figures = {"import_ms": 150.0, "import_ms_least": 140.0, "python_ms": 20.0}
 
     assert [("`import rerank_plugins` in 100 ms", "150 ms", "missed")] == goals(
-        {"import": {"found": found}}
+        {"import": {"found": figures}}
     )
 
 

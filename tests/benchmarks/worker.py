@@ -51,8 +51,8 @@ def flashrank(model: str) -> Score:
 
     def score(query: str, documents: list[str]) -> list[float]:
         passages = [{"id": n, "text": document} for n, document in enumerate(documents)]
-        found = ranker.rerank(RerankRequest(query=query, passages=passages))
-        by_id = {passage["id"]: float(passage["score"]) for passage in found}
+        ranked = ranker.rerank(RerankRequest(query=query, passages=passages))
+        by_id = {passage["id"]: float(passage["score"]) for passage in ranked}
         return [_logit(by_id[n]) for n in range(len(documents))]
 
     return _one_by_one(score)
@@ -83,8 +83,8 @@ def rerankers(model: str) -> Score:
     ranker = Reranker(model, model_type="cross-encoder", device="cpu", dtype="float32", verbose=0)
 
     def score(query: str, documents: list[str]) -> list[float]:
-        found = ranker.rank(query, documents, doc_ids=list(range(len(documents))))
-        by_id = {result.document.doc_id: float(result.score) for result in found.results}
+        ranked = ranker.rank(query, documents, doc_ids=list(range(len(documents))))
+        by_id = {result.document.doc_id: float(result.score) for result in ranked.results}
         return [by_id[n] for n in range(len(documents))]
 
     return _one_by_one(score)
@@ -107,8 +107,8 @@ def infinity(model: str) -> Score:
     loop.run_until_complete(engine.astart())
 
     async def one(query: str, documents: list[str]) -> list[float]:
-        found, _ = await engine.rerank(query=query, docs=documents, raw_scores=True)
-        by_id = {result.index: float(result.relevance_score) for result in found}
+        ranked, _ = await engine.rerank(query=query, docs=documents, raw_scores=True)
+        by_id = {result.index: float(result.relevance_score) for result in ranked}
         return [by_id[n] for n in range(len(documents))]
 
     async def score(requests: Requests) -> list[list[float]]:
@@ -154,12 +154,12 @@ def _logit(probability: float) -> float:
 def _memory() -> dict[str, int]:
     """MiB in memory now, at most, and of it what is no file's."""
     fields = {"VmRSS": "now", "VmHWM": "peak", "RssAnon": "anonymous"}
-    found = {}
+    sizes = {}
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name in fields:
-            found[fields[name]] = int(value.split()[0]) // 1024
-    return found
+            sizes[fields[name]] = int(value.split()[0]) // 1024
+    return sizes
 
 
 def main() -> None:

@@ -126,10 +126,10 @@ def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint, mon
     model = checkpoint("bert")
     monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=count(step=10).__next__))
     done = bench("--tune", model, *QUICK, "--budget", "1", "--json")
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
 
-    assert f"local:{model}" == found["trials"][0]["spec"] == found["best"]["spec"]
-    assert f"{found['untried']} settings were not tried" in done.stderr
+    assert f"local:{model}" == result["trials"][0]["spec"] == result["best"]["spec"]
+    assert f"{result['untried']} settings were not tried" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,12 @@ def test_a_pipe_gets_a_column_of_ranks_per_backend(file):
 
 def test_the_default_backend_is_compared_with_the_file(file, monkeypatch):
     monkeypatch.delenv("RERANK_BACKEND", raising=False)
-    found = json.loads(run("bears", file, "--json").stdout)
+    result = json.loads(run("bears", file, "--json").stdout)
 
-    assert [None, "probability"] == [row["scores"] and row["scale"] for row in found["orderings"]]
-    assert [1, 0] == found["orderings"][1]["order"]
-    assert ["p", "b"] == [document["id"] for document in found["documents"]]
-    assert -1.0 == found["agreement"][0]["kendall_tau"]
+    assert [None, "probability"] == [row["scores"] and row["scale"] for row in result["orderings"]]
+    assert [1, 0] == result["orderings"][1]["order"]
+    assert ["p", "b"] == [document["id"] for document in result["documents"]]
+    assert -1.0 == result["agreement"][0]["kendall_tau"]
 
 
 def test_a_page_is_written_beside_what_is_printed(file, tmp_path):

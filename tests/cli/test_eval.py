@@ -68,21 +68,21 @@ class TestEval:
     def test_the_demo_covers_two_languages(self, use):
         use(FakeBackend())
         done = run("eval", "--demo", "--json", "--metric", "mrr@10", "-b", "embedded")
-        found = json.loads(done.stdout)
+        result = json.loads(done.stdout)
 
-        assert ["covidqa", "xquad-zh"] == [each["dataset"]["name"] for each in found]
+        assert ["covidqa", "xquad-zh"] == [each["dataset"]["name"] for each in result]
         assert [["BM25", "embedded"]] * 2 == [
-            [system["label"] for system in each["systems"]] for each in found
+            [system["label"] for system in each["systems"]] for each in result
         ]
-        assert any("the questions are Chinese" in line for line in found[1]["warnings"])
+        assert any("the questions are Chinese" in line for line in result[1]["warnings"])
 
     def test_only_one_model_is_loaded_at_a_time(self, monkeypatch):
-        loaded, most = set(), []
+        loaded, counts = set(), []
 
         class Loadable(FakeBackend):
             def score(self, query, documents):
                 loaded.add(self.name)
-                most.append(len(loaded))
+                counts.append(len(loaded))
                 return super().score(query, documents)
 
             def close(self):
@@ -93,7 +93,7 @@ class TestEval:
         sets = ["demo:xquad-zh", "demo:covidqa", "--queries", "3", "--depth", "5"]
         done = run("eval", *sets, "-b", "A", "-b", "B", "-b", "C", "--json")
 
-        assert (0, 1, set()) == (done.exit_code, max(most), loaded)
+        assert (0, 1, set()) == (done.exit_code, max(counts), loaded)
         assert [["BM25", "A", "B", "C"]] * 2 == [
             [system["label"] for system in each["systems"]] for each in json.loads(done.stdout)
         ]
@@ -177,13 +177,13 @@ class TestCanary:
     def test_one_run_prints_one_object(self, use):
         use(FakeBackend(lambda query, document: 0.5))
         done = run("canary", *QUICK)
-        found = json.loads(done.stdout)
+        result = json.loads(done.stdout)
 
         assert 0 == done.exit_code
-        assert found["ok"]
-        assert found["MRR@10"] == found["first_stage"]["MRR@10"]
-        assert 8 == found["queries"]
-        assert 0 < found["p95_seconds"] < 60
+        assert result["ok"]
+        assert result["MRR@10"] == result["first_stage"]["MRR@10"]
+        assert 8 == result["queries"]
+        assert 0 < result["p95_seconds"] < 60
 
     def test_without_publishing_prometheus_is_not_needed(self, use, monkeypatch):
         use(FakeBackend())

@@ -28,9 +28,9 @@ def test_words_and_pairs_of_characters(text, tokens):
 
 def test_finds_what_shares_words_and_nothing_else():
     documents = {"a": "the panda bear", "b": "a bear", "c": "Paris", "d": "a bear"}
-    found = bm25({"q": "panda bear", "none": "zebra", "stop": "the"}, documents, depth=10)
+    candidates = bm25({"q": "panda bear", "none": "zebra", "stop": "the"}, documents, depth=10)
 
-    assert {"q": ["a", "b", "d"], "none": [], "stop": []} == found
+    assert {"q": ["a", "b", "d"], "none": [], "stop": []} == candidates
     assert ["a"] == bm25({"q": "panda bear"}, documents, depth=1)["q"]
 
 
@@ -39,12 +39,12 @@ def test_finds_nothing_where_there_is_nothing(documents):
     assert {"q": []} == bm25({"q": "panda"}, documents, depth=3)
 
 
-@pytest.mark.parametrize(("name", "least"), [("covidqa", 0.55), ("xquad-zh", 0.9)])
-def test_finds_the_relevant_documents_of_real_questions(name, least):
+@pytest.mark.parametrize(("name", "min_share"), [("covidqa", 0.55), ("xquad-zh", 0.9)])
+def test_finds_the_relevant_documents_of_real_questions(name, min_share):
     data = load_dataset(f"demo:{name}")
     values = measure(data.qrels, bm25(data.queries, data.documents, depth=20), ["MRR@10"])["MRR@10"]
 
-    assert sum(values.values()) / len(values) > least
+    assert sum(values.values()) / len(values) > min_share
 
 
 def test_a_depth_below_one_is_refused():

@@ -62,20 +62,20 @@ def test_the_95th_percentile_is_of_single_queries():
                 time.sleep(0.2)
             return super().score(query, documents)
 
-    data, backend, found = load_dataset("demo:covidqa"), Slow(), []
+    data, backend, percentiles = load_dataset("demo:covidqa"), Slow(), []
     for backend.slow in (2, 3):
-        found.append(check(backend, data, depth=3).p95_seconds < 0.2)
+        percentiles.append(check(backend, data, depth=3).p95_seconds < 0.2)
 
-    assert [True, False] == found
+    assert [True, False] == percentiles
 
 
 def test_a_text_file_holds_the_figures(tmp_path):
     path = tmp_path / "textfiles" / "rerank.prom"
     Canary("demo", textfile=path).succeeded(RUN, regression=True)
-    found = read(path.read_text())
+    metrics = read(path.read_text())
 
-    assert abs(found.pop("rerank_canary_last_success_timestamp_seconds") - time.time()) < 60
-    assert abs(found.pop("rerank_canary_last_run_timestamp_seconds") - time.time()) < 60
+    assert abs(metrics.pop("rerank_canary_last_success_timestamp_seconds") - time.time()) < 60
+    assert abs(metrics.pop("rerank_canary_last_run_timestamp_seconds") - time.time()) < 60
     assert {
         "rerank_canary_mrr_at_10": 0.75,
         "rerank_canary_ndcg_at_10": 0.8,
@@ -84,7 +84,7 @@ def test_a_text_file_holds_the_figures(tmp_path):
         "rerank_canary_duration_seconds": 1.5,
         "rerank_canary_regression": 1,
         "rerank_canary_failures_total": 0,
-    } == found
+    } == metrics
     assert ["rerank.prom"] == [file.name for file in path.parent.iterdir()]
 
 
@@ -94,12 +94,12 @@ def test_failures_count_on_over_restarts_and_leave_the_last_figures(tmp_path):
     success = read(path.read_text())["rerank_canary_last_success_timestamp_seconds"]
     for _ in range(2):
         Canary("demo", textfile=path).failed()
-    found = read(path.read_text())
+    metrics = read(path.read_text())
 
-    assert 2 == found["rerank_canary_failures_total"]
-    assert 0.75 == found["rerank_canary_mrr_at_10"]
-    assert success == found["rerank_canary_last_success_timestamp_seconds"]
-    assert success <= found["rerank_canary_last_run_timestamp_seconds"]
+    assert 2 == metrics["rerank_canary_failures_total"]
+    assert 0.75 == metrics["rerank_canary_mrr_at_10"]
+    assert success == metrics["rerank_canary_last_success_timestamp_seconds"]
+    assert success <= metrics["rerank_canary_last_run_timestamp_seconds"]
 
 
 def test_a_first_failure_publishes_no_figure(tmp_path):

@@ -230,11 +230,11 @@ def test_facts_of_the_scores_are_shown_and_written():
             )
 
     comparison = compare("q", DOCUMENTS, {"label": Telling("chain", 1, 2, 3, 4)})
-    first, told = comparison.to_dict()["orderings"]
+    first, second = comparison.to_dict()["orderings"]
     facts = {"model": "m", "truncated": [2], "cached": 1, "backend": "who scored"}
 
-    assert facts.items() <= told.items()
-    assert {"tokens": 7, "search_units": None} == told["usage"]
+    assert facts.items() <= second.items()
+    assert {"tokens": 7, "search_units": None} == second["usage"]
     assert (None, None, []) == (first["backend"], first["usage"], first["truncated"])
     assert "1 truncated" in comparison._repr_html_()
     assert 'title="who scored"' in comparison._repr_html_()

@@ -153,9 +153,9 @@ class TestFolder:
     )
     def test_what_is_left_out_is_counted(self, folder, name, text, warning):
         (folder / name).write_text(text, encoding="utf-8")
-        (found,) = load_dataset(folder).warnings
+        (message,) = load_dataset(folder).warnings
 
-        assert found.startswith(warning)
+        assert message.startswith(warning)
 
 
 class TestTables:
@@ -264,8 +264,8 @@ class TestRetriever:
         documents = pytest.importorskip("langchain_core.documents", reason="needs `langchain`")
         from langchain_core.runnables import RunnableLambda  # noqa: PLC0415
 
-        found = [documents.Document(row["text"], id=row["_id"]) for row in CORPUS]
-        data = from_retriever(RunnableLambda(lambda query: found), self.JUDGED, depth=2)
+        retrieved = [documents.Document(row["text"], id=row["_id"]) for row in CORPUS]
+        data = from_retriever(RunnableLambda(lambda query: retrieved), self.JUDGED, depth=2)
 
         assert {"q1": ("d1", "d2"), "q2": ("d1", "d2")} == data.candidates
         assert {"q1": {"d1": 1}, "q2": {"d2": 2}} == data.qrels
@@ -273,10 +273,10 @@ class TestRetriever:
 
     def test_the_id_may_stand_in_the_metadata(self):
         documents = pytest.importorskip("langchain_core.documents", reason="needs `langchain`")
-        found = [documents.Document("text", metadata={"source": "a.md", "page": 1})]
-        data = from_retriever(lambda query: found, [("q", ["a.md"])])
+        retrieved = [documents.Document("text", metadata={"source": "a.md", "page": 1})]
+        data = from_retriever(lambda query: retrieved, [("q", ["a.md"])])
         by_page = from_retriever(
-            lambda query: found, [("q", ["1"])], id_of=lambda d: str(d.metadata["page"])
+            lambda query: retrieved, [("q", ["1"])], id_of=lambda d: str(d.metadata["page"])
         )
 
         assert {"q1": ("a.md",)} == data.candidates
@@ -316,11 +316,11 @@ class TestRetriever:
 
     def test_judgements_may_be_a_mapping(self):
         judged = {"what do pandas eat": ["d1"], "where is paris": {"d2": 2}}
-        found = [(row["_id"], row["text"]) for row in CORPUS]
+        retrieved = [(row["_id"], row["text"]) for row in CORPUS]
 
         assert (
-            from_retriever(lambda query: found, list(judged.items())).qrels
-            == from_retriever(lambda query: found, judged).qrels
+            from_retriever(lambda query: retrieved, list(judged.items())).qrels
+            == from_retriever(lambda query: retrieved, judged).qrels
         )
 
     def test_a_function_may_give_pairs(self):

@@ -33,12 +33,12 @@ LAZY = FakeBackend(lambda query, document: 0.5, name="lazy")
 
 
 def test_the_first_stage_always_stands_beside():
-    found = evaluate(dataset(), [PERFECT])
+    evaluation = evaluate(dataset(), [PERFECT])
 
-    assert ["first stage", "perfect"] == [system.label for system in found.systems]
-    assert 0.25 == found.baseline.figures["MRR@10"].mean
-    assert 1.0 == found.backends[0].figures["MRR@10"].mean
-    assert ("d3", "d0", "d1", "d2") == found.backends[0].rankings["q0"]
+    assert ["first stage", "perfect"] == [system.label for system in evaluation.systems]
+    assert 0.25 == evaluation.baseline.figures["MRR@10"].mean
+    assert 1.0 == evaluation.backends[0].figures["MRR@10"].mean
+    assert ("d3", "d0", "d1", "d2") == evaluation.backends[0].rankings["q0"]
 
 
 def test_judgements_in_another_order_than_the_queries_are_theirs_all_the_same():
@@ -50,9 +50,9 @@ def test_judgements_in_another_order_than_the_queries_are_theirs_all_the_same():
         qrels={"b": {"2": 1}, "a": {"1": 1}},
         candidates={"a": ["1", "2"], "b": ["1", "2"]},
     )
-    found = evaluate(data, [LAZY], metrics=["MRR@10"])
+    evaluation = evaluate(data, [LAZY], metrics=["MRR@10"])
 
-    assert {"MRR@10": [1.0, 0.5]} == found.baseline.values == found.backends[0].values
+    assert {"MRR@10": [1.0, 0.5]} == evaluation.baseline.values == evaluation.backends[0].values
 
 
 def test_a_backend_is_not_used_again_once_it_is_closed(monkeypatch):
@@ -70,31 +70,31 @@ def test_a_backend_is_not_used_again_once_it_is_closed(monkeypatch):
 
     module = importlib.import_module("rerank_plugins.evaluation.evaluate")  # hidden by its function
     monkeypatch.setattr(module, "load_backend", lambda spec: Loading())
-    found = evaluate(dataset(1), {"label": "a spec"})
+    evaluation = evaluate(dataset(1), {"label": "a spec"})
 
     assert 1 == len(closed)
-    assert "loading" == found.backends[0].name
+    assert "loading" == evaluation.backends[0].name
 
 
 def test_equal_scores_keep_the_first_stages_order():
-    found = evaluate(dataset(), [LAZY])
+    evaluation = evaluate(dataset(), [LAZY])
 
-    assert found.baseline.values == found.backends[0].values
-    assert 1.0 == found.compared("lazy", "first stage").p_value
+    assert evaluation.baseline.values == evaluation.backends[0].values
+    assert 1.0 == evaluation.compared("lazy", "first stage").p_value
 
 
 def test_what_lies_below_the_depth_keeps_its_order_behind():
     reverse = FakeBackend(lambda query, document: float("d0d1d2d3".find(document)), scale="logit")
-    found = evaluate(dataset(), [reverse], depth=3)
+    evaluation = evaluate(dataset(), [reverse], depth=3)
 
-    assert ("d2", "d1", "d0", "d3") == found.backends[0].rankings["q0"]
-    assert 0.25 == found.backends[0].figures["MRR@10"].mean
+    assert ("d2", "d1", "d0", "d3") == evaluation.backends[0].rankings["q0"]
+    assert 0.25 == evaluation.backends[0].figures["MRR@10"].mean
 
 
 def test_depths_are_cut_from_one_scoring():
     backend = FakeBackend(lambda query, document: float(document == "d3"))
-    found = evaluate(dataset(2), [backend], depth=4, depths=[3])
-    shallow, deep = found.backends[0].by_depth
+    evaluation = evaluate(dataset(2), [backend], depth=4, depths=[3])
+    shallow, deep = evaluation.backends[0].by_depth
 
     assert (3, 0.25) == (shallow.depth, shallow.figures["MRR@10"].mean)
     assert (4, 1.0) == (deep.depth, deep.figures["MRR@10"].mean)
@@ -103,9 +103,9 @@ def test_depths_are_cut_from_one_scoring():
 
 
 def test_comparisons_are_paired_and_adjusted():
-    found = evaluate(dataset(), {"a": PERFECT, "b": LAZY}, metrics=["MRR@10", "Success@1"])
-    names = [(c.label, c.against) for c in found.comparisons if c.metric == "MRR@10"]
-    result = found.compared("a", "first stage")
+    evaluation = evaluate(dataset(), {"a": PERFECT, "b": LAZY}, metrics=["MRR@10", "Success@1"])
+    names = [(c.label, c.against) for c in evaluation.comparisons if c.metric == "MRR@10"]
+    result = evaluation.compared("a", "first stage")
 
     assert [("a", "first stage"), ("b", "first stage"), ("b", "a")] == names
     assert 0.75 == result.difference.mean == result.difference.low == result.difference.high
@@ -113,7 +113,7 @@ def test_comparisons_are_paired_and_adjusted():
     assert pytest.approx(1 / 10_001) == result.p_value
     assert pytest.approx(3 / 10_001) == result.adjusted
     assert result.significant
-    assert not found.compared("b", "first stage", "Success@1").significant
+    assert not evaluation.compared("b", "first stage", "Success@1").significant
 
 
 def test_real_data_gets_the_figures_of_ir_measures(tmp_path):
@@ -121,7 +121,7 @@ def test_real_data_gets_the_figures_of_ir_measures(tmp_path):
     ir_measures = pytest.importorskip("ir_measures", reason="needs the extra `dev`")
 
     data = load_dataset("demo:covidqa").head(6)
-    found = evaluate(data, ["embedded"], depth=10)
+    evaluation = evaluate(data, ["embedded"], depth=10)
     names = {
         "MRR@10": ir_measures.RR @ 10,
         "nDCG@10": ir_measures.nDCG @ 10,
@@ -129,7 +129,7 @@ def test_real_data_gets_the_figures_of_ir_measures(tmp_path):
         "Recall@10": ir_measures.R @ 10,
         "Success@1": ir_measures.Success @ 1,
     }
-    for system in found.systems:
+    for system in evaluation.systems:
         run, qrels = tmp_path / "run", tmp_path / "qrels"
         run.write_text(
             "".join(
@@ -167,16 +167,18 @@ def test_backends_of_the_caller_stay_open():
 
 
 def test_a_list_of_specs_is_labelled_by_them():
-    found = evaluate(dataset(1), ["embedded", load_backend("embedded?max_length=8")])
-    names = [system.name for system in found.backends]
+    evaluation = evaluate(dataset(1), ["embedded", load_backend("embedded?max_length=8")])
+    names = [system.name for system in evaluation.backends]
 
-    assert ["embedded", names[1]] == [system.label for system in found.backends]
+    assert ["embedded", names[1]] == [system.label for system in evaluation.backends]
 
 
 def test_a_backend_may_be_called_as_the_first_stage_is():
-    found = evaluate(dataset(1), {"first stage": PERFECT})
+    evaluation = evaluate(dataset(1), {"first stage": PERFECT})
 
-    assert ["first stage (before)", "first stage"] == [system.label for system in found.systems]
+    assert ["first stage (before)", "first stage"] == [
+        system.label for system in evaluation.systems
+    ]
 
 
 def test_depths_are_swept_on_the_way_to_the_deepest():
@@ -195,21 +197,21 @@ def test_impossible_depths_are_refused(depth, depths):
 
 
 def test_a_comparison_is_found_by_labels_and_metric():
-    found = evaluate(dataset(2), {"a": PERFECT, "b": LAZY})
+    evaluation = evaluate(dataset(2), {"a": PERFECT, "b": LAZY})
 
-    assert "MRR@10" == found.compared("a", "first stage").metric
-    assert "nDCG@10" == found.compared("b", "a", "ndcg@10").metric
+    assert "MRR@10" == evaluation.compared("a", "first stage").metric
+    assert "nDCG@10" == evaluation.compared("b", "a", "ndcg@10").metric
     with pytest.raises(ConfigError, match=r"not compared with 'a' on MAP; valid: .*'b' with 'a'"):
-        found.compared("c", "a", "map")
+        evaluation.compared("c", "a", "map")
 
 
 def test_what_was_found_is_a_line_in_a_notebook():
     """Not megabytes of texts."""
-    found = evaluate(dataset(2), [PERFECT])
+    evaluation = evaluate(dataset(2), [PERFECT])
 
-    assert "<Evaluation of made up: MRR@10 first stage 0.250, perfect 1.000>" == repr(found)
-    assert "<Dataset made up: 2 queries, candidates of first stage>" == repr(found.dataset)
-    assert "d3" not in repr(found.systems)
+    assert "<Evaluation of made up: MRR@10 first stage 0.250, perfect 1.000>" == repr(evaluation)
+    assert "<Dataset made up: 2 queries, candidates of first stage>" == repr(evaluation.dataset)
+    assert "d3" not in repr(evaluation.systems)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +267,10 @@ def held():
 def test_only_one_model_is_loaded_at_a_time(monkeypatch, held):
     module = importlib.import_module("rerank_plugins.evaluation.evaluate")
     monkeypatch.setattr(module, "load_backend", lambda spec: Loadable(spec, held))
-    found = evaluate(dataset(3), ["a", "b", "c"])
+    evaluation = evaluate(dataset(3), ["a", "b", "c"])
 
     assert (1, set()) == (held.most, held.loaded)
-    assert ["a", "b", "c"] == [system.name for system in found.backends]
+    assert ["a", "b", "c"] == [system.name for system in evaluation.backends]
 
 
 def test_backends_that_fail_leave_none_loaded(monkeypatch, held):
@@ -308,7 +310,7 @@ def test_each_ranking_is_made_once(monkeypatch):
         return reranked(data, scored, depth)
 
     monkeypatch.setattr(module, "reranked", counted)
-    found = evaluate(dataset(3), [PERFECT], depth=4, depths=[1, 2])
+    evaluation = evaluate(dataset(3), [PERFECT], depth=4, depths=[1, 2])
 
     assert [1, 2, 4] == made
-    assert ("d3", "d0", "d1", "d2") == found.backends[0].rankings["q0"]
+    assert ("d3", "d0", "d1", "d2") == evaluation.backends[0].rankings["q0"]

@@ -89,34 +89,34 @@ def test_mrr_with_a_cut_off_is_trec_evals_of_the_head(seed):
 
 def test_a_hand_worked_example():
     qrels = {"q": {"a": 3, "b": 1, "nowhere": 1}}
-    found = measure(qrels, {"q": ["x", "a", "y", "b"]}, ["MRR@10", "nDCG@10", "MAP", "Recall@2"])
+    values = measure(qrels, {"q": ["x", "a", "y", "b"]}, ["MRR@10", "nDCG@10", "MAP", "Recall@2"])
     ideal = 3 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
 
-    assert 1 / 2 == found["MRR@10"]["q"]
-    assert pytest.approx((3 / math.log2(3) + 1 / math.log2(5)) / ideal) == found["nDCG@10"]["q"]
-    assert pytest.approx((1 / 2 + 2 / 4) / 3) == found["MAP"]["q"]
-    assert pytest.approx(1 / 3) == found["Recall@2"]["q"]
+    assert 1 / 2 == values["MRR@10"]["q"]
+    assert pytest.approx((3 / math.log2(3) + 1 / math.log2(5)) / ideal) == values["nDCG@10"]["q"]
+    assert pytest.approx((1 / 2 + 2 / 4) / 3) == values["MAP"]["q"]
+    assert pytest.approx(1 / 3) == values["Recall@2"]["q"]
 
 
 def test_an_empty_or_missing_ranking_counts_as_zero():
-    found = measure({"q1": {"a": 1}, "q2": {"a": 1}}, {"q1": []})
+    values = measure({"q1": {"a": 1}, "q2": {"a": 1}}, {"q1": []})
 
-    assert {name: {"q1": 0.0, "q2": 0.0} for name in DEFAULT_METRICS} == found
+    assert {name: {"q1": 0.0, "q2": 0.0} for name in DEFAULT_METRICS} == values
 
 
 def test_a_negative_grade_is_not_relevant():
-    found = measure({"q": {"spam": -2, "a": 1}}, {"q": ["spam", "a"]}, ["MRR", "nDCG", "MAP"])
+    values = measure({"q": {"spam": -2, "a": 1}}, {"q": ["spam", "a"]}, ["MRR", "nDCG", "MAP"])
 
-    assert {"MRR": 0.5, "MAP": 0.5} == {name: found[name]["q"] for name in ("MRR", "MAP")}
-    assert pytest.approx(1 / math.log2(3)) == found["nDCG"]["q"]
+    assert {"MRR": 0.5, "MAP": 0.5} == {name: values[name]["q"] for name in ("MRR", "MAP")}
+    assert pytest.approx(1 / math.log2(3)) == values["nDCG"]["q"]
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("spelled", "name"),
     [("mrr@10", "MRR@10"), ("NDCG@5", "nDCG@5"), ("map", "MAP"), ("success@1", "Success@1")],
 )
-def test_spelling_does_not_matter(given, name):
-    assert name == metric_name(given)
+def test_spelling_does_not_matter(spelled, name):
+    assert name == metric_name(spelled)
 
 
 @pytest.mark.parametrize("text", ["", "f1", "MRR@0", "MRR@", "nDCG@x", "MRR@10@5"])

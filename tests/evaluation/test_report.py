@@ -34,7 +34,7 @@ def dataset(queries=40):
 
 
 @pytest.fixture(scope="module")
-def found():
+def evaluation():
     better = FakeBackend(lambda query, document: float(document.startswith("d2")), name="better")
     worse = FakeBackend(lambda query, document: float(document.startswith("d3")), name="worse")
     same = FakeBackend(lambda query, document: 0.5, name="same")
@@ -42,8 +42,8 @@ def found():
     return evaluate(dataset(), named, depth=4, depths=[2, 3])
 
 
-def test_verdicts_tell_better_worse_and_unclear(found):
-    better, worse, same = (verdict(found, system) for system in found.backends)
+def test_verdicts_tell_better_worse_and_unclear(evaluation):
+    better, worse, same = (verdict(evaluation, system) for system in evaluation.backends)
 
     assert ("better", "worse", "unclear") == (better.kind, worse.kind, same.kind)
     assert better.sentence == (
@@ -54,8 +54,8 @@ def test_verdicts_tell_better_worse_and_unclear(found):
     assert same.sentence.startswith("No clear difference: MRR@10 0.333 → 0.333, 0.000 (0.000 to")
 
 
-def test_json_holds_every_value(found):
-    document = json.loads(as_json(found))
+def test_json_holds_every_value(evaluation):
+    document = json.loads(as_json(evaluation))
     better = document["systems"][1]
 
     assert ["first stage", "good | one", "bad <one>", "same"] == [
@@ -67,7 +67,7 @@ def test_json_holds_every_value(found):
     assert {"mean": 1.0, "low": 1.0, "high": 1.0} == better["figures"]["MRR@10"]
     assert 6 * 5 == len(document["comparisons"])
     assert "7 things are odd" in document["warnings"]
-    assert "大熊猫" not in as_json(found)
+    assert "大熊猫" not in as_json(evaluation)
 
 
 def test_names_of_data_cannot_break_out_of_the_markdown():
@@ -78,8 +78,8 @@ def test_names_of_data_cannot_break_out_of_the_markdown():
     assert text.startswith("# Reranking &lt;script>alert")
 
 
-def test_markdown_tables_have_as_many_cells_as_columns(found):
-    text = as_markdown(found)
+def test_markdown_tables_have_as_many_cells_as_columns(evaluation):
+    text = as_markdown(evaluation)
     widths = {}
     for line in text.splitlines():
         if line.startswith("|"):
@@ -113,8 +113,8 @@ class Strict(HTMLParser):
         assert tag == self.open.pop()
 
 
-def test_the_page_is_whole_and_loads_nothing(found):
-    page = as_html(found)
+def test_the_page_is_whole_and_loads_nothing(evaluation):
+    page = as_html(evaluation)
     parsed = Strict()
     parsed.feed(page)
 
@@ -126,8 +126,8 @@ def test_the_page_is_whole_and_loads_nothing(found):
     assert "prefers-color-scheme:dark" in page
 
 
-def test_the_page_shows_texts_and_never_runs_them(found):
-    page = as_html(found)
+def test_the_page_shows_texts_and_never_runs_them(evaluation):
+    page = as_html(evaluation)
 
     assert "&lt;script&gt;alert(&#x27;大熊猫&#x27;)" in page
     assert "\x1b" not in page
@@ -136,8 +136,8 @@ def test_the_page_shows_texts_and_never_runs_them(found):
     assert "7 things are odd" in page
 
 
-def test_the_pictures_are_well_formed(found):
-    pictures = re.findall(r"<svg.*?</svg>", as_html(found), re.DOTALL)
+def test_the_pictures_are_well_formed(evaluation):
+    pictures = re.findall(r"<svg.*?</svg>", as_html(evaluation), re.DOTALL)
 
     assert 2 + 3 == len(pictures)
     for picture in pictures:
@@ -149,8 +149,8 @@ def test_the_pictures_are_well_formed(found):
             assert 0 <= float(circle.attrib["cy"]) <= height
 
 
-def test_queries_that_got_worse_come_with_their_documents(found):
-    page = as_html(found)
+def test_queries_that_got_worse_come_with_their_documents(evaluation):
+    page = as_html(evaluation)
 
     assert "40 queries, the 10 with the largest drops." in page
     assert 10 == page.count("<details")
@@ -159,18 +159,20 @@ def test_queries_that_got_worse_come_with_their_documents(found):
 
 
 def test_a_single_query_makes_a_report(tmp_path):
-    found = evaluate(dataset(1), [FakeBackend(lambda q, d: 0.0)], depth=1)
+    evaluation = evaluate(dataset(1), [FakeBackend(lambda q, d: 0.0)], depth=1)
 
-    assert any(line.startswith("there is only 1 query") for line in remarks(found))
-    assert as_html(found)
-    assert as_markdown(found)
+    assert any(line.startswith("there is only 1 query") for line in remarks(evaluation))
+    assert as_html(evaluation)
+    assert as_markdown(evaluation)
 
 
 def test_what_no_reranker_can_reach_is_said():
     data = dataset(3)
-    found = evaluate(data, [FakeBackend()], depth=2)
+    evaluation = evaluate(data, [FakeBackend()], depth=2)
 
-    assert any("hold a relevant document for 0 of 3 queries" in line for line in remarks(found))
+    assert any(
+        "hold a relevant document for 0 of 3 queries" in line for line in remarks(evaluation)
+    )
 
 
 def test_speed_counts_calls_by_nearest_rank():

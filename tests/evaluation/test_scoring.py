@@ -45,16 +45,16 @@ def test_every_pair_is_scored_once():
 
     assert 60 == len(pairs(backend)) == len(set(pairs(backend)))
     assert list(data.queries) == list(scored)
-    assert {10} == {len(found.down_to(10)) for found in scored.values()}
+    assert {10} == {len(result.down_to(10)) for result in scored.values()}
     assert scored["q0"].down_to(10)[:2] == scored["q0"].down_to(2)
 
 
 def test_depths_are_timed_in_turns_on_new_documents():
     scored = score_candidates(FakeBackend(), dataset(), [2, 5, 10])
 
-    assert [10, 2, 10, 5, 10, 2] == [found.timing.depth for found in scored.values()]
-    assert [10, 2, 10, 5, 10, 2] == [found.timing.documents for found in scored.values()]
-    assert all(found.timing.seconds > 0 for found in scored.values())
+    assert [10, 2, 10, 5, 10, 2] == [result.timing.depth for result in scored.values()]
+    assert [10, 2, 10, 5, 10, 2] == [result.timing.documents for result in scored.values()]
+    assert all(result.timing.seconds > 0 for result in scored.values())
 
 
 def test_the_first_call_is_not_timed():
@@ -150,10 +150,10 @@ class TestJournal:
         path.write_bytes(path.read_bytes()[:-cut])
         for known in (5 if cut > 1 else 6, 6):
             backend = FakeBackend()
-            found = score_candidates(backend, data, [10], folder=tmp_path)
+            scored = score_candidates(backend, data, [10], folder=tmp_path)
 
             assert {q: s.by_depth for q, s in expected.items()} == {
-                q: s.by_depth for q, s in found.items()
+                q: s.by_depth for q, s in scored.items()
             }
             assert 6 - known == len({query for query, _ in pairs(backend)})
 
@@ -232,13 +232,13 @@ class TestJournal:
         whole = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
         known = sum("query" in json.loads(line) for line in whole)
         data, backend = load_dataset("demo:covidqa"), FakeBackend()
-        found = score_candidates(backend, data, [5, 20], folder=tmp_path)
+        scored = score_candidates(backend, data, [5, 20], folder=tmp_path)
         asked = {query for query, documents in backend.calls if documents != ("warm-up",)}
 
         assert 3 <= known < 40
         assert 40 - known == len(asked)
         assert [s.by_depth for s in score_candidates(FakeBackend(), data, [5, 20]).values()] == [
-            s.by_depth for s in found.values()
+            s.by_depth for s in scored.values()
         ]
 
 

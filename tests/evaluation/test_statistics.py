@@ -56,27 +56,27 @@ def test_no_change_at_all_has_a_p_value_of_one():
 
 
 def test_a_p_value_is_never_zero():
-    (found,) = paired_p_values([[1.0] * 100], seed=0)
+    (p_value,) = paired_p_values([[1.0] * 100], seed=0)
 
-    assert pytest.approx(1 / 10_001) == found
+    assert pytest.approx(1 / 10_001) == p_value
 
 
 def test_ties_count_as_extreme_whatever_the_rounding():
     """Sums of 0.1, 0.2 and 0.3 differ in their last bit with their order."""
-    (found,) = paired_p_values([[0.1, 0.2, 0.3, -0.1]], seed=0)
+    (p_value,) = paired_p_values([[0.1, 0.2, 0.3, -0.1]], seed=0)
 
-    assert scipys_p_value([0.1, 0.2, 0.3, -0.1]) == found
+    assert scipys_p_value([0.1, 0.2, 0.3, -0.1]) == p_value
 
 
 def test_intervals_are_scipys_percentile_bootstrap_up_to_chance():
     values = sample(200, 0.5)
-    (found,) = estimates([values], seed=0)
+    (estimate,) = estimates([values], seed=0)
     low, high = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(3)
     ).confidence_interval
 
-    assert pytest.approx(np.mean(values)) == found.mean
-    assert pytest.approx((low, high), abs=0.01) == (found.low, found.high)
+    assert pytest.approx(np.mean(values)) == estimate.mean
+    assert pytest.approx((low, high), abs=0.01) == (estimate.low, estimate.high)
 
 
 def test_equal_seeds_give_equal_intervals():

@@ -61,15 +61,15 @@ def read(name):
         relevant = {
             (row["query-id"], row["corpus-id"]) for row in csv.DictReader(file, delimiter="\t")
         }
-    found = {query["_id"]: [] for query in lines["queries"]}
+    judged = {query["_id"]: [] for query in lines["queries"]}
     with (folder / "candidates.tsv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t"):
-            found[row["query-id"]].append(row["corpus-id"])
+            judged[row["query-id"]].append(row["corpus-id"])
     return [
         (
             query["text"],
-            [texts[document] for document in found[query["_id"]]],
-            [(query["_id"], document) in relevant for document in found[query["_id"]]],
+            [texts[document] for document in judged[query["_id"]]],
+            [(query["_id"], document) in relevant for document in judged[query["_id"]]],
         )
         for query in lines["queries"]
     ]

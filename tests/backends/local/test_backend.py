@@ -96,7 +96,7 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
     folder = checkpoint(kind)
     requests = [(text(seed, 4), documents(seed)) for seed in range(3)]
     reference = CrossEncoder(folder, device="cpu", max_length=512)
-    pairs = [(query, document) for query, found in requests for document in found]
+    pairs = [(query, document) for query, texts in requests for document in texts]
     logits = reference.predict(pairs, activation_fn=torch.nn.Identity()).tolist()
     chances = reference.predict(pairs, activation_fn=torch.nn.Sigmoid()).tolist()
 
@@ -113,8 +113,8 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
 
 @pytest.fixture
 def backend(checkpoint: Callable[[str], str]) -> Iterator[LocalBackend]:
-    with LocalBackend(checkpoint("bert"), engine="torch", device="cpu") as made:
-        yield made
+    with LocalBackend(checkpoint("bert"), engine="torch", device="cpu") as backend:
+        yield backend
 
 
 def test_the_checkpoints_own_activation_is_ignored(
@@ -140,17 +140,17 @@ def test_a_default_prompt_stands_before_every_query(
     CrossEncoder(
         checkpoint("bert"), device="cpu", prompts={"q": "query: "}, default_prompt_name="q"
     ).save_pretrained(folder, create_model_card=False)
-    found = [
+    scores = [
         LocalBackend(name, engine="torch", device="cpu").score("panda", documents(1, 5))
         for name in (folder, checkpoint("bert"))
     ]
     expected = CrossEncoder(folder, device="cpu").predict(pairs, activation_fn=torch.nn.Sigmoid())
 
-    assert expected.tolist() == pytest.approx(found[0], rel=1e-5, abs=1e-5)
-    assert found[0] != pytest.approx(found[1], abs=1e-4)
+    assert expected.tolist() == pytest.approx(scores[0], rel=1e-5, abs=1e-5)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
     (Path(folder) / "modules.json").unlink()
     bare = LocalBackend(folder, engine="torch", device="cpu").score("panda", documents(1, 5))
-    assert found[1] == pytest.approx(bare)
+    assert scores[1] == pytest.approx(bare)
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(1e4, 1.0), (-1e4, 0.0), (0.0, 0.5)])

@@ -38,19 +38,19 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def test_a_folder_is_read(folder: Path) -> None:
-    found = resolve(str(folder))
+    resolved = resolve(str(folder))
 
-    assert "tiny" == found.model
-    assert folder == found.folder
-    assert "bert" == found.model_type
-    assert ("BertForSequenceClassification",) == found.architectures
+    assert "tiny" == resolved.model
+    assert folder == resolved.folder
+    assert "bert" == resolved.model_type
+    assert ("BertForSequenceClassification",) == resolved.architectures
     assert (1, 512, 512, True) == (
-        found.num_labels,
-        found.max_length,
-        found.longest,
-        found.uses_types,
+        resolved.num_labels,
+        resolved.max_length,
+        resolved.longest,
+        resolved.uses_types,
     )
-    assert f"tiny@{found.revision[:12]}" == found.name
+    assert f"tiny@{resolved.revision[:12]}" == resolved.name
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_limits_are_read_from_the_files(
     uses_types: bool,  # noqa: FBT001 - a parameter of the test
     checkpoint: Callable[[str], str],
 ) -> None:
-    found = resolve(checkpoint(kind))
+    resolved = resolve(checkpoint(kind))
 
     assert (longest, max_length, uses_types) == (
-        found.longest,
-        found.max_length,
-        found.uses_types,
+        resolved.longest,
+        resolved.max_length,
+        resolved.uses_types,
     )
 
 
@@ -187,12 +187,12 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_a_hub_model_is_identified_by_its_commit(hub: Hub) -> None:
-    found = resolve("owner/tiny", revision="main", cache_folder="/cache", local_files_only=True)
+    resolved = resolve("owner/tiny", revision="main", cache_folder="/cache", local_files_only=True)
 
     assert ("owner/tiny", COMMIT, "owner/tiny@0123456789ab") == (
-        found.model,
-        found.revision,
-        found.name,
+        resolved.model,
+        resolved.revision,
+        resolved.name,
     )
     asked = hub.asked[0]
     assert ("main", "/cache", True) == (
@@ -222,10 +222,10 @@ def test_the_answer_tokens_of_a_language_model_are_fetched_too(
     folder = build_language_model("qwen3", tmp_path / COMMIT)
     made = Hub(folder)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
-    found = resolve("owner/tiny")
+    resolved = resolve("owner/tiny")
 
-    assert found.answer_tokens is not None
-    assert isinstance(found.answer_tokens.true, int)
+    assert resolved.answer_tokens is not None
+    assert isinstance(resolved.answer_tokens.true, int)
     assert ["*/*"] == made.asked[0]["ignore_patterns"]
     assert (["*_LogitScore/config.json"], None) == (
         made.asked[1]["allow_patterns"],
@@ -259,9 +259,9 @@ def _errors_of_clients() -> Iterator[Exception]:
 
 def _http(error: type[Exception]) -> Exception:
     """Build an error of the hub client without the response that it wants."""
-    made = error.__new__(error)
-    made.args = ("refused",)
-    return made
+    built = error.__new__(error)
+    built.args = ("refused",)
+    return built
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
     def folder(kind: str, **options: Any) -> str:
         key = json.dumps([kind, options])
         if key not in built:
-            made = build_language_model(kind, tmp_path_factory.mktemp(kind), **options)
-            built[key] = str(made)
+            path = build_language_model(kind, tmp_path_factory.mktemp(kind), **options)
+            built[key] = str(path)
         return built[key]
 
     return folder
@@ -100,10 +100,10 @@ def test_scores_equal_sentence_transformers(
     folder = language_model(kind)
     for max_length in (128, 512):
         expected = reference(folder, max_length=max_length)
-        found = ours(folder, attention=attention, max_length=max_length)
+        scores = ours(folder, attention=attention, max_length=max_length)
 
         assert max(expected) - min(expected) > 0.5, "scores that hardly differ prove nothing"
-        assert expected == pytest.approx(found, rel=1e-5, abs=1e-5)
+        assert expected == pytest.approx(scores, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_an_instruction_takes_the_place_of_the_default(language_model: Callable[
     expected = CrossEncoder(folder, device="cpu").predict(
         PAIRS, activation_fn=torch.nn.Identity(), prompt="Find similar things.", batch_size=1
     )
-    found = ours(folder, instruction="Find similar things.")
+    scores = ours(folder, instruction="Find similar things.")
 
-    assert expected.tolist() == pytest.approx(found, rel=1e-5, abs=1e-5)
-    assert found != pytest.approx(ours(folder), abs=1e-3)
+    assert expected.tolist() == pytest.approx(scores, rel=1e-5, abs=1e-5)
+    assert scores != pytest.approx(ours(folder), abs=1e-3)
 
 
 def test_without_a_chain_of_modules_the_options_define_the_prompt(
@@ -167,9 +167,9 @@ def test_known_templates_give_the_scores_of_their_authors(
         words = [w for w in (known.answer_tokens.true, known.answer_tokens.false) if w is not None]
         values = [logits[tokenizer.vocab[word]].item() for word in words]
         expected.append(values[0] - sum(values[1:]) if len(text) < 1000 else None)
-    found = ours(folder, template=name, max_length=512)
+    scores = ours(folder, template=name, max_length=512)
 
-    compared = [(e, f) for e, f in zip(expected, found, strict=False) if e is not None]
+    compared = [(e, f) for e, f in zip(expected, scores, strict=False) if e is not None]
     assert len(compared) > 3
     assert [e for e, _ in compared] == pytest.approx([f for _, f in compared], rel=1e-5, abs=1e-5)
 
@@ -230,10 +230,10 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(PackedForward, "__call__", call)
-            found = ours(folder, batch_tokens=1200)
+            scores = ours(folder, batch_tokens=1200)
 
         assert len(calls) > failing + 4
-        assert expected == pytest.approx(found, rel=1e-5, abs=1e-5)
+        assert expected == pytest.approx(scores, rel=1e-5, abs=1e-5)
 
 
 def test_a_long_query_is_truncated_and_logged_once(
@@ -371,13 +371,13 @@ def test_an_instruction_of_the_query_replaces_the_backends(
             (Query("panda", instruction=instruction), others),
             ("panda", others),
         ]
-        told, plain = backend.score_many(requests)
+        instructed, plain = backend.score_many(requests)
         asynchronous = asyncio.run(backend.ascore(*requests[0]))
 
-    assert expected[instruction].score("panda", others) == pytest.approx(told, abs=1e-6)
+    assert expected[instruction].score("panda", others) == pytest.approx(instructed, abs=1e-6)
     assert expected[None].score("panda", others) == pytest.approx(plain, abs=1e-6)
-    assert told == pytest.approx(asynchronous, abs=1e-6)
-    assert told != pytest.approx(plain, abs=1e-4)
+    assert instructed == pytest.approx(asynchronous, abs=1e-6)
+    assert instructed != pytest.approx(plain, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_the_models_of_a_whole_chain_are_locked(model):
         }
     )
 
-    assert ["model", "embedded"] == [found["model"] for found in lock_of([chain])["models"]]
+    assert ["model", "embedded"] == [entry["model"] for entry in lock_of([chain])["models"]]
 
 
 def test_a_lock_goes_with_a_model_to_another_folder(model, lock, tmp_path):
@@ -142,11 +142,11 @@ def test_a_lock_goes_with_a_model_to_another_folder(model, lock, tmp_path):
 
 
 def test_the_command_writes_the_lock(model, tmp_path):
-    made = tmp_path / "made.lock"
-    done = CliRunner().invoke(app, ["lock", model[1], "embedded", "--output", str(made)])
+    lock = tmp_path / "made.lock"
+    done = CliRunner().invoke(app, ["lock", model[1], "embedded", "--output", str(lock)])
 
     assert 0 == done.exit_code, done.output
-    content = json.loads(made.read_text())
+    content = json.loads(lock.read_text())
     assert lock_of([load_backend(model[1]), load_backend("embedded")]) == content
     local, embedded = content["models"]
     assert {"config.json", "model.safetensors"} < local["files"].keys()

@@ -20,8 +20,8 @@ from rerank_plugins.backends.local.select import EngineName, check_installed, lo
 
 
 def chosen(folder: str, engine: EngineName = "auto", **changes: Any) -> tuple[object, str]:
-    found, reason = load_engine(engine, resolve(folder), EngineSettings(**changes))
-    return found.describe()["engine"], reason
+    loaded, reason = load_engine(engine, resolve(folder), EngineSettings(**changes))
+    return loaded.describe()["engine"], reason
 
 
 @pytest.fixture
@@ -66,12 +66,14 @@ def test_a_model_that_onnx_can_not_run_gets_torch(checkpoint: Callable[[str], st
 
 
 def test_a_models_own_code_is_left_to_torch(checkpoint: Callable[[str], str]) -> None:
-    found = resolve(checkpoint("bert"))
-    found = replace(found, config={**found.config, "auto_map": {"AutoModel": "mine.Model"}})
+    resolved = resolve(checkpoint("bert"))
+    resolved = replace(
+        resolved, config={**resolved.config, "auto_map": {"AutoModel": "mine.Model"}}
+    )
     settings = EngineSettings(device="cpu", trust_remote_code=True)
 
-    assert "the model brings its own code" == choice._why_not_onnx(found, settings)
-    assert choice._why_not_onnx(found, EngineSettings(device="cpu")) is None
+    assert "the model brings its own code" == choice._why_not_onnx(resolved, settings)
+    assert choice._why_not_onnx(resolved, EngineSettings(device="cpu")) is None
 
 
 def test_without_onnxruntime_torch_is_taken(

@@ -66,17 +66,17 @@ def test_size_is_bounded_by_tokens() -> None:
     for i in range(500):
         cache.fill([str(i) * 30], encode)
 
-    kept = len(cache)
+    size = len(cache)
     cache.fill(["x" * 2000], encode)
 
-    assert 0 < kept <= 1000 // 94
-    assert kept == len(cache), "a text above the limit displaces nothing"
+    assert 0 < size <= 1000 // 94
+    assert size == len(cache), "a text above the limit displaces nothing"
 
 
 def test_threads_share_it() -> None:
     cache, encode = TokenCache(500), Encoder()
     with ThreadPoolExecutor(8) as pool:
-        for i, found in enumerate(
+        for i, encoded in enumerate(
             pool.map(lambda i: cache.fill([str(i % 7), str(i % 5)], encode), range(400))
         ):
-            assert {str(i % 7): str(i % 7), str(i % 5): str(i % 5)} == words(found)
+            assert {str(i % 7): str(i % 7), str(i % 5): str(i % 5)} == words(encoded)

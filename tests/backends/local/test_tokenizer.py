@@ -141,8 +141,8 @@ def test_threads_share_an_encoder(checkpoint: Callable[[str], str]) -> None:
     encoder = PairTokenizer.load(resolve(checkpoint("bert"), max_length=64), cached_tokens=300)
     expected = [encoder.encode(requests(seed)).ids.tolist() for seed in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda i: encoder.encode(requests(i % 4)).ids.tolist(), range(32))
-        for i, ids in enumerate(found):
+        encoded = pool.map(lambda i: encoder.encode(requests(i % 4)).ids.tolist(), range(32))
+        for i, ids in enumerate(encoded):
             assert expected[i % 4] == ids
 
 

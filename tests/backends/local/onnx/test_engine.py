@@ -143,28 +143,28 @@ def kendall_tau(left: list[float], right: list[float]) -> float:
 
 def test_auto_selects_onnx_without_a_gpu(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("bert"), device="cpu") as backend:
-        told = backend.describe()
+        facts = backend.describe()
 
-    assert "onnx" == told["engine"]
-    assert "float32" == told["dtype"]
+    assert "onnx" == facts["engine"]
+    assert "float32" == facts["dtype"]
     assert "engine=onnx-float32" in backend.name
 
 
 def test_auto_falls_back_to_torch(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("distilbert"), device="cpu") as backend:
-        told = backend.describe()
+        facts = backend.describe()
 
-    assert "torch" == told["engine"]
-    assert "distilbert" in str(told["engine_chosen"])
+    assert "torch" == facts["engine"]
+    assert "distilbert" in str(facts["engine_chosen"])
 
 
 def test_int8_is_named_in_name_and_describe(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("bert"), engine="onnx", dtype="int8") as backend:
-        told = backend.describe()
+        facts = backend.describe()
 
         assert "engine=onnx-int8" in backend.name
-        assert "int8" == told["dtype"]
-        assert 0 < told["error_at_load"] < 0.3
+        assert "int8" == facts["dtype"]
+        assert 0 < facts["error_at_load"] < 0.3
 
 
 def test_the_process_needs_no_torch(checkpoint: Callable[[str], str]) -> None:

@@ -65,8 +65,8 @@ def test_the_shared_prefix_of_a_group_is_counted_once(
 ) -> None:
     """Each pair is still there once, groups follow one another, and the budget holds."""
     lengths, groups = [length for length, _ in pairs], [group for _, group in pairs]
-    least = {group: min(n for n, g in pairs if g == group) for group in groups}
-    shared = [least[group] - 1 for group in groups]
+    shortest = {group: min(n for n, g in pairs if g == group) for group in groups}
+    shared = [shortest[group] - 1 for group in groups]
     batches = plan_batches(lengths, batch_tokens, padded=False, groups=groups, shared=shared)
     order = [index for batch in batches for index in batch]
     changes = sum(groups[a] != groups[b] for a, b in pairwise(order))

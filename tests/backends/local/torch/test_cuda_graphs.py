@@ -49,10 +49,10 @@ def pairs_of(lengths: list[int], seed: int = 0) -> Pairs:
 
 
 def paths(folder: str, recorder: Recorder) -> tuple[PackedForward, CUDAGraphForward]:
-    found = resolve(folder)
-    model = load_model(found, torch.device("cpu"), torch.float64, EngineSettings())
-    path = PackedForward(model, found)
-    return path, CUDAGraphForward(path, longest=found.max_length, record=recorder)
+    resolved = resolve(folder)
+    model = load_model(resolved, torch.device("cpu"), torch.float64, EngineSettings())
+    path = PackedForward(model, resolved)
+    return path, CUDAGraphForward(path, longest=resolved.max_length, record=recorder)
 
 
 @pytest.mark.usefixtures("_poisoned_filling")

@@ -119,12 +119,12 @@ def test_replicas_score_as_one_does(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three models on this processor, called by several threads at once."""
-    found = resolve(checkpoint("bert"))
+    resolved = resolve(checkpoint("bert"))
     requests = [(f"panda {i}", [f"bear {i} " * (j * 7 % 60) for j in range(40)]) for i in range(4)]
-    alone = load(found, EngineSettings(device="cpu"))
+    alone = load(resolved, EngineSettings(device="cpu"))
     expected = alone.logits(requests)
     monkeypatch.setattr(torch_engine, "choose_devices", lambda _: [torch.device("cpu")] * 3)
-    engine = load(found, EngineSettings(device="cpu", batch_tokens=2048))
+    engine = load(resolved, EngineSettings(device="cpu", batch_tokens=2048))
     with ThreadPoolExecutor(4) as pool:
         for found_logits in pool.map(engine.logits, [requests] * 4):
             for logits, wanted in zip(found_logits, expected, strict=True):

@@ -83,9 +83,9 @@ def test_neither_order_nor_other_pairs_change_a_logit(
     shuffled = drawn.sample(texts, len(texts))
     engine = engine_of(checkpoint(kind), batch_tokens=700)
     known = dict(zip(texts, engine.logits([("panda", texts)])[0], strict=True))
-    found = engine.logits([("bear", ["x"]), ("panda", shuffled)])[1]
+    logits = engine.logits([("bear", ["x"]), ("panda", shuffled)])[1]
 
-    assert [known[text] for text in shuffled] == pytest.approx(found, rel=1e-5, abs=1e-5)
+    assert [known[text] for text in shuffled] == pytest.approx(logits, rel=1e-5, abs=1e-5)
 
 
 def test_large_requests_are_encoded_ahead_in_chunks(
@@ -105,10 +105,10 @@ def test_chunks_keep_every_document_in_order(requests: list[Request]) -> None:
         patch.setattr(torch_engine, "_CHUNK", 4)
         chunks = torch_engine._chunks(requests)
 
-    assert [d for _, found in requests for d in found] == [
-        d for chunk in chunks for _, found in chunk for d in found
+    assert [d for _, documents in requests for d in documents] == [
+        d for chunk in chunks for _, documents in chunk for d in documents
     ]
-    assert all(sum(len(found) for _, found in chunk) <= 4 for chunk in chunks)
+    assert all(sum(len(documents) for _, documents in chunk) <= 4 for chunk in chunks)
 
 
 class Memory:
@@ -169,9 +169,9 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing(
         with monkeypatch.context() as patch:
             memory = Memory(call=call, error=error)
             memory.limit(PaddedForward, patch)
-            found = flat(engine.logits(REQUESTS))
+            logits = flat(engine.logits(REQUESTS))
 
-        assert expected == pytest.approx(found, rel=1e-6, abs=1e-5)
+        assert expected == pytest.approx(logits, rel=1e-6, abs=1e-5)
         assert memory.calls > call, "the injected failure was reached"
 
 
@@ -259,22 +259,22 @@ def test_pairs_that_overflow_in_float16_are_scored_in_bfloat16(attention: str, l
     """Only those; the others keep the precision of float16."""
     exact = flat(engine_of(loud).logits(REQUESTS))
     engine = engine_of(loud, dtype="float16", attention=attention)
-    found = flat(engine.logits(REQUESTS))
+    logits = flat(engine.logits(REQUESTS))
 
     assert 0 < engine.describe()["overflowed_pairs"] < len(exact)
-    assert exact == pytest.approx(found, abs=0.5)
+    assert exact == pytest.approx(logits, abs=0.5)
     assert "torch-float16" == engine.name
 
 
 def test_a_model_that_overflows_is_noticed_when_it_loads(checkpoint: Callable[[str], str]) -> None:
     """On CUDA `dtype="auto"` then takes bfloat16 from the start."""
-    found = resolve(checkpoint("bert"))
-    model = load_model(found, torch.device("cpu"), torch.float16, EngineSettings())
-    assert not overflows(model, found)
+    resolved = resolve(checkpoint("bert"))
+    model = load_model(resolved, torch.device("cpu"), torch.float16, EngineSettings())
+    assert not overflows(model, resolved)
 
     with torch.no_grad():
         model.bert.encoder.layer[-1].output.LayerNorm.weight.fill_(6e4)
-    assert overflows(model, found)
+    assert overflows(model, resolved)
 
 
 @pytest.mark.parametrize("attention", PATHS)
@@ -317,13 +317,13 @@ def test_automatic_dtype_follows_device_and_checkpoint(
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": saved}))
-    found = resolve(str(folder))
+    resolved = resolve(str(folder))
     monkeypatch.setattr(torch_model, "_has_bfloat16", lambda: True)
 
-    assert torch.float32 == choose_dtype("auto", torch.device("cpu"), found)
-    assert dtype == choose_dtype("auto", torch.device("cuda"), found)
+    assert torch.float32 == choose_dtype("auto", torch.device("cpu"), resolved)
+    assert dtype == choose_dtype("auto", torch.device("cuda"), resolved)
     monkeypatch.setattr(torch_model, "_has_bfloat16", lambda: False)
-    assert dtype in {choose_dtype("auto", torch.device("cuda"), found), torch.bfloat16}
+    assert dtype in {choose_dtype("auto", torch.device("cuda"), resolved), torch.bfloat16}
 
 
 def test_language_models_get_bfloat16(checkpoint: Callable[[str], str], monkeypatch) -> None:
@@ -368,10 +368,10 @@ def test_weights_that_would_be_random_are_an_error(folder: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all"])
 def test_broken_weights_are_an_error(content: bytes, folder: Path) -> None:
-    found = resolve(str(folder))
+    resolved = resolve(str(folder))
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(ConfigError, match="can't load 'tiny'"):
-        load(found, EngineSettings(device="cpu"))
+        load(resolved, EngineSettings(device="cpu"))
 
 
 def test_an_old_tokenizer_is_converted(folder: Path) -> None:
@@ -387,7 +387,7 @@ def test_an_old_tokenizer_is_converted(folder: Path) -> None:
 @pytest.mark.parametrize("attention", PATHS)
 def test_types_are_kept_back_where_the_tokenizer_says_so(attention: str, folder: Path) -> None:
     """Then the model sees zeros, from a new tokenizer as from an old one."""
-    told = flat(engine_of(folder, attention=attention).logits(REQUESTS))
+    logits = flat(engine_of(folder, attention=attention).logits(REQUESTS))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -402,7 +402,7 @@ def test_types_are_kept_back_where_the_tokenizer_says_so(attention: str, folder:
 
     assert expected == pytest.approx(new, rel=1e-6, abs=1e-5)
     assert expected == pytest.approx(old, rel=1e-6, abs=1e-5)
-    assert told != pytest.approx(new, abs=1e-3)
+    assert logits != pytest.approx(new, abs=1e-3)
 
 
 def test_pickled_weights_load_where_they_are_allowed(folder: Path) -> None:

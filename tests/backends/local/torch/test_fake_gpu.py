@@ -82,8 +82,8 @@ def no_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(folder: str, dtype: Any) -> tuple[Any, Checkpoint]:
-    found = resolve(folder)
-    return load_model(found, torch.device("cpu"), dtype, EngineSettings()), found
+    resolved = resolve(folder)
+    return load_model(resolved, torch.device("cpu"), dtype, EngineSettings()), resolved
 
 
 def check(logits: torch.Tensor, pairs: int) -> None:
@@ -93,8 +93,8 @@ def check(logits: torch.Tensor, pairs: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
-    model, found = loaded(checkpoint(kind), dtype)
-    path, pairs = PackedForward(model, found), make_check_pairs(model.config, found)
+    model, resolved = loaded(checkpoint(kind), dtype)
+    path, pairs = PackedForward(model, resolved), make_check_pairs(model.config, resolved)
     with gpu(model):
         if (kind, dtype) == ("modernbert", torch.float32):
             with pytest.raises(NotImplementedError, match="no float32 kernel for windows"):
@@ -106,20 +106,23 @@ def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_padded(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
-    model, found = loaded(checkpoint(kind), dtype)
-    path, pairs = PaddedForward(model, found, save=True), make_check_pairs(model.config, found)
+    model, resolved = loaded(checkpoint(kind), dtype)
+    path, pairs = (
+        PaddedForward(model, resolved, save=True),
+        make_check_pairs(model.config, resolved),
+    )
     with gpu(model):
         check(path(pairs), len(pairs))
 
 
 @pytest.mark.parametrize("path", [PackedForward, PaddedForward])
 def test_a_language_model(path: Any, tmp_path: Path) -> None:
-    found = resolve(str(build_language_model("qwen3", tmp_path)))
-    tokenizer = AutoTokenizer.from_pretrained(found.folder).backend_tokenizer
-    answers = answer_token_ids(found, tokenizer)
+    resolved = resolve(str(build_language_model("qwen3", tmp_path)))
+    tokenizer = AutoTokenizer.from_pretrained(resolved.folder).backend_tokenizer
+    answers = answer_token_ids(resolved, tokenizer)
     cpu, dtype = torch.device("cpu"), torch.bfloat16
-    model = load_model(found, cpu, dtype, EngineSettings(), answers)
-    called, pairs = path(model, found), make_check_pairs(model.config, found)
+    model = load_model(resolved, cpu, dtype, EngineSettings(), answers)
+    called, pairs = path(model, resolved), make_check_pairs(model.config, resolved)
     with gpu(model):
         check(called(pairs), len(pairs))
 
@@ -127,14 +130,16 @@ def test_a_language_model(path: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
 def test_the_batch_of_a_graph(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Filled up to its bucket, a batch takes the same kernels."""
-    model, found = loaded(checkpoint(kind), torch.float16)
-    pairs, held = make_check_pairs(model.config, found), []
+    model, resolved = loaded(checkpoint(kind), torch.float16)
+    pairs, held = make_check_pairs(model.config, resolved), []
 
     def record(work: Callable[[], torch.Tensor]) -> Any:
         held.append(work())
         raise Recorded
 
-    path = CUDAGraphForward(PackedForward(model, found), longest=found.max_length, record=record)
+    path = CUDAGraphForward(
+        PackedForward(model, resolved), longest=resolved.max_length, record=record
+    )
     with gpu(model), pytest.raises(Recorded):
         path(pairs)
     check(held[0], 64)
@@ -144,8 +149,8 @@ def test_waiting_is_an_error(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the tests above would prove nothing."""
-    model, found = loaded(checkpoint("bert"), torch.float16)
-    path, pairs = PackedForward(model, found), make_check_pairs(model.config, found)
+    model, resolved = loaded(checkpoint("bert"), torch.float16)
+    path, pairs = PackedForward(model, resolved), make_check_pairs(model.config, resolved)
 
     def waiting(query: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         assert query.isfinite().all()

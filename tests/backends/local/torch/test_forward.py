@@ -38,9 +38,9 @@ def test_a_compiled_model_scores_the_same(
 ) -> None:
     """Traced by torch and run as it was traced; other lengths need no other code."""
     monkeypatch.setattr(paths, "_COMPILER", "eager")
-    found = resolve(checkpoint(kind))
-    expected = load(found, EngineSettings(device="cpu")).logits(REQUESTS)
-    engine = load(found, EngineSettings(device="cpu", compile=True))
+    resolved = resolve(checkpoint(kind))
+    expected = load(resolved, EngineSettings(device="cpu")).logits(REQUESTS)
+    engine = load(resolved, EngineSettings(device="cpu", compile=True))
 
     assert "by eager" == engine.describe()["compile"]
     assert expected[0] == pytest.approx(engine.logits(REQUESTS)[0], rel=1e-6, abs=1e-5)
@@ -53,8 +53,8 @@ def test_a_compiler_that_fails_is_left_out(
         raise RuntimeError("no compiler\nat all")
 
     monkeypatch.setattr(torch, "compile", fail)
-    found = resolve(checkpoint("bert"))
-    engine = load(found, EngineSettings(device="cpu", compile=True))
+    resolved = resolve(checkpoint("bert"))
+    engine = load(resolved, EngineSettings(device="cpu", compile=True))
 
     assert "RuntimeError: no compiler" == engine.describe()["compile"]
     assert 12 == len(engine.logits(REQUESTS)[0])
@@ -73,9 +73,9 @@ def test_a_compiler_that_changes_scores_is_left_out(
             return (output[0] * 0.5,)
 
     monkeypatch.setattr(torch, "compile", lambda model, **_: Wrong(model))
-    found = resolve(checkpoint("bert"))
-    expected = load(found, EngineSettings(device="cpu")).logits(REQUESTS)
-    engine = load(found, EngineSettings(device="cpu", compile=True))
+    resolved = resolve(checkpoint("bert"))
+    expected = load(resolved, EngineSettings(device="cpu")).logits(REQUESTS)
+    engine = load(resolved, EngineSettings(device="cpu", compile=True))
 
     assert "scores would differ by" in str(engine.describe()["compile"])
     assert expected[0] == pytest.approx(engine.logits(REQUESTS)[0], rel=1e-6, abs=1e-5)
@@ -85,14 +85,14 @@ def test_sharing_that_changes_scores_is_left_out(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a model that looks both ways though it is made like a language model."""
-    found = resolve(checkpoint("qwen3"))
+    resolved = resolve(checkpoint("qwen3"))
     real = PackedForward.run
 
     def run(packed: PackedForward, arrays: Any, longest: int, longest_key: int = 0) -> Any:
         return real(packed, arrays, longest, longest_key) + bool(longest_key)
 
     monkeypatch.setattr(PackedForward, "run", run)
-    facts = load(found, EngineSettings(device="cpu")).describe()
+    facts = load(resolved, EngineSettings(device="cpu")).describe()
 
     assert "packed" == facts["attention"]
     assert "scores would differ by" in str(facts["shared_prefix"])
@@ -109,7 +109,7 @@ def test_sharing_that_changes_scores_is_left_out(
     ],
 )
 def test_devices_are_those_asked_for(device: str, expected: list[str], cuda: None) -> None:
-    assert expected == [str(found) for found in choose_devices(device)]
+    assert expected == [str(chosen) for chosen in choose_devices(device)]
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_memory_is_limited_per_device_before_the_model_loads(
     monkeypatch.setattr(
         torch_engine, "load_model", lambda *a, **k: (order.append("load"), real(*a, **k))[1]
     )
-    found = resolve(checkpoint("bert"))
-    load(found, EngineSettings(device="cpu", gpu_memory_fraction=0.3))
+    resolved = resolve(checkpoint("bert"))
+    load(resolved, EngineSettings(device="cpu", gpu_memory_fraction=0.3))
 
     assert [(torch.device("cpu"), 0.3), "load"] == order
 

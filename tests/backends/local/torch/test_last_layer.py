@@ -25,10 +25,10 @@ DOCUMENTS = ["bear", "panda " * 60, "Where? " * 20, ""]
 
 
 def loaded(folder: str) -> tuple[Any, Checkpoint, Pairs]:
-    found = resolve(folder, max_length=256)
-    model = load_model(found, torch.device("cpu"), torch.float64, EngineSettings())
-    pairs = PairTokenizer.load(found, cached_tokens=0).encode([("what is a panda?", DOCUMENTS)])
-    return model, found, pairs
+    resolved = resolve(folder, max_length=256)
+    model = load_model(resolved, torch.device("cpu"), torch.float64, EngineSettings())
+    pairs = PairTokenizer.load(resolved, cached_tokens=0).encode([("what is a panda?", DOCUMENTS)])
+    return model, resolved, pairs
 
 
 def rows_of_the_last_mlp(model: Any, path: Any, pairs: Pairs) -> tuple[int, torch.Tensor]:
@@ -54,10 +54,10 @@ def test_packed_layers_compute_one_row_per_pair(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
     """And the scores stay, to the last digits."""
-    model, found, pairs = loaded(checkpoint(kind))
+    model, resolved, pairs = loaded(checkpoint(kind))
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
-    path = PackedForward(model, found)
+        expected = PaddedForward(model, resolved)(pairs)
+    path = PackedForward(model, resolved)
     rows, scores = rows_of_the_last_mlp(model, path, pairs)
 
     assert "pooled rows only" == path.facts["last_layer"]
@@ -69,10 +69,10 @@ def test_packed_layers_compute_one_row_per_pair(
 def test_padded_layers_compute_one_row_per_pair(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
-    model, found, pairs = loaded(checkpoint(kind))
+    model, resolved, pairs = loaded(checkpoint(kind))
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
-    path = PaddedForward(model, found, save=True)
+        expected = PaddedForward(model, resolved)(pairs)
+    path = PaddedForward(model, resolved, save=True)
     rows, scores = rows_of_the_last_mlp(model, path, pairs)
 
     assert len(DOCUMENTS) == rows
@@ -81,9 +81,9 @@ def test_padded_layers_compute_one_row_per_pair(
 
 @pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
 def test_a_mean_needs_all_rows(save: Any, checkpoint: Callable[[str], str]) -> None:
-    model, found, _ = loaded(checkpoint("modernbert"))
+    model, resolved, _ = loaded(checkpoint("modernbert"))
 
-    assert "the head reads all rows" == save(model, found).facts["last_layer"]
+    assert "the head reads all rows" == save(model, resolved).facts["last_layer"]
 
 
 @pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
@@ -91,9 +91,9 @@ def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
     save: Any, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed when the model loads, and the layer is left as it was."""
-    model, found, pairs = loaded(checkpoint("bert"))
+    model, resolved, pairs = loaded(checkpoint("bert"))
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
+        expected = PaddedForward(model, resolved)(pairs)
         monkeypatch.setattr(
             LastLayer,
             "_run_post_norm",
@@ -101,7 +101,7 @@ def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
                 *[this.select(s).flip(-1) if this.select else s for s in states]
             ),
         )
-        path = save(model, found)
+        path = save(model, resolved)
 
         assert "scores would differ by" in path.facts["last_layer"]
         torch.testing.assert_close(path(pairs), expected, rtol=0, atol=1e-9)
@@ -110,9 +110,9 @@ def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
 def test_an_unknown_layer_is_computed_whole(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, found, _ = loaded(checkpoint("qwen3"))
+    model, resolved, _ = loaded(checkpoint("qwen3"))
     monkeypatch.setattr(last_layer, "_PRE_NORM", {})
 
     assert "Qwen3DecoderLayer is a layer of unknown form" in str(
-        PackedForward(model, found).facts["last_layer"]
+        PackedForward(model, resolved).facts["last_layer"]
     )

@@ -29,12 +29,12 @@ DOCUMENTS = ["", "bear", "<pad> a [PAD] b <pad>", "panda " * 60, "Where? " * 400
 
 
 def loaded(folder: str, dtype: Any = torch.float32) -> tuple[Any, Checkpoint]:
-    found = resolve(folder, max_length=512)
-    return load_model(found, torch.device("cpu"), dtype, EngineSettings()), found
+    resolved = resolve(folder, max_length=512)
+    return load_model(resolved, torch.device("cpu"), dtype, EngineSettings()), resolved
 
 
-def pairs_of(found: Checkpoint, documents: list[str] = DOCUMENTS) -> Pairs:
-    return PairTokenizer.load(found, cached_tokens=0).encode([("what is a panda?", documents)])
+def pairs_of(resolved: Checkpoint, documents: list[str] = DOCUMENTS) -> Pairs:
+    return PairTokenizer.load(resolved, cached_tokens=0).encode([("what is a panda?", documents)])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -43,11 +43,11 @@ def test_packed_scores_equal_padded_ones(
     kind: str, dtype: Any, tolerance: float, checkpoint: Callable[[str], str]
 ) -> None:
     """Also for empty, cut and padding-token documents, and in float64 to the last digits."""
-    model, found = loaded(checkpoint(kind), dtype)
-    pairs = pairs_of(found)
+    model, resolved = loaded(checkpoint(kind), dtype)
+    pairs = pairs_of(resolved)
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
-        actual = PackedForward(model, found)(pairs)
+        expected = PaddedForward(model, resolved)(pairs)
+        actual = PackedForward(model, resolved)(pairs)
 
     assert expected.std() > 0.05, "scores that hardly differ prove nothing"
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
@@ -58,9 +58,9 @@ def test_packed_scores_equal_padded_ones(
 def test_the_padding_of_a_batch_changes_no_score(
     kind: str, checkpoint: Callable[[str], str]
 ) -> None:
-    model, found = loaded(checkpoint(kind), torch.float64)
-    path = PackedForward(model, found)
-    some = (pairs_of(found, [*DOCUMENTS, "a " * more]) for more in range(9))
+    model, resolved = loaded(checkpoint(kind), torch.float64)
+    path = PackedForward(model, resolved)
+    some = (pairs_of(resolved, [*DOCUMENTS, "a " * more]) for more in range(9))
     pairs = next(p for p in some if len(path.pack(p).filled().ids) > len(path.pack(p).ids))
     with torch.inference_mode():
         expected = PaddedForward(*loaded(checkpoint(kind), torch.float64))(pairs)
@@ -88,13 +88,13 @@ def test_batches_have_few_sizes(lengths: list[int]) -> None:
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "xlm-roberta"])
 def test_a_pair_does_not_see_its_neighbours(kind: str, checkpoint: Callable[[str], str]) -> None:
     """Changing one document changes one score; order and company change none."""
-    model, found = loaded(checkpoint(kind), torch.float64)
-    path = PackedForward(model, found)
+    model, resolved = loaded(checkpoint(kind), torch.float64)
+    path = PackedForward(model, resolved)
     with torch.inference_mode():
-        scores = path(pairs_of(found))
-        changed = path(pairs_of(found, [*DOCUMENTS[:3], "something else", *DOCUMENTS[4:]]))
-        backwards = path(pairs_of(found, DOCUMENTS[::-1]))
-        alone = torch.cat([path(pairs_of(found, [document])) for document in DOCUMENTS])
+        scores = path(pairs_of(resolved))
+        changed = path(pairs_of(resolved, [*DOCUMENTS[:3], "something else", *DOCUMENTS[4:]]))
+        backwards = path(pairs_of(resolved, DOCUMENTS[::-1]))
+        alone = torch.cat([path(pairs_of(resolved, [document])) for document in DOCUMENTS])
 
     different = (scores - changed).abs() > 1e-9
     assert [3] == different.nonzero().flatten().tolist()
@@ -104,8 +104,8 @@ def test_a_pair_does_not_see_its_neighbours(kind: str, checkpoint: Callable[[str
 
 def test_attention_without_boundaries_raises(checkpoint: Callable[[str], str]) -> None:
     """A padded call of a packed model fails, rather than attend across pairs."""
-    model, found = loaded(checkpoint("bert"))
-    PackedForward(model, found)
+    model, resolved = loaded(checkpoint("bert"))
+    PackedForward(model, resolved)
     with pytest.raises(RuntimeError, match="boundaries of the pairs did not reach"):
         model(input_ids=torch.ones(2, 4, dtype=torch.long))
 
@@ -113,7 +113,7 @@ def test_attention_without_boundaries_raises(checkpoint: Callable[[str], str]) -
 def test_a_model_outside_the_attention_interface_is_refused(
     checkpoint: Callable[[str], str],
 ) -> None:
-    found = resolve(checkpoint("bert"))
+    resolved = resolve(checkpoint("bert"))
     config = transformers.DebertaV2Config(
         vocab_size=500,
         hidden_size=64,
@@ -124,7 +124,7 @@ def test_a_model_outside_the_attention_interface_is_refused(
     )
     model = transformers.DebertaV2ForSequenceClassification(config)
     with pytest.raises(CannotPack, match="does not use the attention interface"):
-        PackedForward(model, found)
+        PackedForward(model, resolved)
 
 
 @pytest.mark.parametrize(
@@ -143,24 +143,24 @@ def test_wrong_scores_are_noticed_before_use(
     def no_kernel(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel")
 
-    model, found = loaded(checkpoint("xlm-roberta"))
+    model, resolved = loaded(checkpoint("xlm-roberta"))
     wrong = {"find_pooling": lambda *_: "last", "_first_position": lambda _: None}
     monkeypatch.setattr(module, broken, wrong.get(broken, no_kernel))
-    pairs = pairs_of(found)
+    pairs = pairs_of(resolved)
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
+        expected = PaddedForward(model, resolved)(pairs)
         with pytest.raises(CannotPack, match=message):
-            PackedForward(model, found)
+            PackedForward(model, resolved)
 
-        assert torch.equal(expected, PaddedForward(model, found)(pairs))
+        assert torch.equal(expected, PaddedForward(model, resolved)(pairs))
 
 
 def test_padding_tokens_take_no_part(checkpoint: Callable[[str], str]) -> None:
     """Padded scores do not change with what stands in the padding."""
-    model, found = loaded(checkpoint("bert"), torch.float64)
-    pairs = pairs_of(found, ["", "bear", "panda " * 60])
+    model, resolved = loaded(checkpoint("bert"), torch.float64)
+    pairs = pairs_of(resolved, ["", "bear", "panda " * 60])
     with torch.inference_mode():
-        expected = PaddedForward(model, found)(pairs)
+        expected = PaddedForward(model, resolved)(pairs)
         model.bert.embeddings.word_embeddings.weight[model.config.pad_token_id] = 1e3
 
-        torch.testing.assert_close(PaddedForward(model, found)(pairs), expected)
+        torch.testing.assert_close(PaddedForward(model, resolved)(pairs), expected)

@@ -79,9 +79,9 @@ def sequences(types):
 
 
 def run(session, output, ids, types):
-    given = {"input_ids": ids, "token_type_ids": types}
+    feeds = {"input_ids": ids, "token_type_ids": types}
     names = [i.name for i in session.get_inputs()]
-    (value,) = session.run([output], {name: given[name].astype(np.int32) for name in names})
+    (value,) = session.run([output], {name: feeds[name].astype(np.int32) for name in names})
     return value
 
 
@@ -167,7 +167,7 @@ def test_shards_are_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"model_type": "deberta-v2"}, "deberta-v2"),
         ({"hidden_act": "mish"}, "mish"),
@@ -176,7 +176,7 @@ def test_shards_are_read(tmp_path: Path):
         ({"layer_norm_eps": None}, "layer_norm_eps"),
     ],
 )
-def test_an_unsupported_architecture_is_refused(changed, said, tmp_path: Path):
+def test_an_unsupported_architecture_is_refused(changed, message, tmp_path: Path):
     """By name, so that another engine can take over."""
     make_model("Bert", SMALL).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -185,7 +185,7 @@ def test_an_unsupported_architecture_is_refused(changed, said, tmp_path: Path):
         json.dumps({name: value for name, value in config.items() if value is not None})
     )
 
-    with pytest.raises(UnsupportedByEngine, match=said):
+    with pytest.raises(UnsupportedByEngine, match=message):
         build_encoder(tmp_path)
 
 

@@ -13,12 +13,12 @@ from rerank_plugins.backends.local.onnx.build.weights import Tensors
 TABLE = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 8, 50, 1000])
+@pytest.mark.parametrize("cached_rows", [0, 1, 8, 50, 1000])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_are_those_of_the_table(kept: int, dtype: str) -> None:
+def test_rows_are_those_of_the_table(cached_rows: int, dtype: str) -> None:
     """However few are kept: hits, misses, repeats, and texts of more words than fit."""
     table = TABLE.astype(dtype)
-    words = EmbeddingTable(table, kept=kept)
+    words = EmbeddingTable(table, kept=cached_rows)
     random = np.random.default_rng(1)
     for length in (1, 3, 8, 9, 40, 200, 0, 8):
         ids = random.integers(300, size=length).astype(np.int32)

@@ -18,9 +18,9 @@ from rerank_plugins.errors import BackendTimeout, DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError
+from rerank_plugins.server.folders import without_folders, without_folders_in
 from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.responses import public_model_name
 from rerank_plugins.server.scoring import Scoring, select_scoring
 from rerank_plugins.server.settings import ServerSettings
 
@@ -61,7 +61,7 @@ class Lifecycle:
         self.failure: Exception | None = None
         """Why the server can't go on."""
         self.facts: dict[str, object] = {}
-        """`Backend.describe()` of the loaded model; empty before."""
+        """`Backend.describe()` of the loaded model, without folders; empty before."""
         self.on_failure: Callable[[], None] = lambda: None
         """Called when `failure` is set."""
         self.on_loaded: Callable[[], None] = lambda: None
@@ -235,9 +235,9 @@ class Lifecycle:
                 for words in _WARM_UP_WORDS:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
         self.on_loaded()
-        self.facts = facts
+        self.facts = facts = without_folders_in(facts)
         self._metrics.info.labels(
-            str(facts.get("model", self.backend.label)),
+            str(facts.get("model", without_folders(self.backend.label))),
             str(facts.get("revision") or ""),
             str(facts.get("engine", "remote" if self._is_remote else "other")),
             str(facts.get("dtype") or ""),
@@ -305,7 +305,7 @@ async def _wait_for(future: Future[None], seconds: float) -> bool:
 def _default_name(backend: Backend) -> str:
     """Return the model of the first backend that scores, or its kind if it has no choice."""
     first = next(part for part in backend.walk() if not part.children)
-    return public_model_name(first.model or first.kind)
+    return without_folders(first.model or first.kind)
 
 
 def _read_requests(file: Path) -> list[tuple[str, list[str]]]:

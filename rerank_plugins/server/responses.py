@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.responses import Response
 
 from rerank_plugins.ranking import Ranked
 from rerank_plugins.scores import Scores
+from rerank_plugins.server.folders import without_folders
 
 __all__ = [
     "cohere_response",
     "json_response",
     "plain_response",
-    "public_model_name",
     "tei_response",
 ]
-
-
-def public_model_name(model: str) -> str:
-    """Return a model's name without the path of the folder that holds it."""
-    return Path(model).name if Path(model).is_absolute() else model
 
 
 def json_response(data: object) -> Response:
@@ -99,7 +93,7 @@ def _meta(scores: Scores) -> dict[str, object]:
     if scores.usage is not None and scores.usage.tokens is not None:
         meta["tokens"] = {"input_tokens": scores.usage.tokens}
     if scored_by := scores.model or scores.label:
-        meta["scored_by"] = public_model_name(scored_by)
+        meta["scored_by"] = without_folders(scored_by)
     if scores.truncated:
         meta["truncated"] = sorted(scores.truncated)
     return meta

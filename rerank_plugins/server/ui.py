@@ -12,6 +12,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from rerank_plugins.server.folders import without_folders
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.rerank import RerankHandler
 from rerank_plugins.server.responses import json_response
@@ -79,7 +80,7 @@ def ui_routes(lifecycles: Sequence[Lifecycle], settings: ServerSettings) -> APIR
         names = [lifecycle.model_names()[0] for lifecycle in lifecycles]
         for number, spec in enumerate(settings.compare, start=1):
             if names[number] in names[:number]:  # the same model with other options
-                names[number] = spec
+                names[number] = without_folders(spec)
         listed = [{"name": name, "path": path} for name, path in zip(names, paths, strict=True)]
         ready = lifecycles[0].why_not_ready() is None
         return json_response({"backends": listed, "ready": ready})

@@ -15,11 +15,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rerank_plugins.server.auth import AuthenticationFailed, Authenticator
 from rerank_plugins.server.client_address import client_address, rate_key
 from rerank_plugins.server.errors import APIError, error_response
+from rerank_plugins.server.hosts import is_allowed_host, listens_on_loopback
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.rate_limit import RateLimiter, RateLimitResult, parse_rate
+from rerank_plugins.server.routes import RerankRoute
 from rerank_plugins.server.settings import ServerSettings
 
-__all__ = ["PROBE_PATHS", "PUBLIC_PATHS", "TOO_MANY_CONNECTIONS", "AdmissionMiddleware"]
+__all__ = [
+    "HEALTH_PATHS",
+    "PROBE_PATHS",
+    "PUBLIC_PATHS",
+    "TOO_MANY_CONNECTIONS",
+    "AdmissionMiddleware",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +38,14 @@ PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
 data.
 """
 
-PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-"""The paths without limits: a refused probe would only hide an overload."""
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
+"""The paths without limits: after a refused probe a busy server would be restarted."""
+
+PROBE_PATHS = HEALTH_PATHS | {"/metrics"}
+"""The paths that respond however busy the server is.
+
+Metrics take time to write, so `address_rate` counts them.
+"""
 
 TOO_MANY_CONNECTIONS = "rerank_plugins.too_many_connections"
 """The key in a request's state: whether there are too many connections."""
@@ -53,6 +67,7 @@ class AdmissionMiddleware:
         self._auth = auth
         self._metrics = metrics
         self._trusted = settings.trusted_networks()
+        self._allowed_hosts = settings.allowed_hosts
         self._by_client = _limiter("client_rate", settings.client_rate)
         self._by_address = _limiter("address_rate", settings.address_rate)
 
@@ -108,21 +123,22 @@ class AdmissionMiddleware:
         """Return the headers that show the client its rates.
 
         Raises:
-            APIError: too many connections or requests, or no valid key.
+            APIError: a wrong host, too many connections or requests, or no valid key.
         """
+        self._check_host(scope, headers)
         path = _route_path(scope)
         if scope["state"].get(TOO_MANY_CONNECTIONS) and path not in PROBE_PATHS:
             self._metrics.rejected.labels("too_many_connections").inc()
             raise APIError(
                 503,
                 "too_many_connections",
-                "there are too many connections; try again later",
+                "too many requests are in progress; try again later",
                 retry_after=1,
                 close=True,
             )
         address = client_address(scope, self._trusted)
         rate_headers: dict[str, str] = {}
-        if self._by_address is not None and path not in PROBE_PATHS:
+        if self._by_address is not None and path not in HEALTH_PATHS:
             rate_headers |= self._check_rate(self._by_address.hit(rate_key(address)), "address")
         client = f"address:{rate_key(address)}"
         if not self._auth.is_open and path not in PUBLIC_PATHS:
@@ -131,6 +147,18 @@ class AdmissionMiddleware:
         if self._by_client is not None and path not in PROBE_PATHS:
             rate_headers |= self._check_rate(self._by_client.hit(client), "client")
         return rate_headers
+
+    def _check_host(self, scope: Scope, headers: Headers) -> None:
+        is_exposed = self._auth.is_open and listens_on_loopback(scope)
+        if not (self._allowed_hosts or is_exposed):
+            return
+        if not is_allowed_host(headers.get("host", ""), self._allowed_hosts):
+            self._metrics.rejected.labels("wrong_host").inc()
+            raise APIError(
+                421,
+                "wrong_host",
+                "the server does not answer to the name in `Host`; list it in `allowed_hosts`",
+            )
 
     def _authenticate(self, headers: Headers) -> str:
         try:
@@ -157,14 +185,16 @@ class AdmissionMiddleware:
         )
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, _outcome(status)).inc()
-        self._metrics.duration.labels(route).observe(seconds)
+        route = scope.get("route")
+        path = getattr(route, "path", "other")
+        self._metrics.requests.labels(path, _outcome(status)).inc()
+        if isinstance(route, RerankRoute):  # each path takes as many series as a histogram has
+            self._metrics.duration.labels(path).observe(seconds)
         state = scope["state"]
         _log.info(
             "%s %s %d %.1f ms, %s, %s",
             scope["method"] if scope["method"].isalpha() else "?",
-            route,
+            path,
             status,
             seconds * 1000,
             state["client"],

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.middleware import PROBE_PATHS, PUBLIC_PATHS
+from rerank_plugins.server.middleware import HEALTH_PATHS, PROBE_PATHS, PUBLIC_PATHS
 from rerank_plugins.server.schemas import AnyRerankRequest, ErrorResponse, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 
@@ -113,7 +113,10 @@ def _add_middleware(
         operation["security"] = [] if is_public else [{"bearer": []}]
         if not is_public:
             responses["401"] = _error("The request has no valid key.")
-    if path not in PROBE_PATHS and (settings.client_rate or settings.address_rate):
+    if settings.allowed_hosts or not needs_keys:
+        responses["421"] = _error("The server does not answer to the name in `Host`.")
+    has_client_rate = settings.client_rate and path not in PROBE_PATHS
+    if has_client_rate or (settings.address_rate and path not in HEALTH_PATHS):
         responses["429"] = _error("The client sends too many requests.")
     if path not in PROBE_PATHS:
         responses.setdefault("503", _error("Too many requests, or the server is ending."))

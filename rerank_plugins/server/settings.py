@@ -13,6 +13,7 @@ from rerank_plugins._internal.options import check_variable, checked_options, un
 from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.server.hosts import is_loopback
 from rerank_plugins.server.rate_limit import parse_rate
 
 __all__ = ["JWTSettings", "ServerSettings", "read_settings"]
@@ -104,9 +105,9 @@ class ServerSettings:
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies, whose `X-Forwarded-For` counts."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names that the header `Host` may have beside addresses and names without a dot. Empty: any,
-    except on a loopback address without keys, where a web page could reach the server by having
-    its own name resolve to that address."""
+    """Names that the header `Host` may have, beside addresses and names without a dot; `"*"` stands
+    for all. Empty: any, except for requests to a loopback address of a server without keys, which a
+    web page could otherwise reach by having its own name resolve to that address."""
     client_rate: str | None = None
     """Most requests of a client (a key, a subject or an address), such as `"600/minute"`."""
     address_rate: str | None = None
@@ -212,7 +213,7 @@ class ServerSettings:
         Raises:
             ConfigError: `host` is not a loopback address, and there is no way to authenticate.
         """
-        if self.has_keys or self.insecure_no_auth or _is_loopback(self.host):
+        if self.has_keys or self.insecure_no_auth or is_loopback(self.host):
             return
         raise ConfigError(
             f"`host` {self.host!r} is a public address and requests need no key: set "
@@ -274,10 +275,3 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"`{name}` must be a list of strings, not {value!r}")
     return tuple(value)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

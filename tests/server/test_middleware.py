@@ -8,6 +8,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 import jwt as pyjwt
 
+from rerank_plugins import load_backend
 from rerank_plugins.server import JWTSettings
 from rerank_plugins.server.middleware import PUBLIC_PATHS
 from rerank_plugins.testing import FakeBackend
@@ -113,3 +114,27 @@ def test_too_many_requests_get_429_and_retry_after(keys):
     assert [200, 200, 429] == [reply.status_code for reply in replies]
     assert 25 <= int(replies[2].headers["retry-after"]) <= 30
     assert '"client";q=2;w=60' == replies[0].headers["ratelimit-policy"]
+
+
+def test_metrics_count_towards_the_rate_of_an_address(keys):
+    """They take time to write, and a server without keys shows them to anybody."""
+    with serving(FakeBackend(), address_rate="3/minute") as client:
+        statuses = [client.get("/metrics").status_code for _ in range(4)]
+        assert 429 == client.get("/info").status_code
+        assert [200] * 9 == [client.get("/livez").status_code for _ in range(9)]
+    assert [200, 200, 200, 429] == statuses
+
+
+def test_the_number_of_series_is_bounded():
+    """S19: after each route has served and refused, and whatever paths clients think of."""
+    with serving(load_backend("embedded"), compare=("embedded",)) as client:
+        known = [*client.app.openapi()["paths"], "/openapi.json", "/ui", "/ui/backends"]
+        for path in [*known, "/ui/rerank/1", *(f"/{number}" for number in range(50))]:
+            for body in (BODY, {}):
+                client.post(path.replace("{name}", "x"), json=body)
+            client.get(path.replace("{name}", "x"))
+        text = client.get("/metrics").text
+    series = [line for line in text.splitlines() if not line.startswith("#")]
+
+    assert 'rerank_request_duration_seconds_count{route="/v1/rerank"} 3.0' in text
+    assert len(series) < 300

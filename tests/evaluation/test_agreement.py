@@ -1,4 +1,4 @@
-"""How alike two orders are, held against what others compute."""
+"""The similarity of two orders, compared with other implementations."""
 
 import random
 
@@ -49,6 +49,6 @@ def test_rbo_equals_its_definition_summed_far_beyond_the_end():
         ([0], [0, 1], 0.9, "1 and 2 documents"),
     ],
 )
-def test_rbo_refuses_what_has_no_meaning(one, other, p, message):
+def test_rbo_refuses_invalid_arguments(one, other, p, message):
     with pytest.raises(ConfigError, match=message):
         rank_biased_overlap(one, other, p=p)

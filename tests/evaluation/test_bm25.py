@@ -1,4 +1,4 @@
-"""BM25: what it finds, and how it cuts words."""
+"""BM25: what it retrieves, and how it tokenises."""
 
 import pytest
 
@@ -22,7 +22,7 @@ pytest.importorskip("bm25s", reason="needs the extra `eval`")
         ("!?", []),
     ],
 )
-def test_words_and_pairs_of_characters(text, tokens):
+def test_tokens_are_words_and_character_bigrams(text, tokens):
     assert tokens == tokenize(text)
 
 
@@ -35,7 +35,7 @@ def test_finds_what_shares_words_and_nothing_else():
 
 
 @pytest.mark.parametrize("documents", [{}, {"a": ""}, {"a": "the"}])
-def test_finds_nothing_where_there_is_nothing(documents):
+def test_a_corpus_without_words_gives_no_candidates(documents):
     assert {"q": []} == bm25({"q": "panda"}, documents, depth=3)
 
 

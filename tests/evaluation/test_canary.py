@@ -1,4 +1,4 @@
-"""The canary: what it measures, publishes and keeps."""
+"""The canary: what it measures and publishes, and what remains after a failure."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def test_it_measures_what_an_evaluation_measures():
 
 
 @pytest.mark.parametrize("depth", [0, -1, 2.5])
-def test_a_depth_at_which_nothing_would_be_watched_is_refused(depth):
+def test_a_depth_that_is_not_a_positive_integer_is_refused(depth):
     with pytest.raises(ConfigError, match="a depth must be an integer from 1"):
         check(FakeBackend(), load_dataset("demo:covidqa"), depth=depth)
 
@@ -88,7 +88,7 @@ def test_a_text_file_holds_the_figures(tmp_path):
     assert ["rerank.prom"] == [file.name for file in path.parent.iterdir()]
 
 
-def test_failures_count_on_over_restarts_and_leave_the_last_figures(tmp_path):
+def test_failures_are_counted_across_restarts_and_keep_the_last_figures(tmp_path):
     path = tmp_path / "rerank.prom"
     Canary("demo", textfile=path).succeeded(RUN, regression=False)
     success = read(path.read_text())["rerank_canary_last_success_timestamp_seconds"]
@@ -131,7 +131,7 @@ def test_a_pushgateway_gets_the_figures():
     )
 
 
-def test_a_gateway_that_is_away_is_an_os_error():
+def test_an_unreachable_gateway_is_an_os_error():
     with pytest.raises(OSError, match="refused"):
         Canary("demo", gateway="http://127.0.0.1:9").failed()
 
@@ -155,13 +155,13 @@ class TestBaseline:
             baseline_of(results, "MRR@10", label=label)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"systems": [{}, {"label": "x"}]}'])
-    def test_what_is_no_evaluation_is_refused(self, tmp_path, text):
+    def test_a_file_that_is_not_an_evaluation_is_refused(self, tmp_path, text):
         path = tmp_path / "results.json"
         path.write_text(text)
 
         with pytest.raises(ConfigError, match=r"results.json' holds no MRR@10"):
             baseline_of(path, "MRR@10")
 
-    def test_a_missing_file_is_told(self, tmp_path):
+    def test_a_missing_file_is_named_in_the_error(self, tmp_path):
         with pytest.raises(ConfigError, match=r"can't read .*none.json"):
             baseline_of(tmp_path / "none.json", "MRR@10")

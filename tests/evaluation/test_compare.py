@@ -66,7 +66,7 @@ def printed(comparison, width=100):
     return console.file.getvalue()
 
 
-def test_each_order_has_the_places_of_all_documents():
+def test_each_order_ranks_all_documents():
     comparison = by_two()
 
     assert [FIRST_STAGE, "a", "b"] == [o.label for o in comparison.orderings]
@@ -77,7 +77,7 @@ def test_each_order_has_the_places_of_all_documents():
     ]
 
 
-def test_each_pair_of_orders_is_held_together():
+def test_each_pair_of_orders_is_compared():
     comparison = compare("q", DOCUMENTS, {"same": Table("s", 4, 3, 2, 1)}, top_n=2)
     (pair,) = comparison.agreements
 
@@ -104,7 +104,7 @@ def test_only_what_is_in_the_top_of_an_order_is_shown():
     assert 4 == len(comparison.documents)
 
 
-def test_backends_are_called_by_kind_and_model_where_that_tells_them_apart():
+def test_labels_are_kind_and_model_where_these_differ():
     alone = compare("q", ["a b", "b"], ["embedded"])
     two = compare("q", ["a b", "b"], ["embedded", "embedded?max_length=8"])
 
@@ -167,7 +167,7 @@ def test_the_chart_draws_a_line_per_document_and_gap():
     assert "熊猫是熊。" in reader.text
 
 
-def test_a_place_that_is_not_shown_gets_a_dotted_stub():
+def test_a_rank_that_is_not_shown_gets_a_dotted_stub():
     comparison = compare("q", DOCUMENTS, {"last": Table("l", 0, 1, 2, 3)}, top_n=2)
     dotted = [a for t, a in Reader(comparison._repr_html_()).tags if "stroke-dasharray" in a]
 
@@ -196,7 +196,7 @@ def test_texts_can_not_break_out_of_the_page():
     assert "\u202e" not in comparison.to_html()
 
 
-def test_a_terminal_shows_places_moves_and_agreement():
+def test_a_terminal_shows_ranks_moves_and_agreement():
     lines = printed(by_two()).splitlines()
 
     assert ["first", "a", "b", "document"] == lines[0].split()
@@ -205,7 +205,7 @@ def test_a_terminal_shows_places_moves_and_agreement():
     assert all(len(line) <= 80 for line in printed(by_two(), width=80).splitlines())
 
 
-def test_it_is_written_as_json_without_texts_but_the_query():
+def test_its_json_holds_no_text_but_the_query():
     facts = json.loads(json.dumps(by_two().to_dict()))
 
     assert "Paris" not in json.dumps(facts)

@@ -1,4 +1,4 @@
-"""Datasets: every way to name one, and what is wrong with those that can't be used."""
+"""Datasets: every way to name one, and the errors of those that can't be used."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ class TestFolder:
         assert "BM25" == data.first_stage
         assert {"q1": ("d1",), "q2": ("d2",)} == data.candidates
 
-    def test_files_may_be_packed(self, folder):
+    def test_files_may_be_gzipped(self, folder):
         plain = load_dataset(folder)
         for name in ("corpus.jsonl", "run.trec"):
             (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
@@ -129,7 +129,7 @@ class TestFolder:
             ("run.trec", RUN + "q2 d1\n", r"run.trec:4: a run has 6 columns .* not 2"),
         ],
     )
-    def test_what_is_wrong_is_told_with_its_place(self, folder, name, text, message):
+    def test_errors_name_file_and_line(self, folder, name, text, message):
         (folder / name).write_text(text, encoding="utf-8")
 
         with pytest.raises(DataError, match=message):
@@ -151,7 +151,7 @@ class TestFolder:
             ("run.trec", RUN[: RUN.index("q2")], "1 query has no candidates: counted as 0"),
         ],
     )
-    def test_what_is_left_out_is_counted(self, folder, name, text, warning):
+    def test_queries_and_documents_left_out_are_counted(self, folder, name, text, warning):
         (folder / name).write_text(text, encoding="utf-8")
         (message,) = load_dataset(folder).warnings
 
@@ -209,7 +209,7 @@ class TestJSONLines:
         assert {"q": {"q/1": 1}} == data.qrels
         assert ["a", "b"] == data.texts("q", 10)
 
-    def test_positive_and_negative_texts_have_an_order_that_gives_nothing_away(self, tmp_path):
+    def test_positive_and_negative_texts_are_shuffled(self, tmp_path):
         rows = [
             {"query": f"query {n}", "positive": [f"good {n}"], "negative": [f"a{n}", f"b{n}"]}
             for n in range(40)
@@ -237,7 +237,7 @@ class TestJSONLines:
             ),
         ],
     )
-    def test_what_is_wrong_is_told_with_its_place(self, tmp_path, row, message):
+    def test_errors_name_file_and_line(self, tmp_path, row, message):
         with pytest.raises(DataError, match=message):
             self.read(tmp_path, row)
 
@@ -329,7 +329,7 @@ class TestRetriever:
         assert {"q1": ("a", "b")} == data.candidates
         assert ("1 document was retrieved twice for a query",) == data.warnings
 
-    def test_what_it_cannot_use_is_refused(self):
+    def test_an_unusable_retriever_is_refused(self):
         with pytest.raises(ConfigError, match="must have `invoke` or `retrieve`"):
             from_retriever(5, self.JUDGED)
         with pytest.raises(DataError, match="returned a `str`, not a document"):
@@ -386,7 +386,7 @@ class TestIrDatasets:
         assert {"q1": ("d2", "d1"), "q2": ("d2",)} == data.candidates
         assert "They eat bamboo." == data.documents["d1"]
 
-    def test_an_unknown_id_is_told(self):
+    def test_an_unknown_id_is_named_in_the_error(self):
         pytest.importorskip("ir_datasets", reason="needs the extra `ir-datasets`")
         with pytest.raises(ConfigError, match="ir_datasets has no dataset 'no/such'"):
             load_dataset("irds:no/such")
@@ -406,7 +406,7 @@ def test_the_sets_in_the_package_say_where_they_are_from(name):
     assert "CC BY" in data.credit
 
 
-def test_the_digest_follows_all_that_scores_depend_on():
+def test_the_digest_covers_everything_that_scores_depend_on():
     parts = {
         "queries": {"q": "a"},
         "documents": {"d": "x", "e": "y"},
@@ -446,7 +446,7 @@ def test_a_corpus_needs_queries_and_judgements(folder):
         load_dataset("demo:covidqa", qrels=folder / "qrels/test.tsv")
 
 
-def test_a_file_of_no_known_kind_is_refused(tmp_path):
+def test_a_file_of_unknown_kind_is_refused(tmp_path):
     path = tmp_path / "x.parquet"
     path.touch()
 

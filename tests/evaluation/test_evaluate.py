@@ -32,7 +32,7 @@ PERFECT = FakeBackend(lambda query, document: float(document == "d3"), name="per
 LAZY = FakeBackend(lambda query, document: 0.5, name="lazy")
 
 
-def test_the_first_stage_always_stands_beside():
+def test_the_first_stage_is_always_the_baseline():
     evaluation = evaluate(dataset(), [PERFECT])
 
     assert ["first stage", "perfect"] == [system.label for system in evaluation.systems]
@@ -41,7 +41,7 @@ def test_the_first_stage_always_stands_beside():
     assert ("d3", "d0", "d1", "d2") == evaluation.backends[0].rankings["q0"]
 
 
-def test_judgements_in_another_order_than_the_queries_are_theirs_all_the_same():
+def test_judgements_are_matched_to_queries_by_id():
     """Only what `load_dataset()` and its like build has both in one order."""
     data = Dataset(
         "made up",
@@ -83,7 +83,7 @@ def test_equal_scores_keep_the_first_stages_order():
     assert 1.0 == evaluation.compared("lazy", "first stage").p_value
 
 
-def test_what_lies_below_the_depth_keeps_its_order_behind():
+def test_documents_below_the_depth_keep_their_order_at_the_end():
     reverse = FakeBackend(lambda query, document: float("d0d1d2d3".find(document)), scale="logit")
     evaluation = evaluate(dataset(), [reverse], depth=3)
 
@@ -173,7 +173,7 @@ def test_a_list_of_specs_is_labelled_by_them():
     assert ["embedded", names[1]] == [system.label for system in evaluation.backends]
 
 
-def test_a_backend_may_be_called_as_the_first_stage_is():
+def test_a_backend_may_have_the_label_of_the_first_stage():
     evaluation = evaluate(dataset(1), {"first stage": PERFECT})
 
     assert ["first stage (before)", "first stage"] == [
@@ -205,7 +205,7 @@ def test_a_comparison_is_found_by_labels_and_metric():
         evaluation.compared("c", "a", "map")
 
 
-def test_what_was_found_is_a_line_in_a_notebook():
+def test_the_repr_of_an_evaluation_is_one_line():
     """Not megabytes of texts."""
     evaluation = evaluate(dataset(2), [PERFECT])
 
@@ -301,7 +301,7 @@ def test_backends_that_the_caller_built_stay_open(held):
     assert {"a", "b"} == held.loaded
 
 
-def test_each_ranking_is_made_once(monkeypatch):
+def test_each_ranking_is_computed_once(monkeypatch):
     module = importlib.import_module("rerank_plugins.evaluation.evaluate")
     made = []
 

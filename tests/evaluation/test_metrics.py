@@ -45,7 +45,7 @@ def random_case(seed):
 
 
 def trec_eval(qrels, rankings):
-    """Ask trec_eval, with scores that say the order without a tie."""
+    """Measure by trec_eval, with scores that give the order without ties."""
     run = {
         query: {document: 1.0 / place for place, document in enumerate(documents, start=1)}
         for query, documents in rankings.items()
@@ -77,7 +77,7 @@ def test_real_rankings_get_the_figures_of_trec_eval(name):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_mrr_with_a_cut_off_is_trec_evals_of_the_head(seed):
+def test_mrr_at_k_is_trec_evals_mrr_of_the_first_k(seed):
     """trec_eval has no MRR@k: it is its MRR of the first k documents."""
     qrels, rankings = random_case(seed)
     heads = {query: documents[:10] for query, documents in rankings.items()}
@@ -131,7 +131,7 @@ def test_recall_needs_a_cut_off():
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_is_held_against_trec_eval(name):
+def test_every_metric_names_its_counterpart_in_trec_eval(name):
     """Whoever adds a metric names its original in the same entry."""
     assert {name, f"{name}@5"} & {*ORIGINALS}
 

@@ -1,4 +1,4 @@
-"""Reports: what they say, and that they need nothing but themselves."""
+"""Reports: what they say, and that they are self-contained."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def evaluation():
     return evaluate(dataset(), named, depth=4, depths=[2, 3])
 
 
-def test_verdicts_tell_better_worse_and_unclear(evaluation):
+def test_verdicts_are_better_worse_or_unclear(evaluation):
     better, worse, same = (verdict(evaluation, system) for system in evaluation.backends)
 
     assert ("better", "worse", "unclear") == (better.kind, worse.kind, same.kind)
@@ -166,7 +166,7 @@ def test_a_single_query_makes_a_report(tmp_path):
     assert as_markdown(evaluation)
 
 
-def test_what_no_reranker_can_reach_is_said():
+def test_the_limit_set_by_missing_candidates_is_reported():
     data = dataset(3)
     evaluation = evaluate(data, [FakeBackend()], depth=2)
 
@@ -183,7 +183,7 @@ def test_speed_counts_calls_by_nearest_rank():
     assert Latency.of([]) is None
 
 
-def test_numbers_are_written_alike_everywhere():
+def test_numbers_have_one_format():
     assert ["+0.120", "\u22120.120", "0.000", "0.000"] == [
         signed(value) for value in (0.12, -0.12, 0.0, -0.0001)
     ]

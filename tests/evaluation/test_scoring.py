@@ -1,4 +1,4 @@
-"""Scoring once, in turns of depth, and going on after a kill."""
+"""Each pair is scored once, depths take turns, and a killed run resumes."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_the_first_call_is_not_timed():
     assert ("query 0", ("warm-up",)) == backend.calls[0]
 
 
-def test_scores_that_depend_on_the_list_are_asked_for_at_each_depth():
+def test_a_listwise_backend_scores_each_depth():
     class Listwise(FakeBackend):
         cacheable = False
         pointwise = False
@@ -88,7 +88,7 @@ def test_a_query_without_candidates_is_not_scored():
     assert ([], None) == (scored["q0"].down_to(5), scored["q0"].timing)
 
 
-def test_a_backend_that_answers_too_little_is_an_error():
+def test_too_few_scores_are_an_error():
     class Short(FakeBackend):
         def score(self, query, documents):
             return [1.0]
@@ -110,7 +110,7 @@ class TestJournal:
         assert [] == again.calls
         assert 6 == len(steps)
 
-    def test_other_names_and_other_data_have_files_of_their_own(self, tmp_path):
+    def test_other_names_and_other_data_have_separate_files(self, tmp_path):
         score_candidates(FakeBackend(), dataset(), [10], folder=tmp_path)
         for backend, data in ((FakeBackend(name="b"), dataset()), (FakeBackend(), dataset(5))):
             score_candidates(backend, data, [10], folder=tmp_path)
@@ -119,7 +119,7 @@ class TestJournal:
 
         assert 3 == len(list(tmp_path.iterdir()))
 
-    def test_chains_with_other_settings_have_files_of_their_own(self, tmp_path):
+    def test_chains_with_other_settings_have_separate_files(self, tmp_path):
         """The name of a fallback chain lists labels only, which these two share."""
         data = dataset()
         chains = [
@@ -171,7 +171,7 @@ class TestJournal:
             b"\xff\xfe",
         ],
     )
-    def test_a_line_that_is_none_of_ours_is_ignored(self, tmp_path, line):
+    def test_an_invalid_line_is_ignored(self, tmp_path, line):
         data = dataset()
         expected = score_candidates(FakeBackend(), data, [10], folder=tmp_path)
         (path,) = tmp_path.iterdir()
@@ -179,7 +179,7 @@ class TestJournal:
 
         assert expected == score_candidates(FakeBackend(), data, [10], folder=tmp_path)
 
-    def test_what_was_scored_before_a_failure_stays(self, tmp_path):
+    def test_scores_from_before_a_failure_are_kept(self, tmp_path):
         class Breaking(FakeBackend):
             def score(self, query, documents):
                 if query == "query 3":
@@ -193,18 +193,18 @@ class TestJournal:
 
         assert {"query 3", "query 4", "query 5"} == {query for query, _ in pairs(backend)}
 
-    def test_nothing_is_asked_where_all_is_known(self, tmp_path):
+    def test_the_backend_is_not_called_if_all_scores_are_saved(self, tmp_path):
         score_candidates(FakeBackend(name="failing"), dataset(), [10], folder=tmp_path)
 
         score_candidates(FailingBackend(RuntimeError()), dataset(), [10], folder=tmp_path)
 
-    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path):
+    def test_a_folder_that_cannot_be_written_is_an_error(self, tmp_path):
         (tmp_path / "file").touch()
 
         with pytest.raises(ConfigError, match=r"can't (read|write) .*file"):
             score_candidates(FakeBackend(), dataset(), [10], folder=tmp_path / "file")
 
-    def test_a_killed_run_goes_on(self, tmp_path):
+    def test_a_killed_run_resumes(self, tmp_path):
         """A process is killed while it scores real data; the next one does the rest alone."""
         script = textwrap.dedent(
             """
@@ -242,7 +242,7 @@ class TestJournal:
         ]
 
 
-def test_a_chain_with_a_fallback_goes_on_where_it_was(tmp_path):
+def test_a_fallback_chain_resumes(tmp_path):
     """It is not cacheable, since another model may answer, but pointwise: depths are cut."""
     backend, data = FallbackBackend([FakeBackend(), FakeBackend()]), dataset()
     once = score_candidates(backend, data, [2, 10], folder=tmp_path)

@@ -87,7 +87,7 @@ def test_equal_seeds_give_equal_intervals():
     assert [] == estimates([], seed=5)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_intervals_cover_the_true_mean_at_their_rate():
     """300 samples of 60: 95 % of the intervals hold the true mean, give or take chance."""
     columns = [sample(60, 0.3, seed) for seed in range(300)]
     covered = sum(e.low <= 0.3 <= e.high for e in estimates(columns, seed=0))

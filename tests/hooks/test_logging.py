@@ -42,7 +42,7 @@ def test_a_slow_call_is_a_warning(logged, ask):
     assert [("WARNING", "call")] == logged()
 
 
-def test_failures_are_warnings_and_repeats_are_not(logged, fake_server):
+def test_failures_are_warnings_and_retries_are_not(logged, fake_server):
     fake_server.response = FakeResponse({"error": "busy"}, 429)
     server = HTTPBackend(fake_server.url, dialect="tei")
     careful = CircuitBreakingBackend(
@@ -64,7 +64,7 @@ def test_failures_are_warnings_and_repeats_are_not(logged, fake_server):
     ] == logged()
 
 
-def test_nothing_is_formatted_where_nobody_reads(caplog):
+def test_nothing_is_formatted_when_the_log_level_is_off(caplog):
     caplog.set_level(logging.WARNING, "rerank_plugins.calls")
     InstrumentedBackend(FakeBackend(), hooks=["logging"]).score("q", ["a"])
 

@@ -91,7 +91,7 @@ def test_the_call_is_a_child_of_the_applications_span(spans, provider, ask):
     assert answer.parent is None
 
 
-def test_the_trace_goes_on_in_the_server(spans, provider, fake_server, ask):
+def test_the_trace_context_is_sent_to_the_server(spans, provider, fake_server, ask):
     ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), provider))
     attempt, _ = spans.get_finished_spans()
 
@@ -110,7 +110,7 @@ def test_failures_are_the_status_of_the_span(spans, provider, fake_server, ask):
         assert "secret" not in span.to_json()
 
 
-def test_what_happens_inside_are_events_of_the_call(spans, provider, ask):
+def test_retries_fallbacks_and_cache_lookups_are_span_events(spans, provider, ask):
     down = RetryingBackend(
         FailingBackend(BackendUnavailable("down")), attempts=2, initial_backoff=0.0
     )
@@ -139,6 +139,6 @@ def test_the_global_provider_is_the_default():
     assert isinstance(pickle.loads(pickle.dumps(hook)), OpenTelemetryHook)
 
 
-def test_a_provider_of_its_own_cant_be_pickled(provider):
+def test_a_hook_with_its_own_provider_cant_be_pickled(provider):
     with pytest.raises(ConfigError, match="provider"):
         pickle.dumps(OpenTelemetryHook(tracer_provider=provider))

@@ -122,7 +122,7 @@ def test_the_default_registry_is_the_librarys(monkeypatch):
     assert hook == pickle.loads(pickle.dumps(hook))
 
 
-def test_a_registry_of_its_own_cant_be_pickled(registry):
+def test_a_hook_with_its_own_registry_cant_be_pickled(registry):
     with pytest.raises(ConfigError, match="registry"):
         pickle.dumps(PrometheusHook(registry=registry))
 

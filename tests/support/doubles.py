@@ -48,7 +48,7 @@ class Marked(Backend):
 
     def score_many(self, requests: Requests) -> list[Scores]:
         asked = [check_texts(query, documents)[1] for query, documents in requests]
-        texts = [text for found in asked for text in found]
+        texts = [text for candidates in asked for text in candidates]
         self.batches.append(texts)
         if pause := self.seconds + self.per_pair * len(texts):
             time.sleep(pause)
@@ -73,10 +73,10 @@ class Marked(Backend):
         return [
             [
                 float("nan") if text == "nan" else float(len(text))
-                for text in found
+                for text in candidates
                 if text != "short"
             ]
-            for found in asked
+            for candidates in asked
         ]
 
     def scored(self) -> list[str]:

@@ -29,8 +29,8 @@ class Gateway:
         )
 
         pushed = {family.name: family for family in text_string_to_metric_families(text)}
-        kept = {} if method == "PUT" else self.groups.get(path, {})
-        self.groups[path] = {**kept, **pushed}
+        group = {} if method == "PUT" else self.groups.get(path, {})
+        self.groups[path] = {**group, **pushed}
 
     def values(self, path: str) -> dict[str, float]:
         """Return the name and value of each sample of a group."""

@@ -118,5 +118,5 @@ class _Handler(BaseHTTPRequestHandler):
             for rank, key in enumerate(ids, 1)
         ]
         total = {"value": len(hits), "relation": "eq"}
-        found = {"total": total, "max_score": 1.0 if hits else None, "hits": hits}
-        return {"took": 1, "timed_out": False, "_shards": _SHARDS, "hits": found}
+        result = {"total": total, "max_score": 1.0 if hits else None, "hits": hits}
+        return {"took": 1, "timed_out": False, "_shards": _SHARDS, "hits": result}

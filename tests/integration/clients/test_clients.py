@@ -61,7 +61,7 @@ def dialect(request):
 
 
 class TestContract(BackendContract):
-    """What each of our dialects promises holds with our server behind it."""
+    """The contract holds for each of our dialects with our server behind it."""
 
     @pytest.fixture(autouse=True)
     def where(self, roomy, dialect, monkeypatch):
@@ -76,7 +76,7 @@ class TestContract(BackendContract):
         return HTTPBackend(self.url, **self.options)
 
 
-def test_our_scores_come_through_every_dialect(keyed, dialect, monkeypatch):
+def test_every_dialect_returns_the_servers_scores(keyed, dialect, monkeypatch):
     monkeypatch.setenv("THE_KEY", KEY)
     spec = f"{dialect}+{keyed}?model=fake&api_key_env=THE_KEY"
     with load_backend(spec) as backend:
@@ -92,14 +92,14 @@ def test_a_wrong_key_is_an_authentication_error(keyed, dialect, monkeypatch):
     assert "another-key" not in str(caught.value)
 
 
-def test_our_adapters_rank_by_it(keyed, monkeypatch):
+def test_our_adapters_rank_by_the_servers_scores(keyed, monkeypatch):
     langchain = pytest.importorskip("rerank_plugins.langchain")
     llama_index = pytest.importorskip("rerank_plugins.llama_index")
     documents = pytest.importorskip("langchain_core.documents")
     schema = pytest.importorskip("llama_index.core.schema")
     monkeypatch.setenv("XINFERENCE_API_KEY", KEY)
     spec = f"xinference+{keyed}?model=fake&server_scale=probability"
-    found = langchain.RerankCompressor(spec, top_n=2, min_score=0.1).compress_documents(
+    ranked = langchain.RerankCompressor(spec, top_n=2, min_score=0.1).compress_documents(
         [documents.Document(text) for text in DOCUMENTS], QUERY
     )
     nodes = llama_index.RerankPostprocessor(spec, top_n=2).postprocess_nodes(
@@ -107,7 +107,7 @@ def test_our_adapters_rank_by_it(keyed, monkeypatch):
         query_str=QUERY,
     )
 
-    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.page_content for each in found]
+    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.page_content for each in ranked]
     assert [DOCUMENTS[index] for index in BEST[:2]] == [each.node.get_content() for each in nodes]
     assert pytest.approx([SCORES[index] for index in BEST[:2]]) == [each.score for each in nodes]
 
@@ -160,9 +160,9 @@ def test_langchains_integration_of_cohere(keyed):
     integration = pytest.importorskip("langchain_cohere", reason="needs `[dev]`")
     documents = pytest.importorskip("langchain_core.documents")
     compressor = integration.CohereRerank(cohere_api_key=KEY, base_url=keyed, model="fake", top_n=2)
-    found = compressor.compress_documents([documents.Document(text) for text in DOCUMENTS], QUERY)
+    ranked = compressor.compress_documents([documents.Document(text) for text in DOCUMENTS], QUERY)
 
-    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.page_content for each in found]
+    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.page_content for each in ranked]
 
 
 def llama_index_reranker(name, url):
@@ -184,7 +184,7 @@ def test_llama_indexes_integrations(keyed, roomy, name):
     schema = pytest.importorskip("llama_index.core.schema")
     url = roomy if name == "xinference" else keyed  # it can't send a key
     nodes = [schema.NodeWithScore(node=schema.TextNode(text=text), score=0.0) for text in DOCUMENTS]
-    found = llama_index_reranker(name, url).postprocess_nodes(nodes, query_str=QUERY)
+    ranked = llama_index_reranker(name, url).postprocess_nodes(nodes, query_str=QUERY)
 
-    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.node.get_content() for each in found]
-    assert pytest.approx([SCORES[index] for index in BEST[:2]]) == [each.score for each in found]
+    assert [DOCUMENTS[index] for index in BEST[:2]] == [each.node.get_content() for each in ranked]
+    assert pytest.approx([SCORES[index] for index in BEST[:2]]) == [each.score for each in ranked]

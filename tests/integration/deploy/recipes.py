@@ -23,8 +23,8 @@ def is_required():
 def tool(name):
     """Return the path of a program; skip the test, or fail it, where there is none."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
-    if found := shutil.which(name, path=path):
-        return found
+    if program := shutil.which(name, path=path):
+        return program
     if is_required():
         pytest.fail(f"{name} is not installed, and {REQUIRED} is set")
     pytest.skip(f"{name} is not installed")
@@ -40,4 +40,6 @@ def run(name, *arguments, cwd=DEPLOY):
 
 def documents(path):
     """Return the YAML documents of a file."""
-    return [found for found in yaml.safe_load_all(path.read_text(encoding="utf-8")) if found]
+    return [
+        document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document
+    ]

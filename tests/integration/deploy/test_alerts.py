@@ -29,14 +29,14 @@ def test_alerts_fire_when_they_should(file):
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule["alert"])
 def test_each_alert_is_fired_by_a_test_and_kept_silent_by_one(alert):
-    found = set()
+    cases = set()
     for file in TESTS:
         for case in yaml.safe_load((PROMETHEUS / file).read_text(encoding="utf-8"))["tests"]:
             for check in case["promql_expr_test"]:
                 if f'alertname="{alert["alert"]}"' in check["expr"]:
-                    found.add(bool(check["exp_samples"]))
+                    cases.add(bool(check["exp_samples"]))
 
-    assert {True, False} == found
+    assert {True, False} == cases
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule["alert"])
@@ -65,13 +65,13 @@ def test_scrape_configuration_of_compose_is_valid():
 
 def test_scrape_configuration_of_kubernetes_is_valid(tmp_path):
     """Debian's promtool is built without Kubernetes, so its part is checked by name only."""
-    found = yaml.safe_load((PROMETHEUS / "scrape-kubernetes.yaml").read_text(encoding="utf-8"))
-    pods, canary = found["scrape_configs"]
+    config = yaml.safe_load((PROMETHEUS / "scrape-kubernetes.yaml").read_text(encoding="utf-8"))
+    pods, canary = config["scrape_configs"]
     assert canary["job_name"] == "rerank-canary"  # as what is pushed, so there is one name
     assert canary["honor_labels"] is True  # the set's name is what the canary says
     (discovery,) = pods.pop("kubernetes_sd_configs")
     rest = tmp_path / "rest.yaml"
-    rest.write_text(yaml.safe_dump(found), encoding="utf-8")
+    rest.write_text(yaml.safe_dump(config), encoding="utf-8")
 
     run("promtool", "check", "config", "--syntax-only", rest)
     assert {"role": "pod", "namespaces": {"names": ["rerank"]}} == discovery

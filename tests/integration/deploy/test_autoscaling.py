@@ -1,4 +1,4 @@
-"""The autoscaler's settings, in a model of what it does: enough pods in time, and no flapping."""
+"""The autoscaler's settings in a simulation: enough pods in time, and no flapping."""
 
 import math
 from itertools import pairwise
@@ -42,11 +42,11 @@ def simulated(load, seconds):
             history.append((second, desired(pods, queued / pods, wait, busy)))
             recent = max(want for at, want in history if at > second - window)
             if history[-1][1] > pods:
-                least = min(n for at, n in had.items() if at >= second - up["periodSeconds"])
-                pods = min(history[-1][1], math.ceil(least * (1 + up["value"] / 100)))
+                lowest = min(n for at, n in had.items() if at >= second - up["periodSeconds"])
+                pods = min(history[-1][1], math.ceil(lowest * (1 + up["value"] / 100)))
             elif recent < pods:
-                most = max(n for at, n in had.items() if at > second - down["periodSeconds"])
-                pods = max(recent, most - down["value"])
+                highest = max(n for at, n in had.items() if at > second - down["periodSeconds"])
+                pods = max(recent, highest - down["value"])
             had[second] = pods
         yield second, pods, queued
 
@@ -62,7 +62,7 @@ def test_at_rest_there_are_two_pods():
     assert {2} == {pods for _, pods, _ in simulated(lambda _: 0.5 * 2 * POD, 1800)}
 
 
-def test_a_load_of_three_times_is_worked_off_within_two_minutes():
+def test_three_times_the_load_is_absorbed_within_two_minutes():
     """From 60 % of two pods to 180 % of them, all at once."""
     run = [*simulated(lambda second: 2 * POD * (0.6 if second < 300 else 1.8), 900)]
 

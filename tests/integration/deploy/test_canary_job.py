@@ -78,13 +78,13 @@ def test_the_example_set_is_measured_and_pushed_under_its_name(hourly):
     with pushgateway() as gateway:
         done = hourly(gateway)
     ((path, _),) = gateway.groups.items()
-    found = gateway.values(path)
+    metrics = gateway.values(path)
 
     assert done.returncode == 0, done.stderr
     assert path == "/metrics/job/rerank-canary/set/labelled"
     assert json.loads(done.stdout)["queries"] == 20
-    assert found["rerank_canary_mrr_at_10"] == json.loads(done.stdout)["MRR@10"]
-    assert 0 <= time.time() - found["rerank_canary_last_success_timestamp_seconds"] < 120
+    assert metrics["rerank_canary_mrr_at_10"] == json.loads(done.stdout)["MRR@10"]
+    assert 0 <= time.time() - metrics["rerank_canary_last_success_timestamp_seconds"] < 120
 
 
 def test_a_low_mrr_is_pushed_and_fails_the_job(hourly, tmp_path):
@@ -93,11 +93,11 @@ def test_a_low_mrr_is_pushed_and_fails_the_job(hourly, tmp_path):
     labelled.write_text(json.dumps(case) + "\n")
     with pushgateway() as gateway:
         done = hourly(gateway, labelled)
-    found = gateway.values("/metrics/job/rerank-canary/set/low")
+    metrics = gateway.values("/metrics/job/rerank-canary/set/low")
 
     assert done.returncode == 1
-    assert found["rerank_canary_mrr_at_10"] == json.loads(done.stdout)["MRR@10"] == 0.5
-    assert found["rerank_canary_regression"] == 1
+    assert metrics["rerank_canary_mrr_at_10"] == json.loads(done.stdout)["MRR@10"] == 0.5
+    assert metrics["rerank_canary_regression"] == 1
 
 
 def test_a_server_that_refuses_is_no_success(hourly):
@@ -138,18 +138,18 @@ def test_an_update_reads_what_its_job_measured(address, labelled):
 def test_the_job_the_alert_and_the_update_want_the_same_mrr():
     (job,) = documents(BASE / "canary.yaml")
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    (least,) = [each for each in container["args"] if each.startswith("--min=")]
+    (minimum,) = [each for each in container["args"] if each.startswith("--min=")]
     alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
     (alarming,) = re.findall(r"rerank_canary_mrr_at_10 < ([\d.]+)", alerts)
 
-    assert Gates().min_mrr == float(alarming) == float(least.removeprefix("--min="))
+    assert Gates().min_mrr == float(alarming) == float(minimum.removeprefix("--min="))
 
 
 @pytest.mark.parametrize("job", ["hourly", "of an update"])
 def test_both_jobs_check_conformance(job):
     if job == "hourly":
-        (found,) = documents(BASE / "canary.yaml")
-        pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        (cron_job,) = documents(BASE / "canary.yaml")
+        pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     else:
         pod = manifests.measuring_job(IMAGE, "rerank")["spec"]["template"]["spec"]
 

@@ -21,7 +21,7 @@ def test_compose_knows_every_field(name):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_services_are_pinned_and_closed(name):
+def test_services_are_pinned_and_hardened(name):
     service = SERVICES[name]
     assert "build" in service or re.search(r"@sha256:[0-9a-f]{64}$", service["image"])
     assert service["read_only"] is True
@@ -41,7 +41,7 @@ def test_mounted_files_exist(name):
             assert (FOLDER / source).exists(), source
 
 
-def test_names_that_services_give_each_other_exist():
+def test_referenced_networks_and_secrets_exist():
     assert COMPOSE["networks"]["inside"]["internal"] is True
     assert SERVICES["redis"]["networks"] == ["inside"]
     for service in SERVICES.values():
@@ -79,8 +79,8 @@ def test_on_a_gpu_the_image_the_model_and_the_memory_are_others():
 
 
 def test_prometheus_scrapes_the_server_with_a_key():
-    found = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))
-    (job,) = found["scrape_configs"]
+    config = yaml.safe_load((FOLDER / "prometheus.yaml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
     assert [{"targets": ["rerank:8787"]}] == job["static_configs"]
     secret = job["authorization"]["credentials_file"].removeprefix("/run/secrets/")
     assert secret in SERVICES["prometheus"]["secrets"]

@@ -38,7 +38,7 @@ def instructions(stage=None):
             yield word, re.sub(r"\s+", " ", rest)
 
 
-def test_the_linter_has_nothing_to_say():
+def test_the_linter_finds_nothing():
     run("hadolint", DOCKER / "Dockerfile")
 
 
@@ -51,7 +51,7 @@ def test_every_stage_begins_with_the_pinned_image_or_another_stage():
             assert rest.split(" AS ")[0] in stages | {"${PYTHON_IMAGE}"}
 
 
-def test_it_runs_as_nobody_in_particular_and_hears_signals():
+def test_it_runs_unprivileged_and_receives_signals():
     runtime = dict(instructions("runtime"))
     assert runtime["USER"] == "10001:10001"
     assert json.loads(runtime["ENTRYPOINT"]) == ["rerank-plugins"]  # no shell in between
@@ -61,7 +61,7 @@ def test_it_runs_as_nobody_in_particular_and_hears_signals():
         assert {word for word, _ in instructions(stage)} <= {"COPY", "ENV"}
 
 
-def test_no_secret_and_no_model_gets_in():
+def test_the_build_context_excludes_secrets_and_models():
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8").split("\n")
     assert "*" in ignored  # all, but for
     allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}

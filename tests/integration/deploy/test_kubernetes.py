@@ -1,4 +1,4 @@
-"""The manifests: valid, and as the policy of the house wants them."""
+"""The manifests: valid, and as our policies require."""
 
 import itertools
 import re
@@ -63,22 +63,24 @@ def objects(request, overlays):
 
 
 def of(objects, kind):
-    return [found for found in objects if found["kind"] == kind]
+    return [manifest for manifest in objects if manifest["kind"] == kind]
 
 
 def only(objects, kind, name="rerank"):
-    (found,) = [found for found in of(objects, kind) if found["metadata"]["name"] == name]
-    return found
+    (manifest,) = [
+        manifest for manifest in of(objects, kind) if manifest["metadata"]["name"] == name
+    ]
+    return manifest
 
 
 def pods(objects):
     """Yield the name and the spec of each pod template."""
-    for found in objects:
-        if found["kind"] in TEMPLATES:
-            spec = found["spec"]
-            for key in TEMPLATES[found["kind"]]:
+    for manifest in objects:
+        if manifest["kind"] in TEMPLATES:
+            spec = manifest["spec"]
+            for key in TEMPLATES[manifest["kind"]]:
                 spec = spec[key]
-            yield found["metadata"]["name"], spec["spec"], spec["metadata"]["labels"]
+            yield manifest["metadata"]["name"], spec["spec"], spec["metadata"]["labels"]
 
 
 def containers(objects):
@@ -116,11 +118,11 @@ def test_the_check_of_fields_finds_a_misspelt_probe(overlays, tmp_path):
 
 
 def test_custom_resources_have_only_known_fields(objects):
-    for found in objects:
-        if (rules := CUSTOM.get(found["kind"])) is None:
+    for manifest in objects:
+        if (rules := CUSTOM.get(manifest["kind"])) is None:
             continue
-        assert rules["apiVersion"] == found["apiVersion"]
-        spec = found["spec"]
+        assert rules["apiVersion"] == manifest["apiVersion"]
+        spec = manifest["spec"]
         assert rules["required"] <= set(spec) <= set(rules["fields"])
         for name, value in spec.items():
             expected = rules["fields"][name]
@@ -131,9 +133,9 @@ def test_custom_resources_have_only_known_fields(objects):
                 assert isinstance(value, expected), name
 
 
-def test_names_that_objects_give_each_other_exist(objects):
-    maps = {found["metadata"]["name"] for found in of(objects, "ConfigMap")}
-    accounts = {found["metadata"]["name"] for found in of(objects, "ServiceAccount")} | {None}
+def test_referenced_objects_exist(objects):
+    maps = {manifest["metadata"]["name"] for manifest in of(objects, "ConfigMap")}
+    accounts = {manifest["metadata"]["name"] for manifest in of(objects, "ServiceAccount")} | {None}
     for _, pod, _ in pods(objects):
         assert pod.get("serviceAccountName") in accounts
         volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
@@ -141,7 +143,7 @@ def test_names_that_objects_give_each_other_exist(objects):
     for _, pod, container in containers(objects):
         names = {volume["name"] for volume in pod.get("volumes", ())}
         assert {mount["name"] for mount in container.get("volumeMounts", ())} <= names
-    services = {found["metadata"]["name"] for found in of(objects, "Service")}
+    services = {manifest["metadata"]["name"] for manifest in of(objects, "Service")}
     for route in of(objects, "HTTPRoute"):
         assert {ref["name"] for rule in route["spec"]["rules"] for ref in rule["backendRefs"]} <= (
             services
@@ -149,16 +151,16 @@ def test_names_that_objects_give_each_other_exist(objects):
 
 
 def test_services_and_budgets_select_the_pods(objects):
-    labels = {name: found for name, _, found in pods(objects)}
-    for found in of(objects, "Service"):
-        selector = found["spec"]["selector"].items()
-        assert any(selector <= own.items() for own in labels.values()), found["metadata"]["name"]
+    labels = {name: own for name, _, own in pods(objects)}
+    for manifest in of(objects, "Service"):
+        selector = manifest["spec"]["selector"].items()
+        assert any(selector <= own.items() for own in labels.values()), manifest["metadata"]["name"]
     budget = only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
     assert budget.items() <= labels["rerank"].items()
 
 
 def test_everything_is_in_one_namespace(objects):
-    assert {"rerank"} == {found["metadata"]["namespace"] for found in objects}
+    assert {"rerank"} == {manifest["metadata"]["namespace"] for manifest in objects}
 
 
 # Policy
@@ -172,14 +174,14 @@ def test_images_are_pinned_by_digest(objects):
                 assert DIGEST.fullmatch(volume["image"]["reference"]), name
 
 
-def test_digests_of_what_is_not_ours_are_real(objects):
+def test_digests_of_third_party_images_are_real(objects):
     """Only the images that a user builds have the digest of zeros, which can't be pulled."""
     for _, _, container in containers(objects):
         if not container["image"].startswith("registry.example.com/"):
             assert "@sha256:" + "0" * 64 not in container["image"]
 
 
-def test_containers_can_do_nothing_but_their_work(objects):
+def test_containers_are_unprivileged(objects):
     for name, pod, container in containers(objects):
         own, shared = container["securityContext"], pod["securityContext"]
         assert own["readOnlyRootFilesystem"] is True, name
@@ -207,7 +209,7 @@ def test_memory_limit_equals_its_request_and_cpu_is_not_throttled(objects):
         assert "cpu" not in resources["limits"], name
 
 
-def test_what_can_be_written_is_bounded(objects):
+def test_writable_volumes_have_a_size_limit(objects):
     for name, pod, _ in pods(objects):
         for volume in pod.get("volumes", ()):
             if "emptyDir" in volume:
@@ -217,7 +219,7 @@ def test_what_can_be_written_is_bounded(objects):
     assert all(m.get("readOnly") for m in container["volumeMounts"] if m["name"] not in writable)
 
 
-def test_weights_are_checked_against_sums_from_elsewhere(objects):
+def test_weights_are_checked_against_sums_stored_elsewhere(objects):
     pod, _ = server(objects)
     (check,) = pod["initContainers"]
     assert ["sha256sum", "--check", "--strict"] == check["command"][:3]
@@ -230,9 +232,9 @@ def test_weights_are_checked_against_sums_from_elsewhere(objects):
 
 def test_the_list_of_weights_names_the_model(objects):
     (sums,) = [
-        found["data"]["SHA256SUMS"]
-        for found in of(objects, "ConfigMap")
-        if "SHA256SUMS" in found.get("data", {})
+        manifest["data"]["SHA256SUMS"]
+        for manifest in of(objects, "ConfigMap")
+        if "SHA256SUMS" in manifest.get("data", {})
     ]
     model = tomllib.loads(config_of(objects))["backend"]["model"].removeprefix("/models/")
     assert re.search(rf"^[0-9a-f]{{64}}  {model}/model.safetensors$", sums, re.MULTILINE)
@@ -250,7 +252,7 @@ def test_the_canary_reads_its_mounted_set_and_calls_the_service(objects):
     _, path, backend, *_ = container["args"]
     assert path.removeprefix(f"{mount['mountPath']}/") in data
     host = backend.removeprefix("--backend=infinity+http://").partition("?")[0]
-    assert host in {found["metadata"]["name"] for found in of(objects, "Service")}
+    assert host in {manifest["metadata"]["name"] for manifest in of(objects, "Service")}
     ((_, _, labels),) = pods([canary])
     assert labels["rerank.example.com/client"] == "true"
 
@@ -283,7 +285,7 @@ def test_a_model_has_minutes_to_load_before_the_liveness_probe_counts(objects):
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
 
 
-def test_grace_is_longer_than_the_pause_and_the_drain(objects):
+def test_the_grace_period_exceeds_pre_stop_and_drain(objects):
     pod, container = server(objects)
     settings = settings_of(objects)
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -297,31 +299,31 @@ def test_a_rollout_never_takes_the_last_server(objects):
     rolling = deployment["spec"]["strategy"]["rollingUpdate"]
     assert rolling["maxUnavailable"] + rolling["maxSurge"] == 1
     assert "replicas" not in deployment["spec"]
-    (least,) = [
+    (minimum,) = [
         f["spec"].get("minReplicas") or f["spec"].get("minReplicaCount")
         for f in objects
         if f["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}
     ]
-    assert least >= 2
+    assert minimum >= 2
     budget = only(objects, "PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1
     assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_scaling_up_is_fast_and_down_is_slow(objects):
-    for found in objects:
-        if found["kind"] == "HorizontalPodAutoscaler":
-            behavior = found["spec"]["behavior"]
-        elif found["kind"] == "ScaledObject":
-            behavior = found["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    for manifest in objects:
+        if manifest["kind"] == "HorizontalPodAutoscaler":
+            behavior = manifest["spec"]["behavior"]
+        elif manifest["kind"] == "ScaledObject":
+            behavior = manifest["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         else:
             continue
         assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
         assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
 
 
-def test_nobody_reaches_a_pod_who_is_not_named(objects):
-    policies = [found["spec"] for found in of(objects, "NetworkPolicy")]
+def test_network_policies_cover_every_pod_and_have_no_open_rule(objects):
+    policies = [manifest["spec"] for manifest in of(objects, "NetworkPolicy")]
     for name, _, labels in pods(objects):
         covering = [
             policy["policyTypes"]
@@ -335,7 +337,7 @@ def test_nobody_reaches_a_pod_who_is_not_named(objects):
             assert rule.get("from") or rule.get("to")
 
 
-def test_the_way_in_exposes_the_paths_of_clients_and_no_more(objects):
+def test_the_gateway_exposes_only_the_paths_of_clients(objects):
     """Xinference's client, for one, fetches whether there are keys, and the model by its name."""
     paths = create_app("embedded", settings=ServerSettings()).openapi()["paths"]
     wanted = {
@@ -346,14 +348,14 @@ def test_the_way_in_exposes_the_paths_of_clients_and_no_more(objects):
     }
     (route,) = of(objects, "HTTPRoute")
     (rule,) = route["spec"]["rules"]
-    found = set()
+    exposed = set()
     for match in rule["matches"]:
         path, method = match["path"], match["method"]
-        found.add((path["value"], method))
+        exposed.add((path["value"], method))
         if path["type"] == "PathPrefix":
-            found.add((f"{path['value']}/{{name}}", method))
+            exposed.add((f"{path['value']}/{{name}}", method))
 
-    assert wanted == found
+    assert wanted == exposed
 
 
 def test_the_gateway_waits_longer_than_the_server(objects):
@@ -368,9 +370,9 @@ def test_the_gateway_waits_longer_than_the_server(objects):
 
 def config_of(objects):
     (config,) = [
-        found["data"]["rerank.toml"]
-        for found in of(objects, "ConfigMap")
-        if "rerank.toml" in found.get("data", {})
+        manifest["data"]["rerank.toml"]
+        for manifest in of(objects, "ConfigMap")
+        if "rerank.toml" in manifest.get("data", {})
     ]
     return config
 

@@ -60,12 +60,12 @@ def served(tmp_path_factory):
         if names := getattr(collector, "_labelnames", ()):
             assert labels[collector._name] <= set(names)
             labels[collector._name] |= set(names)
-    found = {}
+    labels_of = {}
     for family in families:
         for ending in ENDINGS.get(family.type, ("",)):
             more = {"le"} if ending == "_bucket" else set()
-            found[f"{family.name}{ending}"] = labels[family.name] | more
-    return found
+            labels_of[f"{family.name}{ending}"] = labels[family.name] | more
+    return labels_of
 
 
 def metrics_in(expression):
@@ -82,10 +82,10 @@ def metrics_in(expression):
 @pytest.mark.parametrize(("name", "expression"), EXPRESSIONS, ids=[name for name, _ in EXPRESSIONS])
 def test_queried_metrics_exist(name, expression, served):
     known = {**served, **ELSEWHERE, **{each: set() for each in RECORDED}}
-    found = [*metrics_in(expression)]
-    assert found
+    queried = [*metrics_in(expression)]
+    assert queried
     carried = set(SCRAPED)
-    for metric, filters in found:
+    for metric, filters in queried:
         assert metric in known, f"{name} queries {metric}"
         assert filters <= known[metric] | SCRAPED, f"{metric} has no label {filters}"
         carried |= known[metric]
@@ -95,7 +95,7 @@ def test_queried_metrics_exist(name, expression, served):
         assert wanted in carried
 
 
-def test_every_metric_of_the_server_is_drawn_or_watched(served):
+def test_every_metric_of_the_server_is_in_a_panel_or_an_alert(served):
     wanted = {metric for _, expression in EXPRESSIONS for metric, _ in metrics_in(expression)}
     ours = {name for name in served if re.match(r"rerank_.*(?<!_created)$", name)}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
@@ -108,15 +108,17 @@ def test_every_metric_of_the_server_is_drawn_or_watched(served):
 @pytest.mark.parametrize(
     "panel", [p for p in DASHBOARD["panels"] if p["type"] != "row"], ids=lambda p: p["title"]
 )
-def test_legends_name_labels_that_are_left(panel):
+def test_legends_use_only_labels_that_the_query_keeps(panel):
     for target in panel["targets"]:
-        kept = set(re.findall(r"\w+", " ".join(re.findall(r"\bby *\(([^)]*)\)", target["expr"]))))
+        labels_left = set(
+            re.findall(r"\w+", " ".join(re.findall(r"\bby *\(([^)]*)\)", target["expr"])))
+        )
         plain = not re.search(r"\b(sum|max|min|avg)\b", target["expr"])
         for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
-            assert label in kept or plain
+            assert label in labels_left or plain
 
 
-def test_panels_stand_beside_each_other():
+def test_panels_do_not_overlap():
     taken = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -130,7 +132,7 @@ def test_panels_stand_beside_each_other():
         taken |= cells
 
 
-def test_panels_say_what_they_show():
+def test_panels_have_a_title_and_a_description():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     for panel in DASHBOARD["panels"]:

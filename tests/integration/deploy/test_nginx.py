@@ -98,7 +98,7 @@ def front(tmp_path_factory, certificate):
 
 
 def problem(text):
-    """Return the type of an error, which must have the shape of the server's own."""
+    """Return the type of an error, which must have the format of the server's own."""
     return ErrorResponse.model_validate_json(text).error.type
 
 
@@ -112,7 +112,7 @@ def test_scores_pass_unchanged(front):
     assert [results[0], results[1]] == pytest.approx(scores, abs=1e-6)
 
 
-def test_a_body_that_is_too_long_ends_at_nginx(front):
+def test_nginx_refuses_a_body_that_is_too_long(front):
     client, (first, second) = front
     before = [log.read_text().count("POST") for _, log in (first, second)]
     reply = client.post("/v1/rerank", content=b"x" * (4 * 1024 * 1024 + 1))
@@ -135,7 +135,7 @@ def test_the_limit_is_the_servers_own(front):
         *("/v1/../metrics", "/v1/models/%2e%2e/%2e%2e/metrics", "/v1/models/..%2f..%2fmetrics"),
     ],
 )
-def test_what_clients_do_not_need_is_not_there(front, path):
+def test_paths_that_clients_do_not_need_are_404(front, path):
     client, _ = front
     reply = client.get(path)
 
@@ -143,16 +143,16 @@ def test_what_clients_do_not_need_is_not_there(front, path):
     assert problem(reply.text) == "not_found"
 
 
-def test_all_paths_of_clients_are_there(front):
+def test_all_paths_of_clients_are_exposed(front):
     """Xinference's client, for one, fetches whether there are keys, and the model by its name."""
     client, _ = front
     paths = set(create_app("embedded").openapi()["paths"]) - {"/metrics", "/livez", "/readyz"}
     assert len(paths) >= 7
     for path in paths:
         reply = client.get(path.replace("{name}", "BAAI/bge-reranker-base"))
-        found = "" if reply.status_code == 200 else problem(reply.text)
+        kind = "" if reply.status_code == 200 else problem(reply.text)
         expected = {"model_not_found"} if "{name}" in path else {"", "wrong_method"}
-        assert found in expected, path
+        assert kind in expected, path
 
 
 MALFORMED = {
@@ -191,7 +191,7 @@ def test_the_page_works_behind_nginx(front):
     assert client.get("/ui/backends", headers={"Authorization": "Bearer x"}).status_code == 401
 
 
-def test_the_server_decides_about_keys(front):
+def test_the_server_checks_keys(front):
     client, _ = front
     reply = client.post(
         "/v1/rerank", json=BODY, headers={"Authorization": "Bearer wrong-wrong-wrong"}
@@ -200,7 +200,7 @@ def test_the_server_decides_about_keys(front):
     assert reply.status_code == 401
 
 
-def test_what_the_client_says_of_its_address_is_overwritten(tmp_path, certificate):
+def test_a_forwarded_address_from_the_client_is_overwritten(tmp_path, certificate):
     port, one, two = free_ports(3)
     context = ssl.create_default_context(cafile=certificate / "rerank.pem")
     with (
@@ -242,7 +242,7 @@ def test_connections_to_the_servers_are_kept(front):
     assert any(after)
 
 
-def test_nginx_lets_go_of_a_connection_before_the_server_does():
+def test_nginx_closes_idle_connections_before_the_server_does():
     upstream = int(re.search(r"keepalive_timeout (\d+)s;", CONF)[1])
 
     assert upstream < ServerSettings().keep_alive_seconds

@@ -93,14 +93,14 @@ def test_prometheus_answers_every_query_of_the_recipes(prometheus, expression):
     query(prometheus, filled(expression))
 
 
-def test_the_panels_of_a_server_that_works_are_not_empty(prometheus):
+def test_the_panels_of_a_working_server_are_not_empty(prometheus):
     names = {"panel Latency", "panel Requests per second", "panel Wait in the queue"}
-    found = {}
+    samples = {}
     for name, expression in EXPRESSIONS:
         if name in names:
-            found[name] = found.get(name, True) and bool(query(prometheus, filled(expression)))
+            samples[name] = samples.get(name, True) and bool(query(prometheus, filled(expression)))
 
-    assert dict.fromkeys(names, True) == found
+    assert dict.fromkeys(names, True) == samples
 
 
 def test_all_rules_are_in_good_health(prometheus):

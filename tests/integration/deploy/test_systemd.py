@@ -25,14 +25,14 @@ def test_systemd_knows_every_line(instance):
     assert run("systemd-analyze", "verify", "--man=no", instance).strip() == ""
 
 
-def test_systemd_finds_little_to_attack(instance):
+def test_systemds_exposure_score_is_low(instance):
     """On its scale 10 is open and 0 is closed; what is left is the network it serves."""
     run(
         *("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager"), instance
     )
 
 
-def test_it_has_the_time_to_drain():
+def test_the_stop_timeout_exceeds_the_drain():
     settings = ServerSettings()
     seconds = int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)[1])
 

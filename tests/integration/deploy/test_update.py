@@ -1,4 +1,4 @@
-"""An update: what it refuses, what it takes back, and that it leaves nothing behind.
+"""An update: what it refuses, what it rolls back, and that it leaves nothing behind.
 
 The cluster is a double at the border, where kubectl is called; the measuring is real.
 """
@@ -97,12 +97,12 @@ def alert(name):
 
 @pytest.fixture
 def deployment(overlays):
-    (found,) = [
+    (manifest,) = [
         each
         for each in documents(overlays["cpu"])
         if each["kind"] == "Deployment" and each["metadata"]["name"] == "rerank"
     ]
-    return found
+    return manifest
 
 
 @pytest.fixture
@@ -194,13 +194,13 @@ def test_a_worse_image_never_gets_traffic(cluster, update, figures, reason):
     assert not cluster.objects
 
 
-def test_noise_is_no_reason(cluster, update):
+def test_noise_does_not_stop_an_update(cluster, update):
     cluster.figures["rerank-candidate"] = {**GOOD, "MRR@10": 0.895, "p95_seconds": 0.115}
 
     assert update()[0] == 0
 
 
-def test_an_image_that_breaks_a_promise_is_refused(cluster, update):
+def test_an_image_that_fails_conformance_is_refused(cluster, update):
     cluster.failing_jobs.add("rerank-candidate")
     code, output = update()
 
@@ -229,13 +229,13 @@ def test_an_update_does_not_begin_while_alerts_fire(cluster, update):
     assert not [call for call in cluster.calls if call.startswith("apply")]
 
 
-def test_alerts_of_others_and_for_information_are_no_reason(cluster, update):
+def test_foreign_and_info_alerts_do_not_stop_an_update(cluster, update):
     cluster.alerts = [{"DiskFull", "RerankCpuHigh/info"}]
 
     assert update()[0] == 0
 
 
-def test_an_alert_while_one_pod_serves_ends_it(cluster, update):
+def test_an_alert_while_the_candidate_serves_removes_it(cluster, update):
     cluster.alerts = [(), (), {"RerankErrorBudgetBurnsFast"}]
     code, output = update()
 
@@ -263,7 +263,7 @@ def test_a_rollout_that_hangs_brings_the_old_image_back(cluster, update):
     assert "look at it now" in output
 
 
-def test_not_to_see_the_alerts_is_a_reason_to_stop(cluster, update):
+def test_an_unreachable_prometheus_stops_an_update(cluster, update):
     cluster.broken["--raw"] = 2
     code, output = update()
 
@@ -284,9 +284,9 @@ def test_a_sidecar_keeps_its_image(cluster, update):
 # What is applied
 
 
-def test_the_candidate_is_what_runs_with_another_image_and_without_traffic(deployment, overlays):
-    found, service = manifests.candidate(deployment, NEW)
-    template = found["spec"]["template"]
+def test_the_candidate_differs_only_in_image_and_traffic(deployment, overlays):
+    candidate, service = manifests.candidate(deployment, NEW)
+    template = candidate["spec"]["template"]
     labels = template["metadata"]["labels"]
     spec, running = template["spec"], deployment["spec"]["template"]["spec"]
     for container in [*spec["initContainers"], *spec["containers"]]:
@@ -309,7 +309,7 @@ def test_the_candidate_is_what_runs_with_another_image_and_without_traffic(deplo
     assert front["spec"]["selector"].items() <= once_shared.items()
 
 
-def test_what_is_applied_is_valid(deployment, labelled, tmp_path):
+def test_applied_objects_are_valid(deployment, labelled, tmp_path):
     objects = [
         *manifests.candidate(deployment, NEW),
         *manifests.inputs(labelled),
@@ -340,19 +340,21 @@ def test_kubectl_knows_every_command(update, cluster):
 def test_the_account_is_applied_in_one_go():
     """kubectl refuses a namespace of its own beside objects that name another."""
     text = (DEPLOY / "update" / "role.yaml").read_text(encoding="utf-8")
-    found = {each["metadata"].get("namespace") for each in documents(DEPLOY / "update/role.yaml")}
+    namespaces = {
+        each["metadata"].get("namespace") for each in documents(DEPLOY / "update/role.yaml")
+    }
 
-    assert {"rerank", "monitoring"} == found
+    assert {"rerank", "monitoring"} == namespaces
     assert "`kubectl apply -f role.yaml`" in text
 
 
-def test_the_role_allows_what_is_done(update, cluster):
+def test_the_role_allows_every_command(update, cluster):
     update()
     rules = [
         rule
-        for found in documents(DEPLOY / "update" / "role.yaml")
-        if found["kind"] == "Role" and found["metadata"].get("namespace") != "monitoring"
-        for rule in found["rules"]
+        for each in documents(DEPLOY / "update" / "role.yaml")
+        if each["kind"] == "Role" and each["metadata"].get("namespace") != "monitoring"
+        for rule in each["rules"]
     ]
     allowed = {name: set(rule["verbs"]) for rule in rules for name in rule["resources"]}
     needed = {"create", "patch", "get", "delete"}

@@ -81,7 +81,7 @@ def section(module: ModuleType) -> str:
 
 
 def summary(module: ModuleType, name: str) -> str:
-    """Return the first line of what is said of a public name, or "" if nothing is."""
+    """Return the first line of a public name's documentation, or ""."""
     value = getattr(module, name)
     if inspect.isclass(value) or inspect.isroutine(value):
         return first_line(value.__doc__ if inspect.isroutine(value) else own_doc(value))

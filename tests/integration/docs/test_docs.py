@@ -71,7 +71,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 def run_shell(code):
-    """Run the commands of ours in a block; installing and starting services is CI's work."""
+    """Run the `rerank-plugins` commands of a block; CI installs and starts services."""
     for line in re.sub(r"\\\n", "", code).splitlines():
         command = line.rpartition("&& ")[2]
         if re.match(r"(.*\| *)?rerank-plugins ", command):
@@ -114,7 +114,7 @@ def test_every_example_runs(example, hub, workspace, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page):
+def test_linked_files_exist(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,4 +1,4 @@
-"""Every retrieval recipe runs on its real engine, and prints what reranking brings.
+"""Every retrieval recipe runs on its real engine, and prints the gain from reranking.
 
 Elasticsearch and OpenSearch run their official clients against a stand-in (`search_engine`).
 """
@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    """A configuration that scores a pair once, however many recipes ask for it."""
+    """A configuration with a cache, so that all recipes together score a pair once."""
     file = tmp_path_factory.mktemp("recipes") / "rerank.toml"
     file.write_text('[backend]\nkind = "embedded"\n[cache]\n', encoding="utf-8")
     return str(file)
@@ -43,13 +43,13 @@ def backend(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed():
-    """What each recipe has printed, by its name."""
+    """The output of each recipe, by its name."""
     return {}
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, backend, printed):
-    """Return a function that runs a recipe as a script, once, and gives what it printed."""
+    """Return a function that runs a recipe as a script, once, and returns its output."""
 
     def runner(name):
         if name not in printed:
@@ -65,7 +65,7 @@ def run(monkeypatch, capsys, backend, printed):
 
 
 def figures(printed):
-    """Read the tables: per table what was found first, reranked, and the gain."""
+    """Read the tables: per table the figures of the first stage, reranked, and the gain."""
     values = [(float(ndcg), float(mrr)) for _, ndcg, mrr in FIGURES.findall(printed)]
     gains = [tuple(map(float, gain)) for gain in GAIN.findall(printed)]
     return list(zip(values[::2], values[1::2], gains, strict=True))
@@ -86,11 +86,11 @@ def test_every_recipe_is_tested():
         ("lancedb_rerank", 2),
     ],
 )
-def test_reranking_helps_what_an_engine_finds_in_english(run, name, tables):
-    found = figures(run(name))
+def test_reranking_improves_every_english_first_stage(run, name, tables):
+    tables_printed = figures(run(name))
 
-    assert tables == len(found)
-    for (before, _), (after, _), (gain, low, high) in found:
+    assert tables == len(tables_printed)
+    for (before, _), (after, _), (gain, low, high) in tables_printed:
         assert 0.2 < before < 1
         assert before < after
         assert low <= gain <= high
@@ -112,13 +112,13 @@ def test_official_clients_work_against_the_documented_wire_format(run, monkeypat
 
 
 @pytest.mark.slow
-def test_the_hybrid_finds_more_than_either_part(run):
+def test_hybrid_search_beats_either_part(run):
     words, vectors, hybrid = figures(run("hybrid_rerank"))
 
     assert max(words[0][0], vectors[0][0]) < hybrid[0][0]
 
 
-def test_the_shared_part_judges_by_the_shipped_sets(monkeypatch):
+def test_the_shared_module_uses_the_shipped_sets(monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.syspath_prepend(FOLDER)
     common = __import__("common")

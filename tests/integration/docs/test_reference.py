@@ -23,7 +23,7 @@ def test_the_page_shows_the_docstrings():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_all_that_is_exported_has_a_docstring(name):
+def test_every_export_has_a_docstring(name):
     module = importlib.import_module(name)
 
     assert [] == [export for export in module.__all__ if not summary(module, export)]

@@ -35,7 +35,7 @@ def resident():
 
 
 async def settled(condition, seconds=10.0):
-    """Return whether `condition()` holds before the time is up."""
+    """Wait for `condition()`; return whether it holds before the time is up."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

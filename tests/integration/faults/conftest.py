@@ -19,7 +19,7 @@ def _frameworks():
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
-    """Every request carries a key, which nothing may tell."""
+    """Every request carries a key, which no error or log may contain."""
     for variable in ("COHERE_API_KEY", "TEI_API_KEY"):
         monkeypatch.setenv(variable, KEY)
 

@@ -98,14 +98,14 @@ def _llama_index(texts, settings):
 def surfaces(*names, modes=("sync", "async")):
     """Return pytest parameters: each interface in each mode; without its framework, skipped."""
     modules = {"langchain": "langchain_core", "llama_index": "llama_index.core"}
-    found = []
+    parameters = []
     for name in names or ("bare", "langchain", "llama_index"):
         missing = name in modules and _is_missing(modules[name])
         marks = pytest.mark.skipif(missing, reason=f"needs the extra of {name}")
-        found += [
+        parameters += [
             pytest.param(Surface(name, mode), id=f"{name}-{mode}", marks=marks) for mode in modes
         ]
-    return found
+    return parameters
 
 
 def _is_missing(module):
@@ -116,7 +116,7 @@ def _is_missing(module):
 
 
 def client(url, *, attempts=ATTEMPTS, deadline=10.0, dialect="cohere", **options):
-    """Build what a careful user has: a remote backend that is asked again without a wait."""
+    """Build a remote backend that retries without waiting."""
     if dialect != "tei":
         options.setdefault("model", "m")
     options.setdefault("timeout", deadline)
@@ -130,7 +130,7 @@ def chain(spec, **tables):
 
 
 def everything_said(error):
-    """Return an error as a log would show it: its notes and causes, and their messages."""
+    """Return the text of an error as a log shows it: messages, notes and causes."""
     causes, cause = [], error
     while cause is not None:
         causes.append(repr(cause))

@@ -30,7 +30,7 @@ def backend_of(url):
 
 @pytest.mark.parametrize("surface", on(modes=["async"]))
 async def test_thousands_of_cancelled_calls_leave_nothing(slow_server, surface):
-    """No task, no socket, no open circuit, nobody who waits for an answer that never comes."""
+    """No task, no socket, no open circuit, and no caller that waits forever."""
     chance = random.Random(0)
     cancelled = 0
     backend = backend_of(slow_server)
@@ -51,8 +51,8 @@ async def test_thousands_of_cancelled_calls_leave_nothing(slow_server, surface):
 
     assert cancelled > calls / 3
     assert set() == other_tasks()
-    kept = await surface.in_loop(backend)  # the circuit is closed, the pool has room
-    assert RANKED == [text for text, *_ in kept]
+    ranked = await surface.in_loop(backend)  # the circuit is closed, the pool has room
+    assert RANKED == [text for text, *_ in ranked]
     await backend.aclose()
     assert sockets() <= before
 

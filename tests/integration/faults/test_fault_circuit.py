@@ -43,14 +43,14 @@ def test_an_open_circuit_sends_nothing(fake_server, surface):
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
 def test_an_open_circuit_keeps_the_original_order(fake_server, surface):
     with open_circuit(fake_server, surface, cooldown=60.0) as backend:
-        kept = surface.ask(backend, on_error="original_order")
+        ranked = surface.ask(backend, on_error="original_order")
 
-    assert [(text, None, "fallback:BackendUnavailable") for text in TEXTS] == kept
+    assert [(text, None, "fallback:BackendUnavailable") for text in TEXTS] == ranked
     assert [] == fake_server.requests
 
 
 @pytest.mark.parametrize("surface", on("bare"))
-def test_an_open_circuit_costs_less_than_a_millisecond(fake_server, surface):
+def test_a_call_through_an_open_circuit_takes_less_than_a_millisecond(fake_server, surface):
     """The quickest of many tells what it costs when nothing else runs."""
     with open_circuit(fake_server, surface, cooldown=60.0) as backend:
 

@@ -28,7 +28,9 @@ STRANGE = [
     ],
     ids=["surrogate in the query", "surrogate in a document", "blank query"],
 )
-def test_what_is_no_text_is_refused_and_not_sent(fake_server, surface, query, texts, on_error):
+def test_input_that_is_not_text_is_refused_before_sending(
+    fake_server, surface, query, texts, on_error
+):
     with client(fake_server.url) as backend, pytest.raises(UnsupportedInputError):
         surface.ask(backend, texts, query=query, on_error=on_error)
 
@@ -36,7 +38,7 @@ def test_what_is_no_text_is_refused_and_not_sent(fake_server, surface, query, te
 
 
 @pytest.mark.parametrize("surface", on())
-def test_no_documents_are_no_call(fake_server, surface):
+def test_no_documents_send_no_request(fake_server, surface):
     with client(fake_server.url) as backend:
         assert [] == surface.ask(backend, [])
 
@@ -47,9 +49,9 @@ def test_no_documents_are_no_call(fake_server, surface):
 def test_strange_texts_keep_their_place(fake_server, surface):
     """Each gets the score of its own text; a blank one is scored as a space."""
     with client(fake_server.url) as backend:
-        kept = {text: score for text, score, _ in surface.ask(backend, STRANGE)}
+        score_of = {text: score for text, score, _ in surface.ask(backend, STRANGE)}
 
-    assert {text: word_overlap(QUERY, text) for text in STRANGE} == kept
+    assert {text: word_overlap(QUERY, text) for text in STRANGE} == score_of
 
 
 @pytest.mark.parametrize("surface", on())
@@ -57,17 +59,17 @@ def test_10000_documents_are_scored_in_parts(fake_server, surface):
     fake_server.response = serve_dialect("tei")
     texts = [f"panda {number}" if number % 3 else f"hi {number}" for number in range(10_000)]
     with client(fake_server.url, dialect="tei", deadline=110.0) as backend:
-        kept = surface.ask(backend, texts, query="panda")
+        ranked = surface.ask(backend, texts, query="panda")
 
-    assert sorted(texts) == sorted(text for text, *_ in kept)
-    assert all(score == word_overlap("panda", text) for text, score, _ in kept)
+    assert sorted(texts) == sorted(text for text, *_ in ranked)
+    assert all(score == word_overlap("panda", text) for text, score, _ in ranked)
     assert {32} == {len(received.body["texts"]) for received in fake_server.requests[:300]}
     assert fake_server.max_in_flight <= 4
 
 
 @pytest.mark.parametrize("surface", on())
-def test_one_refused_part_of_many_refuses_all(fake_server, surface):
-    """Never half a ranking, also not where failures are hidden."""
+def test_one_refused_part_fails_the_whole_call(fake_server, surface):
+    """Never half a ranking, even with `on_error="original_order"`."""
     right = serve_dialect("tei")
 
     def behave(received):

@@ -55,7 +55,9 @@ def proxy(fake_server):
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("case", LINES)
-def test_a_broken_line_is_one_error_and_mends(fake_server, proxy, surface, case):
+def test_a_broken_connection_is_one_error_and_the_next_call_works(
+    fake_server, proxy, surface, case
+):
     proxy.fault, error, asked = LINES[case]
     deadline = DEADLINE if error is BackendTimeout else 30.0
     with client(proxy.url, deadline=deadline) as backend:
@@ -68,8 +70,8 @@ def test_a_broken_line_is_one_error_and_mends(fake_server, proxy, surface, case)
         assert asked == len(fake_server.requests)
         assert took < deadline + TOLERANCE
         assert error is not BackendTimeout or took >= deadline - 0.01
-        said = everything_said(caught.value)
-        assert not [text for text in (QUERY, *TEXTS, KEY) if text in said]
+        messages = everything_said(caught.value)
+        assert not [text for text in (QUERY, *TEXTS, KEY) if text in messages]
     proxy.fault = None
     with client(proxy.url, deadline=30.0) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
@@ -77,24 +79,24 @@ def test_a_broken_line_is_one_error_and_mends(fake_server, proxy, surface, case)
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
 @pytest.mark.parametrize("case", LINES)
-def test_the_original_order_hides_a_broken_line(proxy, surface, case):
+def test_the_original_order_hides_a_broken_connection(proxy, surface, case):
     proxy.fault, error, _ = LINES[case]
     deadline = DEADLINE if error is BackendTimeout else 30.0
     with client(proxy.url, deadline=deadline) as backend:
-        kept = surface.ask(backend, on_error="original_order")
+        ranked = surface.ask(backend, on_error="original_order")
 
-    assert [(text, None, f"fallback:{error.__name__}") for text in TEXTS] == kept
+    assert [(text, None, f"fallback:{error.__name__}") for text in TEXTS] == ranked
 
 
 @pytest.mark.parametrize("surface", on())
-def test_a_long_way_is_no_fault(proxy, surface):
+def test_a_slow_connection_is_no_fault(proxy, surface):
     proxy.fault = Delay(0.05)
     with client(proxy.url, deadline=30.0) as backend:
         assert RANKED == [(text, score) for text, score, _ in surface.ask(backend)]
 
 
 @pytest.mark.parametrize("surface", on())
-def test_a_server_that_comes_back_in_time_is_found(proxy, surface):
+def test_a_server_that_comes_back_within_the_deadline_is_reached(proxy, surface):
     """Refused at first: nobody listens until another thread starts the server again."""
     proxy.stop()
     back = threading.Timer(0.2, proxy.start)
@@ -108,7 +110,7 @@ def test_a_server_that_comes_back_in_time_is_found(proxy, surface):
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://rerank.invalid"])
-def test_nobody_there_is_unavailable(surface, url):
+def test_an_unreachable_server_is_unavailable(surface, url):
     """Refused, or a name that does not exist."""
     with client(url) as backend, pytest.raises(BackendUnavailable) as caught:
         surface.ask(backend)
@@ -118,7 +120,7 @@ def test_nobody_there_is_unavailable(surface, url):
 
 
 @pytest.mark.parametrize("surface", on())
-def test_no_trusted_encryption_is_not_worth_another_try(fake_server, surface):
+def test_a_tls_failure_is_not_retried(fake_server, surface):
     """The server speaks no TLS; neither will it the next time."""
     url = fake_server.url.replace("http:", "https:")
     with client(url) as backend, pytest.raises(BackendError, match="no trusted enc") as caught:
@@ -129,12 +131,12 @@ def test_no_trusted_encryption_is_not_worth_another_try(fake_server, surface):
 
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
-def test_the_original_order_hides_a_lack_of_encryption(fake_server, surface):
+def test_the_original_order_hides_a_tls_failure(fake_server, surface):
     url = fake_server.url.replace("http:", "https:")
     with client(url) as backend:
-        kept = surface.ask(backend, on_error="original_order")
+        ranked = surface.ask(backend, on_error="original_order")
 
-    assert [(text, None, "fallback:BackendError") for text in TEXTS] == kept
+    assert [(text, None, "fallback:BackendError") for text in TEXTS] == ranked
 
 
 MORTAL = """

@@ -25,7 +25,7 @@ CONNECTIONS = 100
 )
 async def test_a_thousand_callers_at_once_leave_nothing(calls, growth):
     """Memory is compared after a quarter of the calls and at the end."""
-    most = memory = 0
+    max_sockets = memory = 0
     with serving() as url:
         before = sockets()
         spec = {"kind": "cohere", "base_url": url, "model": "m", "timeout": 120.0}
@@ -33,7 +33,7 @@ async def test_a_thousand_callers_at_once_leave_nothing(calls, growth):
         numbers = iter(range(calls))
 
         async def work():
-            nonlocal most, memory
+            nonlocal max_sockets, memory
             for number in numbers:
                 query = f"panda {number}"
                 scores = await backend.ascore(query, TEXTS)
@@ -41,7 +41,7 @@ async def test_a_thousand_callers_at_once_leave_nothing(calls, growth):
                 if number == calls // 4:
                     memory = resident()
                 if number % (calls // 10) == 0:
-                    most = max(most, sockets())
+                    max_sockets = max(max_sockets, sockets())
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(CALLERS):
@@ -49,7 +49,7 @@ async def test_a_thousand_callers_at_once_leave_nothing(calls, growth):
         grown = resident() - memory
 
         assert set() == other_tasks()
-        assert 1 < most - before <= CONNECTIONS
+        assert 1 < max_sockets - before <= CONNECTIONS
         assert grown <= growth
         await backend.aclose()
         assert sockets() <= before

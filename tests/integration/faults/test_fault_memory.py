@@ -1,4 +1,4 @@
-"""Replies without end take no memory without end."""
+"""An endless reply takes a bounded amount of memory."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ MOST = 64 * 2**20
 
 
 @pytest.mark.parametrize("name", ["too large", "gzip bomb", "endless headers", "deep nesting"])
-def test_a_reply_without_end_takes_64_mb_at_most(name):
+def test_an_endless_reply_takes_at_most_64_mb(name):
     fault, html = faults()[name], faults()["HTML"]
 
     def behave(received):
@@ -48,7 +48,7 @@ def test_a_reply_without_end_takes_64_mb_at_most(name):
             text=True,
             check=True,
         )
-    grown, said = json.loads(done.stdout)
+    grown, message = json.loads(done.stdout)
 
     assert grown <= MOST
-    assert "cohere at" in said
+    assert "cohere at" in message

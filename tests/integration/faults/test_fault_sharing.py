@@ -36,11 +36,11 @@ def backend(server):
         yield backend
 
 
-def right(query, texts, kept):
+def right(query, texts, ranked):
     """Whether these are the scores of this query and these texts, not of another caller's."""
     scores = [score_of(query, text) for text in texts]
     expected = [(texts[item.index], item.score) for item in rank(scores)]
-    return expected == [(text, score) for text, score, _ in kept]
+    return expected == [(text, score) for text, score, _ in ranked]
 
 
 @pytest.mark.parametrize("surface", on(modes=["sync"]))
@@ -69,8 +69,8 @@ def test_loops_in_threads_do_not_get_each_others_scores(backend, surface):
         return await asyncio.gather(*[call(loop, number) for number in range(25)])
 
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda loop: asyncio.run(main(loop)), range(8)):
-            assert [True] * 25 == found
+        for results in pool.map(lambda loop: asyncio.run(main(loop)), range(8)):
+            assert [True] * 25 == results
 
 
 @pytest.mark.parametrize("surface", on(modes=["sync"]))
@@ -128,7 +128,7 @@ def test_parent_and_child_go_on_after_a_fork(backend, surface):
     ids=["copy", "deepcopy", "pickle"],
 )
 @pytest.mark.parametrize("surface", on())
-def test_a_copy_of_a_used_backend_works_by_itself(backend, surface, copied):
+def test_a_copy_of_a_used_backend_works_independently(backend, surface, copied):
     assert right(QUERY, TEXTS, surface.ask(backend))
     twin = copied(backend)
     backend.close()

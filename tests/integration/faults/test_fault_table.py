@@ -136,7 +136,7 @@ def test_the_table_has_every_fault():
 
 @pytest.mark.parametrize("surface", on())
 def test_a_fault_is_one_error(case, surface):
-    """Of the class that says whether to try again, as often as that is worth it, in time."""
+    """Its class says whether to retry; it takes the expected attempts, within the deadline."""
     fake_server, row, texts, endless = case
     deadline = DEADLINE if endless else 30.0
     backend = client(fake_server.url, deadline=deadline)
@@ -150,18 +150,18 @@ def test_a_fault_is_one_error(case, surface):
     assert row.asked == len(fake_server.requests)
     assert took < deadline + TOLERANCE
     assert not endless or took >= deadline - 0.01
-    said = everything_said(caught.value)
-    assert not [text for text in (QUERY, *TEXTS, KEY) if text in said]
+    messages = everything_said(caught.value)
+    assert not [text for text in (QUERY, *TEXTS, KEY) if text in messages]
 
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
-def test_the_original_order_hides_what_the_caller_cannot_mend(case, surface):
+def test_the_original_order_hides_errors_that_the_caller_cannot_fix(case, surface):
     fake_server, row, texts, endless = case
     backend = client(fake_server.url, deadline=DEADLINE if endless else 30.0)
     if row.hidden:
-        kept = surface.ask(backend, texts, on_error="original_order")
+        ranked = surface.ask(backend, texts, on_error="original_order")
         status = f"fallback:{row.error.__name__}"
-        assert [(text, None, status) for text in texts] == kept
+        assert [(text, None, status) for text in texts] == ranked
     else:
         with pytest.raises(row.error):
             surface.ask(backend, texts, on_error="original_order")
@@ -203,8 +203,8 @@ def test_a_server_that_repeats_texts_and_keys_is_not_quoted(fake_server, surface
     with client(fake_server.url) as backend, pytest.raises(BackendError) as caught:
         surface.ask(backend, TEXTS[:1])
 
-    said = everything_said(caught.value)
-    assert not [text for text in (QUERY, *TEXTS, KEY) if text in said]
+    messages = everything_said(caught.value)
+    assert not [text for text in (QUERY, *TEXTS, KEY) if text in messages]
 
 
 @pytest.mark.parametrize("surface", on())

@@ -25,7 +25,9 @@ YEAR = 365 * 86_400
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("case", AT_ONCE)
-def test_nothing_to_wait_for_is_no_wait(fake_server, surface, status, case):
+def test_without_a_usable_or_future_retry_after_there_is_no_wait(
+    fake_server, surface, status, case
+):
     headers = {"Retry-After": AT_ONCE[case]} if AT_ONCE[case] else {}
     fake_server.response = in_turn(FakeResponse(b"", status, headers), serve_dialect("cohere"))
     with client(fake_server.url) as backend:
@@ -36,7 +38,7 @@ def test_nothing_to_wait_for_is_no_wait(fake_server, surface, status, case):
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("header", ["Retry-After", "Retry-After-Ms"])
-def test_a_wait_that_fits_is_kept(fake_server, surface, header):
+def test_a_retry_after_within_the_deadline_is_waited_for(fake_server, surface, header):
     wait = {"Retry-After": "0.3", "Retry-After-Ms": "300"}[header]
     fake_server.response = in_turn(FakeResponse(b"", 503, {header: wait}), serve_dialect("cohere"))
     with client(fake_server.url) as backend:
@@ -49,7 +51,7 @@ def test_a_wait_that_fits_is_kept(fake_server, surface, header):
 
 @pytest.mark.parametrize("surface", on())
 @pytest.mark.parametrize("form", ["date", "seconds"])
-def test_a_wait_that_does_not_fit_is_told_at_once(fake_server, surface, form):
+def test_a_retry_after_beyond_the_deadline_is_raised_at_once(fake_server, surface, form):
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=YEAR), usegmt=True)
     wait = date if form == "date" else str(YEAR)
     fake_server.response = FakeResponse(b"", 429, {"Retry-After": wait})
@@ -64,10 +66,10 @@ def test_a_wait_that_does_not_fit_is_told_at_once(fake_server, surface, form):
 
 
 @pytest.mark.parametrize("surface", on("langchain", "llama_index"))
-def test_the_original_order_comes_at_once_too(fake_server, surface):
+def test_the_original_order_is_returned_at_once_too(fake_server, surface):
     fake_server.response = FakeResponse(b"", 429, {"Retry-After": str(YEAR)})
     with client(fake_server.url) as backend:
-        kept = surface.ask(backend, on_error="original_order")
+        ranked = surface.ask(backend, on_error="original_order")
 
-    assert [(text, None, "fallback:BackendOverloaded") for text in TEXTS] == kept
+    assert [(text, None, "fallback:BackendOverloaded") for text in TEXTS] == ranked
     assert 1 == len(fake_server.requests)

@@ -137,7 +137,7 @@ def spec(url, **options):
 
 
 def test_a_connection_that_the_gateway_closes_meanwhile_is_no_failure(gateway):
-    """Its goodbye is on the way while our next request is, so the request meets a dead end."""
+    """The request crosses the closing of the connection, so it gets no response."""
     with Proxy(gateway, Delay(DISTANCE)) as far:
         with load_backend(spec(far.url)) as backend:
             assert [EXPECTED] * CALLS == [backend.score(QUERY, TEXTS) for _ in range(CALLS)]
@@ -145,7 +145,7 @@ def test_a_connection_that_the_gateway_closes_meanwhile_is_no_failure(gateway):
 
 
 def bare_failures(url):
-    """Count what a client without our care makes of the same."""
+    """Count the failures of a client without our retries in the same situation."""
     failures = 0
     body = {"model": "m", "query": QUERY, "documents": TEXTS}
     with httpx.Client(trust_env=False, timeout=60) as client:
@@ -158,7 +158,7 @@ def bare_failures(url):
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_its_error_pages_are_our_errors(gateway, mode):
+async def test_its_error_pages_become_our_errors(gateway, mode):
     async def fail(url, texts):
         async with load_backend(spec(url)) as backend:
             await backend.ascore(QUERY, texts) if mode == "async" else backend.score(QUERY, texts)
@@ -179,7 +179,7 @@ def test_a_body_that_the_gateway_finds_too_large_is_rejected(gateway):
     assert "413 Request Entity Too Large" in str(caught.value)
 
 
-def test_nobody_notices_a_server_behind_it_that_dies_under_load(gateway, lines):
+def test_no_call_fails_when_a_server_behind_it_dies_under_load(gateway, lines):
     """What the gateway can't repeat, because a reply had begun, our client does."""
     backend = load_backend({"backend": spec(gateway), "retry": {"deadline": 60.0}})
 
@@ -194,7 +194,7 @@ def test_nobody_notices_a_server_behind_it_that_dies_under_load(gateway, lines):
         assert [[EXPECTED] * 50] * 4 == [call.result() for call in calls]
 
 
-def test_all_servers_gone_is_unavailable_and_one_that_is_back_is_enough(gateway, lines):
+def test_without_servers_it_is_unavailable_and_one_that_is_back_is_enough(gateway, lines):
     for line in lines:
         line.stop()
     with load_backend(spec(gateway)) as backend:

@@ -1,4 +1,4 @@
-"""The clock of the machine jumps by an hour, and nothing that counts seconds notices (S20)."""
+"""The machine's clock jumps by an hour, and no timeout or interval changes (S20)."""
 
 import http.client
 import json
@@ -87,8 +87,10 @@ class Client:
     def metric(self, name, **labels):
         """Return the sum of the samples of a metric that have these labels."""
         families = text_string_to_metric_families(self.get("/metrics")[1])
-        found = (sample for family in families for sample in family.samples)
-        return sum(s.value for s in found if s.name == name and labels.items() <= s.labels.items())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(
+            s.value for s in samples if s.name == name and labels.items() <= s.labels.items()
+        )
 
     def wait_for_clock(self, off):
         """Wait until the server sees how its clock has been put."""

@@ -1,4 +1,4 @@
-"""S4: clients that leave at random times, over raw sockets; what waits for them is not scored."""
+"""S4: clients disconnect at random times, over raw sockets; their queued work is not scored."""
 
 import json
 import logging
@@ -78,7 +78,7 @@ def leave(connection, number):
         pytest.param(2_000, 0.002, 0.05, 1, marks=[pytest.mark.nightly, pytest.mark.timeout(900)]),
     ],
 )
-def test_what_waits_for_clients_that_left_is_not_scored(requests, per_pair, wasted, seconds):
+def test_queued_pairs_of_disconnected_clients_are_not_scored(requests, per_pair, wasted, seconds):
     """A pair waited if its batch began after the client had left, or never did."""
     model = Recording(per_pair)
     chance = random.Random(4)

@@ -27,7 +27,7 @@ PIECES = [
 
 
 def mangled(chance):
-    """Return a body that was right, and then was not."""
+    """Return a valid body with random damage."""
     texts = [chance.randbytes(chance.randrange(60)).decode("latin-1") for _ in range(5)]
     body = bytearray(json.dumps({"query": "q", "documents": texts, "top_n": 2}).encode())
     for _ in range(chance.randrange(4)):

@@ -1,4 +1,4 @@
-"""A model's process that the system gives no more memory: batches shrink, and nothing is lost."""
+"""A model's process runs out of memory: batches shrink, and nothing is lost."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def rerank(url, count):
     return status, len(reply["results"]) if status == 200 else reply["error"]["type"]
 
 
-def test_batches_shrink_to_what_the_system_gives_and_then_the_server_ends(tmp_path):
+def test_batches_shrink_to_the_memory_limit_and_then_the_server_ends(tmp_path):
     """S8: the limit is remembered; three single pairs that do not fit are the end."""
     with (
         double_process(tmp_path, "Hungry", pair_bytes=PAIR) as (process, url),
@@ -77,7 +77,7 @@ main()
 """
 
 
-def test_a_server_without_memory_finds_out_when_there_is_some_again(tmp_path):
+def test_a_server_recovers_when_memory_is_free_again(tmp_path):
     """It is not ready meanwhile, so no request of a client would; and nobody has to restart it."""
     server = double_process(tmp_path, "Hungry", program=("-c", IMPATIENT), pair_bytes=PAIR)
     with server as (process, url):
@@ -95,7 +95,7 @@ def test_a_server_without_memory_finds_out_when_there_is_some_again(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_a_pair_that_the_system_gives_no_memory_is_out_of_memory(checkpoint, engine):
+def test_a_pair_that_does_not_fit_raises_out_of_memory(checkpoint, engine):
     """What ONNX Runtime and torch really raise; the shorter pairs are scored as before."""
     spec = {
         "kind": "local",

@@ -39,14 +39,14 @@ def texts(number):
     return ["x" * (1 + number % 4), "x" * (1 + number // 4 % 4), "x" * (1 + number // 16)]
 
 
-def is_right(found, documents):
-    status, reply = found
+def is_right(response, documents):
+    status, reply = response
     scores = {result["index"]: result["relevance_score"] for result in reply["results"]}
     return status == 200 and scores == {i: float(len(text)) for i, text in enumerate(documents)}
 
 
 class Waiting(Marked):
-    """Scores the first batch when it is let, so that what comes then shares the next."""
+    """Blocks in the first batch, so that later requests share the next."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Waiting(Marked):
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_a_poison_fails_alone_among_31_good_requests_of_its_batch(poison):
+def test_a_poisoned_request_fails_alone_among_31_good_ones_of_its_batch(poison):
     model = Waiting()
     with listening(model, warm_up=False) as url, ThreadPoolExecutor(33) as pool:
         first = pool.submit(rerank, url, ["first"])
@@ -72,8 +72,8 @@ def test_a_poison_fails_alone_among_31_good_requests_of_its_batch(poison):
         model.open.set()
 
         assert 200 == first.result(60)[0]
-        for number, found in good.items():
-            assert is_right(found.result(60), texts(number))
+        for number, response in good.items():
+            assert is_right(response.result(60), texts(number))
         assert POISONS[poison] == bad.result(60)
     assert 32 * 3 == len(model.batches[1])
 
@@ -83,7 +83,7 @@ def test_a_poison_fails_alone_among_31_good_requests_of_its_batch(poison):
     "poisons",
     [60, pytest.param(1_000, marks=[pytest.mark.nightly, pytest.mark.timeout(900)])],
 )
-def test_poisons_leave_the_server_and_the_model_as_they_were(tmp_path, poisons):
+def test_poisoned_requests_leak_nothing_in_server_and_model(tmp_path, poisons):
     """What they hold is compared after a third of the poisons and at the end."""
     kinds = list(POISONS)
 

@@ -19,7 +19,7 @@ from tests.support.serving import listening
 
 
 class Gate(FakeBackend):
-    """Scores a document by the number in it, when it is let; remembers the batches."""
+    """Scores a document by the number in it, once released; records the batches."""
 
     def __init__(self):
         super().__init__(lambda query, text: int(text) / 1e6)
@@ -50,9 +50,9 @@ def post_rerank(url, documents, path="/v1/rerank"):
     body = json.dumps({"query": "q", "documents": documents})
     connection.request("POST", path, body, {"content-type": "application/json"})
     reply = connection.getresponse()
-    found = reply.status, dict(reply.getheaders()), json.loads(reply.read())
+    response = reply.status, dict(reply.getheaders()), json.loads(reply.read())
     connection.close()
-    return found
+    return response
 
 
 def opened(url, data):
@@ -95,9 +95,9 @@ def test_requests_of_disconnected_clients_are_not_scored(gate):
 
         assert 200 == first.result(60)[0]
         for n, reply in enumerate(staying, start=1):
-            status, _, found = reply.result(60)
+            status, _, body = reply.result(60)
             expected = [int(text) / 1e6 for text in numbers(100_000 * n, 20)]
-            by_index = sorted(found["results"], key=lambda result: result["index"])
+            by_index = sorted(body["results"], key=lambda result: result["index"])
             assert 200 == status
             assert pytest.approx(expected) == [result["relevance_score"] for result in by_index]
         assert 400 == metric(url, "rerank_cancelled_pairs_total")
@@ -118,12 +118,12 @@ def test_excess_requests_are_refused_at_once_and_accepted_ones_are_scored(gate):
 
         assert 200 == first.result(60)[0]
         assert 35 == len(refused)
-        for status, headers, found in (reply.result() for reply in refused):
-            assert (503, "overloaded") == (status, found["error"]["type"])
+        for status, headers, body in (reply.result() for reply in refused):
+            assert (503, "overloaded") == (status, body["error"]["type"])
             assert int(headers["retry-after"]) >= 1
-        accepted = [found for status, _, found in answered if status == 200]
+        accepted = [body for status, _, body in answered if status == 200]
         assert 5 == len(accepted)
-        assert {20} == {len(found["results"]) for found in accepted}
+        assert {20} == {len(body["results"]) for body in accepted}
 
 
 def waiting(futures, count):
@@ -132,7 +132,7 @@ def waiting(futures, count):
     return [future for future in futures if not future.done()]
 
 
-def test_a_request_of_a_thousand_holds_up_no_small_one(gate):
+def test_a_request_of_a_thousand_documents_delays_no_small_one(gate):
     """S12: small requests are scored before the large one is half done."""
     with listening(gate, warm_up=False, batch_pairs=64) as url, ThreadPoolExecutor(11) as pool:
         first = pool.submit(post_rerank, url, ["1"])
@@ -151,7 +151,7 @@ def test_a_request_of_a_thousand_holds_up_no_small_one(gate):
     assert before < 500
 
 
-def test_nobody_is_refused_for_what_a_large_request_takes():
+def test_a_large_request_does_not_get_small_ones_refused():
     """S12: the large one fills the queue ten times over; small ones wait for their turn only."""
     slow = Marked(per_pair=0.001)
     long = ["a panda " * 375] * 1000
@@ -171,7 +171,7 @@ def test_nobody_is_refused_for_what_a_large_request_takes():
         assert 200 == large.result(60)[0]
 
 
-def test_a_length_that_is_too_long_is_refused_before_the_body_comes(gate):
+def test_a_content_length_above_the_limit_is_refused_before_the_body(gate):
     """S9: nobody has to send four gigabytes to hear that they are too many."""
     with listening(gate, warm_up=False, body_bytes=1000) as url:
         connection = opened(url, request([], length=4_000_000_000))
@@ -202,14 +202,14 @@ def test_connections_that_send_slowly_are_closed(gate, cut):
             assert not reply or reply.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_hanging_model_is_visible_and_hangs_no_client(gate):
+def test_a_hanging_model_fails_liveness_and_hangs_no_client(gate):
     """S18: callers get an error in time, and the liveness probe fails."""
     settings = {"warm_up": False, "request_seconds": 0.5, "watchdog_seconds": 0.5}
     with listening(gate, **settings) as url, ThreadPoolExecutor(4) as pool:
         replies = [pool.submit(post_rerank, url, [str(n)]) for n in range(1, 5)]
 
-        for status, headers, found in (reply.result(60) for reply in replies):
-            assert (504, "timeout") == (status, found["error"]["type"])
+        for status, headers, body in (reply.result(60) for reply in replies):
+            assert (504, "timeout") == (status, body["error"]["type"])
             assert int(headers["retry-after"]) >= 1
         wait_until(lambda: get(url, "/livez")[0] == 503)
         assert 503 == get(url, "/readyz")[0]

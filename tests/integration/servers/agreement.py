@@ -1,4 +1,4 @@
-"""What must hold of every real server that has the same model as a local backend."""
+"""The tests that every real server with the model of a local backend must pass."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ class Agreement:
         def texts(spec):
             compressor = RerankCompressor(backend=spec, top_n=4)
             documents = [Document(page_content=text) for text in DOCUMENTS if text]
-            return [found.page_content for found in compressor.compress_documents(documents, QUERY)]
+            return [
+                document.page_content
+                for document in compressor.compress_documents(documents, QUERY)
+            ]
 
         assert texts(local_spec) == texts(remote_spec)
 
@@ -75,13 +78,13 @@ class Agreement:
         def texts(spec):
             postprocessor = RerankPostprocessor(backend=spec, top_n=4)
             nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS if text]
-            found = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
-            return [scored.node.get_content() for scored in found]
+            ranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+            return [scored.node.get_content() for scored in ranked]
 
         assert texts(local_spec) == texts(remote_spec)
 
-    def test_doctor_gets_through_to_its_scores(self, remote_spec):
-        """It meets the server and scores; that the scores of random weights are bad, it says."""
+    def test_doctor_reaches_the_server_and_scores(self, remote_spec):
+        """It reports that random weights rank badly, which it knows from the server's scores."""
         command = [sys.executable, "-m", "rerank_plugins", "doctor", remote_spec]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -90,7 +93,7 @@ class Agreement:
 
 
 class Guarded:
-    """A server says no to a key that it does not know.
+    """A server refuses an unknown key.
 
     The module defines the fixture `spec_of`: a function that gives the server's spec, with
     another variable for the key as `key`.
@@ -113,7 +116,7 @@ class Guarded:
 
 
 class Refusals(Guarded):
-    """It also says no to a model that it does not have; `spec_of` takes a `model`."""
+    """It also refuses an unknown model; `spec_of` takes a `model`."""
 
     unknown_model: int
     """The status for such a model."""

@@ -62,10 +62,10 @@ def descendants(process: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # ended meanwhile
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [process]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
+    processes = [process]
+    for one in processes:
+        processes += [child for child, parent in parents.items() if parent == one]
+    return processes[1:]
 
 
 def environment(name: str) -> Path:

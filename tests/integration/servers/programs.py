@@ -77,8 +77,8 @@ def xinference(binaries: Path, *, folder: Path) -> Iterator[Xinference]:
         environment=settings,
     ) as server:
         account = {"username": "admin", "password": "for-tests-only"}
-        found = re.search(r"Setup token: (\S+)", server.log.read_text())
-        if found is None:
+        match = re.search(r"Setup token: (\S+)", server.log.read_text())
+        if match is None:
             raise RuntimeError(f"no token to set it up with\n{server.tail()}")
-        ask(f"{server.url}/v1/admin/setup", {"setup_token": found[1], **account})
+        ask(f"{server.url}/v1/admin/setup", {"setup_token": match[1], **account})
         yield Xinference(server, ask(f"{server.url}/token", account)["access_token"])

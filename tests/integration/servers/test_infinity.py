@@ -72,7 +72,7 @@ def test_scores_that_are_not_numbers_are_an_invalid_response(spec_of):
 
 
 async def test_a_full_queue_is_overload(start_infinity, tiny):
-    """Of many requests at once some get their scores, and the others one typed error."""
+    """Of many concurrent requests some get their scores, the others one typed error."""
     with start_infinity(tiny, settings={"INFINITY_QUEUE_SIZE": "40"}) as server:
         async with load_backend(f"infinity+{server.url}?timeout=300") as backend:
             documents = [f"panda {number}" for number in range(300)]

@@ -43,7 +43,7 @@ class TestRefusals(Refusals):
     wrong_key = 400  # without a database the proxy can't tell who that is
 
 
-def test_it_is_not_recognised_but_the_way_on_is_told(litellm):
+def test_it_is_not_recognised_and_the_error_says_what_to_do(litellm):
     """What answers like no rerank server may still be a proxy."""
     with pytest.raises(BackendRejected, match=r"cohere\+http"):
         probe(litellm.url)

@@ -74,7 +74,7 @@ def test_it_is_recognised(llamacpp, key_variable):
     assert "llamacpp" == guarded.dialect
 
 
-def test_a_pair_that_is_too_long_is_not_worth_another_try(spec_of):
+def test_a_pair_that_is_too_long_is_not_retried(spec_of):
     """The server says 500, and would say so again; another backend may take the pair."""
     with (
         load_backend(spec_of()) as backend,

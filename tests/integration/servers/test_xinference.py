@@ -60,7 +60,7 @@ def test_it_is_recognised(xinference):
     assert ("xinference", (), False) == (guarded.dialect, guarded.models, guarded.authorized)
 
 
-def test_a_key_without_the_right_is_an_authentication_error(spec_of):
+def test_a_key_without_permission_is_an_authentication_error(spec_of):
     with (
         load_backend(spec_of(key="RERANK_TEST_KEY_XINFERENCE_OTHER")) as backend,
         pytest.raises(AuthenticationError) as caught,
@@ -94,11 +94,11 @@ def test_a_killed_model_is_replaced_by_a_local_one_until_it_is_back(xinference, 
     back = threading.Event()
 
     def work(_):
-        found = []
+        outcomes = []
         while not back.is_set():
-            found.append(chain.score(QUERY, DOCUMENTS))
+            outcomes.append(chain.score(QUERY, DOCUMENTS))
             time.sleep(0.2)  # the local model would take the processors that Xinference needs
-        return found
+        return outcomes
 
     with chain, load_backend(remote) as alone, ThreadPoolExecutor(2) as pool:
         expected = pytest.approx(chain.children[-1].score(QUERY, DOCUMENTS), rel=0, abs=1e-5)
@@ -113,9 +113,9 @@ def test_a_killed_model_is_replaced_by_a_local_one_until_it_is_back(xinference, 
         assert failures  # a client without a fallback notices
         assert expected == alone.score(QUERY, DOCUMENTS)
         for worker in workers:
-            found = worker.result()
-            assert found
-            assert all(expected == scores for scores in found)
+            outcomes = worker.result()
+            assert outcomes
+            assert all(expected == scores for scores in outcomes)
 
 
 def failures_until_it_is_back(backend):

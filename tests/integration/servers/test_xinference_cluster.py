@@ -95,7 +95,7 @@ async def load(backend, seconds, seen):
             seen.append((time.monotonic(), scores))
 
 
-async def test_a_killed_worker_is_noticed_by_nobody_who_retries(cluster, tiny):
+async def test_with_retries_no_call_fails_when_a_worker_is_killed(cluster, tiny):
     url, workers = cluster
     asked = {"kind": "xinference", "base_url": url, "model": "tiny", "timeout": 30.0}
     # Until the dead worker is noticed, half of all attempts go there: three are too few for
@@ -114,11 +114,11 @@ async def test_a_killed_worker_is_noticed_by_nobody_who_retries(cluster, tiny):
         await asyncio.sleep(BEFORE)
         await asyncio.to_thread(workers[1].kill)
         killed = time.monotonic()
-    for name, found in seen.items():
-        failures = [(at, one) for at, one in found if isinstance(one, Exception)]
+    for name, outcomes in seen.items():
+        failures = [(at, one) for at, one in outcomes if isinstance(one, Exception)]
         last = max((at - killed for at, _ in failures), default=0.0)
         kinds = Counter(type(one).__name__ for _, one in failures)
-        print(f"{name}: {len(found)} calls, {dict(kinds)}, the last {last:.1f} s after the kill")  # noqa: T201 - for the report
+        print(f"{name}: {len(outcomes)} calls, {dict(kinds)}, the last {last:.1f} s after the kill")  # noqa: T201 - for the report
 
     assert all(expected == scores for _, scores in seen["retrying"])
     answered = [scores for _, scores in seen["bare"] if not isinstance(scores, Exception)]

@@ -1,4 +1,4 @@
-"""The page at `/ui`, as a person meets it: in a real browser."""
+"""The page at `/ui` in a real browser."""
 
 import os
 import shutil
@@ -26,8 +26,8 @@ REQUIRED = "RERANK_TEST_TOOLS_REQUIRED"
 
 
 def program(name):
-    if found := shutil.which(name):
-        return found
+    if path := shutil.which(name):
+        return path
     if os.environ.get(REQUIRED, "0") not in ("", "0"):
         pytest.fail(f"{name} is not installed, and {REQUIRED} is set")
     pytest.skip(f"{name} is not installed")
@@ -125,7 +125,7 @@ def served(**settings):
     while not server.started or ready() is not None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    (listening,) = [s for found in server.servers for s in found.sockets]
+    (listening,) = [s for listener in server.servers for s in listener.sockets]
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/ui"
     server.should_exit = True
     thread.join(30)
@@ -134,17 +134,17 @@ def served(**settings):
 
 @pytest.fixture(scope="module")
 def url():
-    with served() as found:
-        yield found
+    with served() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def url_of_two():
-    with served(compare=("embedded?max_length=8",)) as found:
-        yield found
+    with served(compare=("embedded?max_length=8",)) as address:
+        yield address
 
 
-def test_documents_move_to_where_the_model_puts_them(page, url):
+def test_documents_move_to_their_new_rank(page, url):
     page.open(url)
     page.example("en")
     before = page("#documents").get_attribute("value").split("\n")
@@ -176,7 +176,7 @@ def test_the_chinese_example_is_ranked_on_a_chinese_page(page, url):
     assert page.texts()[0].startswith("野生大熊猫主要吃竹子")
 
 
-def test_both_languages_say_the_same_things(page, url):
+def test_both_languages_have_the_same_texts(page, url):
     page.open(url)
     names = page.script("return Object.values(TEXTS).map(texts => Object.keys(texts).sort())")
 
@@ -238,7 +238,7 @@ def test_every_control_has_a_name(page, url_of_two):
     assert nameless == []
 
 
-def test_two_backends_stand_side_by_side(page, url_of_two):
+def test_two_backends_are_shown_side_by_side(page, url_of_two):
     page.open(url_of_two)
     page.script("document.getElementById('second').selectedIndex = 2")
     page.example("en")
@@ -270,11 +270,11 @@ def test_the_page_prompts_for_the_key_and_keeps_it_in_memory_only(page, monkeypa
         page.rerank()
         assert len(page.texts()) == 8
         assert not page("#error").is_displayed()
-        kept = page.script(
+        stored = page.script(
             "return JSON.stringify([localStorage, sessionStorage, document.cookie, location.href,"
             " document.documentElement.outerHTML, document.getElementById('secret').value])"
         )
-        assert KEY not in kept
+        assert KEY not in stored
         page.open(url)
         assert page("#state").text == "needs a key"
 
@@ -288,7 +288,7 @@ def test_a_refusal_says_why(page):
     assert error == "The server answered 413: a request has 3 documents at most."
 
 
-def test_a_server_that_is_gone_is_named_as_such(page):
+def test_an_unreachable_server_is_reported(page):
     with served() as url:
         page.open(url)
     page.example("en")
@@ -339,7 +339,7 @@ return found;
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_can_be_read(page, url, dark):
+def test_all_text_has_enough_contrast(page, url, dark):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
     page.open(url, dark=dark)
     page.example("en")

@@ -11,8 +11,8 @@ SETTINGS = ("backend", "min_score", "top_n")
 
 
 @pytest.mark.parametrize("name", _RENAMED)
-def test_answers_to_other_names_hold_true(name):
-    """What they say to write is a spec that loads; what they call a setting is one."""
+def test_hints_for_other_names_are_correct(name):
+    """Every spec that a hint suggests loads, and every setting that it names exists."""
     with pytest.raises(ConfigError) as caught:
         refuse_unknown([name], valid=SETTINGS, where="Reranker")
     answer = str(caught.value)
@@ -25,7 +25,7 @@ def test_answers_to_other_names_hold_true(name):
         load_backend(spec)
 
 
-def test_a_name_from_nowhere_lists_the_settings():
+def test_the_error_for_an_unknown_name_lists_the_settings():
     with pytest.raises(
         ConfigError, match=r"did you mean 'top_n'.* valid: backend, min_score, top_n"
     ):

@@ -1,4 +1,4 @@
-"""The interface: what a backend has that implements the least."""
+"""The interface: what a minimal backend inherits."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 class Smallest(Backend):
-    """Implements only what the interface asks for."""
+    """Implements only the abstract members of the interface."""
 
     @property
     def name(self):
@@ -42,7 +42,7 @@ def test_defaults_serve_a_backend_that_only_scores():
         assert "<Smallest>" == repr(backend)
 
 
-def test_a_backend_that_cannot_be_written_says_so():
+def test_a_backend_without_a_spec_raises_on_to_spec():
     with pytest.raises(ConfigError, match="`Smallest` can't be written as a spec"):
         Smallest().to_spec()
 
@@ -55,7 +55,7 @@ def test_leaving_the_with_statement_closes():
 
 
 class Around(Smallest):
-    """Asks others."""
+    """A backend with children."""
 
     kind = "around"
 
@@ -67,7 +67,7 @@ class Around(Smallest):
         return self._children
 
 
-def test_a_chain_is_walked_from_the_outside_to_the_inside():
+def test_walk_yields_a_chain_from_the_outside_in():
     leaves = [Smallest(), Smallest(), Smallest()]
     inner = Around(*leaves[1:])
     outer = Around(leaves[0], inner)
@@ -76,7 +76,7 @@ def test_a_chain_is_walked_from_the_outside_to_the_inside():
     assert [leaves[0]] == list(leaves[0].walk())
 
 
-def test_a_leaf_takes_no_children():
+def test_a_backend_without_children_refuses_children():
     leaf = Smallest()
 
     assert leaf is leaf.with_children(())

@@ -15,7 +15,7 @@ PICTURE = Content(image=b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", bad_requests())
-def test_check_texts_refuses(kind):
+def test_check_texts_refuses_invalid_input(kind):
     query, documents = bad_requests()[kind]
     with pytest.raises(UnsupportedInputError):
         check_texts(query, documents)
@@ -46,7 +46,7 @@ def test_a_query_needs_text_or_image():
         Query()
 
 
-def test_what_holds_nothing_but_text_becomes_a_string():
+def test_content_with_text_only_becomes_a_string():
     assert ("q", ("a",)) == check_request(Query("q"), [Content(text="a")], inputs=BOTH)
 
 
@@ -74,7 +74,7 @@ def test_instructions_pass_where_a_model_takes_them():
         (Query("q \udfff"), ["a"], r"the query holds a lone surrogate \(U\+DFFF at 2\)"),
     ],
 )
-def test_what_a_text_backend_cannot_score_is_refused(query, documents, message):
+def test_input_that_a_text_backend_cannot_score_is_refused(query, documents, message):
     with pytest.raises(UnsupportedInputError, match=message):
         check_texts(query, documents)
 
@@ -91,7 +91,7 @@ def test_the_text_beside_an_image_is_checked(text, picture):
         check_request("q", [Content(text, picture)], inputs=BOTH)
 
 
-def test_what_is_checked_passes_again_unread():
+def test_checked_input_is_not_checked_again():
     _, documents = check_texts("q", ["a", "b"])
 
     assert isinstance(documents, CheckedDocuments)
@@ -99,7 +99,7 @@ def test_what_is_checked_passes_again_unread():
     assert documents is check_request("q", documents, inputs=BOTH, instructions=True)[1]
 
 
-def test_what_is_checked_passes_again_after_a_pickle_and_in_part():
+def test_slices_and_pickles_of_checked_input_are_not_checked_again():
     request = check_request(Query("q", instruction="i"), ["a", PICTURE, "c"], **EVERYTHING)
 
     for copied in (pickle.loads(pickle.dumps(request)), copy.deepcopy(request)):
@@ -112,7 +112,7 @@ def test_what_is_checked_passes_again_after_a_pickle_and_in_part():
 
 
 @pytest.mark.parametrize("query", [" ", None, "\ud800", Query("q", image=b""), Query(" ")])
-def test_what_is_checked_does_not_pass_with_another_query(query):
+def test_checked_documents_are_checked_again_with_another_query(query):
     _, documents = check_texts("q", ["a"])
 
     with pytest.raises(UnsupportedInputError, match="the query"):
@@ -127,7 +127,7 @@ def test_what_is_checked_does_not_pass_with_another_query(query):
         (Query("q", instruction="i"), ["a"]),
     ],
 )
-def test_what_is_checked_for_a_backend_of_more_inputs_is_checked_for_one_of_fewer(query, documents):
+def test_checked_input_is_checked_again_for_a_backend_of_fewer_inputs(query, documents):
     query, checked = check_request(query, documents, **EVERYTHING)
 
     with pytest.raises(UnsupportedInputError, match="this backend"):

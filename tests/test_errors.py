@@ -23,7 +23,7 @@ def test_every_error_is_a_rerank_error():
         (errors.UnsupportedInputError, TypeError),
     ],
 )
-def test_errors_are_also_what_python_calls_them(ours, builtin):
+def test_errors_are_also_builtin_exceptions(ours, builtin):
     assert issubclass(ours, builtin)
 
 
@@ -38,7 +38,7 @@ def test_errors_are_also_what_python_calls_them(ours, builtin):
         (errors.InvalidResponse("odd"), False),
     ],
 )
-def test_the_class_says_whether_to_try_again(error, may_succeed_later):
+def test_the_class_says_whether_to_retry(error, may_succeed_later):
     assert may_succeed_later == isinstance(error, errors.BackendUnavailable)
 
 

@@ -1,4 +1,4 @@
-"""What both adapters do and say when a backend fails, or stands in for another."""
+"""What both adapters do when a backend fails or a fallback answers."""
 
 import asyncio
 import copy
@@ -52,10 +52,10 @@ def compress(call, **settings):
     compressor = RerankCompressor(**settings)
     documents = [Document(page_content=text, metadata={"source": "here"}) for text in TEXTS]
     if call == "sync":
-        kept = compressor.compress_documents(documents, QUERY)
+        ranked = compressor.compress_documents(documents, QUERY)
     else:
-        kept = asyncio.run(compressor.acompress_documents(documents, QUERY))
-    return [(d.page_content, d.metadata.get("relevance_score"), d.metadata) for d in kept]
+        ranked = asyncio.run(compressor.acompress_documents(documents, QUERY))
+    return [(d.page_content, d.metadata.get("relevance_score"), d.metadata) for d in ranked]
 
 
 def postprocess(call, **settings):
@@ -66,10 +66,10 @@ def postprocess(call, **settings):
         for text in TEXTS
     ]
     if call == "sync":
-        kept = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+        ranked = postprocessor.postprocess_nodes(nodes, query_str=QUERY)
     else:
-        kept = asyncio.run(postprocessor.apostprocess_nodes(nodes, query_str=QUERY))
-    return [(n.node.text, n.score, n.node.metadata) for n in kept]
+        ranked = asyncio.run(postprocessor.apostprocess_nodes(nodes, query_str=QUERY))
+    return [(n.node.text, n.score, n.node.metadata) for n in ranked]
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -101,7 +101,7 @@ NEVER_HIDDEN = [
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
-def test_failures_are_raised_unless_asked_otherwise(adapter, call, error):
+def test_failures_are_raised_by_default(adapter, call, error):
     with pytest.raises(type(error)) as caught:
         adapter(call, backend=FailingBackend(error))
 
@@ -111,16 +111,18 @@ def test_failures_are_raised_unless_asked_otherwise(adapter, call, error):
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_the_original_order_has_no_scores(adapter, call, error):
     """And no `min_score` cuts what has no score."""
-    kept = adapter(call, backend=probable(error), top_n=2, min_score=0.9, on_error="original_order")
+    ranked = adapter(
+        call, backend=probable(error), top_n=2, min_score=0.9, on_error="original_order"
+    )
 
-    assert [("a cat", None), ("a panda", None)] == [(text, score) for text, score, _ in kept]
-    assert {f"fallback:{type(error).__name__}"} == {m["rerank_status"] for *_, m in kept}
-    assert [1, 2] == [metadata["retriever_rank"] for *_, metadata in kept]
-    assert {"here"} == {metadata["source"] for *_, metadata in kept}
+    assert [("a cat", None), ("a panda", None)] == [(text, score) for text, score, _ in ranked]
+    assert {f"fallback:{type(error).__name__}"} == {m["rerank_status"] for *_, m in ranked}
+    assert [1, 2] == [metadata["retriever_rank"] for *_, metadata in ranked]
+    assert {"here"} == {metadata["source"] for *_, metadata in ranked}
 
 
 @pytest.mark.parametrize("error", NEVER_HIDDEN, ids=lambda error: type(error).__name__)
-def test_what_the_caller_must_mend_is_never_hidden(adapter, error):
+def test_errors_that_the_caller_must_fix_are_never_hidden(adapter, error):
     with pytest.raises(type(error)) as caught:
         adapter("sync", backend=FailingBackend(error), on_error="original_order")
 
@@ -128,15 +130,15 @@ def test_what_the_caller_must_mend_is_never_hidden(adapter, error):
 
 
 @pytest.mark.parametrize("scores", [[0.5], [0.1, 0.2, float("nan")], None])
-def test_scores_that_are_none_are_a_failure(adapter, call, scores):
+def test_invalid_scores_are_a_failure(adapter, call, scores):
     class Lying(FakeBackend):
         def score(self, query, documents):
             return scores
 
-    kept = adapter(call, backend=Lying(), on_error="original_order")
+    ranked = adapter(call, backend=Lying(), on_error="original_order")
 
-    assert TEXTS == [text for text, *_ in kept]
-    assert "fallback:InvalidResponse" == kept[0][2]["rerank_status"]
+    assert TEXTS == [text for text, *_ in ranked]
+    assert "fallback:InvalidResponse" == ranked[0][2]["rerank_status"]
 
 
 @pytest.mark.parametrize("make", [RerankCompressor, RerankPostprocessor])
@@ -162,27 +164,27 @@ def test_cancellation_is_never_hidden(make):
         asyncio.run(cancel())
 
 
-def test_a_chain_says_who_scored(adapter, call):
+def test_the_status_names_the_backend_of_a_chain_that_scored(adapter, call):
     chain = FallbackBackend([probable(DOWN), FakeBackend(name="second")])
-    kept = adapter(call, backend=chain, min_score=0.5)
+    ranked = adapter(call, backend=chain, min_score=0.5)
 
-    assert [("a panda", 1.0)] == [(text, score) for text, score, _ in kept]
-    assert "scored:second" == kept[0][2]["rerank_status"]
+    assert [("a panda", 1.0)] == [(text, score) for text, score, _ in ranked]
+    assert "scored:second" == ranked[0][2]["rerank_status"]
 
 
-def test_a_chain_that_fails_keeps_the_order(adapter, call):
+def test_a_failed_chain_keeps_the_original_order(adapter, call):
     chain = FallbackBackend([probable(DOWN), probable(BackendTimeout("slow"))])
-    kept = adapter(call, backend=chain, on_error="original_order")
+    ranked = adapter(call, backend=chain, on_error="original_order")
 
-    assert TEXTS == [text for text, *_ in kept]
-    assert "fallback:BackendTimeout" == kept[0][2]["rerank_status"]
+    assert TEXTS == [text for text, *_ in ranked]
+    assert "fallback:BackendTimeout" == ranked[0][2]["rerank_status"]
 
 
 def test_without_a_choice_there_is_no_status(adapter, call):
-    kept = adapter(call, backend=FakeBackend(), on_error="original_order")
+    ranked = adapter(call, backend=FakeBackend(), on_error="original_order")
 
-    assert ["a panda", "a cat", "a dog"] == [text for text, *_ in kept]
-    assert not [metadata for *_, metadata in kept if "rerank_status" in metadata]
+    assert ["a panda", "a cat", "a dog"] == [text for text, *_ in ranked]
+    assert not [metadata for *_, metadata in ranked if "rerank_status" in metadata]
 
 
 class Cutting(FakeBackend):
@@ -192,17 +194,17 @@ class Cutting(FakeBackend):
         return Scores(super().score(query, documents), truncated=[1])
 
 
-def test_documents_that_were_read_in_part_say_so(adapter, call):
-    kept = adapter(call, backend=Cutting())
+def test_truncated_documents_are_marked_in_the_metadata(adapter, call):
+    ranked = adapter(call, backend=Cutting())
 
     assert {"a panda": True} == {
         text: metadata["rerank_truncated"]
-        for text, _, metadata in kept
+        for text, _, metadata in ranked
         if "rerank_truncated" in metadata
     }
 
 
-def test_what_another_reranker_cut_is_not_told_again():
+def test_the_truncation_by_an_earlier_reranker_is_not_reported_again():
     first = RerankCompressor(Cutting()).compress_documents(
         [Document(page_content=text) for text in TEXTS], QUERY
     )
@@ -228,14 +230,16 @@ def test_the_status_is_that_of_the_last_reranker():
 
 def test_prompts_and_embeddings_do_not_show_the_status():
     reranker = RerankPostprocessor(backend=FailingBackend(DOWN), on_error="original_order")
-    (kept,) = reranker.postprocess_nodes([NodeWithScore(node=TextNode(text="a"))], query_str=QUERY)
+    (ranked,) = reranker.postprocess_nodes(
+        [NodeWithScore(node=TextNode(text="a"))], query_str=QUERY
+    )
 
-    assert "rerank_status" in kept.node.metadata
+    assert "rerank_status" in ranked.node.metadata
     for mode in (MetadataMode.LLM, MetadataMode.EMBED):
-        assert "a" == kept.node.get_content(metadata_mode=mode)
+        assert "a" == ranked.node.get_content(metadata_mode=mode)
 
 
-def test_what_was_passed_in_is_left_alone(adapter):
+def test_the_callers_documents_do_not_change(adapter):
     node = NodeWithScore(node=TextNode(text="a", metadata={}), score=0.5)
     document = Document(page_content="a", metadata={"relevance_score": 0.5})
     settings = {"backend": FailingBackend(DOWN), "on_error": "original_order"}
@@ -256,7 +260,7 @@ def test_an_outage_is_one_line_in_the_log(adapter, caplog, monkeypatch):
     assert ["reranking failed, documents keep their order: down"] == caplog.messages
 
 
-def test_the_log_speaks_again_after_a_while(monkeypatch):
+def test_an_outage_is_logged_again_after_a_while(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("rerank_plugins._internal.throttle.monotonic", lambda: now[0])
     may = Throttle(60.0)
@@ -267,7 +271,7 @@ def test_the_log_speaks_again_after_a_while(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [RerankCompressor, RerankPostprocessor])
-def test_other_words_are_refused(make):
+def test_other_values_of_on_error_are_refused(make):
     with pytest.raises(ConfigError, match="'ignore'; valid: raise, original_order"):
         make(backend=FakeBackend(), on_error="ignore")
 
@@ -291,7 +295,7 @@ def test_copies_keep_the_setting(make, copied):
     assert "original_order" == copied(make(backend="embedded", on_error="original_order")).on_error
 
 
-def test_what_is_written_down_keeps_the_setting():
+def test_serialised_adapters_keep_the_setting():
     compressor = RerankCompressor("embedded", on_error="original_order")
     postprocessor = RerankPostprocessor(backend="embedded", on_error="original_order")
     with warnings.catch_warnings():

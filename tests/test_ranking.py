@@ -22,9 +22,9 @@ def test_rank_without_limits_is_a_stable_sort(scores):
 
 @given(st.lists(finite), st.none() | st.integers(0, 20), st.none() | finite)
 def test_rank_keeps_the_best_that_reach_the_minimum(scores, top_n, min_score):
-    kept = [r for r in rank(scores) if min_score is None or r.score >= min_score]
+    expected = [r for r in rank(scores) if min_score is None or r.score >= min_score]
 
-    assert kept[:top_n] == rank(scores, top_n=top_n, min_score=min_score)
+    assert expected[:top_n] == rank(scores, top_n=top_n, min_score=min_score)
 
 
 def test_ties_keep_the_input_order():
@@ -35,7 +35,7 @@ def test_negative_zero_ties_with_zero():
     assert [0, 1] == [r.index for r in rank([-0.0, 0.0])]
 
 
-def test_min_score_includes_its_own_value():
+def test_min_score_is_inclusive():
     assert [Ranked(1, 0.5)] == rank([0.49, 0.5], min_score=0.5)
 
 
@@ -71,6 +71,6 @@ def test_a_score_that_is_no_finite_number_is_refused(score):
 
 
 @pytest.mark.parametrize("scores", [(score for score in [0.5]), {0: 0.5}, {0.5}, None, 0.5])
-def test_what_is_no_list_is_refused(scores):
+def test_scores_that_are_not_a_list_are_refused(scores):
     with pytest.raises(InvalidResponse, match="not a list of scores"):
         rank(scores)

@@ -1,4 +1,4 @@
-"""The result that shows itself: what it holds, and how it looks in a notebook and a terminal."""
+"""The result of `rerank()`: what it holds, and how a notebook and a terminal show it."""
 
 import asyncio
 import dataclasses
@@ -36,7 +36,7 @@ VOID = {"col", "br"}
 
 
 def numbers(scale="unknown"):
-    """A backend whose score is the number that the document is."""
+    """A backend that scores a document by the number that it holds."""
     return FakeBackend(lambda _, document: float(document), scale=scale, name="numbers")
 
 
@@ -84,7 +84,7 @@ class TestRerank:
         ]
         assert ["what is a panda", "the panda is a bear", "hi"] == [i.document for i in result]
 
-    def test_cuts_as_rank_does(self):
+    def test_top_n_and_min_score_work_as_in_rank(self):
         assert 2 == len(rerank(QUERY, DOCUMENTS, backend=FakeBackend(), top_n=2))
         assert 1 == len(rerank(QUERY, DOCUMENTS, backend=FakeBackend(), min_score=0.8))
 
@@ -137,7 +137,7 @@ class TestRerank:
         assert "loading" == rerank(QUERY, DOCUMENTS, backend="fake").backend
         assert "loading" == asyncio.run(arerank(QUERY, DOCUMENTS, backend="fake")).backend
 
-    def test_no_documents_load_no_model(self):
+    def test_without_documents_no_model_is_loaded(self):
         """A model that is not there is not missed."""
         assert [] == list(rerank(QUERY, [], backend="local:no-such/model"))
         assert [] == list(asyncio.run(arerank(QUERY, [], backend="local:no-such/model")))
@@ -164,7 +164,7 @@ class TestRerank:
         assert 1 == built.closed
 
     @pytest.mark.parametrize("cut", [{"top_n": -1}, {"min_score": float("nan")}])
-    def test_wrong_cuts_are_refused_before_any_work(self, cut):
+    def test_wrong_limits_are_refused_before_any_work(self, cut):
         with pytest.raises(ConfigError):
             rerank(QUERY, DOCUMENTS, backend=FailingBackend(AssertionError("asked")), **cut)
 
@@ -173,11 +173,11 @@ class TestRerank:
             rerank("q", ["1"], backend=numbers(), min_score=0.5)
 
     @pytest.mark.parametrize("documents", ["one string", (x for x in "ab"), None])
-    def test_documents_that_are_no_list_are_refused(self, documents):
+    def test_documents_that_are_not_a_list_are_refused(self, documents):
         with pytest.raises(UnsupportedInputError):
             rerank(QUERY, documents, backend=FakeBackend())
 
-    def test_default_is_what_load_backend_gives(self, monkeypatch):
+    def test_the_default_backend_is_that_of_load_backend(self, monkeypatch):
         monkeypatch.delenv("RERANK_BACKEND", raising=False)
         result = rerank(QUERY, DOCUMENTS, top_n=1)
 
@@ -198,7 +198,7 @@ class TestRerankResult:
         with pytest.raises(IndexError):
             self.result[3]
 
-    def test_is_false_when_nothing_was_kept(self):
+    def test_is_false_when_empty(self):
         assert not rerank("q", ["1"], backend=numbers(), top_n=0)
         assert not rerank("q", [], backend=numbers())
 
@@ -292,7 +292,7 @@ class TestNotebook:
         assert "bdi" in page.seen
         assert ("td", "dir", "auto") in page.attributes
 
-    def test_nothing_kept_is_said(self):
+    def test_an_empty_result_says_so(self):
         html = rerank("q", ["1", "2"], backend=numbers(), top_n=0)._repr_html_()
 
         assert "0 of 2 documents" in html
@@ -370,7 +370,7 @@ class TestTerminal:
             ({}, "called"),
         ],
     )
-    def test_the_backend_is_shown_by_the_label_of_who_scored(self, facts, shown):
+    def test_the_label_of_the_backend_that_scored_is_shown(self, facts, shown):
         result = RerankResult("q", ("d",), (Ranked(0, 1.0),), Scores([1.0], **facts), "called")
 
         text = re.sub(r"\x1b\[[\d;]*m", "", terminal(result))
@@ -432,7 +432,7 @@ def test_the_example_notebook_runs(monkeypatch):
     ("name", "answer"),
     [("top_k", "`top_k` is called `top_n`"), ("model", "give it in `backend`"), ("x", "valid: ba")],
 )
-def test_names_from_elsewhere_are_answered(name, answer):
+def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):
     with pytest.raises(ConfigError, match=answer):
         rerank(QUERY, DOCUMENTS, **{name: 2})
     with pytest.raises(ConfigError, match=answer):

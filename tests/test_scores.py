@@ -1,4 +1,4 @@
-"""`Scores`: floats in document order that carry what is known about them."""
+"""`Scores`: floats in document order, with facts about them."""
 
 import pickle
 from collections import deque
@@ -41,7 +41,7 @@ def test_scores_are_a_sequence():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", True, 10**400])
-def test_scores_are_finite_or_there_are_none(value):
+def test_scores_must_be_finite(value):
     with pytest.raises(InvalidResponse, match=r"score 1 of 2 is .*, which is not a finite number"):
         Scores([0.5, value])
 
@@ -124,7 +124,7 @@ class Plain(Backend):
         return [1 for _ in documents]
 
 
-def test_what_a_users_backend_returns_gets_its_facts():
+def test_a_plain_list_gets_the_facts_of_its_backend():
     scores = as_scores(Plain().score("q", ["a", "b"]), 2, Plain())
 
     assert [1.0, 1.0] == scores
@@ -160,7 +160,7 @@ def test_scores_of_a_users_backend_get_the_facts_that_they_lack():
         (score for score in (0.9, 0.1)),
     ],
 )
-def test_what_is_not_one_finite_number_per_document_is_no_answer(answer):
+def test_anything_but_one_finite_number_per_document_is_refused(answer):
     with pytest.raises(InvalidResponse):
         as_scores(answer, 2, Plain())
     with pytest.raises(InvalidResponse):
@@ -168,7 +168,7 @@ def test_what_is_not_one_finite_number_per_document_is_no_answer(answer):
 
 
 @pytest.mark.parametrize("answer", [(0.1, 1), np.array([0.1, 1.0]), deque([0.1, 1])])
-def test_any_list_of_numbers_is_an_answer(answer):
+def test_any_sequence_of_numbers_is_accepted(answer):
     assert [0.1, 1.0] == as_scores(answer, 2, Plain())
 
 
@@ -180,7 +180,7 @@ def test_a_fact_belongs_to_a_document(facts):
         Scores([0.5, 0.25], **facts)
 
 
-def test_passages_do_not_change_with_what_was_passed():
+def test_passages_are_copied():
     passages = {0: Passage(0, 1)}
     scores = Scores([0.5], passages=passages)
     passages.clear()
@@ -194,6 +194,6 @@ def test_check_scores_refuses_another_count(count):
         check_scores([0.1, 0.2], count)
 
 
-def test_check_scores_refuses_what_is_no_list():
+def test_check_scores_refuses_values_that_are_not_a_list():
     with pytest.raises(InvalidResponse, match="got `NoneType`, not a list of scores"):
         check_scores(None, 2)

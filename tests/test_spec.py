@@ -45,7 +45,7 @@ XINFERENCE = {"kind": "xinference", "base_url": "http://gpu:9997", "model": "bge
         ),
     ],
 )
-def test_a_string_says_the_same_as_a_mapping(spec, expected):
+def test_a_string_equals_its_mapping(spec, expected):
     from_string, from_mapping = load_backend(spec), load_backend(expected)
 
     assert expected.items() <= from_string.to_spec().items()
@@ -70,7 +70,7 @@ def test_a_backend_is_returned_as_it_is():
     assert backend is load_backend(backend)
 
 
-def test_nothing_means_the_embedded_model(monkeypatch):
+def test_the_default_is_the_embedded_model(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
     assert isinstance(load_backend(), EmbeddedBackend)
@@ -111,7 +111,7 @@ timeout = 5
 
 
 @pytest.mark.parametrize("form", [str, Path, " {} ".format])
-def test_a_file_says_the_same_as_a_mapping(tmp_path, form):
+def test_a_file_equals_its_mapping(tmp_path, form):
     backend = load_backend(form(write(tmp_path, TOML)))
 
     assert load_backend(XINFERENCE).to_spec() == backend.to_spec()
@@ -147,7 +147,7 @@ def test_the_mapping_is_left_alone():
         ('[backend]\nkind = "local"\nmodel = "m"\napi_key = "hunter2"', "`api_key` is a secret"),
     ],
 )
-def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
+def test_the_error_of_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_backend(write(tmp_path, text))
 
@@ -203,7 +203,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ({}, "no table `backend` in the mapping"),
     ],
 )
-def test_a_wrong_spec_says_what_is_wrong(spec, message):
+def test_the_error_of_a_wrong_spec_says_what_is_wrong(spec, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_backend(spec)
 
@@ -270,7 +270,7 @@ def test_wrapped_backends_are_written_as_tables(tmp_path):
     assert spec == pickle.loads(pickle.dumps(chain)).to_spec()
 
 
-def test_what_no_file_can_say_is_not_written():
+def test_a_backend_that_no_file_can_express_has_no_spec():
     retrying = RetryingBackend(load_backend(REMOTE))
     other = RetryingBackend(load_backend(REMOTE), attempts=9)
 
@@ -301,7 +301,7 @@ def test_what_no_file_can_say_is_not_written():
         ),
     ],
 )
-def test_wrong_tables_say_what_is_wrong(tables, message):
+def test_the_error_of_a_wrong_table_says_what_is_wrong(tables, message):
     with pytest.raises(ConfigError, match=message):
         load_backend(tables)
 
@@ -318,7 +318,7 @@ class Own(FakeBackend):
         self.words = words
 
 
-def test_a_backend_of_ones_own_is_named_by_its_class(tmp_path):
+def test_a_users_backend_is_named_by_its_class(tmp_path):
     """Its keywords are options, and every wrapper fits."""
     file = write(
         tmp_path, f'[backend]\nkind = "{OWN}"\nweight = "0.5"\nwords = true\n[retry]\n[cache]\n'
@@ -350,7 +350,7 @@ class Unfinished(Backend):
     """A backend that lacks its methods."""
 
 
-def test_a_class_of_ones_own_may_be_annotated_as_its_author_likes():
+def test_a_user_class_may_have_any_annotations():
     loose = {"kind": f"{__name__}:Loose", "folder": 3, "weights": [1], "path": "a/b", "x": "1"}
 
     assert (3, [1.0], Path("a/b"), {"x": "1"}) == load_backend(loose).settings
@@ -377,12 +377,12 @@ def test_a_class_of_ones_own_may_be_annotated_as_its_author_likes():
         ({"kind": OWN, "weight": "heavy"}, "`weight` must be float, not 'heavy'"),
     ],
 )
-def test_a_wrong_class_of_ones_own_says_what_is_wrong(options, message):
+def test_the_error_of_a_wrong_user_class_says_what_is_wrong(options, message):
     with pytest.raises(ConfigError, match=message):
         load_backend(options)
 
 
-def test_a_module_that_lacks_its_own_needs_says_so(tmp_path, monkeypatch):
+def test_an_import_error_in_a_users_module_is_raised_unchanged(tmp_path, monkeypatch):
     (tmp_path / "needy.py").write_text("import no_such_need\n")
     monkeypatch.syspath_prepend(tmp_path)
 

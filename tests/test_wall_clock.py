@@ -1,4 +1,4 @@
-"""Who may ask for the time of day, which others can set; seconds are counted by another clock."""
+"""Which modules may read the wall clock, which can jump; intervals use a monotonic clock."""
 
 import ast
 
@@ -27,19 +27,19 @@ def asks_for_the_time_of_day(source):
     return False
 
 
-def test_seconds_are_counted_by_a_clock_that_never_jumps():
-    found = {
+def test_only_the_listed_modules_read_the_wall_clock():
+    callers = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if asks_for_the_time_of_day(path.read_text(encoding="utf-8"))
     }
 
-    assert set(ALLOWED) == found
+    assert set(ALLOWED) == callers
 
 
 @pytest.mark.parametrize(
     "source",
     ["import time\ntime.time()", "from time import time", "f(clock=time.time)", "datetime.now()"],
 )
-def test_all_ways_to_ask_are_found(source):
+def test_every_way_to_read_the_wall_clock_is_detected(source):
     assert asks_for_the_time_of_day(source)

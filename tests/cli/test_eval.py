@@ -116,7 +116,7 @@ class TestEval:
         assert 2 * calls[0] == calls[2]
 
     @pytest.mark.slow
-    def test_a_killed_run_goes_on(self, folder, use):
+    def test_a_killed_run_resumes(self, folder, use):
         """The command is killed while the embedded model scores; the next run does the rest."""
         command = [*COMMAND, "eval", "demo:covidqa", "--queries", "12", "--depth", "8"]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -36,8 +36,8 @@ class BM25Retriever(BaseRetriever):
         texts = [document.page_content for document in self.documents]
         index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
         tokens = bm25s.tokenize(query, show_progress=False)
-        found, _ = index.retrieve(tokens, k=k or self.k, show_progress=False)
-        return [self.documents[position] for position in found[0]]
+        rows, _ = index.retrieve(tokens, k=k or self.k, show_progress=False)
+        return [self.documents[position] for position in rows[0]]
 
     async def _aget_relevant_documents(self, query, *, run_manager, k=None):
         return self._get_relevant_documents(query, run_manager=run_manager, k=k)
@@ -89,8 +89,8 @@ def request(**settings):
     return {"documents": documents(), "query": QUERY, **settings}
 
 
-def order(found):
-    return [document.metadata["n"] for document in found]
+def order(ranked):
+    return [document.metadata["n"] for document in ranked]
 
 
 def everything(top_n=None, **settings):

@@ -1,4 +1,4 @@
-"""The compressor: order, cut, copies, input, and backends that fail."""
+"""The compressor: order, limits, copies, input, and backends that fail."""
 
 import asyncio
 import copy
@@ -29,12 +29,12 @@ from tests.langchain.retrieval import (
 
 
 def test_best_documents_come_first():
-    found = everything().compress_documents(documents(), QUERY)
+    ranked = everything().compress_documents(documents(), QUERY)
 
-    assert BEST_FIRST == order(found)
-    assert SCORES == [document.metadata["relevance_score"] for document in found]
-    assert [3, 2, 4, 1, 5] == [document.metadata["retriever_rank"] for document in found]
-    assert all(type(document.metadata["relevance_score"]) is float for document in found)
+    assert BEST_FIRST == order(ranked)
+    assert SCORES == [document.metadata["relevance_score"] for document in ranked]
+    assert [3, 2, 4, 1, 5] == [document.metadata["retriever_rank"] for document in ranked]
+    assert all(type(document.metadata["relevance_score"]) is float for document in ranked)
 
 
 def test_equal_scores_keep_their_order():
@@ -43,20 +43,20 @@ def test_equal_scores_keep_their_order():
     assert [0, 1, 2, 3, 4] == order(compressor.compress_documents(documents(), QUERY))
 
 
-@pytest.mark.parametrize(("top_n", "kept"), [(None, 5), (0, 0), (1, 1), (5, 5), (99, 5)])
-def test_top_n_cuts(top_n, kept):
-    assert BEST_FIRST[:kept] == order(everything(top_n).compress_documents(documents(), QUERY))
+@pytest.mark.parametrize(("top_n", "count"), [(None, 5), (0, 0), (1, 1), (5, 5), (99, 5)])
+def test_top_n_limits_the_documents(top_n, count):
+    assert BEST_FIRST[:count] == order(everything(top_n).compress_documents(documents(), QUERY))
 
 
 def test_three_documents_are_kept_by_default():
     assert BEST_FIRST[:3] == order(RerankCompressor(FakeBackend()).invoke(request()))
 
 
-def test_min_score_cuts():
+def test_min_score_drops_documents_below_it():
     assert BEST_FIRST[:2] == order(everything(min_score=0.5).compress_documents(documents(), QUERY))
 
 
-def test_min_score_cuts_logits():
+def test_min_score_applies_to_logits():
     compressor = RerankCompressor(Answers([3.0, -1.0, 0.5], "logit"), min_score=0)
 
     assert [0, 2] == order(compressor.compress_documents(documents()[:3], QUERY))
@@ -64,40 +64,40 @@ def test_min_score_cuts_logits():
 
 def test_id_subclass_and_metadata_survive():
     gold = Gold(page_content=QUERY, id="g", metadata={"source": "s", "score": 7}, grade=4)
-    (found,) = everything().compress_documents([gold], QUERY)
+    (ranked,) = everything().compress_documents([gold], QUERY)
 
-    assert Gold is type(found)
-    assert ("g", 4, QUERY) == (found.id, found.grade, found.page_content)
+    assert Gold is type(ranked)
+    assert ("g", 4, QUERY) == (ranked.id, ranked.grade, ranked.page_content)
     assert {"source": "s", "score": 7, "relevance_score": 1.0, "retriever_rank": 1} == (
-        found.metadata
+        ranked.metadata
     )
 
 
-def test_nothing_of_the_callers_changes():
-    given = documents()
-    before = copy.deepcopy(given)
-    found = everything().compress_documents(given, QUERY)
-    for document in found:
+def test_the_callers_documents_do_not_change():
+    originals = documents()
+    before = copy.deepcopy(originals)
+    ranked = everything().compress_documents(originals, QUERY)
+    for document in ranked:
         document.metadata["mine"] = True
 
-    assert before == given
-    assert not {id(document) for document in found} & {id(document) for document in given}
+    assert before == originals
+    assert not {id(document) for document in ranked} & {id(document) for document in originals}
 
 
 def test_new_score_wins_over_a_stale_one():
     stale = Document(QUERY, metadata={"relevance_score": 0.01})
-    (found,) = everything().compress_documents([stale], QUERY)
+    (ranked,) = everything().compress_documents([stale], QUERY)
 
-    assert 1.0 == found.metadata["relevance_score"]
-    assert 0.01 == found.metadata["retriever_score"]
+    assert 1.0 == ranked.metadata["relevance_score"]
+    assert 0.01 == ranked.metadata["retriever_score"]
 
 
-def test_second_reranker_keeps_what_the_retriever_said():
-    given = documents()
-    for document in given:
+def test_a_second_reranker_keeps_the_retrievers_rank():
+    originals = documents()
+    for document in originals:
         document.metadata["relevance_score"] = 10.0 - document.metadata["n"]
     backwards = RerankCompressor(Answers([0.0, 1.0, 2.0, 3.0, 4.0]), top_n=None)
-    once = everything().compress_documents(given, QUERY)
+    once = everything().compress_documents(originals, QUERY)
     twice = backwards.compress_documents(once, QUERY)
 
     assert BEST_FIRST[::-1] == order(twice)
@@ -107,10 +107,10 @@ def test_second_reranker_keeps_what_the_retriever_said():
         assert 10.0 - n == document.metadata["retriever_score"]
 
 
-def test_results_are_json():
-    found = everything().compress_documents(documents(), QUERY)
+def test_results_can_be_written_as_json():
+    ranked = everything().compress_documents(documents(), QUERY)
 
-    assert json.loads(json.dumps([document.metadata for document in found]))
+    assert json.loads(json.dumps([document.metadata for document in ranked]))
 
 
 @pytest.mark.parametrize("empty", [[], ()])
@@ -150,33 +150,33 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("kind", BAD_INPUT)
 def test_bad_input_is_refused(kind):
-    given, query, message = BAD_INPUT[kind]
+    value, query, message = BAD_INPUT[kind]
     compressor = everything()
 
     with pytest.raises(UnsupportedInputError, match=message):
-        compressor.compress_documents(given, query)
+        compressor.compress_documents(value, query)
     with pytest.raises(UnsupportedInputError, match=message):
-        asyncio.run(compressor.acompress_documents(given, query))
+        asyncio.run(compressor.acompress_documents(value, query))
     with pytest.raises(UnsupportedInputError, match=message):
-        compressor.invoke({"documents": given, "query": query})
+        compressor.invoke({"documents": value, "query": query})
 
 
-def test_odd_text_is_scored():
+def test_unusual_text_is_scored():
     odd = ["", " ", "nul \x00", "大熊猫", "الباندا", "panda " * 175_000, "giant"]
-    found = everything().compress_documents([Document(text) for text in odd], QUERY)
+    ranked = everything().compress_documents([Document(text) for text in odd], QUERY)
 
-    assert len(odd) == len(found)
-    assert {"panda " * 175_000, "giant"} == {document.page_content for document in found[:2]}
+    assert len(odd) == len(ranked)
+    assert {"panda " * 175_000, "giant"} == {document.page_content for document in ranked[:2]}
 
 
 def test_ten_thousand_documents_are_scored():
-    found = everything(5).compress_documents(documents() * 2_000, QUERY)
+    ranked = everything(5).compress_documents(documents() * 2_000, QUERY)
 
-    assert [2] * 5 == order(found)
+    assert [2] * 5 == order(ranked)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("value", "message"),
     [
         (documents(), r"must be a mapping \{.*not `list`"),
         (QUERY, "not `str`"),
@@ -184,15 +184,15 @@ def test_ten_thousand_documents_are_scored():
         ({"query": QUERY}, "lacks `documents`"),
     ],
 )
-def test_input_of_a_wrong_shape_is_refused(given, message):
+def test_input_of_a_wrong_shape_is_refused(value, message):
     with pytest.raises(UnsupportedInputError, match=message):
-        everything().invoke(given)
+        everything().invoke(value)
 
 
 @pytest.mark.parametrize(
     "scores", [[1.0], [1.0] * 6, [1.0, math.nan, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, math.inf], []]
 )
-def test_wrong_answers_are_errors(scores):
+def test_invalid_scores_are_errors(scores):
     """Not fewer documents, not a random order."""
     compressor = RerankCompressor(Answers(scores))
 
@@ -216,6 +216,6 @@ def test_outage_is_an_error():
 def test_numpy_scores_become_floats():
     numpy = pytest.importorskip("numpy")
     compressor = RerankCompressor(Answers(numpy.array([0.5, 0.25], dtype=numpy.float32)))
-    found = compressor.compress_documents(documents()[:2], QUERY)
+    ranked = compressor.compress_documents(documents()[:2], QUERY)
 
-    assert [float, float] == [type(document.metadata["relevance_score"]) for document in found]
+    assert [float, float] == [type(document.metadata["relevance_score"]) for document in ranked]

@@ -1,4 +1,4 @@
-"""The compressor in LangChain's retrievers, and the retriever of ours."""
+"""The compressor in LangChain's retrievers, and our own retriever."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ def wrapped(compressor):
     )
 
 
-def test_contextual_compression_retriever_takes_us():
+def test_contextual_compression_retriever_takes_the_compressor():
     retriever = wrapped(everything(2))
 
     assert [2, 1] == order(retriever.invoke(QUERY))
@@ -54,7 +54,7 @@ def test_contextual_compression_retriever_shows_the_reranking():
     assert [expected, expected] == [tree(run) for run in runs.traced_runs]
 
 
-def test_pipelines_take_us():
+def test_pipelines_take_the_compressor():
     pipeline = DocumentCompressorPipeline(transformers=[everything(4), everything(2)])
 
     with collect_runs() as runs:
@@ -71,10 +71,10 @@ def test_retriever_reranks_what_it_finds():
     retriever = RerankRetriever(
         BM25Retriever(documents=documents()), backend=FakeBackend(), top_n=2
     )
-    found = retriever.invoke(QUERY)
+    ranked = retriever.invoke(QUERY)
 
-    assert [2, 1] == order(found)
-    assert [1.0, 2 / 3] == [document.metadata["relevance_score"] for document in found]
+    assert [2, 1] == order(ranked)
+    assert [1.0, 2 / 3] == [document.metadata["relevance_score"] for document in ranked]
     assert [2, 1] == order(asyncio.run(retriever.ainvoke(QUERY)))
     assert [[2, 1], [0, 3]] == [order(one) for one in retriever.batch([QUERY, "capital of trees"])]
 
@@ -85,10 +85,10 @@ def test_retriever_over_a_vector_store():
     retriever = RerankRetriever(
         store.as_retriever(search_kwargs={"k": 5}), backend=FakeBackend(), top_n=3
     )
-    found = retriever.invoke(QUERY)
+    ranked = retriever.invoke(QUERY)
 
-    assert BEST_FIRST[:3] == order(found)
-    assert ["d2", "d1", "d3"] == [document.id for document in found]
+    assert BEST_FIRST[:3] == order(ranked)
+    assert ["d2", "d1", "d3"] == [document.id for document in ranked]
     assert "relevance_score" not in store.get_by_ids(["d2"])[0].metadata
     assert (BEST_FIRST[:3], BEST_FIRST[:3]) == tuple(
         order(one) for one in run_in_two_loops(lambda: retriever.ainvoke(QUERY))
@@ -174,8 +174,8 @@ def test_embedded_backend_reranks():
         BM25Retriever(documents=documents()), backend="embedded", top_n=2, min_score=0.0
     )
 
-    found = retriever.invoke("Which city is the seat of the French government?", k=5)
-    assert 0 == order(found)[0]
-    assert order(found) == order(
+    ranked = retriever.invoke("Which city is the seat of the French government?", k=5)
+    assert 0 == order(ranked)[0]
+    assert order(ranked) == order(
         asyncio.run(retriever.ainvoke("Which city is the seat of the French government?", k=5))
     )

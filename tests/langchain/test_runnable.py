@@ -36,9 +36,9 @@ def test_is_a_compressor_and_a_runnable():
     assert isinstance(everything(), Runnable)
 
 
-def test_stands_in_a_chain():
-    found = RunnableLambda(lambda query: documents())
-    chain = {"documents": found, "query": RunnablePassthrough()} | everything(2) | order
+def test_works_in_a_chain():
+    retrieve = RunnableLambda(lambda query: documents())
+    chain = {"documents": retrieve, "query": RunnablePassthrough()} | everything(2) | order
 
     assert [2, 1] == chain.invoke(QUERY)
     assert [2, 1] == asyncio.run(chain.ainvoke(QUERY))
@@ -98,11 +98,11 @@ def test_batch_keeps_requests_apart():
     async def gather():
         return await asyncio.gather(*(compressor.ainvoke(one) for one in requests))
 
-    assert expected == [order(found) for found in compressor.batch(requests)]
-    assert expected == [order(found) for found in asyncio.run(compressor.abatch(requests))]
-    assert expected == [order(found) for found in asyncio.run(gather())]
+    assert expected == [order(ranked) for ranked in compressor.batch(requests)]
+    assert expected == [order(ranked) for ranked in asyncio.run(compressor.abatch(requests))]
+    assert expected == [order(ranked) for ranked in asyncio.run(gather())]
     with ThreadPoolExecutor(8) as pool:
-        assert expected == [order(found) for found in pool.map(compressor.invoke, requests)]
+        assert expected == [order(ranked) for ranked in pool.map(compressor.invoke, requests)]
 
 
 def test_batch_can_return_exceptions():
@@ -117,14 +117,14 @@ def test_async_calls_use_the_backends_own():
     compressor = RerankCompressor(backend)
 
     async def ask():
-        found = await compressor.acompress_documents(documents(), QUERY)
+        ranked = await compressor.acompress_documents(documents(), QUERY)
         assert backend.thread is threading.current_thread()
-        return order(found)
+        return order(ranked)
 
     assert (BEST_FIRST[:3], BEST_FIRST[:3]) == run_in_two_loops(ask)
 
 
-def test_name_of_the_backend_is_not_asked_for():
+def test_the_name_of_the_backend_is_not_read():
     """It may load a model: too early for empty input, and not on the event loop."""
 
     class Slow(AsyncBackend):

@@ -57,7 +57,7 @@ class OwnCompressor(RerankCompressor):
     """A user's subclass."""
 
 
-def test_dump_of_a_subclass_names_the_module_of_its_own():
+def test_dump_of_a_subclass_names_its_own_module():
     assert [*__name__.split("."), "OwnCompressor"] == dumpd(OwnCompressor(WrittenBackend()))["id"]
 
 
@@ -86,7 +86,7 @@ def test_dump_of_a_remote_backend_names_the_key_only(monkeypatch):
     assert compressor.backend.name == restored(compressor).backend.name
 
 
-def test_backend_that_cannot_be_written_is_said_so():
+def test_dump_says_that_a_backend_has_no_spec():
     """Not an error: tracers dump whatever they see."""
     dumped = dumpd(everything())
 

@@ -1,4 +1,4 @@
-"""The adapter's settings, and what is said of wrong ones."""
+"""The adapter's settings, and the errors of wrong ones."""
 
 import importlib
 import math
@@ -66,7 +66,7 @@ def test_min_score_needs_a_scale():
         ("whatever", "valid: backend, min_score, name, on_error, top_n"),
     ],
 )
-def test_names_from_elsewhere_are_answered(name, answer):
+def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):
     with pytest.raises(ConfigError, match=answer) as caught:
         RerankCompressor(**{name: "s3cret"})
 
@@ -77,7 +77,7 @@ def test_names_from_elsewhere_are_answered(name, answer):
 @pytest.mark.parametrize(
     ("name", "answer"), [("base_retriever", "retriever"), ("top_k", "`top_n`")]
 )
-def test_retriever_answers_names_from_elsewhere(name, answer):
+def test_retriever_errors_translate_names_from_other_rerankers(name, answer):
     with pytest.raises(ConfigError, match=answer):
         RerankRetriever(RunnableLambda(len), backend=FakeBackend(), **{name: 1})
 
@@ -86,12 +86,12 @@ def test_retriever_answers_names_from_elsewhere(name, answer):
     ("name", "answer"),
     [("base_retriever", "first argument .* `retriever`"), ("base_compressor", "`backend`")],
 )
-def test_retriever_answers_the_names_of_contextual_compression(name, answer):
+def test_retriever_errors_translate_names_of_contextual_compression(name, answer):
     with pytest.raises(ConfigError, match=answer):
         RerankRetriever(**{name: RunnableLambda(len)})
 
 
-def test_unknown_settings_of_a_call_are_answered():
+def test_unknown_settings_of_a_call_are_refused():
     with pytest.raises(ConfigError, match="is called `top_n`"):
         everything().invoke(request(k=3))
     with pytest.raises(ConfigError, match=r"RerankCompressor.invoke.*valid: documents, min_score"):

@@ -1,4 +1,4 @@
-"""What LangChain traces of a call."""
+"""The runs that LangChain traces for a call."""
 
 import asyncio
 

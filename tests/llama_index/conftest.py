@@ -1,4 +1,4 @@
-"""What LlamaIndex tells its handlers, and an index."""
+"""LlamaIndex's events and spans as its handlers receive them, and an index."""
 
 import pytest
 from llama_index.core import VectorStoreIndex

@@ -25,7 +25,7 @@ BEST_FIRST = [3, 1, 2, 0, 4]
 
 
 class ScoresBackend(Backend):
-    """Answers with the scores it was given, and remembers what it was asked."""
+    """Returns fixed scores and records its requests."""
 
     name = "scores"
 
@@ -42,7 +42,7 @@ class ScoresBackend(Backend):
 
 
 class AsyncOnlyBackend(Backend):
-    """Can be asked without a thread only."""
+    """Has an async method only; its sync method fails."""
 
     name = "async-only"
 

@@ -62,7 +62,7 @@ async def test_reranking_leaves_the_index_as_it_was(index):
     assert first == second
 
 
-async def test_an_engine_without_hits_gets_an_empty_answer():
+async def test_an_engine_without_hits_gives_an_empty_answer():
     engine = RetrieverQueryEngine.from_args(
         NothingRetriever(),
         llm=MockLLM(),
@@ -107,9 +107,9 @@ async def test_chat_engines_answer_from_the_best(index, kind):
 
     for answer in (*answers, stream, astream):
         assert [3, 1] == ids(answer.source_nodes)
-    for said in (*map(str, answers), text, atext):
-        assert TEXTS[3] in said
-        assert "retriever_" not in said
+    for reply in (*map(str, answers), text, atext):
+        assert TEXTS[3] in reply
+        assert "retriever_" not in reply
 
 
 async def test_a_citation_engine_cites_the_best(index):

@@ -1,4 +1,4 @@
-"""What is scored, which queries are taken, and errors, in threads and in asyncio."""
+"""Which text is scored, which queries are accepted, and errors, in threads and in asyncio."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ async def test_metadata_meant_for_embedding_is_scored():
     assert ["title: Pandas\n\ntext"] == backend.documents
 
 
-async def test_what_is_added_reaches_neither_embeddings_nor_prompts():
+async def test_added_metadata_reaches_neither_embeddings_nor_prompts():
     nodes = wrapped("panda", metadata={"title": "T"})
     backend = ScoresBackend(0.5)
     first = await both_ways(RerankPostprocessor(backend=FakeBackend()), nodes)
@@ -59,7 +59,7 @@ async def test_what_is_added_reaches_neither_embeddings_nor_prompts():
     assert [nodes[0].get_content(MetadataMode.EMBED)] == backend.documents
 
 
-async def test_the_model_is_asked_once_for_all_nodes():
+async def test_all_nodes_are_scored_in_one_call():
     backend = FakeBackend()
     RerankPostprocessor(backend=backend).postprocess_nodes(wrapped(*TEXTS), query_str=QUERY)
 
@@ -84,8 +84,8 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(("node", "image"), IMAGES.values(), ids=IMAGES)
-async def test_images_are_for_backends_that_see(node, image):
-    """They reach the backend as `Content`; a text backend says no instead of guessing."""
+async def test_images_need_a_backend_that_scores_them(node, image):
+    """They reach the backend as `Content`; a text backend refuses them."""
     backend = ScoresBackend(0.5)
     await both_ways(RerankPostprocessor(backend=backend), [NodeWithScore(node=node)])
 
@@ -103,7 +103,7 @@ async def test_images_are_for_backends_that_see(node, image):
     ],
 )
 async def test_the_image_of_a_query_is_not_dropped(bundle, query):
-    """It reaches the backend; a text backend says no instead of ranking by the words alone."""
+    """It reaches the backend; a text backend refuses it rather than rank by the text alone."""
     backend = ScoresBackend(0.5)
     RerankPostprocessor(backend=backend).postprocess_nodes(wrapped("a"), bundle)
     await RerankPostprocessor(backend=backend).apostprocess_nodes(wrapped("a"), bundle)
@@ -136,7 +136,7 @@ async def test_an_image_keeps_its_caption():
         (NodeWithScore(node=TextNode(text="broken \ud800")), "lone surrogate"),
     ],
 )
-async def test_what_cant_be_scored_is_refused(item, message):
+async def test_nodes_that_cant_be_scored_are_refused(item, message):
     postprocessor = RerankPostprocessor(backend=FakeBackend())
     nodes = [*wrapped("fine"), item]
     with pytest.raises(UnsupportedInputError, match=message):
@@ -156,7 +156,7 @@ async def test_nodes_that_are_no_list_are_refused(nodes):
         await postprocessor.apostprocess_nodes(nodes, query_str=QUERY)
 
 
-async def test_a_string_is_no_query_bundle():
+async def test_a_string_in_place_of_a_query_bundle_is_refused():
     postprocessor = RerankPostprocessor(backend=FakeBackend())
     with pytest.raises(UnsupportedInputError, match="pass a string as `query_str`"):
         postprocessor.postprocess_nodes(wrapped("panda"), QUERY)
@@ -181,7 +181,7 @@ async def test_a_blank_query_is_refused():
         await both_ways(RerankPostprocessor(backend=FakeBackend()), wrapped("a"), " \n")
 
 
-async def test_no_nodes_need_no_backend():
+async def test_without_nodes_the_backend_is_not_called():
     """Engines do call with an empty list; the backend need not even be reachable."""
     backend = FailingBackend(BackendTimeout("down"))
 
@@ -209,7 +209,7 @@ async def test_async_calls_use_no_thread():
     assert [1, 2, 0] == ids(result)
 
 
-async def test_requests_in_flight_together_stay_apart():
+async def test_concurrent_requests_are_not_mixed_up():
     postprocessor = RerankPostprocessor(backend=AsyncOnlyBackend(), top_n=None)
     results = await asyncio.gather(
         *(
@@ -223,7 +223,7 @@ async def test_requests_in_flight_together_stay_apart():
     assert [list(reversed(range(size))) for size in range(1, 9)] == [ids(r) for r in results]
 
 
-async def test_cancelling_ends_what_was_begun(events, spans):
+async def test_cancelling_ends_the_event_and_the_span(events, spans):
     backend, legacy = HangingBackend(), LegacyRecorder()
     postprocessor = RerankPostprocessor(backend=backend, callback_manager=CallbackManager([legacy]))
     task = asyncio.create_task(postprocessor.apostprocess_nodes(wrapped("a"), query_str=QUERY))

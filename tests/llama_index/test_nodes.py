@@ -1,4 +1,4 @@
-"""The nodes that come out: their order, their scores and what else they keep."""
+"""The nodes returned: their order, their scores and what else they keep."""
 
 import copy
 import json
@@ -51,13 +51,13 @@ async def test_top_n_keeps_the_best(top_n, expected):
     assert expected == ids(await both_ways(postprocessor, wrapped(*TEXTS)))
 
 
-async def test_top_n_is_three_unless_told():
+async def test_top_n_is_three_by_default():
     assert [3, 1, 2] == ids(
         await both_ways(RerankPostprocessor(backend=FakeBackend()), wrapped(*TEXTS))
     )
 
 
-async def test_min_score_keeps_the_bound_itself():
+async def test_min_score_is_inclusive():
     postprocessor = RerankPostprocessor(backend=FakeBackend(), min_score=0.75)
 
     assert [3, 1] == ids(await both_ways(postprocessor, wrapped(*TEXTS)))
@@ -79,7 +79,7 @@ async def test_nodes_without_a_retriever_score_are_ranked_too():
     assert {"retriever_rank": 4} == result[0].metadata
 
 
-async def test_the_retrievers_view_is_in_the_metadata():
+async def test_the_retrievers_rank_and_score_are_in_the_metadata():
     result = await both_ways(RerankPostprocessor(backend=FakeBackend()), wrapped(*TEXTS))
 
     assert [
@@ -89,7 +89,7 @@ async def test_the_retrievers_view_is_in_the_metadata():
     ] == [item.metadata for item in result]
 
 
-async def test_a_second_pass_keeps_the_first_retrievers_view():
+async def test_a_second_reranker_keeps_the_retrievers_rank_and_score():
     nodes = wrapped(*TEXTS)
     nodes[2].score = None
     first = await both_ways(RerankPostprocessor(backend=FakeBackend(), top_n=None), nodes)
@@ -115,7 +115,7 @@ async def test_scores_are_python_floats():
     assert 0.5 == result[1].metadata["retriever_score"]
 
 
-async def test_nothing_of_the_callers_changes():
+async def test_the_callers_nodes_do_not_change():
     metadata = {"page": 7, "tags": ["x"]}
     nodes = wrapped(*TEXTS, metadata=metadata, excluded_llm_metadata_keys=["tags"])
     before = copy.deepcopy(nodes)

@@ -39,7 +39,7 @@ def test_settings_survive_every_round_trip(spec):
     assert 7 == RerankPostprocessor.from_dict(written, top_n=7).top_n
 
 
-def test_keys_are_never_written_down(monkeypatch):
+def test_keys_are_never_serialised(monkeypatch):
     monkeypatch.setenv("MY_KEY", "hunter2")
     postprocessor = RerankPostprocessor(
         backend="xinference+http://127.0.0.1:9?model=m&api_key_env=MY_KEY"
@@ -55,7 +55,7 @@ def test_keys_are_never_written_down(monkeypatch):
         assert "hunter2" not in text
 
 
-def test_a_backend_without_a_spec_says_so():
+def test_a_backend_without_a_spec_cannot_be_serialised():
     with pytest.raises(ConfigError, match="`FakeBackend` can't be written as a spec"):
         RerankPostprocessor(backend=FakeBackend()).to_dict()
 

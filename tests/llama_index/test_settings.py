@@ -1,4 +1,4 @@
-"""The postprocessor's settings, and what is said of wrong ones."""
+"""The postprocessor's settings, and the errors of wrong ones."""
 
 import math
 import subprocess
@@ -34,7 +34,7 @@ def test_the_environment_names_the_default(monkeypatch):
     assert "tei" == RerankPostprocessor().backend.to_spec()["kind"]
 
 
-def test_a_mapping_and_a_file_say_the_same_as_a_string(tmp_path):
+def test_a_mapping_and_a_file_equal_the_string(tmp_path):
     file = tmp_path / "rerank.toml"
     file.write_text('[backend]\nkind = "xinference"\nbase_url = "http://127.0.0.1:9"\nmodel = "m"')
     specs = (
@@ -93,7 +93,7 @@ def test_a_wrong_spec_is_refused(backend):
         ("unheard_of", "valid: backend, callback_manager, min_score, on_error, top_n"),
     ],
 )
-def test_other_names_are_answered_with_the_right_one(name, answer):
+def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):
     """The base class would ignore them in silence; no message repeats the value."""
     with pytest.raises(ConfigError, match=answer) as caught:
         RerankPostprocessor(**{"backend": FakeBackend(), name: "hunter2"})

@@ -1,4 +1,4 @@
-"""What LlamaIndex's events, spans and callbacks tell of a call."""
+"""LlamaIndex's events, spans and callbacks of a call."""
 
 import json
 
@@ -24,7 +24,7 @@ from tests.llama_index.nodes import (
 )
 
 
-async def test_events_tell_what_happened(events):
+async def test_events_hold_model_query_and_nodes(events):
     nodes = wrapped(*TEXTS)
     await both_ways(RerankPostprocessor(backend=FakeBackend(), top_n=2), nodes)
     kinds = [type(event) for event in events.of(ReRankStartEvent, ReRankEndEvent)]
@@ -54,7 +54,7 @@ async def test_without_top_n_the_event_counts_the_nodes(events):
     assert [5, 5] == [event.top_n for event in events.of(ReRankStartEvent)]
 
 
-async def test_events_keep_what_they_saw(events):
+async def test_events_do_not_change_with_later_mutations(events):
     """Later changes of nodes and metadata do not rewrite history."""
     nodes = wrapped(*TEXTS, metadata={"page": 1})
     result = await both_ways(RerankPostprocessor(backend=FakeBackend()), nodes)
@@ -68,7 +68,7 @@ async def test_events_keep_what_they_saw(events):
 
 
 @pytest.mark.parametrize("error", [BackendTimeout("down"), UnsupportedInputError("odd")])
-async def test_an_error_ends_what_was_begun(events, spans, error):
+async def test_an_error_ends_the_event_and_the_span(events, spans, error):
     """An `ExceptionEvent` stands where the end would be, and the span is dropped."""
     legacy = LegacyRecorder()
     postprocessor = RerankPostprocessor(

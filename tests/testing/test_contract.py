@@ -1,4 +1,4 @@
-"""The contract suite leaves what it tests as it was."""
+"""The contract suite does not alter the class under test."""
 
 from rerank_plugins import load_backend
 from rerank_plugins.testing import BackendContract

@@ -1,4 +1,4 @@
-"""The contract suite, run over the test doubles themselves, and what it asks of whom."""
+"""The contract suite, run over the test doubles; which tests run for which backends."""
 
 import unittest
 
@@ -16,7 +16,7 @@ class TestFakeBackend(BackendContract):
 
 
 class Listwise(BackendContract):
-    """Scores each document by its place: none of these must score alike."""
+    """Scores each document by its position, so that equal documents score differently."""
 
     picklable = False
 
@@ -31,7 +31,7 @@ class Listwise(BackendContract):
 
 
 @pytest.mark.parametrize("name", [name for name in dir(Listwise) if name.startswith("test_")])
-def test_a_listwise_backend_keeps_the_contract_but_for_what_only_pointwise_ones_can(name):
+def test_a_listwise_backend_passes_the_contract_without_its_pointwise_tests(name):
     skipped = {
         "test_concurrent_ascore_keeps_requests_apart",
         "test_equal_documents_score_alike",

@@ -1,4 +1,4 @@
-"""The fault kit does what its names say, seen by a client that has no part in it."""
+"""The fault kit does what its names say, as an independent client sees it."""
 
 import contextlib
 import http.client
@@ -27,7 +27,7 @@ def post(fake_server, body=COHERE, timeout=10.0):
         return json.load(reply)
 
 
-def test_an_endpoint_tells_what_it_was_asked():
+def test_a_fake_server_records_its_requests():
     with FakeServer(FakeResponse({"fine": True})) as fake_server:
         assert {"fine": True} == post(fake_server, {"a": 1})
         (received,) = fake_server.requests
@@ -67,7 +67,7 @@ def test_a_body_that_is_not_json_is_received_as_none():
         assert (None, 1) == (fake_server.requests[0].body, fake_server.requests[0].size)
 
 
-def test_a_server_that_is_asked_in_another_way_says_so():
+def test_a_request_with_another_method_is_answered_with_405():
     with FakeServer(serve_dialect("cohere")) as fake_server:
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(fake_server.url, timeout=10)
@@ -82,7 +82,7 @@ def test_behaviours_take_turns_and_the_last_stays():
         assert [1, 2, 3, 3] == [post(fake_server) for _ in range(4)]
 
 
-def test_no_turns_are_refused():
+def test_an_empty_list_of_behaviours_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         in_turn()
 

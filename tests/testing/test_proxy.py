@@ -1,4 +1,4 @@
-"""The proxy breaks lines as it is told, and passes bytes as they are otherwise."""
+"""The proxy breaks connections as configured, and otherwise passes bytes unchanged."""
 
 import contextlib
 import socket
@@ -34,7 +34,7 @@ def echo():
         thread.join()
 
 
-def test_a_place_that_was_taken_meanwhile_leaves_nothing_behind(echo):
+def test_a_port_that_is_taken_meanwhile_leaks_nothing(echo):
     proxy, before = Proxy(echo), threading.active_count()
     with (
         socket.create_server(("127.0.0.1", proxy.port)),
@@ -46,7 +46,7 @@ def test_a_place_that_was_taken_meanwhile_leaves_nothing_behind(echo):
     assert before == threading.active_count()
 
 
-def test_it_may_stand_in_several_blocks(echo):
+def test_it_may_be_used_in_several_with_blocks(echo):
     proxy = Proxy(echo)
     for _ in range(2):
         with proxy, connect(proxy) as line:
@@ -88,14 +88,14 @@ def test_bytes_pass_unchanged(proxy, line):
     assert 1 == proxy.connections
 
 
-def test_ends_pass_too(line):
+def test_the_end_of_a_connection_is_passed_on(line):
     line.sendall(b"all")
     line.shutdown(socket.SHUT_WR)
 
     assert b"all" == read(line, 100)
 
 
-def test_a_delay_is_there_and_back_and_no_brake(proxy, line):
+def test_a_delay_adds_latency_and_does_not_limit_throughput(proxy, line):
     proxy.fault = Delay(0.1)
     began = time.monotonic()
     for _ in range(5):
@@ -152,7 +152,7 @@ def test_a_reset_is_an_error(proxy, line, after):
 
 
 @pytest.mark.parametrize("after", [0, 4])
-def test_a_black_hole_says_nothing(proxy, line, after):
+def test_a_black_hole_sends_nothing(proxy, line, after):
     proxy.fault = BlackHole(after)
     line.sendall(b"0123456789")
     line.settimeout(0.2)
@@ -162,7 +162,7 @@ def test_a_black_hole_says_nothing(proxy, line, after):
         line.recv(100)
 
 
-def test_a_fault_that_is_over_is_over(proxy, line):
+def test_connections_work_after_a_fault_ends(proxy, line):
     proxy.fault = Drip(0.001)
     line.sendall(b"0123")
     assert b"0123" == read(line, 4)

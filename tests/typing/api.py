@@ -93,7 +93,10 @@ def wrapped(backend: Backend) -> Backend:
 def evaluations() -> list[Evaluation]:
     """Every form of a dataset and of backends."""
     data = from_retriever(lambda query: [("id", query)], [("query", ["id"]), ("other", {"id": 2})])
-    found = evaluate(load_dataset("demo:covidqa"), {"mine": Mine(), "default": None}, depth=20)
-    assert_type(found.compared("mine", "BM25").p_value, float)
-    assert_type(found.backends[0].figures["MRR@10"].mean, float)
-    return [found, evaluate(data, ["embedded", Mine()], metrics=["nDCG@5"], scores=Path("scores"))]
+    evaluation = evaluate(load_dataset("demo:covidqa"), {"mine": Mine(), "default": None}, depth=20)
+    assert_type(evaluation.compared("mine", "BM25").p_value, float)
+    assert_type(evaluation.backends[0].figures["MRR@10"].mean, float)
+    return [
+        evaluation,
+        evaluate(data, ["embedded", Mine()], metrics=["nDCG@5"], scores=Path("scores")),
+    ]

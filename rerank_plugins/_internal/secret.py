@@ -1,0 +1,35 @@
+"""A secret that no log line, traceback or crash report shows."""
+
+from __future__ import annotations
+
+__all__ = ["Secret"]
+
+
+class Secret:
+    """Holds a secret in a type whose repr masks it.
+
+    Crash reporters print the local variables of each frame: so keys travel in this type, which is
+    no string, and `reveal()` is called where no frame keeps its result.
+
+    Args:
+        value: the secret.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._value
+
+    def after(self, prefix: str) -> Secret:
+        """Return the secret with `prefix` before it."""
+        return Secret(prefix + self._value)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "[secret]" if self._value else "[no secret]"

@@ -13,6 +13,7 @@ from rerank_plugins._internal import context as _context
 from rerank_plugins._internal.checks import check_choice, check_integer, check_number
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import aside_by_side, side_by_side
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialects import DIALECTS, Dialect
@@ -89,6 +90,8 @@ class HTTPBackend(Backend):
         headers: Mapping[str, str] | None = None,
         verify: bool | str = True,
     ) -> None:
+        key = None if api_key is None else Secret(api_key)
+        api_key = None  # no frame shows it any more
         protocol = _dialect(dialect)
         urls = _rerank_urls(protocol, base_url, endpoints, model)
         if protocol.needs_model and not model:
@@ -108,7 +111,7 @@ class HTTPBackend(Backend):
         self._endpoints = None if endpoints is None else list(endpoints)
         self._dialect = protocol
         self._model = model
-        self._api_key = api_key
+        self._api_key = key
         self._api_key_env = api_key_env
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -125,7 +128,7 @@ class HTTPBackend(Backend):
         self.cacheable = self.pointwise = not listwise
         self.instructions = protocol.instruct is not None
         self._servers = Endpoints([Endpoint(url, dialect=protocol.name) for url in urls])
-        self._credentials = Credentials(api_key, api_key_env, protocol.key_variables)
+        self._credentials = Credentials(key, api_key_env, protocol.key_variables)
         self._flow = RequestFlow(
             self._servers,
             dialect=protocol,

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import quote
 
 from rerank_plugins._internal.options import check_variable
+from rerank_plugins._internal.secret import Secret
+from rerank_plugins.backends.http.masking import mask
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["Credentials", "Key"]
+__all__ = ["Credentials", "Key", "can_be_sent"]
 
 
 class Key(NamedTuple):
     """A key, and where it comes from."""
 
-    value: str
+    value: Secret
     """The key; "" if there is none."""
     source: str
     """Where the key comes from, or how to set it, in words."""
-    other_secrets: tuple[str, ...] = ()
+    other_secrets: tuple[Secret, ...] = ()
     """What else was sent and is masked too."""
 
     def mask(self, text: str) -> str:
-        """Replace the secrets in `text`, also where they are quoted or escaped, by `[key]`.
+        """Replace the secrets in `text` by `[key]`, also where they are escaped or cut short.
 
-        Runs of white space in `text` must be single spaces.
+        A text that holds one in another form, such as in groups of four, becomes "".
+
+        Args:
+            text: what a server wrote; runs of white space in it must be single spaces.
         """
-        forms = [form for secret in (self.value, *self.other_secrets) for form in _forms(secret)]
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "[key]")
+        for secret in (self.value, *self.other_secrets):
+            text = mask(text, secret)
         return text
 
 
@@ -49,7 +50,7 @@ class Credentials:
     """
 
     def __init__(
-        self, literal: str | None, variable: str | None, default_variables: Sequence[str]
+        self, literal: Secret | None, variable: str | None, default_variables: Sequence[str]
     ) -> None:
         if literal is not None and variable is not None:
             raise ConfigError("give either `api_key` or `api_key_env`, not both")
@@ -68,7 +69,7 @@ class Credentials:
         if self._literal is not None:
             return Key(_checked(self._literal, "`api_key`"), "the key is the `api_key` you passed")
         if self._variable is not None:
-            key = _checked(os.environ.get(self._variable, ""), self._variable)
+            key = _checked(_variable(self._variable), self._variable)
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._variable!r}, named by `api_key_env`, is "
@@ -76,28 +77,24 @@ class Credentials:
                 )
             return Key(key, f"the key is that of the environment variable {self._variable}")
         for variable in self._default_variables:
-            if key := _checked(os.environ.get(variable, ""), variable):
+            if key := _checked(_variable(variable), variable):
                 return Key(key, f"the key is that of the environment variable {variable}")
         hint = "name the variable of the key with `api_key_env`"
         if self._default_variables:
             hint = f"set {self._example}, or name your variable with `api_key_env`"
-        return Key("", f"no key was sent: {hint}")
+        return Key(Secret(""), f"no key was sent: {hint}")
 
 
-def _checked(key: str, source: str) -> str:
-    key = key.strip()
-    if not (key.isascii() and key.isprintable()):
+def _variable(name: str) -> Secret:
+    return Secret(os.environ.get(name, "").strip())
+
+
+def _checked(key: Secret, source: str) -> Secret:
+    if not can_be_sent(key):
         raise ConfigError(f"the key in {source} holds characters that no HTTP header may hold")
     return key
 
 
-def _forms(secret: str) -> set[str]:
-    """Return a secret as servers write it: bare, quoted for JSON, Python, HTML or a URL."""
-    forms = {secret}
-    for _ in range(2):  # an error that quotes an error is escaped twice
-        forms |= {escaped for form in forms for escaped in _escapes(form)}
-    return {" ".join(form.split()) for form in forms} - {""}
-
-
-def _escapes(text: str) -> Iterable[str]:
-    return json.dumps(text)[1:-1], repr(text)[1:-1], html.escape(text), quote(text, safe="")
+def can_be_sent(secret: Secret) -> bool:
+    """Whether a secret can stand in an HTTP header."""
+    return secret.reveal().isascii() and secret.reveal().isprintable()

@@ -20,6 +20,8 @@ __all__ = ["DIALECTS", "Dialect", "Fields", "decode_results", "decode_usage"]
 
 Fields: TypeAlias = Mapping[str, object]
 
+_MAX_COUNT = 2**53
+"""Larger counts make no sense, and no counter of metrics takes them."""
 _VERSION = re.compile(r"v\d+")
 _RERANK_PATH = re.compile(r".*/(rerank|reranks|reranking|ranking|text-rerank)")
 
@@ -112,7 +114,7 @@ def _count(fields: object, name: str) -> int | None:
     value = _child(fields, name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
 
 
 def _items(body: object) -> list[object]:

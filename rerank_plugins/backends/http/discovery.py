@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Key
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.errors import parse_json, status_error
+from rerank_plugins.backends.http.errors import status_error
+from rerank_plugins.backends.http.reading import parse_json
 from rerank_plugins.backends.http.responses import HTTPRequest
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.errors import BackendError, BackendRejected
@@ -95,6 +97,7 @@ def probe(
         UnknownServer: something answers, but no server of a known kind.
         BackendRejected: the server does not rerank.
     """
+    key, api_key = Secret(api_key or ""), None  # no frame shows it any more
     base = _RERANK_PATH.split(DIALECTS["infinity"].rerank_url(base_url))[0]
     root = re.sub(r"/v\d+$", "", base)
     if hosted := _hosted(root):
@@ -105,13 +108,12 @@ def probe(
     refused: list[str] = []
 
     def get(path: str) -> _Page:
-        headers = {"Accept": "application/json"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
+        headers: dict[str, str | Secret] = {"Accept": "application/json"}
+        if key:
+            headers["Authorization"] = key.after("Bearer ")
         response = transport.send(HTTPRequest("GET", root + path, headers), deadline)
         if response.status == _TOO_MANY_REQUESTS:
-            key = Key(api_key or "", "wait, or ask its operator")
-            raise status_error(response, where=root, key=key)
+            raise status_error(response, where=root, key=Key(key, "wait, or ask its operator"))
         if response.status in _UNAUTHORIZED and path != _XINFERENCE_VERSION:
             refused.append(path)
         try:

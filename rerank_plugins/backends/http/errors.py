@@ -1,17 +1,17 @@
-"""From an HTTP response to its JSON, or to the one error that says what happened."""
+"""From an HTTP response outside 200 to 299 to the one error that says what happened."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import string
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from rerank_plugins.backends.http.credentials import Key
+from rerank_plugins.backends.http.reading import parse_message
 from rerank_plugins.backends.http.responses import HTTPResponse
 from rerank_plugins.errors import (
     AuthenticationError,
@@ -20,13 +20,14 @@ from rerank_plugins.errors import (
     BackendRejected,
     BackendTimeout,
     BackendUnavailable,
-    InvalidResponse,
 )
 
-__all__ = ["parse_json", "quote_message", "status_error"]
+__all__ = ["quote_message", "status_error"]
 
-_MAX_ERROR_SIZE = 2**20
 _MAX_MESSAGE = 200
+_MAX_MASKED = 20 * _MAX_MESSAGE
+"""How much of a message is searched for what must not be quoted."""
+_MAX_HEADER = 100
 _MIN_PREFIX = 8
 """Fewer characters of a text may stand in any message by chance."""
 
@@ -47,35 +48,10 @@ _PERMANENT = re.compile("validation error|too large to process", re.IGNORECASE)
 # pydantic and FastAPI, printed as text, repeat the input that they refuse.
 _REPEATED_INPUT = re.compile(r"""(input_value=|["']input["']:).*""", re.DOTALL)
 # HAProxy's pages have no title.
-_TITLE = re.compile(r"<(title|h1)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_TITLES = ("title", "h1")
+_LOWERED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""`str.lower()` may change the length of a text."""
 _MESSAGE_FIELDS = ("error", "detail", "message")
-
-
-def parse_json(response: HTTPResponse) -> object:
-    """Return the JSON of a response, read strictly: no NaN, no infinity.
-
-    Raises:
-        InvalidResponse: it is not JSON.
-        BackendError: it is nested too deeply.
-    """
-    media_type = response.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if not media_type.lower().endswith(("/json", "+json")):
-        raise InvalidResponse(
-            f"the response is {media_type[:50]!r} instead of JSON; check `base_url`"
-        )
-    try:
-        return _STRICT.decode(response.content.decode())
-    except RecursionError as exc:
-        raise BackendError("the response is nested too deeply") from exc
-    except ValueError as exc:  # also for bytes that are not UTF-8, and for overlong numbers
-        raise InvalidResponse("the response is not valid JSON") from exc
-
-
-def _reject(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-_STRICT = json.JSONDecoder(parse_constant=_reject)
 
 
 def status_error(
@@ -109,7 +85,7 @@ def status_error(
     if status in _TIMEOUT_STATUSES:
         return BackendTimeout(what + later, retry_after=retry_after)
     if status in _REDIRECT_STATUSES:
-        host = _host(response.headers.get("location", ""))
+        host = _host(response.headers.get("location", ""), key)
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
     elif status in _TOO_LARGE_STATUSES and len(documents) > 1:
         what = (
@@ -136,17 +112,26 @@ def quote_message(response: HTTPResponse, *, key: Key, texts: Iterable[str]) -> 
 
 def _message(response: HTTPResponse) -> str:
     """Return the server's own message, in whichever usual form it comes."""
-    if len(response.content) > _MAX_ERROR_SIZE:
-        return ""
     text = response.content.decode(errors="replace")
     try:
-        return _json_message(json.loads(text))
-    except RecursionError:
+        return _json_message(parse_message(text))
+    except (BackendError, RecursionError):
         return ""
     except ValueError:
-        if title := _TITLE.search(text):
-            return title[2]
+        if title := _title(text):
+            return title
         return "" if text.lstrip().startswith(("<", "{", "[")) else text
+
+
+def _title(page: str) -> str:
+    """Return the title of an HTML page; "" if it has none. Takes linear time."""
+    lowered = page.translate(_LOWERED)
+    for name in _TITLES:
+        start = lowered.find(f"<{name}>")
+        end = lowered.find(f"</{name}>", start)
+        if 0 <= start < end:
+            return page[start + len(name) + 2 : end]
+    return ""
 
 
 def _json_message(body: object) -> str:
@@ -157,17 +142,19 @@ def _json_message(body: object) -> str:
     if not isinstance(body, dict):
         return ""
     if isinstance(body.get("msg"), str):  # FastAPI; its `input` repeats ours
-        location = ".".join(str(part) for part in body.get("loc") or ())
+        place = body.get("loc")
+        location = ".".join(map(str, place)) if isinstance(place, list) else ""
         return f"{location}: {body['msg']}" if location else body["msg"]
     return next(filter(None, (_json_message(body.get(name)) for name in _MESSAGE_FIELDS)), "")
 
 
 def _quote(message: str, *, key: Key, texts: Iterable[str]) -> str:
     """Return at most 200 characters of a message, escaped and quoted, without our own texts."""
-    message = key.mask(" ".join(_REPEATED_INPUT.sub("", message).split()))
-    if not message or any(prefix in message for prefix in map(_prefix, texts) if prefix):
+    message = " ".join(_REPEATED_INPUT.sub("", message).split())[:_MAX_MASKED]
+    if any(prefix in message for prefix in map(_prefix, texts) if prefix):
         return ""
-    return f"'{repr(message[:_MAX_MESSAGE])[1:-1][:_MAX_MESSAGE]}'"
+    message = key.mask(message)  # first, since a part of a key is cut off from what shows it
+    return f"'{repr(message[:_MAX_MESSAGE])[1:-1][:_MAX_MESSAGE]}'" if message else ""
 
 
 def _prefix(text: str) -> str:
@@ -181,6 +168,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if (milliseconds := _seconds(headers.get("retry-after-ms", ""))) is not None:  # Cohere's
         return milliseconds / 1000
     value = headers.get("retry-after", "")
+    if len(value) > _MAX_HEADER:
+        return None
     if (seconds := _seconds(value)) is not None:
         return seconds
     try:
@@ -197,8 +186,9 @@ def _seconds(value: str) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _host(location: str) -> str:
+def _host(location: str, key: Key) -> str:
     try:
-        return urlsplit(location).hostname or "another path"
+        host = urlsplit(location).hostname
     except ValueError:
-        return "another place"
+        return "what is no URL"
+    return _quote(host, key=key, texts=()) if host else "another path"

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rerank_plugins._internal.secret import Secret
+from rerank_plugins.backends.http.credentials import can_be_sent
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["HeaderValues", "check_headers", "read_headers"]
@@ -23,8 +25,8 @@ _SECRET = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)
 class HeaderValues(NamedTuple):
     """Headers as they are sent, and which of their values are secret."""
 
-    headers: Mapping[str, str]
-    secrets: tuple[str, ...]
+    headers: Mapping[str, str | Secret]
+    secrets: tuple[Secret, ...]
     """The values that come from the environment."""
 
 
@@ -57,20 +59,20 @@ def read_headers(headers: Mapping[str, str]) -> HeaderValues:
     Raises:
         ConfigError: a variable is not set, or no header can hold its value.
     """
-    values: dict[str, str] = {}
-    secrets: list[str] = []
+    values: dict[str, str | Secret] = {}
+    secrets: list[Secret] = []
     for name, value in headers.items():
         reference = _REFERENCE.fullmatch(value)
         if reference is None:
             values[name] = value
             continue
-        secret = os.environ.get(reference[1], "").strip()
+        secret = Secret(os.environ.get(reference[1], "").strip())
         if not secret:
             raise ConfigError(
                 f"the environment variable {reference[1]!r}, named by the header {name!r}, is not "
                 "set"
             )
-        if not (secret.isascii() and secret.isprintable()):
+        if not can_be_sent(secret):
             raise ConfigError(f"the value of {reference[1]} can't stand in an HTTP header")
         values[name] = secret
         secrets.append(secret)

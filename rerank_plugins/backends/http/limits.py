@@ -13,7 +13,6 @@ __all__ = ["LearnedLimits", "SizeLimit", "Unit", "size_limit"]
 _LIFETIME = 600.0
 """Seconds until a learned limit is doubled, to find out whether the server takes more by then."""
 
-_MAX_ERROR_SIZE = 2**16
 _REFUSALS = frozenset({400, 413, 422})
 _TOO_LARGE = 413
 
@@ -51,7 +50,7 @@ def size_limit(response: HTTPResponse, *, documents: int, size: int) -> SizeLimi
         documents: how many documents the request held.
         size: how many bytes the request held.
     """
-    if response.status not in _REFUSALS or len(response.content) > _MAX_ERROR_SIZE:
+    if response.status not in _REFUSALS:
         return None
     text = response.content.decode(errors="replace")
     if _TOKENS.search(text):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Credentials, Key
 from rerank_plugins.backends.http.dialects import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
-from rerank_plugins.backends.http.errors import parse_json, quote_message, status_error
+from rerank_plugins.backends.http.errors import quote_message, status_error
 from rerank_plugins.backends.http.headers import read_headers
 from rerank_plugins.backends.http.limits import size_limit
-from rerank_plugins.backends.http.responses import HTTPRequest, HTTPResponse
+from rerank_plugins.backends.http.reading import parse_json
+from rerank_plugins.backends.http.responses import SUCCESS, HTTPRequest, HTTPResponse
 from rerank_plugins.backends.http.splitting import Part, merge_parts, split, to_json
 from rerank_plugins.backends.http.transport import Exchange
 from rerank_plugins.backends.scale import Scaling
@@ -32,7 +35,13 @@ __all__ = ["Job", "RequestFlow"]
 MAX_BODY = 1_000_000
 """Largest request in bytes, where it can be split: nginx refuses more than 1 MiB by default."""
 
-_SUCCESS = range(200, 300)
+# A response may repeat the documents; each byte of them may take six in JSON, as in `\u003c`.
+_RESPONSE_BYTES, _BYTES_PER_DOCUMENT, _BYTES_PER_BYTE = 2**16, 2**12, 6
+_RESPONSE_VALUES, _VALUES_PER_DOCUMENT = 2**10, 2**8
+
+_MISREADINGS = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+)
 
 
 class Job(NamedTuple):
@@ -164,7 +173,7 @@ class RequestFlow:
                     raise
                 tried[endpoint] = f"before that, {type(error).__name__}: {error}"
 
-    def _encode(self, attempt: _Attempt, extra_headers: Mapping[str, str]) -> HTTPRequest:
+    def _encode(self, attempt: _Attempt, extra_headers: Mapping[str, str | Secret]) -> HTTPRequest:
         endpoint, key, job, part = attempt
         body = self._dialect.encode(
             job.query,
@@ -173,20 +182,33 @@ class RequestFlow:
             instruction=job.instruction,
             raw=self._scaling.raw,
         )
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        headers: dict[str, str | Secret] = {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
         if key.value:
-            headers[self._dialect.key_header] = f"{self._dialect.key_prefix}{key.value}"
+            headers[self._dialect.key_header] = key.value.after(self._dialect.key_prefix)
         elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
             raise AuthenticationError(f"{endpoint.where}: {key.source}")
         own = {name.lower() for name in headers}
         headers |= {name: value for name, value in extra_headers.items() if name.lower() not in own}
-        return HTTPRequest("POST", endpoint.url, headers, to_json(body), endpoint.where)
+        content = to_json(body)
+        return HTTPRequest(
+            "POST",
+            endpoint.url,
+            headers,
+            content,
+            endpoint.where,
+            max_response=_RESPONSE_BYTES
+            + _BYTES_PER_DOCUMENT * len(part.texts)
+            + _BYTES_PER_BYTE * len(content),
+        )
 
     def _decode(self, attempt: _Attempt, request: HTTPRequest, response: HTTPResponse) -> Scores:
         endpoint, key, job, part = attempt
         count = len(part.texts)
         query = [job.query, job.instruction or ""]
-        if response.status not in _SUCCESS:
+        if response.status not in SUCCESS:
             error = status_error(
                 response,
                 where=endpoint.where,
@@ -201,7 +223,8 @@ class RequestFlow:
                 raise _TooLarge(str(error), status_code=response.status)
             raise error
         try:
-            return self._read(parse_json(response), count)
+            max_values = _RESPONSE_VALUES + _VALUES_PER_DOCUMENT * count
+            return self._read(parse_json(response, max_values=max_values), count)
         except BackendError as exc:
             message = quote_message(response, key=key, texts=[*query, *part.texts])
             reason = f"{exc}; the server says {message}" if message else str(exc)
@@ -212,11 +235,18 @@ class RequestFlow:
         try:
             values = check_scores(self._dialect.decode(body, count), count)
             usage = self._dialect.usage(body)
-        except (AttributeError, LookupError, TypeError, ValueError) as exc:
-            raise InvalidResponse(
-                f"the dialect can't read the response ({type(exc).__name__})"
-            ) from exc
-        return Scores(self._scaling.applied(values), usage=usage)
+        except _MISREADINGS as exc:
+            reason = f"{type(exc).__name__} {_place(exc)}"
+        else:
+            return Scores(self._scaling.applied(values), usage=usage)
+        # Outside of the handler: the message and the frames of its error may hold a document.
+        raise InvalidResponse(f"the dialect can't read the response ({reason})")
+
+
+def _place(exc: Exception) -> str:
+    """Return where an error was raised."""
+    frame = traceback.extract_tb(exc.__traceback__, -1)[0]
+    return f"in {frame.name}, line {frame.lineno}"
 
 
 class _Attempt(NamedTuple):

@@ -1,56 +1,67 @@
-"""One HTTP request, and its response: collected, bounded, unpacked, or one error."""
+"""One HTTP request, and its response: collected, bounded and unpacked."""
 
 from __future__ import annotations
 
-import re
-import ssl
 import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.client import httpx
+from rerank_plugins.backends.http.failures import are_headers_too_long
+from rerank_plugins.backends.http.network import is_answered
 from rerank_plugins.errors import (
     BackendError,
-    BackendTimeout,
     BackendUnavailable,
-    ConfigError,
     InvalidResponse,
 )
 
-__all__ = ["HTTPRequest", "HTTPResponse", "ResponseReader", "translate_errors"]
+__all__ = ["LOCATION", "SUCCESS", "HTTPRequest", "HTTPResponse", "ResponseReader"]
 
-MAX_RESPONSE = 32 * 2**20
-"""Largest response in bytes, packed or unpacked; 10,000 scores take less than a megabyte."""
+MAX_RESPONSE = 4 * 2**20
+"""Largest response in bytes, packed or unpacked, where the request says nothing else."""
+MAX_ERROR = 2**16
+"""How much of a response with any status but success is read, in bytes."""
 
+SUCCESS = range(200, 300)
+LOCATION = "rerank_plugins.location"
+"""The extension of a response that holds its `Location`."""
 _CONNECTING = "connection.connect_tcp.started"
-_CLOSED = re.compile("closed|disconnected")
 _CONNECTION_ERRORS = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)
-_HEADERS_TOO_LONG = re.compile("buffer too long")
 _GZIP = 31  # zlib's number for it
-_CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-class HTTPRequest(NamedTuple):
-    """One HTTP request."""
+@dataclass(frozen=True, slots=True)
+class HTTPRequest:
+    """One HTTP request; its repr shows neither headers nor texts."""
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | Secret]
     body: bytes = b""
     server: str = ""
     """What messages call the server; "" is its host."""
+    max_response: int = MAX_RESPONSE
+    """Largest response in bytes, packed or unpacked."""
+
+    def __repr__(self) -> str:
+        return f"<{self.method} {self.url}, {len(self.body)} bytes>"
 
 
-class HTTPResponse(NamedTuple):
-    """A response, complete and unpacked."""
+@dataclass(frozen=True, slots=True)
+class HTTPResponse:
+    """A response, unpacked; complete unless it is a long one without success."""
 
     status: int
     headers: Mapping[str, str]
     """Keys are case-insensitive."""
     content: bytes
+
+    def __repr__(self) -> str:
+        return f"<status {self.status}, {len(self.content)} bytes>"
 
 
 class ResponseReader:
@@ -73,10 +84,10 @@ class ResponseReader:
         self.where = request.server or url.netloc
         self.origin = f"{url.scheme}://{url.netloc}"
         self.met_stale_connection = False
+        self._deadline = deadline
         self._opened_connection = False
         self._response: httpx.Response | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._content = bytearray()
 
     def trace(self, event: str) -> None:
         """Note an event of the client library."""
@@ -94,30 +105,41 @@ class ResponseReader:
         try:
             yield
         except _CONNECTION_ERRORS as exc:
-            if (
-                self._opened_connection
-                or self._response is not None
-                or _HEADERS_TOO_LONG.search(str(exc))
-            ):
+            if self._opened_connection or self._response is not None or are_headers_too_long(exc):
                 raise
             self.met_stale_connection = True
 
     def begin(self, response: httpx.Response) -> httpx.Response:
         """Start to collect the body of `response`."""
+        if not self._opened_connection and not is_answered(response):
+            raise httpx.RemoteProtocolError("the response came before its request")
         self._response = response
         self.stage = "total"
         return response
 
-    def add(self, chunk: bytes) -> None:
-        """Collect a piece of the body.
+    def add(self, chunk: bytes) -> bool:
+        """Collect a piece of the body; say whether to go on.
 
         Raises:
             BackendError: the response is too large.
+            TimeoutError: the deadline is over; many small pieces may arrive in one read.
         """
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        if self._size > MAX_RESPONSE:
-            raise BackendError(f"{self.where}: a response of more than {MAX_RESPONSE} bytes")
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        self._content += chunk  # not a list: a piece may be smaller than its place in one
+        if len(self._content) <= self._limit:
+            return True
+        if self._is_success:
+            raise BackendError(f"{self.where}: a response of more than {self._limit} bytes")
+        return False
+
+    @property
+    def _is_success(self) -> bool:
+        return self._response is not None and self._response.status_code in SUCCESS
+
+    @property
+    def _limit(self) -> int:
+        return self.request.max_response if self._is_success else MAX_ERROR
 
     def finish(self) -> HTTPResponse:
         """Return the response, unpacked.
@@ -130,7 +152,7 @@ class ResponseReader:
         response = self._response
         if response is None:
             raise BackendUnavailable(f"{self.where}: no response")
-        content = b"".join(self._chunks)
+        content = bytes(self._content)
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding == "gzip":
             content = self._unpack(content)
@@ -138,78 +160,19 @@ class ResponseReader:
             raise InvalidResponse(
                 f"{self.where}: the response is packed as {encoding[:20]!r}, unrequested"
             )
-        return HTTPResponse(response.status_code, response.headers, content)
+        if location := response.extensions.get(LOCATION):
+            response.headers["location"] = location
+        return HTTPResponse(response.status_code, response.headers, content[: self._limit])
 
     def _unpack(self, content: bytes) -> bytes:
-        unpacker = zlib.decompressobj(_GZIP)
         try:
-            unpacked = unpacker.decompress(content, MAX_RESPONSE + 1)
-        except zlib.error as exc:
+            unpacked = zlib.decompressobj(_GZIP).decompress(content, self._limit + 1)
+        except zlib.error:
             raise InvalidResponse(
                 f"{self.where}: the response claims to be gzip, and is not"
-            ) from exc
-        if len(unpacked) > MAX_RESPONSE:
+            ) from None
+        if len(unpacked) > self._limit and self._is_success:
             raise BackendError(
-                f"{self.where}: a response of more than {MAX_RESPONSE} bytes, unpacked"
+                f"{self.where}: a response of more than {self._limit} bytes, unpacked"
             )
         return unpacked
-
-
-@contextmanager
-def translate_errors(reader: ResponseReader) -> Iterator[None]:
-    """Turn the client library's errors into ours; their messages quote no request."""
-    try:
-        yield
-    except httpx.ConnectTimeout as exc:
-        raise BackendTimeout(
-            f"{reader.where}: no connection in {reader.connect_timeout:.3g} s "
-            f"(stage: connect); {_limiting_option(reader, connecting=True)}"
-        ) from exc
-    except (httpx.TimeoutException, TimeoutError) as exc:
-        raise BackendTimeout(
-            f"{reader.where}: no complete response in {reader.seconds:.3g} s "
-            f"(stage: {reader.stage}); {_limiting_option(reader)}"
-        ) from exc
-    except httpx.InvalidURL as exc:
-        raise ConfigError(f"`base_url` can't be used: {exc}") from exc
-    except httpx.TransportError as exc:
-        # The message quotes what is not HTTP, which may hold one of our texts.
-        raise _connection_error(reader, exc) from (None if _is_not_http(exc) else exc)
-    except RuntimeError as exc:
-        if "closed" not in str(exc):
-            raise
-        raise BackendUnavailable(f"{reader.where}: the backend was closed during the call") from exc
-
-
-def _limiting_option(reader: ResponseReader, *, connecting: bool = False) -> str:
-    """Name the option whose time was too short."""
-    if connecting and reader.connect_timeout < reader.seconds:
-        return "the limit is `connect_timeout`"
-    return "the limit is `timeout`, or the `deadline` of a wrapper"
-
-
-def _connection_error(reader: ResponseReader, exc: httpx.TransportError) -> BackendError:
-    where = reader.where
-    causes = list(_causes(exc))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):
-            return BackendError(f"{where}: no trusted encryption: {cause.reason or cause}")
-    reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
-    if _HEADERS_TOO_LONG.search(reason):
-        return BackendError(f"{where}: the headers of the response are too long")
-    if _is_not_http(exc):
-        return InvalidResponse(f"{where}: the response is not HTTP; check `base_url`")
-    hint = ""
-    if isinstance(exc, httpx.ConnectError):
-        hint = f"; is it running? Try: rerank-plugins doctor {reader.origin}"
-    return BackendUnavailable(f"{where}: no connection: {reason}{hint}")
-
-
-def _is_not_http(exc: httpx.TransportError) -> bool:
-    return isinstance(exc, httpx.RemoteProtocolError) and not _CLOSED.search(str(exc))
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__

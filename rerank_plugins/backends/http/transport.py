@@ -6,23 +6,25 @@ import asyncio
 import os
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 from rerank_plugins._internal import flow
 from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.client import httpx
-from rerank_plugins.backends.http.deadline import enforce_deadlines, thread_deadline
+from rerank_plugins.backends.http.failures import FOREIGN, translated
+from rerank_plugins.backends.http.network import replace_network, thread_deadline
 from rerank_plugins.backends.http.responses import (
+    LOCATION,
     HTTPRequest,
     HTTPResponse,
     ResponseReader,
-    translate_errors,
 )
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.errors import BackendUnavailable, ConfigError
 from rerank_plugins.scores import Scores
 
 __all__ = ["Exchange", "Transport"]
@@ -35,8 +37,6 @@ _LIMITS = httpx.Limits(
 
 Exchange: TypeAlias = Generator[tuple[HTTPRequest, float], HTTPResponse, Scores]
 """Yields requests with their deadlines, receives the responses, and returns the scores."""
-
-_Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
 
 class Transport:
@@ -76,20 +76,25 @@ class Transport:
             ConfigError: the certificates or the proxies can't be used.
         """
         reader = ResponseReader(request, deadline, self._connect_timeout)
-        with translate_errors(reader), thread_deadline(deadline):
-            threads = self._thread_client()  # a reference, so that `close` waits for this call
-            with reader.retry_stale_connection():
-                _receive(threads.client, reader)
-            if reader.met_stale_connection:
-                fresh = _ThreadClient(_new(httpx.Client, self._trusted(self._here())))
-                _receive(fresh.client, reader)
-        return reader.finish()
+        try:
+            with thread_deadline(deadline):
+                threads = self._thread_client()  # a reference, so that `close` waits for this call
+                with reader.retry_stale_connection():
+                    _receive(threads.client, reader)
+                if reader.met_stale_connection:
+                    fresh = _ThreadClient(_new_client(self._trusted(self._here())))
+                    _receive(fresh.client, reader)
+        except (*FOREIGN, RuntimeError) as exc:
+            error = _ours(exc, reader)
+        else:
+            return reader.finish()
+        raise error  # outside of the handler: else it would hold on to what it is made of
 
     async def asend(self, request: HTTPRequest, deadline: float) -> HTTPResponse:
         """Like `send`, on the running event loop; a cancelled call closes its connection."""
         reader = ResponseReader(request, deadline, self._connect_timeout)
         reader.stage = "queue"
-        with translate_errors(reader):
+        try:
             async with asyncio.timeout(reader.seconds):
                 loop_client = await self._loop_client()
                 async with loop_client.slots:
@@ -97,10 +102,13 @@ class Transport:
                     with reader.retry_stale_connection():
                         await _areceive(loop_client.client, reader)
                     if reader.met_stale_connection:
-                        trusted = self._trusted(self._here())
-                        async with _new(httpx.AsyncClient, trusted) as fresh:
+                        async with _new_async_client(self._trusted(self._here())) as fresh:
                             await _areceive(fresh, reader)
-        return reader.finish()
+        except (*FOREIGN, RuntimeError) as exc:
+            error = _ours(exc, reader)
+        else:
+            return reader.finish()
+        raise error
 
     def close(self) -> None:
         """Close the connections of threads, busy ones after their call.
@@ -126,7 +134,7 @@ class Transport:
             return threads
         with clients.lock:
             if clients.threads is None:
-                clients.threads = _ThreadClient(_new(httpx.Client, self._trusted(clients)))
+                clients.threads = _ThreadClient(_new_client(self._trusted(clients)))
             return clients.threads
 
     async def _loop_client(self) -> _LoopClient:
@@ -161,7 +169,6 @@ class _ThreadClient:
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
-        enforce_deadlines(client)
         weakref.finalize(self, client.close)
 
 
@@ -192,16 +199,61 @@ async def _lifetime(trusted: ssl.SSLContext) -> AsyncGenerator[httpx.AsyncClient
 
     `asyncio.run` does that before it closes the loop, so no socket outlives the loop.
     """
-    async with _new(httpx.AsyncClient, trusted) as client:
+    async with _new_async_client(trusted) as client:
         yield client
 
 
-def _new(client: type[_Client], trusted: ssl.SSLContext) -> _Client:
-    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # keeps none
+def _new_client(trusted: ssl.SSLContext) -> httpx.Client:
+    with _usable_proxy():
+        client = httpx.Client(
+            verify=trusted,
+            cookies=_no_cookies(),
+            limits=_LIMITS,
+            event_hooks={"response": [_keep_location]},
+        )
+    replace_network(client)
+    return client
+
+
+def _new_async_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
+    async def keep_location(response: httpx.Response) -> None:
+        _keep_location(response)
+
+    with _usable_proxy():
+        client = httpx.AsyncClient(
+            verify=trusted,
+            cookies=_no_cookies(),
+            limits=_LIMITS,
+            event_hooks={"response": [keep_location]},
+        )
+    replace_network(client)
+    return client
+
+
+@contextmanager
+def _usable_proxy() -> Iterator[None]:
     try:
-        return client(verify=trusted, cookies=cookies, limits=_LIMITS)
+        yield
     except (ImportError, ValueError) as exc:
         raise ConfigError(f"the proxy that the environment names can't be used: {exc}") from exc
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _keep_location(response: httpx.Response) -> None:
+    """Hide where a redirect leads from the client, which fails if that is no URL."""
+    if response.has_redirect_location:
+        response.extensions[LOCATION] = response.headers.pop("location")
+
+
+def _ours(exc: Exception, reader: ResponseReader) -> Exception:
+    if not isinstance(exc, RuntimeError):
+        return translated(exc, reader)
+    if "closed" not in str(exc):
+        return exc
+    return BackendUnavailable(f"{reader.where}: the backend was closed during the call")
 
 
 def _certificates(verify: bool | str | None) -> ssl.SSLContext:  # noqa: FBT001  # the option
@@ -220,7 +272,8 @@ def _receive(client: httpx.Client, reader: ResponseReader) -> None:
 
     with closing(client.send(_build(reader, trace), stream=True)) as response:
         for chunk in reader.begin(response).iter_raw():
-            reader.add(chunk)
+            if not reader.add(chunk):
+                break
 
 
 async def _areceive(client: httpx.AsyncClient, reader: ResponseReader) -> None:
@@ -229,16 +282,21 @@ async def _areceive(client: httpx.AsyncClient, reader: ResponseReader) -> None:
 
     async with aclosing(await client.send(_build(reader, trace), stream=True)) as response:
         async for chunk in reader.begin(response).aiter_raw():
-            reader.add(chunk)
+            if not reader.add(chunk):
+                break
 
 
 def _build(reader: ResponseReader, trace: Callable[[str, object], object]) -> httpx.Request:
     request = reader.request
+    headers = {
+        name: value.reveal() if isinstance(value, Secret) else value
+        for name, value in request.headers.items()
+    }
     timeout = dict.fromkeys(("pool", "read", "write"), reader.seconds)
     return httpx.Request(
         request.method,
         request.url,
-        headers={**request.headers, "Accept-Encoding": "gzip"},
+        headers={**headers, "Accept-Encoding": "gzip"},
         content=request.body,
         extensions={"timeout": {**timeout, "connect": reader.connect_timeout}, "trace": trace},
     )

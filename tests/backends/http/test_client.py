@@ -34,7 +34,7 @@ def test_httpx_stands_in_for_httpx2(missing):
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_the_internals_that_deadlines_need_exist(name):
-    """`deadline.py` puts its network into each pool, for which there is no public way."""
+    """`network.py` puts its own network into each pool, for which there is no public way."""
     library, core = pytest.importorskip(name), pytest.importorskip(LIBRARIES[name])
     with library.Client(mounts={"http://": library.HTTPTransport()}) as made:
         transports = [made._transport, *made._mounts.values()]

@@ -4,10 +4,8 @@ import asyncio
 import gc
 import json
 import os
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import traceback
@@ -119,20 +117,6 @@ def test_a_server_without_encryption_is_an_error(fake_server, ask):
         ask(HTTPBackend(url, dialect="tei"))
 
     assert BackendError is type(caught.value)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
-    folder = tmp_path_factory.mktemp("authority")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True)
-    return certificate, key
 
 
 def test_only_a_trusted_certificate_will_do(authority, ask):

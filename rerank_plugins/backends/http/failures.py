@@ -1,0 +1,124 @@
+"""From an error of the client library to ours; neither it nor its causes hold the request."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from typing import Protocol
+
+from rerank_plugins.backends.http.client import httpx
+from rerank_plugins.errors import (
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    InvalidResponse,
+)
+
+__all__ = ["FOREIGN", "are_headers_too_long", "translated"]
+
+FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
+"""What the client library raises, and the limits of time around it."""
+
+_CLOSED = re.compile("closed|disconnected|before its request")
+_HEADERS_TOO_LONG = re.compile("buffer too long")
+_CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class Call(Protocol):
+    """What messages say of the call that failed."""
+
+    where: str
+    """What they call the server."""
+    origin: str
+    """Its URL without the path."""
+    seconds: float
+    """The time there was."""
+    connect_timeout: float
+    """The time there was for a connection."""
+    stage: str
+    """What was under way."""
+
+
+def translated(exc: Exception, call: Call) -> BackendError | ConfigError:
+    """Return our error for one of the `FOREIGN` ones, which is its cause.
+
+    The cause loses its frames and its request: both hold the key, and crash reporters print them.
+    """
+    _strip(exc)
+    if isinstance(exc, httpx.TransportError) and _is_not_http(exc):
+        # Without its cause, which quotes what came: that may hold one of our texts.
+        return InvalidResponse(f"{call.where}: the response is not HTTP; check `base_url`")
+    error = _error(exc, call)
+    error.__cause__ = exc
+    return error
+
+
+def _error(exc: Exception, call: Call) -> BackendError | ConfigError:
+    if isinstance(exc, httpx.ConnectTimeout):
+        reason = f": {exc}" if "look-up" in str(exc) else ""
+        return BackendTimeout(
+            f"{call.where}: no connection in {call.connect_timeout:.3g} s{reason} "
+            f"(stage: connect); {_limiting_option(call, connecting=True)}"
+        )
+    if isinstance(exc, httpx.TimeoutException | TimeoutError):
+        return BackendTimeout(
+            f"{call.where}: no complete response in {call.seconds:.3g} s "
+            f"(stage: {call.stage}); {_limiting_option(call)}"
+        )
+    if isinstance(exc, httpx.InvalidURL):
+        return ConfigError(f"`base_url` can't be used: {exc}")
+    return _connection_error(exc, call)
+
+
+def _limiting_option(call: Call, *, connecting: bool = False) -> str:
+    """Name the option whose time was too short."""
+    if connecting and call.connect_timeout < call.seconds:
+        return "the limit is `connect_timeout`"
+    return "the limit is `timeout`, or the `deadline` of a wrapper"
+
+
+def _connection_error(exc: Exception, call: Call) -> BackendError:
+    causes = list(_causes(exc))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):
+            return BackendError(f"{call.where}: no trusted encryption: {cause.reason or cause}")
+    if are_headers_too_long(exc):
+        return BackendError(f"{call.where}: the headers of the response are too long")
+    reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
+    hint = ""
+    if isinstance(exc, httpx.ConnectError):
+        hint = f"; is it running? Try: rerank-plugins doctor {call.origin}"
+    return BackendUnavailable(f"{call.where}: no connection: {reason}{hint}")
+
+
+def are_headers_too_long(exc: Exception) -> bool:
+    """Whether the client library gave a response up because of its headers."""
+    return _HEADERS_TOO_LONG.search(str(exc)) is not None
+
+
+def _is_not_http(exc: Exception) -> bool:
+    return (
+        isinstance(exc, httpx.RemoteProtocolError)
+        and not _CLOSED.search(str(exc))
+        and not are_headers_too_long(exc)
+    )
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it holds on to."""
+    waiting, seen = [exc], set[int]()
+    while waiting:
+        cause = waiting.pop()
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            waiting += filter(None, (cause.__context__, cause.__cause__))
+
+
+def _strip(exc: BaseException) -> None:
+    for cause in _causes(exc):
+        cause.__traceback__ = None
+        if isinstance(cause, httpx.RequestError):
+            cause._request = None  # noqa: SLF001  # the public setter takes no None

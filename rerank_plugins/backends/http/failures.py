@@ -26,7 +26,7 @@ _HEADERS_TOO_LONG = re.compile("buffer too long")
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-class Call(Protocol):
+class FailedCall(Protocol):
     """What messages say of the call that failed."""
 
     where: str
@@ -41,7 +41,7 @@ class Call(Protocol):
     """What was under way."""
 
 
-def translated(exc: Exception, call: Call) -> BackendError | ConfigError:
+def translated(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
     """Return our error for one of the `FOREIGN` ones, which is its cause.
 
     The cause loses its frames and its request: both hold the key, and crash reporters print them.
@@ -55,7 +55,7 @@ def translated(exc: Exception, call: Call) -> BackendError | ConfigError:
     return error
 
 
-def _error(exc: Exception, call: Call) -> BackendError | ConfigError:
+def _error(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
     if isinstance(exc, httpx.ConnectTimeout):
         reason = f": {exc}" if "look-up" in str(exc) else ""
         return BackendTimeout(
@@ -72,14 +72,14 @@ def _error(exc: Exception, call: Call) -> BackendError | ConfigError:
     return _connection_error(exc, call)
 
 
-def _limiting_option(call: Call, *, connecting: bool = False) -> str:
+def _limiting_option(call: FailedCall, *, connecting: bool = False) -> str:
     """Name the option whose time was too short."""
     if connecting and call.connect_timeout < call.seconds:
         return "the limit is `connect_timeout`"
     return "the limit is `timeout`, or the `deadline` of a wrapper"
 
 
-def _connection_error(exc: Exception, call: Call) -> BackendError:
+def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):

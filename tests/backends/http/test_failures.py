@@ -96,7 +96,7 @@ def test_no_frame_and_no_cause_holds_a_key(fake_server, ask, monkeypatch, case, 
         ask(backend)
 
     assert KEY not in report(caught.value)
-    assert 1 <= len(fake_server.requests)
+    assert fake_server.wait_for_requests(1)
     sent = fake_server.requests[0].headers
     assert KEY in sent.get("Authorization", "") + sent.get("X-Gateway-Key", "")
 

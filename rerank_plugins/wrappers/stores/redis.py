@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,23 +13,28 @@ from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.optional import require
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.wrappers.stores.bounded import bound_connections, operation
 from rerank_plugins.wrappers.stores.guard import Guard
 
 __all__ = ["RedisStore"]
+
+# A value takes 23 bytes in a reply. What others keep under our keys may be longer.
+_REPLY_BYTES, _BYTES_PER_VALUE = 2**20, 2**8
 
 
 class RedisStore:
     """Keeps values in Redis, or any server with its protocol: one round trip per call.
 
-    A server that is down, frozen, full or broken costs one call `timeout` seconds, and no time for
-    `pause` seconds. A server that is full or read-only is still read. Its
-    `maxmemory-policy` decides which values it keeps.
+    A server that is down, frozen, slow or broken costs one call `timeout` seconds, three times that
+    where it has to connect first, and no time for `pause` seconds. A server that is full or
+    read-only is still read. Its `maxmemory-policy` decides which values it keeps.
 
     Args:
         url: `redis://host:port/database`, or `rediss://` for TLS; without user and password.
         username: the user, if Redis has any but the default one.
         password_env: the environment variable that holds the password.
-        timeout: seconds to wait for a connection, and for a reply.
+        timeout: seconds for each step: to look up and connect, to encrypt, to ask and read all of
+            the reply.
         pause: seconds to leave Redis alone after a failure.
         prefix: what all keys start with.
 
@@ -76,7 +82,8 @@ class RedisStore:
         return self._server.call(lambda: self._read(client, keys), missing)
 
     def _read(self, client: Any, keys: Sequence[bytes]) -> list[bytes | None]:
-        values: list[bytes | None] = client.mget([self._prefix + key for key in keys])
+        with self._operation(len(keys)):
+            values: list[bytes | None] = client.mget([self._prefix + key for key in keys])
         if len(values) != len(keys):
             raise ValueError(f"{len(values)} values for {len(keys)} keys")
         return values
@@ -95,17 +102,20 @@ class RedisStore:
     ) -> Exception | None:
         """Write, and return the server's first refusal, which is no reason not to read."""
         milliseconds = None if ttl is None else max(1, round(ttl * 1000))
-        with client.pipeline(transaction=False) as pipeline:
+        with self._operation(len(items)), client.pipeline(transaction=False) as pipeline:
             for key, value in items.items():
                 pipeline.set(self._prefix + key, value, px=milliseconds)
             replies = pipeline.execute(raise_on_error=False)
         refused = (reply for reply in replies if isinstance(reply, self._redis.ResponseError))
         return next(refused, None)
 
+    def _operation(self, values: int) -> AbstractContextManager[None]:
+        return operation(self._options["timeout"], _REPLY_BYTES + _BYTES_PER_VALUE * values)
+
     def _connected(self) -> Any:
         if self._client is None:
             no_retries = self._redis.retry.Retry(self._redis.backoff.NoBackoff(), 0)
-            self._client = self._redis.Redis.from_url(
+            pool = self._redis.ConnectionPool.from_url(
                 self._url,
                 username=self._options["username"],
                 password=self._password(),
@@ -114,6 +124,8 @@ class RedisStore:
                 retry=no_retries,
                 protocol=2,  # 3 greets longer, and has nothing that is needed here
             )
+            bound_connections(self._redis, pool)
+            self._client = self._redis.Redis.from_pool(pool)
         return self._client
 
     def _password(self) -> str | None:

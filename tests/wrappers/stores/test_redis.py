@@ -1,6 +1,8 @@
 """The Redis store on a real server that is frozen, filled, killed and replaced by a liar."""
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -12,10 +14,12 @@ import socketserver
 import subprocess
 import threading
 import time
+import tracemalloc
 
 import pytest
 
 from rerank_plugins import ConfigError
+from rerank_plugins._internal import resolver
 from rerank_plugins.testing import (
     BackendContract,
     BlackHole,
@@ -477,6 +481,129 @@ def test_a_liar_changes_no_score_and_raises_nothing(liar, lie):
             score(backend)
 
         assert 1 <= errors(backend) + backend.describe()["cache"]["damaged"]
+
+
+def drip(pieces):
+    """Answer every question piece by piece, each one well before a timeout per read ends."""
+
+    def handle(connection):
+        while connection.recv(65536):
+            for piece in pieces():
+                connection.sendall(piece)
+                time.sleep(0.02)
+
+    return handle
+
+
+def flood(piece):
+    """Answer a question for a score without end, and as fast as it can."""
+
+    def handle(connection):
+        while data := connection.recv(65536):
+            if b"MGET" not in data:
+                connection.sendall(b"+OK\r\n")
+                continue
+            while True:
+                connection.sendall(piece)
+
+    return handle
+
+
+BULK = b"$16\r\n" + bytes(16) + b"\r\n"
+ENDLESS = {
+    "a line that drips": drip(lambda: itertools.repeat(b"x")),
+    "a reply that drips": drip(lambda: itertools.repeat(b"*")),
+    "a right reply that drips": drip(lambda: (bytes([b]) for b in b"*2\r\n" + BULK * 2)),
+    "a greeting that drips": drip(lambda: itertools.cycle([b"+", b"O"])),
+    "an endless array": flood(b"*999999999\r\n" + BULK * 1000),
+    "an endless line": flood(b"x" * 65536),
+    "arrays in arrays": flood(b"*1\r\n" * 10_000),
+    "one endless value": flood(b"$99999999999\r\n" + b"x" * 65536),
+    "values without end": flood(BULK * 1000),
+}
+
+
+@pytest.fixture
+def pretend():
+    """A function that starts a server whose connections a function handles."""
+    with contextlib.ExitStack() as stack:
+
+        def start(handle):
+            class Handler(socketserver.BaseRequestHandler):
+                def handle(self):
+                    with contextlib.suppress(OSError):  # the client hangs up
+                        handle(self.request)
+
+            server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+            server.daemon_threads = True
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            return f"127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+@pytest.mark.parametrize("place", ["redis://{}/0", "redis://{}/1?username=app&password_env=SECRET"])
+def test_a_reply_without_end_costs_one_call_a_moment(pretend, monkeypatch, case, place):
+    """Each read ends in time, so only a limit for the whole operation helps."""
+    monkeypatch.setenv("SECRET", "s3cret")
+    with CachedBackend(FakeBackend(), store=place.format(pretend(ENDLESS[case]))) as backend:
+        for _ in range(5):
+            score(backend)
+
+        assert 1 == errors(backend)
+
+
+def test_a_reply_without_end_takes_little_memory(pretend):
+    url = f"redis://{pretend(ENDLESS['one endless value'])}/0?timeout=30"
+    with CachedBackend(FakeBackend(), store=url) as backend:
+        tracemalloc.start()
+        score(backend)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert 1 == errors(backend)
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("greeting", [b"", b"\x16\x03\x03"], ids=["silence", "half a record"])
+def test_encryption_that_never_begins_costs_one_call_a_moment(pretend, greeting):
+    def handle(connection):
+        connection.sendall(greeting)
+        while connection.recv(1):
+            pass
+
+    with CachedBackend(FakeBackend(), store=f"rediss://{pretend(handle)}/0") as backend:
+        for _ in range(5):
+            score(backend)
+
+        assert 1 == errors(backend)
+
+
+def test_a_host_that_is_looked_up_without_end_costs_one_call_a_moment(monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(resolver, "_look_ups", resolver._LookUps())
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: over.wait(30) and [])
+    with CachedBackend(FakeBackend(), store="redis://cache.test/0") as backend:
+        for _ in range(5):
+            score(backend)
+
+        assert 1 == errors(backend)
+    over.set()
+
+
+def test_a_slow_server_in_time_is_no_failure(server):
+    with (
+        Proxy(server.url, Delay(0.05)) as far,
+        CachedBackend(wrapped := FakeBackend(), store=f"{far.url}?timeout=2") as backend,
+    ):
+        for _ in range(3):
+            score(backend)
+
+        assert 1 == len(wrapped.calls)
+        assert 0 == errors(backend)
 
 
 def test_a_port_where_nobody_listens_is_an_empty_store():

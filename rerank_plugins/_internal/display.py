@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rerank_plugins._internal.html import HTML, Templates, join
+from rerank_plugins._internal.terminal import UNSAFE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +27,6 @@ __all__ = [
     "moved",
 ]
 
-# Control characters could drive the terminal; direction overrides could reorder the table.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _EMPTY = "(empty)"
 _TRUNCATED = "truncated: "
 _OPEN_ROWS = 20
@@ -41,7 +39,7 @@ def excerpt(document: Document, limit: int | None = None) -> str:
     text = document if isinstance(document, str) else _content_text(document)
     # A slice first: collapsing the white space of a megabyte to show a line of it is waste.
     head = text if limit is None else text[: 4 * limit]
-    line = " ".join(_UNSAFE.sub(" ", head).split())
+    line = " ".join(UNSAFE.sub(" ", head).split())
     if limit is None or (len(line) <= limit and len(head) == len(text)):
         return line
     return line[:limit].rstrip() + "…"

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import rerank_plugins
+from rerank_plugins._internal.terminal import escaped
 from rerank_plugins.cli.bench import bench
 from rerank_plugins.cli.canary import canary
 from rerank_plugins.cli.compare import compare
@@ -94,8 +95,9 @@ class _Commands(TyperGroup):
 def _report(error: Exception, message: str, *, debug: bool) -> int:
     """Write an error as one line; return its exit code."""
     if debug:
-        traceback.print_exception(error)
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        typer.echo("\n".join(map(escaped, lines)), err=True)
+    typer.echo(f"error: {escaped(' '.join(message.split()))}", err=True)
     return exit_code(error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.errors import BackendError
@@ -124,7 +124,7 @@ def _forever(once: Callable[[], bool], *, pause: float, runs: int | None) -> Non
         try:
             once()
         except (BackendError, OutputError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {escaped(' '.join(str(error).split()))}", err=True)
         done += 1
         if runs is not None and done >= runs:
             return
@@ -167,7 +167,7 @@ def _line(data: Dataset, run: CanaryRun, least: float, *, good: bool) -> str:
         "p95_seconds": run.p95_seconds,
         "warnings": data.warnings,
     }
-    return json.dumps(document, ensure_ascii=False) + "\n"
+    return to_json(document, indent=None)
 
 
 def _published(published: Canary, run: CanaryRun | None, *, regression: bool) -> None:

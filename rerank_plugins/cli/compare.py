@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rerank_plugins._internal.display import excerpt
+from rerank_plugins._internal.terminal import to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import OutputError, printing
@@ -110,4 +110,4 @@ def as_json(comparison: Comparison, entries: Sequence[Entry]) -> str:
         for index, entry in enumerate(entries)
     ]
     facts = comparison.to_dict() | {"documents": documents}
-    return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
+    return to_json(facts)

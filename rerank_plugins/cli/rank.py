@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rerank_plugins._internal.display import as_table, excerpt, facts_of
+from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
@@ -117,7 +117,7 @@ def _why_none(
     """Return why no document was kept."""
     if not documents:
         names = ("standard input" if str(path) == "-" else str(path) for path in paths)
-        return f"no documents in {', '.join(names)}"
+        return f"no documents in {escaped(', '.join(names))}"
     if top_n == 0:
         return "--top-n 0 keeps no document"
     return f"no document scored at least {min_score:g} ({documents} scored)"
@@ -160,4 +160,4 @@ def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
             for item in result
         ],
     }
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return to_json(document)

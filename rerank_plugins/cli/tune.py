@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins.bench.tune import Trial, Tuning, tune
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.cli.output import printing
@@ -106,7 +107,7 @@ def _cells(trial: Trial, shape: Shape) -> tuple[str, ...]:
 def as_lines(tuning: Tuning, shape: Shape) -> list[str]:
     """Return the trials as tab-separated lines under a line of column names."""
     rows = [_COLUMNS, *(_cells(trial, shape) for trial in tuning.trials)]
-    return ["\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows]
+    return ["\t".join(escaped(" ".join(cell.split())) for cell in row) + "\n" for row in rows]
 
 
 def _as_table(tuning: Tuning, shape: Shape) -> Table:
@@ -139,19 +140,14 @@ def _verdict(best: Trial) -> str:
 
 def as_json(tuning: Tuning, shape: Shape) -> str:
     """Return all trials and the best one as one JSON document; times are in seconds."""
-    return (
-        json.dumps(
-            {
-                "shape": str(shape),
-                "reference": tuning.reference,
-                "untried": tuning.untried,
-                "trials": _rows(tuning.trials),
-                "best": {"spec": tuning.best.spec, "options": dict(tuning.best.options)},
-            },
-            ensure_ascii=False,
-            indent=2,
-        )
-        + "\n"
+    return to_json(
+        {
+            "shape": str(shape),
+            "reference": tuning.reference,
+            "untried": tuning.untried,
+            "trials": _rows(tuning.trials),
+            "best": {"spec": tuning.best.spec, "options": dict(tuning.best.options)},
+        }
     )
 
 

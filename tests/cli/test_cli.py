@@ -219,6 +219,28 @@ class TestRank:
 
         assert "1\t+0\t0\ta b\tc d e [1m\n" == run("rank", QUERY, path).stdout
 
+    @pytest.mark.parametrize("text", ["\x9b31mred", "\u202egpj.exe", "\x7f", "a\u2028b", "\x85"])
+    @pytest.mark.parametrize("options", [[], ["--json"]])
+    def test_documents_cannot_drive_the_terminal(self, tmp_path, use, text, options):
+        """Nor reorder what it shows; JSON says the same in other letters."""
+        use(FakeBackend())
+        path = write(tmp_path / "x.jsonl", json.dumps({"id": text, "text": f"panda {text}"}))
+        done = run("rank", QUERY, path, *options)
+
+        assert done.stdout.replace("\n", "").replace("\t", "").isprintable()
+        if options:
+            assert f"panda {text}" == json.loads(done.stdout)["results"][0]["text"]
+
+    @pytest.mark.parametrize("key", ["\x1b[31mred", "\x9b31m", "\u202etxt"])
+    @pytest.mark.parametrize("options", [[], ["--debug"]])
+    def test_errors_that_name_what_a_file_holds_cannot_either(self, tmp_path, use, key, options):
+        use(FakeBackend())
+        path = write(tmp_path / "x.jsonl", json.dumps({key: "panda"}, ensure_ascii=False))
+        done = run("rank", QUERY, path, *options)
+
+        assert 3 == done.exit_code
+        assert done.stderr.replace("\n", "").isprintable()
+
     def test_json_is_one_document(self, notes, use):
         use(FakeBackend())
         more = write(notes.parent / "more.jsonl", '{"_id": "d1", "text": "a 大熊猫"}\n')

@@ -76,7 +76,11 @@ _Get: TypeAlias = Callable[[str], _Page]
 
 
 def probe(
-    base_url: str, *, api_key: str | None = None, timeout: float = 5.0, verify: bool | str = True
+    base_url: str,
+    *,
+    api_key: str | Secret | None = None,
+    timeout: float = 5.0,
+    verify: bool | str = True,
 ) -> DiscoveredServer:
     """Find out which kind of rerank server answers at `base_url`.
 
@@ -97,7 +101,8 @@ def probe(
         UnknownServer: something answers, but no server of a known kind.
         BackendRejected: the server does not rerank.
     """
-    key, api_key = Secret(api_key or ""), None  # no frame shows it any more
+    key = api_key if isinstance(api_key, Secret) else Secret(api_key or "")
+    api_key = None  # no frame shows it any more
     base = _RERANK_PATH.split(DIALECTS["infinity"].rerank_url(base_url))[0]
     root = re.sub(r"/v\d+$", "", base)
     if hosted := _hosted(root):
@@ -169,13 +174,13 @@ def _model_list(root: str, get: _Get) -> DiscoveredServer | None:
         page = get(f"{prefix}/models")
         data = page.field("data")
         models = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
-        owners = {model.get("owned_by") for model in models}
+        owners = {str(model.get("owned_by")) for model in models}
         if "xinference" in owners:
             able = [model for model in models if model.get("model_type") == "rerank"]
             version = get(_XINFERENCE_VERSION).field("version")
             return _info("xinference", root, able, version=version)
         if "infinity" in owners:
-            able = [model for model in models if "rerank" in model.get("capabilities", ())]
+            able = [model for model in models if _can_rerank(model)]
             return _info("infinity", root + prefix, able)
         if "vllm" in owners:
             length = models[0].get("max_model_len")
@@ -184,6 +189,11 @@ def _model_list(root: str, get: _Get) -> DiscoveredServer | None:
         if "llamacpp" in owners or page.headers.get("server") == "llama.cpp":
             return _info("llamacpp", root, models, version=get("/props").field("build_info"))
     return None
+
+
+def _can_rerank(model: dict[str, Any]) -> bool:
+    capabilities = model.get("capabilities")
+    return isinstance(capabilities, list) and "rerank" in capabilities
 
 
 def _nim(root: str, get: _Get) -> DiscoveredServer | None:

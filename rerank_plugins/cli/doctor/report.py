@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rerank_plugins._internal.terminal import escaped, to_json
+
 __all__ = ["Check", "Report", "as_json", "as_lines"]
 
 
@@ -48,7 +50,7 @@ class Report:
 def as_json(environment: Mapping[str, object], report: Report) -> str:
     """Return all facts and checks as one JSON document."""
     document = {"ok": report.ok, "environment": environment, **asdict(report)}
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return to_json(document)
 
 
 def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[str, str]]:
@@ -93,16 +95,17 @@ def _verdict(report: Report) -> tuple[str, str]:
     failed = [check for check in report.checks if not check.ok]
     scored = any(check.name == "score" and check.ok for check in report.checks)
     if failed and scored:
-        return "bold red", f"✗ {report.spec} scores, but not all of it works: {failed[0].detail}"
+        detail = escaped(failed[0].detail)
+        return "bold red", f"✗ {escaped(report.spec)} scores, but not all of it works: {detail}"
     if failed:
-        return "bold red", f"✗ {report.spec} does not work: {failed[0].detail}"
+        return "bold red", f"✗ {escaped(report.spec)} does not work: {escaped(failed[0].detail)}"
     if scored:
         return "bold green", f"✓ it works; to use it: backend={report.spec!r}"
     return "bold green", f"✓ nothing is missing, but nothing was scored: backend={report.spec!r}"
 
 
 def _line(label: str, value: str) -> str:
-    return f"  {label:<14}{value}"
+    return f"  {label:<14}{escaped(value)}"
 
 
 def _fact(value: object) -> str:

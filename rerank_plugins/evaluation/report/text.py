@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rerank_plugins._internal.terminal import to_json
 from rerank_plugins.evaluation.report.format import (
     figure,
     how_measured,
@@ -55,7 +55,7 @@ def as_json(result: Evaluation) -> str:
             for comparison in result.comparisons
         ],
     }
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return to_json(document)
 
 
 def _depth_fields(row: DepthResult) -> dict[str, Any]:

@@ -449,3 +449,56 @@ class TestCommand:
             assert 1 == done.exit_code
             assert KEY in done.stdout
             assert SECRET not in done.output
+
+
+HOSTILE = "\x1b[31mred\x9b0m\u202e\n\u2066✓ score"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--no-score"]])
+def test_what_a_server_says_of_itself_cannot_drive_the_terminal(fake_server, arguments):
+    info = {"model_type": {"reranker": {}}, "model_id": HOSTILE, "version": HOSTILE}
+    fake_server.response = lambda received: (
+        FakeResponse(info)
+        if received.path == "/info"
+        else FakeResponse({"error": HOSTILE}, 500, {"Server": "x"})
+    )
+    done = CliRunner().invoke(app, ["doctor", fake_server.url, *arguments])
+
+    assert "red" in done.output
+    assert not [line for line in done.output.splitlines() if not line.isprintable()]
+    assert not [line for line in done.output.splitlines() if line.lstrip().startswith("✓ score")]
+
+
+ODD_MODELS = [
+    {"data": [{"owned_by": ["a", "list"], "id": 5}]},
+    {"data": [{"owned_by": "infinity", "capabilities": 5, "id": "m"}]},
+    {"data": [{"owned_by": "infinity", "capabilities": None, "id": {}}]},
+    {"data": {"owned_by": "vllm"}},
+    {"data": [{"owned_by": "vllm", "max_model_len": {"a": HOSTILE}, "id": HOSTILE}]},
+    {"data": [[], None, 5, {"owned_by": {}}]},
+]
+
+
+@pytest.mark.parametrize("models", ODD_MODELS)
+def test_an_odd_list_of_models_is_no_bug_of_the_doctor(fake_server, models):
+    fake_server.response = FakeResponse(models)
+    done = CliRunner().invoke(app, ["doctor", fake_server.url, "--no-score"])
+
+    assert isinstance(done.exception, SystemExit | None)
+    assert done.exit_code in (0, 1)
+    assert not [line for line in done.output.splitlines() if not line.isprintable()]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"model_type": {HOSTILE: 1}},
+        {"model_type": {"reranker": 1}, "version": {"a": HOSTILE}, "max_input_length": [HOSTILE]},
+    ],
+)
+def test_odd_facts_are_shown_harmlessly(fake_server, info):
+    fake_server.response = FakeResponse(info)
+    done = CliRunner().invoke(app, ["doctor", fake_server.url, "--no-score"])
+
+    assert isinstance(done.exception, SystemExit | None)
+    assert not [line for line in done.output.splitlines() if not line.isprintable()]

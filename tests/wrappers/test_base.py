@@ -89,7 +89,7 @@ def test_cancellation_reaches_the_flow():
     assert ["cleaned up"] == seen
 
 
-def test_waiting_callers_do_not_cancel_what_they_wait_for():
+def test_cancelling_a_waiting_caller_does_not_cancel_the_shared_call():
     shared = Future()
 
     async def give_up():
@@ -103,7 +103,7 @@ def test_waiting_callers_do_not_cancel_what_they_wait_for():
     assert not shared.cancelled()
 
 
-def test_what_is_not_about_the_wrapper_is_forwarded():
+def test_other_attributes_are_those_of_the_wrapped_backend():
     wrapped = FakeBackend(name="inner", scale="logit")
     wrapped.cacheable = False
     with Passing(wrapped) as backend:

@@ -38,13 +38,13 @@ def test_concurrent_calls_share_calls_of_the_wrapped_backend():
     assert wrapped.batches < 50
 
 
-def test_it_is_named_and_scaled_as_what_it_wraps():
+def test_name_and_scale_are_those_of_the_wrapped_backend():
     with BatchingBackend(FakeBackend(name="inner", scale="logit")) as backend:
         assert ("inner", "logit") == (backend.name, backend.scale)
         assert 16_384 == backend.describe()["batching"]["batch_tokens"]
 
 
-def test_errors_of_the_wrapped_backend_pass():
+def test_errors_of_the_wrapped_backend_are_raised():
     with (
         BatchingBackend(FailingBackend(BackendUnavailable("down"))) as backend,
         pytest.raises(BackendUnavailable, match="down"),
@@ -52,7 +52,7 @@ def test_errors_of_the_wrapped_backend_pass():
         backend.score("q", ["a"])
 
 
-def test_what_happens_in_a_batch_is_told_to_the_hooks_of_its_calls():
+def test_hooks_of_each_call_receive_the_events_of_its_batch():
     """To each hook once, however many of its calls share the batch; to no others."""
     begun, go_on = threading.Event(), threading.Event()
 
@@ -102,7 +102,7 @@ def test_limits_are_positive(option):
         BatchingBackend(FakeBackend(), **{option: 0})
 
 
-def test_closing_closes_what_it_wraps():
+def test_closing_closes_the_wrapped_backend():
     wrapped = FakeBackend()
     BatchingBackend(wrapped).close()
 

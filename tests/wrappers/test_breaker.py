@@ -46,7 +46,7 @@ class Moody(FakeBackend):
 
 
 class Blocking(FakeBackend):
-    """Answers when it is let go."""
+    """Blocks until it is released."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ def fail(backend, times=1, ask=score):
             ask(backend)
 
 
-def test_failures_in_a_row_open_it(clock, ask):
+def test_consecutive_failures_open_the_circuit(clock, ask):
     wrapped = Moody(DOWN)
     backend = CircuitBreakingBackend(wrapped, failures=3, cooldown=10.0)
     fail(backend, 3, ask)
@@ -129,7 +129,7 @@ def test_other_errors_count_neither_way(clock, error):
         score(backend)
 
 
-def test_a_success_starts_the_count_anew(clock):
+def test_a_success_resets_the_count(clock):
     wrapped = Moody(DOWN)
     backend = CircuitBreakingBackend(wrapped, failures=3)
     for _ in range(5):
@@ -141,7 +141,7 @@ def test_a_success_starts_the_count_anew(clock):
     assert 15 == wrapped.asked
 
 
-def test_one_probe_closes_it(clock):
+def test_a_successful_probe_closes_the_circuit(clock):
     wrapped = Moody(DOWN)
     backend = CircuitBreakingBackend(wrapped, failures=2, cooldown=10.0)
     fail(backend, 2)
@@ -165,7 +165,7 @@ def test_a_failed_probe_begins_the_next_cooldown(clock):
     assert 10.0 == caught.value.retry_after
 
 
-def test_a_probe_that_says_nothing_makes_room_for_another(clock):
+def test_an_inconclusive_probe_allows_another_one(clock):
     wrapped = Moody(DOWN)
     backend = CircuitBreakingBackend(wrapped, failures=1, cooldown=10.0)
     fail(backend)
@@ -179,7 +179,7 @@ def test_a_probe_that_says_nothing_makes_room_for_another(clock):
     assert [1.0, 0.0] == score(backend)
 
 
-def test_a_cancelled_probe_makes_room_for_another(clock):
+def test_a_cancelled_probe_allows_another_one(clock):
     class Hanging(Moody):
         async def ascore(self, query, documents):
             await asyncio.sleep(60)
@@ -203,7 +203,7 @@ def test_a_cancelled_probe_makes_room_for_another(clock):
     assert [1.0, 0.0] == score(backend)
 
 
-def test_an_interrupted_hook_makes_room_for_another_probe(clock):
+def test_an_interrupted_hook_allows_another_probe(clock):
     """Ctrl-C while a hook hears that the circuit is half-open."""
 
     def interrupt(event):
@@ -246,7 +246,7 @@ def test_eight_threads_send_one_probe(clock):
 
 
 @pytest.mark.parametrize("late", [None, DOWN])
-def test_the_end_of_an_older_call_is_old_news(clock, late):
+def test_the_result_of_an_older_call_is_ignored(clock, late):
     """It neither closes the circuit nor prolongs the cooldown."""
     wrapped = Blocking()
     wrapped.error = late

@@ -1,4 +1,4 @@
-"""The cache: what is asked for, what is shared, and what it must never do."""
+"""The cache: what is scored, what is shared, and what must never happen."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ from rerank_plugins.wrappers.stores.memory import MemoryStore
 
 
 class GatedBackend(FakeBackend):
-    """Scores when its gate is open; counts who came."""
+    """Scores once its gate is open; counts its calls."""
 
     def __init__(self):
         super().__init__(len_score, scale="logit")
@@ -95,7 +95,7 @@ class TestSQLite(BackendContract):
         return CachedBackend(FakeBackend(), store=self.spec)
 
 
-def test_only_missing_documents_are_asked_for():
+def test_only_missing_documents_are_scored():
     wrapped = FakeBackend()
     backend = CachedBackend(wrapped)
     backend.score("panda", ["a panda", "b"])
@@ -105,7 +105,7 @@ def test_only_missing_documents_are_asked_for():
     assert [("panda", ("a panda", "b")), ("panda", ("c", "d panda"))] == wrapped.calls
 
 
-def test_nothing_is_asked_when_all_is_known():
+def test_the_backend_is_not_called_if_all_scores_are_cached():
     wrapped = FakeBackend()
     backend = CachedBackend(wrapped)
     first = backend.score("q", ["q", "r"])
@@ -116,7 +116,7 @@ def test_nothing_is_asked_when_all_is_known():
     assert (4, 0, 2) == counts(backend)
 
 
-def test_equal_documents_are_asked_for_once():
+def test_equal_documents_are_scored_once():
     wrapped = FakeBackend()
 
     assert [1.0, 0.0, 1.0] == CachedBackend(wrapped).score("q", ["q", "r", "q"])
@@ -189,7 +189,7 @@ def test_backends_of_equal_names_share_scores():
     assert [] == wrapped.calls
 
 
-def test_scores_are_hidden_from_who_has_another_secret(monkeypatch):
+def test_scores_are_separate_for_each_secret(monkeypatch):
     store = MemoryStore()
     wrapped = FakeBackend()
     backend = CachedBackend(wrapped, store=store, secret_env="TENANT_KEY")
@@ -200,7 +200,7 @@ def test_scores_are_hidden_from_who_has_another_secret(monkeypatch):
     assert 2 == len(wrapped.calls)
 
 
-def test_a_score_is_asked_for_again_when_its_time_is_up():
+def test_an_expired_score_is_scored_again():
     class Clock:
         now = 0.0
 
@@ -283,7 +283,7 @@ def test_errors_reach_the_caller_and_are_not_opened():
 # One asks, the others wait.
 
 
-def test_threads_that_want_the_same_wait_for_one():
+def test_threads_with_the_same_request_share_one_call():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     with ThreadPoolExecutor(8) as pool:
@@ -296,7 +296,7 @@ def test_threads_that_want_the_same_wait_for_one():
     assert {} == backend._in_flight
 
 
-async def test_tasks_that_want_the_same_wait_for_one():
+async def test_tasks_with_the_same_request_share_one_call():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     calls = [asyncio.create_task(backend.ascore("q", ["a", "bb"])) for _ in range(8)]
@@ -332,7 +332,7 @@ def test_an_event_loop_waits_for_another_one():
     assert 1 == len(wrapped.calls)
 
 
-async def test_each_caller_scores_what_nobody_else_does():
+async def test_each_caller_scores_only_pairs_that_no_other_call_scores():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     first = asyncio.create_task(backend.ascore("q", ["a", "bb"]))
@@ -366,7 +366,7 @@ class FailsFirst(GatedBackend):
         return scores
 
 
-async def test_tasks_ask_themselves_when_the_one_they_waited_for_fails():
+async def test_tasks_score_themselves_when_the_shared_call_fails():
     wrapped = FailsFirst()
     backend = CachedBackend(wrapped)
     calls = [asyncio.create_task(backend.ascore("q", ["a"])) for _ in range(3)]
@@ -379,7 +379,7 @@ async def test_tasks_ask_themselves_when_the_one_they_waited_for_fails():
     assert {} == backend._in_flight
 
 
-def test_threads_ask_themselves_when_the_one_they_waited_for_fails():
+def test_threads_score_themselves_when_the_shared_call_fails():
     wrapped = FailsFirst()
     backend = CachedBackend(wrapped)
     with ThreadPoolExecutor(3) as pool:
@@ -391,7 +391,7 @@ def test_threads_ask_themselves_when_the_one_they_waited_for_fails():
     assert [[101.0]] * 2 == [call.result() for call in calls if not call.exception()]
 
 
-async def test_tasks_ask_themselves_when_the_one_they_waited_for_is_cancelled():
+async def test_tasks_score_themselves_when_the_shared_call_is_cancelled():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     first, *others = [asyncio.create_task(backend.ascore("q", ["a"])) for _ in range(3)]
@@ -405,7 +405,7 @@ async def test_tasks_ask_themselves_when_the_one_they_waited_for_is_cancelled():
     assert {} == backend._in_flight
 
 
-async def test_who_waits_can_give_up_without_harm():
+async def test_a_waiting_caller_can_be_cancelled_without_harm():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     first, second, third = [asyncio.create_task(backend.ascore("q", ["a"])) for _ in range(3)]
@@ -419,7 +419,7 @@ async def test_who_waits_can_give_up_without_harm():
     assert 1 == len(wrapped.calls)
 
 
-def test_who_waits_on_a_loop_that_is_gone_by_then_does_no_harm(caplog):
+def test_a_waiting_caller_whose_loop_is_closed_does_no_harm(caplog):
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
 
@@ -448,7 +448,7 @@ async def test_a_sync_call_on_the_loop_does_not_wait_for_that_loop():
     assert [101.0] == await first
 
 
-async def test_threads_do_not_keep_a_task_from_the_threads_it_needs():
+async def test_waiting_threads_do_not_exhaust_the_pool_of_a_task():
     """Sync callers fill the pool in which the task that they want scores from would score."""
 
     class InThreads(FakeBackend):
@@ -468,7 +468,7 @@ async def test_threads_do_not_keep_a_task_from_the_threads_it_needs():
     assert [[1.0]] * 5 == await asyncio.wait_for(asyncio.gather(first, *others), 30)
 
 
-def test_what_a_stopped_loop_left_undone_is_asked_for_again():
+def test_pairs_of_a_stopped_loop_are_scored_again():
     wrapped = GatedBackend()
     backend = CachedBackend(wrapped)
     loop = asyncio.new_event_loop()
@@ -518,18 +518,18 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent():
     assert 0 == os.waitstatus_to_exitcode(status)
 
 
-def test_pairs_that_landed_since_the_store_was_read_are_not_asked_for_again():
+def test_pairs_stored_since_the_store_was_read_are_not_scored_again():
     class Overtaken(MemoryStore):
         """While the first caller reads, a second one comes, scores and leaves."""
 
         overtakes = True
 
         def get_many(self, keys):
-            found = super().get_many(keys)
+            values = super().get_many(keys)
             if self.overtakes:
                 self.overtakes = False
                 backend.score("q", ["a"])
-            return found
+            return values
 
     wrapped = FakeBackend()
     backend = CachedBackend(wrapped, store=Overtaken())
@@ -538,7 +538,7 @@ def test_pairs_that_landed_since_the_store_was_read_are_not_asked_for_again():
     assert 1 == len(wrapped.calls)
 
 
-def test_threads_that_race_ask_once_for_each_pair():
+def test_racing_threads_score_each_pair_once():
     wrapped = FakeBackend(len_score, scale="logit")
     backend = CachedBackend(wrapped)
     documents = ["x" * length for length in range(40)]
@@ -556,7 +556,7 @@ def test_threads_that_race_ask_once_for_each_pair():
     assert sorted(set(asked)) == sorted(asked)
 
 
-def test_who_waits_does_not_wait_for_the_store():
+def test_waiting_callers_do_not_wait_for_the_store():
     class Slow(MemoryStore):
         writing, gate = threading.Event(), threading.Event()
 
@@ -593,7 +593,7 @@ def test_a_caller_waits_no_longer_than_its_deadline():
 
 
 class SlowlyNamed(FakeBackend):
-    """Loads a model to know its name."""
+    """Needs time to return its name, as if it loaded a model."""
 
     named_in = None
 
@@ -603,14 +603,14 @@ class SlowlyNamed(FakeBackend):
         return "slow"
 
 
-async def test_a_name_that_takes_time_does_not_hold_up_the_loop():
+async def test_a_slow_name_does_not_block_the_loop():
     wrapped = SlowlyNamed()
     await CachedBackend(wrapped).ascore("q", ["q"])
 
     assert wrapped.named_in not in {None, threading.get_ident()}
 
 
-def test_no_documents_need_no_name():
+def test_without_documents_the_name_is_not_read():
     wrapped = SlowlyNamed()
 
     assert [] == CachedBackend(wrapped).score("q", [])
@@ -652,7 +652,7 @@ class Listwise(FakeBackend):
 
 
 @pytest.mark.parametrize("wrap", [lambda b: b, Passing])
-def test_scores_that_depend_on_neighbours_are_refused(wrap):
+def test_a_listwise_backend_is_refused(wrap):
     with pytest.raises(ConfigError, match="can't be cached"):
         CachedBackend(wrap(Listwise()))
 

@@ -1,4 +1,4 @@
-"""What a score is kept under, and its seal."""
+"""The keys of cached scores, and the seal of their values."""
 
 import math
 import struct
@@ -42,7 +42,7 @@ def test_digests_keep_the_order_of_the_documents():
     assert [digest("q", "a"), digest("q", "b")] == hasher.digests("q", ["a", "b"])
 
 
-def test_keys_and_values_are_of_the_next_release_too():
+def test_keys_and_values_do_not_change_between_releases():
     """Stores outlive a process: a change here must come with another version."""
     assert "11893b136c16543abef266b5514439b55e7a33a2" == store_key(digest()).hex()
     assert "000000000000e03f00566454eaf40b46" == seal(digest(), 0.5).hex()

@@ -43,7 +43,7 @@ def remote(model="m"):
 
 
 def skeleton(backend):
-    """What a backend is, without its state."""
+    """The structure of a backend, without its state."""
     options = backend._options() if isinstance(backend, WrapperBackend) else backend.to_spec()
     return type(backend), options, [skeleton(child) for child in backend.children]
 
@@ -94,7 +94,7 @@ def test_a_spec_round_trips_or_is_refused(backend):
     ],
     ids="+".join,
 )
-def test_what_a_file_can_build_is_written(names):
+def test_a_chain_that_a_file_can_build_has_a_spec(names):
     backend = chain_of(remote(), names)
 
     assert skeleton(backend) == skeleton(load_backend(backend.to_spec()))
@@ -124,7 +124,7 @@ def test_a_fallback_chain_of_remote_and_local_backends_is_written():
         lambda: FallbackBackend([RetryingBackend(remote()), RetryingBackend(EmbeddedBackend())]),
     ],
 )
-def test_what_no_file_builds_is_refused(build):
+def test_a_chain_that_no_file_can_build_has_no_spec(build):
     with pytest.raises(ConfigError, match="can't be written"):
         build().to_spec()
 
@@ -170,7 +170,7 @@ def test_a_copy_has_other_children_and_the_same_options(wrap):
 
 @pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
 @pytest.mark.parametrize("wrong", ["embedded", None, FakeBackend], ids=repr)
-def test_what_is_no_backend_is_refused(wrap, wrong):
+def test_wrapping_anything_but_a_backend_is_refused(wrap, wrong):
     with pytest.raises(ConfigError, match="needs backends, not"):
         wrap(wrong)
 
@@ -224,7 +224,7 @@ IMAGE = Content(image=b"\x89PNG")
 
 
 @pytest.mark.parametrize("wrap", ALL.values(), ids=ALL)
-def test_what_the_backend_can_score_passes(wrap, ask):
+def test_input_that_the_backend_can_score_is_passed_on(wrap, ask):
     with wrap(Seeing()) as backend:
         assert [110.0, 102.0] == backend.score(QUERY, [IMAGE, "ab"])
         assert [10.0, 1.0] == ask(backend, [IMAGE, "a"])
@@ -264,7 +264,7 @@ def test_any_order_of_wrappers_scores_with_all_facts(names):
 
 
 class Short(Plain):
-    """Returns a list less than it should."""
+    """Returns one list too few."""
 
     def score_many(self, requests):
         return super().score_many(requests)[1:]
@@ -277,7 +277,7 @@ def test_too_few_lists_are_an_invalid_response(wrap):
 
 
 class Slow(Plain):
-    """Takes its time to say its name, and returns a list."""
+    """Needs time to return its name, and returns a plain list."""
 
     label = "slow"
 
@@ -309,7 +309,7 @@ class Streaming(Plain):
 
 
 class Silent(Plain):
-    """Forgets to return."""
+    """Returns None."""
 
     def score_many(self, requests):
         super().score_many(requests)
@@ -344,7 +344,7 @@ def test_requests_may_be_yielded(wrap):
 
 
 class Exhausted(Plain):
-    """Raises what no future can hold."""
+    """Raises `StopIteration`, which no future can hold."""
 
     def score(self, query, documents):
         return [next(iter(()))]
@@ -395,7 +395,7 @@ class Careless(Seeing):
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_what_a_wrapper_let_pass_is_checked_by_a_backend_of_fewer_inputs(wrap, ask):
+def test_a_text_backend_checks_input_that_a_wrapper_let_pass(wrap, ask):
     with wrap(Careless()) as backend:
         with pytest.raises(UnsupportedInputError, match="document 0 holds an image"):
             ask(backend, [IMAGE])
@@ -416,7 +416,7 @@ def test_scores_from_the_cache_are_counted_and_cost_nothing(ask):
     assert None is ask(backend, ["a"]).usage
 
 
-def test_what_scoring_cost_is_counted_once_for_requests_that_share_it():
+def test_usage_is_counted_once_for_requests_that_share_it():
     backend = CachedBackend(Seeing())
     one, other = backend.score_many([("q", ["a", "b"]), ("q", ["b", "c"])])
 
@@ -424,7 +424,7 @@ def test_what_scoring_cost_is_counted_once_for_requests_that_share_it():
     assert (0, 0) == (one.cached, other.cached)
 
 
-def test_what_an_inner_cache_had_is_counted_once_for_requests_that_share_it():
+def test_cached_scores_are_counted_once_for_requests_that_share_them():
     inner = CachedBackend(Seeing())
     inner.score("q", ["a"])
     one, other = CachedBackend(inner).score_many([("q", ["a", "b"]), ("q", ["b", "c"])])

@@ -1,4 +1,4 @@
-"""Fallback chains: who is asked, whose error is raised, and who is said to have scored."""
+"""Fallback chains: which backend scores, whose error is raised, and what is reported."""
 
 import asyncio
 import logging
@@ -43,7 +43,7 @@ class TestFallingBack(BackendContract):
         return FallbackBackend([failing(), FakeBackend()])
 
 
-def test_the_first_that_works_scores(ask):
+def test_the_first_working_backend_scores(ask):
     first, second = FakeBackend(name="first"), FakeBackend(name="second")
     scores = ask(FallbackBackend([first, second]))
 
@@ -63,7 +63,7 @@ def test_the_first_that_works_scores(ask):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_the_next_stands_in(ask, error):
+def test_the_next_backend_scores_when_one_fails(ask, error):
     scores = ask(FallbackBackend([failing(error), FakeBackend(name="second")]))
 
     assert [1.0, 0.0] == scores
@@ -81,7 +81,7 @@ def test_the_next_stands_in(ask, error):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_the_caller_must_mend_is_raised(ask, error):
+def test_errors_that_the_caller_must_fix_are_raised(ask, error):
     second = FakeBackend()
     with pytest.raises(type(error)) as caught:
         ask(FallbackBackend([failing(error), second]))
@@ -120,7 +120,7 @@ def test_the_last_error_is_raised_with_a_note_for_each_before(ask):
     ] == caught.value.__notes__
 
 
-def test_what_the_caller_must_mend_says_why_it_was_asked(ask):
+def test_an_error_of_the_second_backend_says_why_it_was_called(ask):
     """Nobody expects an error of the second backend while the first works."""
     missing = MissingDependencyError("install the extra")
     with pytest.raises(MissingDependencyError) as caught:
@@ -145,12 +145,12 @@ def test_one_call_is_answered_by_one_backend():
     assert [[1.0], [0.0]] == chain.score_many([("q", ["q"]), ("q", ["r"])])
 
 
-def test_of_nested_chains_the_innermost_knows(ask):
+def test_nested_chains_name_the_innermost_backend_that_scored(ask):
     inner = FallbackBackend([failing(), FakeBackend(name="innermost")])
     assert "innermost" == ask(FallbackBackend([inner, FakeBackend()])).backend
 
 
-def test_concurrent_calls_learn_who_scored_theirs():
+def test_concurrent_calls_each_name_the_backend_that_scored():
     def by_text(query, document):
         if document == "down":
             raise DOWN
@@ -185,7 +185,7 @@ def test_an_outage_is_one_line_in_the_log(caplog, monkeypatch):
         (["logit", "unknown"], "unknown"),
     ],
 )
-def test_the_scale_is_what_all_promise(scales, expected):
+def test_the_scale_is_unknown_unless_all_backends_share_it(scales, expected):
     assert expected == FallbackBackend([FakeBackend(scale=scale) for scale in scales]).scale
 
 

@@ -1,4 +1,4 @@
-"""What hooks hear of a call, and that they can't harm it."""
+"""The events that hooks receive, and that hooks can't harm a call."""
 
 import asyncio
 import copy
@@ -58,7 +58,7 @@ DOWN = BackendUnavailable("down")
 
 
 class Ears:
-    """Keeps what it hears."""
+    """Records its events."""
 
     def __init__(self):
         self.events = []
@@ -79,7 +79,7 @@ class TestInstrumented(BackendContract):
         return instrumented(FakeBackend(), Ears())
 
 
-def test_a_call_has_a_beginning_and_an_end(ask):
+def test_a_call_has_a_start_and_an_end_event(ask):
     ears = Ears()
 
     assert [1.0, 0.0] == ask(instrumented(FakeBackend(), ears, route="search"))
@@ -127,7 +127,7 @@ def test_kind_and_model_are_those_of_the_configuration(fake_server):
         (ZeroDivisionError("x"), "error"),
     ],
 )
-def test_a_failure_is_told_and_raised(ask, error, word):
+def test_a_failure_is_reported_and_raised(ask, error, word):
     ears = Ears()
 
     with pytest.raises(type(error)):
@@ -137,7 +137,7 @@ def test_a_failure_is_told_and_raised(ask, error, word):
     assert word == outcome_of(error)
 
 
-def test_a_cancelled_call_is_told():
+def test_a_cancelled_call_is_reported():
     ears = Ears()
 
     class Slow(FakeBackend):
@@ -155,7 +155,7 @@ def test_a_cancelled_call_is_told():
     assert ["cancelled"] == [event.outcome for event in ears.of(CallFinished)]
 
 
-def test_a_call_that_is_thrown_away_with_its_event_loop_is_told():
+def test_a_call_abandoned_with_its_event_loop_is_reported():
     """Nobody cancels it; Python ends it some day, in another context."""
     ears = Ears()
 
@@ -198,7 +198,7 @@ def test_a_failed_attempt_says_how_it_failed(fake_server, ask):
     assert ("overloaded", 429) == (finished.outcome, finished.status_code)
 
 
-def test_attempts_of_all_parts_are_heard_whichever_thread_or_task_makes_them(fake_server, ask):
+def test_attempts_of_all_parts_are_reported_from_any_thread_or_task(fake_server, ask):
     ears = Ears()
     ask(instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears), ["hi"] * 70)
 
@@ -206,7 +206,7 @@ def test_attempts_of_all_parts_are_heard_whichever_thread_or_task_makes_them(fak
     assert [(70, 3)] == [(event.documents, event.parts) for event in ears.of(Split)]
 
 
-def test_attempts_of_score_many_are_heard(fake_server):
+def test_attempts_of_score_many_are_reported(fake_server):
     ears = Ears()
     with instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears) as backend:
         backend.score_many([(f"q{number}", ["a"]) for number in range(6)])
@@ -214,7 +214,7 @@ def test_attempts_of_score_many_are_heard(fake_server):
     assert 6 == len(ears.of(AttemptFinished))
 
 
-def test_cut_documents_are_told():
+def test_truncated_documents_are_reported():
     ears = Ears()
     with FakeServer(serve_dialect("infinity")) as fake_server:
         instrumented(HTTPBackend(fake_server.url, dialect="infinity"), ears).score(
@@ -224,7 +224,7 @@ def test_cut_documents_are_told():
     assert [Truncated(1)] == ears.of(Truncated)
 
 
-def test_headers_of_hooks_are_sent_but_replace_none_of_ours(fake_server, monkeypatch):
+def test_headers_of_hooks_are_sent_and_do_not_replace_ours(fake_server, monkeypatch):
     monkeypatch.setenv("TEI_API_KEY", "k")
 
     def hook(event):
@@ -239,7 +239,7 @@ def test_headers_of_hooks_are_sent_but_replace_none_of_ours(fake_server, monkeyp
     assert ("00-1-2-01", "Bearer k") == (headers["traceparent"], headers["Authorization"])
 
 
-def test_retries_are_told(ask):
+def test_retries_are_reported(ask):
     ears = Ears()
     backend = RetryingBackend(FailingBackend(DOWN), attempts=3, initial_backoff=0.0)
     with pytest.raises(BackendUnavailable):
@@ -248,7 +248,7 @@ def test_retries_are_told(ask):
     assert [Retried(1, "unavailable", 0.0), Retried(2, "unavailable", 0.0)] == ears.of(Retried)
 
 
-def test_fallbacks_are_told_and_who_scored(ask):
+def test_fallbacks_and_the_backend_that_scored_are_reported(ask):
     ears = Ears()
     chain = FallbackBackend([FailingBackend(DOWN), FakeBackend(name="second")])
     ask(instrumented(chain, ears))
@@ -257,7 +257,7 @@ def test_fallbacks_are_told_and_who_scored(ask):
     assert "second" == ears.of(CallFinished)[0].scored_by
 
 
-def test_states_of_a_breaker_are_told_when_they_change(ask):
+def test_state_changes_of_a_breaker_are_reported(ask):
     ears = Ears()
     wrapped = FakeBackend()
     wrapped.score = FailingBackend(DOWN).score
@@ -276,7 +276,7 @@ def test_states_of_a_breaker_are_told_when_they_change(ask):
     assert {"fake"} == {event.endpoint for event in ears.of(BreakerChanged)}
 
 
-def test_cache_look_ups_are_told(ask):
+def test_cache_lookups_are_reported(ask):
     ears = Ears()
     backend = instrumented(CachedBackend(FakeBackend()), ears)
     ask(backend)
@@ -286,7 +286,7 @@ def test_cache_look_ups_are_told(ask):
     assert [*looked_up, CacheLookedUp("memory", "miss", 1)] == ears.of(CacheLookedUp)
 
 
-def test_a_lost_ranking_is_told_to_the_hooks_of_its_backend():
+def test_a_lost_ranking_is_reported_to_the_hooks_of_its_backend():
     ears = Ears()
     backend = instrumented(FailingBackend(BackendTimeout("late")), ears)
     with reranking(backend, 1, on_error="original_order") as outcome:
@@ -323,7 +323,7 @@ def test_a_failing_hook_fails_no_call(ask, caplog, monkeypatch):
     assert "secret" not in caplog.text
 
 
-def test_a_hook_hears_an_attempt_once_where_two_backends_have_it(fake_server, ask):
+def test_a_hook_of_two_nested_backends_receives_an_attempt_once(fake_server, ask):
     ears = Ears()
     inner = instrumented(HTTPBackend(fake_server.url, dialect="tei"), ears, route="inner")
     ask(instrumented(inner, ears, route="outer"))
@@ -332,7 +332,7 @@ def test_a_hook_hears_an_attempt_once_where_two_backends_have_it(fake_server, as
     assert 1 == len(ears.of(AttemptFinished))
 
 
-def test_hooks_that_cant_be_hashed_hear_of_calls_each_for_itself(ask):
+def test_equal_unhashable_hooks_each_receive_the_events(ask):
     """As dataclasses can't, and those that are equal now are still two."""
 
     @dataclass
@@ -348,7 +348,7 @@ def test_hooks_that_cant_be_hashed_hear_of_calls_each_for_itself(ask):
     assert (2, 2) == (one.events, other.events)
 
 
-def test_calls_side_by_side_are_kept_apart(fake_server):
+def test_concurrent_calls_report_to_their_own_hooks_only(fake_server):
     """Tasks and threads tell only their own backend's hooks."""
     many = [Ears() for _ in range(8)]
     backend = HTTPBackend(fake_server.url, dialect="tei")
@@ -372,7 +372,7 @@ def test_calls_side_by_side_are_kept_apart(fake_server):
 
 
 async def later(event):
-    """A hook that nobody would wait for."""
+    """An async hook, whose coroutine nobody would await."""
 
 
 class Later:
@@ -408,11 +408,11 @@ def test_a_table_adds_hooks_outermost():
     assert tables == copy.deepcopy(backend).to_spec()
 
 
-def test_hooks_that_are_objects_cant_be_written_down():
+def test_a_backend_with_hook_objects_has_no_spec():
     with pytest.raises(ConfigError, match="Ears"):
         instrumented(load_backend("embedded"), Ears()).to_spec()
 
 
-def test_the_route_needs_a_name():
+def test_an_empty_route_is_refused():
     with pytest.raises(ConfigError, match="route"):
         instrumented(FakeBackend(), Ears(), route="")

@@ -63,9 +63,9 @@ def _id(value):
     return value.__name__ if isinstance(value, type) else str(value)
 
 
-@pytest.mark.parametrize(("made", "option", "value"), CASES, ids=_id)
-def test_a_wrong_type_is_a_config_error_that_names_the_option(made, option, value):
-    arguments = ARGUMENTS.get(made, (FakeBackend(),))
+@pytest.mark.parametrize(("factory", "option", "value"), CASES, ids=_id)
+def test_a_wrong_type_is_a_config_error_that_names_the_option(factory, option, value):
+    arguments = ARGUMENTS.get(factory, (FakeBackend(),))
 
     with pytest.raises(ConfigError, match=f"`{option}`"):
-        made(*arguments, **{**NEEDED.get(made, {}), option: value})
+        factory(*arguments, **{**NEEDED.get(factory, {}), option: value})

@@ -1,4 +1,4 @@
-"""A model in a process of its own: it may die, hang or not load, and nobody waits for ever."""
+"""A model in its own process: it may die, hang or fail to load, and no caller waits forever."""
 
 import asyncio
 import os
@@ -145,7 +145,7 @@ def test_garbage_collections_leave_out_the_model():
         assert model.score("q", ["a"])[0] > 1000
 
 
-def test_errors_come_back_as_they_are(model):
+def test_errors_of_the_process_keep_their_type(model):
     before = model.process_id
     with pytest.raises(InvalidResponse, match="poison"):
         model.score("q", ["poison"])
@@ -187,7 +187,7 @@ def test_calls_fail_at_once_while_it_is_started_again():
 
 
 @pytest.mark.slow
-def test_a_stopped_process_does_not_hold_up_a_large_request():
+def test_a_stopped_process_does_not_block_a_large_request():
     """Its pipe is full and nobody reads it."""
     with ModelProcess(Marked(), batch_seconds=1) as model:
         model.score("q", ["a"])
@@ -333,7 +333,7 @@ def interrupt_once_it_scores(model):
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_on_restart_can_not_prevent_a_restart(caplog):
+def test_a_failing_on_restart_does_not_prevent_a_restart(caplog):
     with ModelProcess(Marked(), on_restart=lambda: 1 / 0) as model:
         for _ in range(2):
             model.score("q", ["a"])

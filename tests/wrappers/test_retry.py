@@ -1,4 +1,4 @@
-"""Retries: what is asked again, when, how often, and what the caller learns."""
+"""Retries: which errors, when, how often, and what the caller's error says."""
 
 import asyncio
 import itertools
@@ -92,7 +92,7 @@ def world(monkeypatch):
     return World(monkeypatch)
 
 
-def test_an_unavailable_backend_is_asked_again(ask):
+def test_an_unavailable_backend_is_retried(ask):
     wrapped = Scripted(DOWN, BackendTimeout("slow"))
     backend = RetryingBackend(wrapped, initial_backoff=0.0)
 
@@ -100,7 +100,7 @@ def test_an_unavailable_backend_is_asked_again(ask):
     assert 3 == wrapped.asked
 
 
-def test_the_last_error_is_raised_and_says_how_many_attempts_there_were(ask):
+def test_the_last_error_is_raised_with_the_number_of_attempts(ask):
     last = BackendOverloaded("busy")
     wrapped = Scripted(DOWN, DOWN, last)
     with pytest.raises(BackendOverloaded) as caught:
@@ -123,7 +123,7 @@ def test_the_last_error_is_raised_and_says_how_many_attempts_there_were(ask):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_would_fail_again_is_not_asked_again(error):
+def test_errors_that_would_recur_are_not_retried(error):
     wrapped = Scripted(error)
     with pytest.raises(type(error)):
         score(RetryingBackend(wrapped))
@@ -131,7 +131,7 @@ def test_what_would_fail_again_is_not_asked_again(error):
     assert 1 == wrapped.asked
 
 
-def test_an_invalid_response_is_asked_again_once():
+def test_an_invalid_response_is_retried_once():
     wrapped = Scripted(WRONG, DOWN, WRONG)
     with pytest.raises(InvalidResponse) as caught:
         score(RetryingBackend(wrapped, attempts=9, initial_backoff=0.0))
@@ -140,7 +140,7 @@ def test_an_invalid_response_is_asked_again_once():
     assert "attempt 3 of 9; a second invalid response" in caught.value.__notes__[-1]
 
 
-def test_waits_double_and_are_random(world, monkeypatch):
+def test_backoff_doubles_with_full_jitter(world, monkeypatch):
     """Full jitter: from nothing to the whole back-off."""
     bounds = []
     monkeypatch.setattr(retry, "uniform", lambda low, high: bounds.append((low, high)) or high)
@@ -151,16 +151,16 @@ def test_waits_double_and_are_random(world, monkeypatch):
     assert [0.1, 0.2, 0.4, 0.5, 0.5] == world.slept
 
 
-@pytest.mark.parametrize(("asked", "least"), [(None, 0.0), (0.0, 0.0), (3.0, 3.0)])
-def test_the_servers_wish_is_honoured(world, asked, least):
+@pytest.mark.parametrize(("asked", "minimum"), [(None, 0.0), (0.0, 0.0), (3.0, 3.0)])
+def test_retry_after_is_honoured(world, asked, minimum):
     busy = BackendOverloaded("busy", retry_after=asked)
     world.run(RetryingBackend(Scripted(busy)))
 
     assert 1 == len(world.slept)
-    assert least <= world.slept[0] <= least + 0.1
+    assert minimum <= world.slept[0] <= minimum + 0.1
 
 
-def test_nobody_waits_for_a_year(world):
+def test_a_very_long_retry_after_is_capped(world):
     year = BackendOverloaded("busy", retry_after=365 * 86_400.0)
     world.run(RetryingBackend(Scripted(year), deadline=60.0))
 
@@ -187,7 +187,7 @@ def test_all_attempts_share_one_deadline(monkeypatch):
     assert world.now <= 1010.0
 
 
-def test_an_attempt_is_told_how_much_time_is_left(world):
+def test_an_attempt_gets_the_remaining_time_as_its_deadline(world):
     """Remote backends end their call by then."""
     ends = []
 
@@ -225,7 +225,7 @@ def test_each_of_many_requests_has_its_own_attempts():
     assert [[3.0], [3.0, 3.0]] == backend.score_many([("a", ["x"]), ("b", ["y", "z"])])
 
 
-def test_many_requests_are_asked_side_by_side():
+def test_many_requests_are_sent_concurrently():
     all_here = threading.Barrier(4)
 
     class Together(FakeBackend):
@@ -233,9 +233,9 @@ def test_many_requests_are_asked_side_by_side():
             all_here.wait(30.0)
             return [float(query) for _ in documents]
 
-    found = RetryingBackend(Together()).score_many([(str(one), ["x"]) for one in range(8)])
+    scores = RetryingBackend(Together()).score_many([(str(one), ["x"]) for one in range(8)])
 
-    assert [[float(one)] for one in range(8)] == found
+    assert [[float(one)] for one in range(8)] == scores
 
 
 def test_of_many_requests_the_first_error_is_raised():
@@ -263,7 +263,7 @@ def test_the_budget_ends_retries_when_most_calls_fail(world):
     assert "attempt 1 of 3; the retry budget is used up: too many calls fail" in notes
 
 
-def test_the_budget_comes_back_with_calls(world):
+def test_the_budget_refills_with_calls(world):
     wrapped = Scripted(*[DOWN] * 15)
     backend = RetryingBackend(wrapped, attempts=11, budget=0.5)
     with pytest.raises(BackendUnavailable, match="down"):
@@ -319,7 +319,7 @@ FAULTS = st.sampled_from(
 
 
 @given(script=st.lists(FAULTS, max_size=8), attempts=st.integers(1, 5), work=st.floats(0, 5))
-def test_whatever_happens_is_all_scores_or_one_error(script, attempts, work):
+def test_every_outcome_is_all_scores_or_one_error(script, attempts, work):
     """And never more attempts, nor more time, than allowed."""
     with pytest.MonkeyPatch.context() as patch:
         world = World(patch, work)
@@ -328,14 +328,14 @@ def test_whatever_happens_is_all_scores_or_one_error(script, attempts, work):
             outcome = world.run(RetryingBackend(wrapped, attempts=attempts, deadline=10.0))
         except BackendError as error:
             outcome = error
-    said = [*script, None][: wrapped.asked][-1]
+    expected = [*script, None][: wrapped.asked][-1]
 
-    assert outcome is said if said else outcome == [[1.0, 0.0]]
+    assert outcome is expected if expected else outcome == [[1.0, 0.0]]
     assert wrapped.asked <= attempts
     assert world.now <= 1010.0 + 1e-6
 
 
-def test_a_cancelled_wait_asks_no_more():
+def test_a_cancelled_wait_ends_the_retries():
     wrapped = Scripted(*[DOWN] * 9)
     backend = RetryingBackend(wrapped, initial_backoff=60.0, longest_backoff=60.0, deadline=999.0)
 
@@ -408,7 +408,7 @@ def in_turn(*answers):
     ],
     ids=str,
 )
-def test_a_server_in_trouble_gets_another_try(ask, answer):
+def test_a_temporarily_failing_server_is_retried(ask, answer):
     with FakeServer(in_turn(answer, GOOD)) as fake_server:
         remote = HTTPBackend(fake_server.url, dialect="tei")
         with RetryingBackend(remote, initial_backoff=0.01) as backend:
@@ -417,7 +417,7 @@ def test_a_server_in_trouble_gets_another_try(ask, answer):
 
 
 @pytest.mark.parametrize("wait", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
-def test_a_server_that_asks_for_too_much_is_not_waited_for(ask, wait):
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for(ask, wait):
     with FakeServer(FakeResponse({"error": "busy"}, 429, {"Retry-After": wait})) as fake_server:
         backend = RetryingBackend(HTTPBackend(fake_server.url, dialect="tei"))
         with pytest.raises(BackendOverloaded) as caught:
@@ -437,5 +437,5 @@ def test_the_deadline_ends_an_attempt(ask):
             ask(backend)
 
 
-def test_time_is_measured_by_a_clock_that_is_never_set():
+def test_time_is_measured_by_the_monotonic_clock():
     assert retry.monotonic is time.monotonic

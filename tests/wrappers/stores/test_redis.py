@@ -1,4 +1,4 @@
-"""The Redis store on a real server that is frozen, filled, killed and replaced by a liar."""
+"""The Redis store on a real server that is frozen, filled, killed or sends false replies."""
 
 import asyncio
 import contextlib
@@ -136,7 +136,7 @@ class TestRedis(BackendContract):
         return CachedBackend(FakeBackend(), store=self.url + "?timeout=5")
 
 
-def test_what_is_known_is_not_asked_for_again_not_even_elsewhere(server, cached):
+def test_cached_scores_are_shared_between_caches(server, cached):
     first, wrapped = cached(server)
     second, other = cached(server)
     score(first)
@@ -221,7 +221,7 @@ def test_a_server_that_was_flushed_is_filled_again(server, cached):
     assert 2 == len(wrapped.calls)
 
 
-def test_a_frozen_server_costs_one_call_a_moment(own_server, cached, caplog):
+def test_a_frozen_server_times_out_for_one_call_only(own_server, cached, caplog):
     backend, wrapped = cached(own_server)
     score(backend)
     own_server.process.send_signal(signal.SIGSTOP)
@@ -234,7 +234,7 @@ def test_a_frozen_server_costs_one_call_a_moment(own_server, cached, caplog):
     assert f"127.0.0.1:{own_server.port} failed (TimeoutError)" in message
 
 
-def test_a_server_that_is_frozen_from_the_start_costs_one_call_a_moment(own_server, cached):
+def test_a_server_frozen_from_the_start_times_out_for_one_call_only(own_server, cached):
     own_server.process.send_signal(signal.SIGSTOP)
     backend, _ = cached(own_server)
     for _ in range(20):
@@ -276,7 +276,7 @@ def test_a_thawed_server_is_used_again(own_server, cached, caplog):
     assert "works again" in caplog.messages[-1]
 
 
-def test_a_killed_server_is_missed_by_nobody_and_found_again(own_server, cached):
+def test_a_killed_server_fails_no_call_and_is_used_again(own_server, cached):
     backend, wrapped = cached(own_server, pause=0.1)
     score(backend)
     own_server.kill()
@@ -329,7 +329,7 @@ def test_a_full_server_is_still_read(own_server, cached, caplog):
     assert 1 == len(caplog.messages)
 
 
-def test_a_server_that_loses_the_oldest_when_full_works_on(own_server, cached):
+def test_a_server_that_evicts_the_oldest_keys_works(own_server, cached):
     own_server.ask("CONFIG", "SET", "maxmemory", "2mb")
     own_server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     backend, _ = cached(own_server, timeout=5.0)
@@ -367,7 +367,7 @@ def test_a_wrong_password_is_an_error_of_the_store(own_server, monkeypatch, capl
     assert "wr0ng" not in caplog.text
 
 
-def test_a_password_that_is_not_set_is_told(server, monkeypatch):
+def test_an_unset_password_variable_is_named_in_the_error(server, monkeypatch):
     monkeypatch.delenv("CACHE_PASSWORD", raising=False)
     backend = CachedBackend(FakeBackend(), store=server.url + "?password_env=CACHE_PASSWORD")
     with pytest.raises(ConfigError, match="'CACHE_PASSWORD', named by `password_env`, is not set"):
@@ -375,8 +375,8 @@ def test_a_password_that_is_not_set_is_told(server, monkeypatch):
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server, rounds):
-    """A reply that nobody reads any more must not become the answer to the next question."""
+def test_cancelled_calls_over_a_slow_connection_mix_up_no_scores(server, rounds):
+    """The unread reply of a cancelled call must not become the reply to the next one."""
 
     def number_of(query, document):
         return int(document.removeprefix("document ")) / 1000
@@ -393,8 +393,8 @@ def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server, 
             await asyncio.sleep(chance.uniform(0.0, 0.04))
             for call in chance.sample(calls, 10):
                 call.cancel()
-            found = await asyncio.gather(*calls, return_exceptions=True)
-            for number, scores in zip(numbers, found, strict=True):
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            for number, scores in zip(numbers, results, strict=True):
                 right += scores == [number / 1000]
                 cancelled += isinstance(scores, asyncio.CancelledError)
         return right, cancelled
@@ -413,7 +413,7 @@ def test_a_storm_of_cancelled_calls_over_a_long_line_mixes_up_no_scores(server, 
 @pytest.mark.parametrize(
     "fault", [BlackHole(), Cut(), Cut(after=3), Reset(), HalfClose()], ids=repr
 )
-def test_a_broken_line_is_an_error_of_the_store_and_nobody_elses(server, fault):
+def test_a_broken_connection_is_an_error_of_the_store_only(server, fault):
     with (
         Proxy(server.url) as line,
         CachedBackend(FakeBackend(), store=f"{line.url}?pause=60") as backend,
@@ -475,7 +475,7 @@ def liar():
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_a_liar_changes_no_score_and_raises_nothing(liar, lie):
+def test_false_replies_change_no_score_and_raise_nothing(liar, lie):
     with CachedBackend(FakeBackend(), store=liar(lie)) as backend:
         for _ in range(3):
             score(backend)
@@ -606,7 +606,7 @@ def test_a_slow_server_in_time_is_no_failure(server):
         assert 0 == errors(backend)
 
 
-def test_a_port_where_nobody_listens_is_an_empty_store():
+def test_an_unreachable_server_is_an_empty_store():
     url = f"redis://127.0.0.1:{free_port()}/0"
     with CachedBackend(FakeBackend(), store=url) as backend:
         score(backend)

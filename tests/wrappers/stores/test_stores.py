@@ -76,17 +76,17 @@ def test_a_value_is_out_of_date_after_its_time(make_store, clock):
     store.close()
 
 
-def test_only_so_many_values_are_kept(make_store):
+def test_the_number_of_values_is_bounded(make_store):
     store = make_store(entries=3)
     for number in range(10):
         store.set_many({b"%d" % number: b"x"}, None)
-    kept = store.get_many([b"%d" % number for number in range(10)])
+    values = store.get_many([b"%d" % number for number in range(10)])
 
-    assert [None] * 7 + [b"x"] * 3 == kept
+    assert [None] * 7 + [b"x"] * 3 == values
     store.close()
 
 
-def test_memory_keeps_what_was_read_last():
+def test_memory_evicts_the_least_recently_read():
     store = MemoryStore(entries=2)
     store.set_many({b"a": b"1", b"b": b"2"}, None)
     store.get_many([b"a"])
@@ -293,7 +293,7 @@ def test_wrong_specs_are_refused(spec, message):
         open_store(spec)
 
 
-def test_a_guard_leaves_alone_what_failed_until_it_works_again(clock, caplog):
+def test_a_guard_pauses_a_failed_store_until_it_works_again(clock, caplog):
     caplog.set_level(logging.INFO)
     guard = Guard("the thing", (OSError,), pause=30.0, clock=clock)
     calls = []
@@ -313,7 +313,7 @@ def test_a_guard_leaves_alone_what_failed_until_it_works_again(clock, caplog):
     assert "secret text" not in caplog.text
 
 
-def test_while_one_caller_tries_the_others_are_not_held_up(clock, tmp_path):
+def test_while_one_caller_probes_the_others_do_not_wait(clock, tmp_path):
     guard = Guard("the thing", (OSError,), pause=30.0, clock=clock)
     guard.call((tmp_path / "missing").stat, None)
     clock.now += 30

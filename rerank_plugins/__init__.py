@@ -4,6 +4,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import (
     AuthenticationError,
+    BackendCrashed,
     BackendError,
     BackendOutOfMemory,
     BackendOverloaded,
@@ -12,6 +13,7 @@ from rerank_plugins.errors import (
     BackendUnavailable,
     ConfigError,
     DataError,
+    DocumentQuarantined,
     InvalidResponse,
     MissingDependencyError,
     RerankError,
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "Backend",
+    "BackendCrashed",
     "BackendError",
     "BackendOutOfMemory",
     "BackendOverloaded",
@@ -38,6 +41,7 @@ __all__ = [
     "Content",
     "DataError",
     "Document",
+    "DocumentQuarantined",
     "InvalidResponse",
     "MissingDependencyError",
     "Passage",

@@ -7,11 +7,13 @@ RerankError
 ├── DataError (ValueError)               a file or a dataset can't be read or used: fix the data
 └── BackendError                         it broke, and would again; another backend may not
     ├── BackendUnavailable               not now: try again, after `retry_after` seconds if known
+    │   ├── BackendCrashed               the model's process ended while it scored this
     │   ├── BackendTimeout               no answer within the deadline
     │   └── BackendOverloaded            too busy, or a rate limit
     ├── BackendRejected                  refused: the same request will be refused again
     │   └── AuthenticationError          the key is missing, wrong, or lacks a right
     ├── BackendOutOfMemory (MemoryError) one query and document alone do not fit into memory
+    ├── DocumentQuarantined              a document ended the model's process twice: leave it out
     └── InvalidResponse                  answered, but not with one valid score per document
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "AuthenticationError",
+    "BackendCrashed",
     "BackendError",
     "BackendOutOfMemory",
     "BackendOverloaded",
@@ -27,6 +30,7 @@ __all__ = [
     "BackendUnavailable",
     "ConfigError",
     "DataError",
+    "DocumentQuarantined",
     "InvalidResponse",
     "MissingDependencyError",
     "RerankError",
@@ -69,6 +73,10 @@ class BackendUnavailable(BackendError):
         self.retry_after = retry_after
 
 
+class BackendCrashed(BackendUnavailable):
+    """The process of the model ended while it scored the request, and maybe because of it."""
+
+
 class BackendTimeout(BackendUnavailable):
     """No complete answer arrived within the deadline."""
 
@@ -94,6 +102,17 @@ class AuthenticationError(BackendRejected):
 
 class BackendOutOfMemory(BackendError, MemoryError):
     """A single query and document do not fit into the memory of the device; batches shrink."""
+
+
+class DocumentQuarantined(BackendError):
+    """A document ended the process of the model twice, so requests that hold it are refused."""
+
+    document: int | None
+    """Its index in the request."""
+
+    def __init__(self, message: str, *, document: int | None = None) -> None:
+        super().__init__(message)
+        self.document = document
 
 
 class InvalidResponse(BackendError):

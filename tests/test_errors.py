@@ -36,6 +36,8 @@ def test_errors_are_also_builtin_exceptions(ours, builtin):
         (errors.AuthenticationError("no", status_code=401), False),
         (errors.BackendOutOfMemory("large"), False),
         (errors.InvalidResponse("odd"), False),
+        (errors.BackendCrashed("dead"), True),
+        (errors.DocumentQuarantined("no", document=3), False),
     ],
 )
 def test_the_class_says_whether_to_retry(error, may_succeed_later):
@@ -50,3 +52,4 @@ def test_errors_keep_their_facts_when_copied(duplicate):
 
     assert ("busy", 2.0) == (str(overloaded), overloaded.retry_after)
     assert ("no", 422) == (str(rejected), rejected.status_code)
+    assert 3 == duplicate(errors.DocumentQuarantined("no", document=3)).document

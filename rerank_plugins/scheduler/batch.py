@@ -11,12 +11,14 @@ from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.content import Requests
 from rerank_plugins.errors import (
+    BackendCrashed,
     BackendOutOfMemory,
     BackendUnavailable,
 )
 from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
 from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.limit import BatchLimit
+from rerank_plugins.scheduler.quarantine import Quarantine
 from rerank_plugins.scheduler.request import Batch
 from rerank_plugins.scores import Scores, check_results, check_scores
 
@@ -33,9 +35,10 @@ class BatchScorer:
     """Gives every request of a batch its scores or its error; used from one thread at a time.
 
     A batch that fails is halved until the request that breaks it stands alone;
-    `BackendUnavailable` fails all of it at once. When memory runs out, the batch is scored in
-    smaller parts, down to single documents. If these fit, the batch was too large, and the next
-    ones are smaller; if one doesn't, it is to blame, and not the size of the batch.
+    `BackendUnavailable` fails all of it at once. After `BackendCrashed`, each document of it is
+    scored alone if it comes again, and refused once it is alone to blame. When memory runs out, the
+    batch is scored in smaller parts, down to single documents. If these fit, the batch was too
+    large, and the next ones are smaller; if one doesn't, it is to blame, and not the batch's size.
 
     Args:
         run: what scores.
@@ -44,6 +47,7 @@ class BatchScorer:
     """
 
     def __init__(self, run: Run, *, backend: Backend | None, batch_cost: int) -> None:
+        self.quarantine = Quarantine()
         self._limit = BatchLimit(batch_cost)
         self._run = run
         self._backend = backend
@@ -70,12 +74,27 @@ class BatchScorer:
         try:
             _emit_waits(batch)
             with dispatch_to(request.dispatcher for request, _ in batch):
-                self._score(batch)
+                for part in self._apart(batch):
+                    self._score_alive(part)
         except BaseException as raised:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:
                 request.fail(as_error(raised))
         finally:
             self._began = None
+
+    def _apart(self, batch: Batch) -> list[Batch]:
+        """Return a batch without the suspects in it, and then each of these."""
+        if not self.quarantine.has_suspects:
+            return [batch]
+        rest: Batch = []
+        alone: list[Batch] = []
+        for request, indices in batch:
+            suspects = self.quarantine.suspects(request.query, request.part(indices))
+            marked = list(zip(indices, suspects, strict=True))
+            alone += [[(request, [index])] for index, suspect in marked if suspect]
+            if others := [index for index, suspect in marked if not suspect]:
+                rest.append((request, others))
+        return [rest, *alone] if rest else alone
 
     def _score(self, batch: Batch) -> bool:
         """Score a batch; return whether memory ran out for something that can't be split."""
@@ -94,6 +113,8 @@ class BatchScorer:
         self._remember_speed(cost / max(seconds, 1e-6))
         emit(BatchFinished(pairs, cost, "ok", seconds))
         for (request, indices), scores in zip(batch, results, strict=True):
+            if self.quarantine.has_suspects:
+                self.quarantine.clear(request.query, request.part(indices))
             try:
                 request.finish(indices, self._checked(scores, len(indices)))
             except BaseException as raised:  # noqa: BLE001  # of whatever the scores are made
@@ -108,6 +129,8 @@ class BatchScorer:
         is_too_large = isinstance(error, MemoryError) and not isinstance(error, BackendOutOfMemory)
         is_single = pairs == 1 if is_too_large else len(batch) == 1
         if is_single or isinstance(error, BackendUnavailable):
+            if isinstance(error, BackendCrashed):
+                error = self._blame(batch, error, pairs)
             for request, _ in batch:
                 request.fail(error)
             return isinstance(error, MemoryError)
@@ -116,13 +139,24 @@ class BatchScorer:
             emit(BatchShrunk(self.batch_cost))
         return part_ran_out
 
+    def _blame(self, batch: Batch, error: Exception, pairs: int) -> Exception:
+        """Record what a process was scoring when it ended; return the error for it."""
+        if pairs == 1:
+            ((request, (index,)),) = batch
+            document = request.documents[index]
+            if self.quarantine.suspects(request.query, [document]) == [True]:
+                return self.quarantine.condemn(request.query, document, index)
+        for request, indices in batch:
+            self.quarantine.suspect(request.query, request.part(indices))
+        return error
+
     def _score_halves(self, batch: Batch, pairs: int) -> bool:
-        ran_out = False
-        for part in _halves(batch, pairs):
-            alive = [(request, indices) for request, indices in part if not request.future.done()]
-            if alive:
-                ran_out |= self._score(alive)
-        return ran_out
+        ran_out = [self._score_alive(part) for part in _halves(batch, pairs)]
+        return any(ran_out)
+
+    def _score_alive(self, batch: Batch) -> bool:
+        alive = [(request, indices) for request, indices in batch if not request.future.done()]
+        return bool(alive) and self._score(alive)
 
     def _remember_speed(self, speed: float) -> None:
         last = speed if self.speed == math.inf else self.speed

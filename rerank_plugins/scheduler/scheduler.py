@@ -39,7 +39,9 @@ class Scheduler:
     once the batch in progress ends.
 
     A batch that fails is halved until the request that breaks it stands alone, and only that one
-    fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. When
+    fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. After
+    `BackendCrashed` the documents of the batch are scored alone if they come again; one that
+    crashes the backend alone is refused from then on, for ten minutes. When
     memory runs out (`MemoryError`), the batch is scored in smaller parts, down to single documents;
     if these fit, later batches are smaller for a while (see `BatchLimit`).
 
@@ -134,8 +136,10 @@ class Scheduler:
             wait: whether to wait for room in a full queue.
 
         Raises:
+            DocumentQuarantined: one of the documents ended the process of the model twice.
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
+        self._scorer.quarantine.check(query, documents)
         request = QueuedRequest(query, documents, costs, merged((dispatcher(), self._dispatcher)))
         with self._changed:
             self._set_pace()

@@ -14,6 +14,7 @@ from rerank_plugins.errors import (
     BackendOverloaded,
     BackendTimeout,
     BackendUnavailable,
+    DocumentQuarantined,
     UnsupportedInputError,
 )
 from rerank_plugins.wrappers.process import ModelRestarting
@@ -71,6 +72,8 @@ def api_error_of(error: Exception) -> APIError:
             return APIError(503, "out_of_memory", "the server ran out of memory", retry_after=5)
         case UnsupportedInputError():
             return APIError(422, "unsupported_input", str(error))
+        case DocumentQuarantined():
+            return APIError(422, "document_quarantined", str(error))
         case BackendTimeout():
             return APIError(504, "timeout", "the scores did not come in time", retry_after=1)
         case BackendOverloaded():

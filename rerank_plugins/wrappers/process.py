@@ -20,25 +20,31 @@ from rerank_plugins.content import Requests
 from rerank_plugins.errors import RerankError
 from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.base import Blocking, Flow, WrapperBackend
-from rerank_plugins.wrappers.worker import ModelRestarting, Prepare, WorkerProcess
+from rerank_plugins.wrappers.worker import (
+    ModelCrashed,
+    ModelRestarting,
+    Prepare,
+    WorkerProcess,
+    WorkerResult,
+)
 
-__all__ = ["ModelProcess", "ModelRestarting"]
+__all__ = ["ModelCrashed", "ModelProcess", "ModelRestarting"]
 
 _log = logging.getLogger(__name__)
 
 _TICK = 0.1
 """Seconds between two checks of a worker."""
 _SHORT_LIFE = 10.0
-"""Seconds; after two workers that lived shorter, the next one waits."""
+"""Seconds; after two workers that lived shorter and scored nothing, the next one waits."""
 _MAX_PAUSE = 30.0
 
 
 class ModelProcess(WrapperBackend):
     """Runs a backend in another process, and starts a new one whenever that dies or hangs.
 
-    The calls in progress then fail with `ModelRestarting` at once, and so do calls until the next
-    process has loaded the model. The first call starts the first process and waits for it. A
-    forked child starts a process of its own.
+    The call in progress then fails with `ModelCrashed` at once, and so do others with
+    `ModelRestarting` until the next process has loaded the model. The first call starts the first
+    process and waits for it. A forked child starts a process of its own.
 
     Args:
         wrapped: the backend; it is sent to the process and never used in this one.
@@ -129,7 +135,7 @@ class ModelProcess(WrapperBackend):
             self._call_started = monotonic()
             try:
                 worker.send(requests)
-                result = worker.receive()
+                result = _received(worker)
             except BaseException:  # what is left in its pipes would be the result of the next call
                 self._drop(worker)
                 raise
@@ -228,7 +234,8 @@ class ModelProcess(WrapperBackend):
                 return
             _log.error("the model's process ended with code %s", worker.process.returncode)
             self._call_on_restart()
-            short_lives = short_lives + 1 if monotonic() - worker.started < _SHORT_LIFE else 0
+            lived = worker.has_scored or monotonic() - worker.started > _SHORT_LIFE
+            short_lives = 0 if lived else short_lives + 1
             while (replacement := self._replacement(short_lives, closing)) is None:
                 short_lives += 1
                 if closing.is_set():
@@ -284,3 +291,17 @@ class ModelProcess(WrapperBackend):
             reason = error if isinstance(error, RerankError) else type(error).__name__
             _log.error("the model can't be loaded again: %s", reason)
             return None
+
+
+def _received(worker: WorkerProcess) -> WorkerResult:
+    """Wait for the result of a call.
+
+    Raises:
+        ModelCrashed: the worker died, maybe of this call.
+    """
+    try:
+        result = worker.receive()
+    except ModelRestarting as error:
+        raise ModelCrashed(str(error), retry_after=error.retry_after) from None
+    worker.has_scored = True
+    return result

@@ -20,12 +20,12 @@ from typing import Any, BinaryIO, TypeAlias
 
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import BackendError, BackendTimeout, BackendUnavailable
+from rerank_plugins.errors import BackendCrashed, BackendError, BackendTimeout, BackendUnavailable
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
 from rerank_plugins.wrappers._requests import score_with
 
-__all__ = ["ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
+__all__ = ["ModelCrashed", "ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,10 @@ Prepare: TypeAlias = Callable[[Backend], None]
 
 class ModelRestarting(BackendUnavailable):
     """The model's process died, or was killed because it hung; another one is starting."""
+
+
+class ModelCrashed(ModelRestarting, BackendCrashed):
+    """It died or hung during this call."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class WorkerProcess:
         )
         weakref.finalize(self, self.process.kill)  # also when Python ends
         self._hangs = False
+        self.has_scored = False
+        """Whether it has lived through a call."""
         self._log = threading.Thread(
             target=_log_lines, args=(self.process.stderr,), name="rerank-model-log", daemon=True
         )

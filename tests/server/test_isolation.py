@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+from starlette.testclient import TestClient
+
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.lockfile import lock_of
 from rerank_plugins.server import ServerSettings
@@ -22,6 +24,7 @@ from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelRestarting
 from rerank_plugins.wrappers.retry import RetryingBackend
 from tests.support.doubles import Marked
+from tests.support.serving import ready
 
 SETTINGS = ServerSettings(watchdog_seconds=7.0)
 REMOTE = {"kind": "infinity", "base_url": "http://127.0.0.1:9"}
@@ -86,6 +89,23 @@ def test_starts_of_a_models_next_process_are_counted():
             time.sleep(0.01)
 
     assert 1 == restarts
+
+
+def test_a_document_that_ends_the_process_twice_is_refused():
+    app = isolated_app(Marked(), SETTINGS)
+    found = []
+    with TestClient(app, raise_server_exceptions=False) as client:
+        for _ in range(4):
+            ready(client)
+            body = {"query": "q", "documents": ["a", "bb", "kill"]}
+            found.append(client.post("/v1/rerank", json=body))
+        assert 200 == client.post("/v1/rerank", json={**body, "documents": ["a", "bb"]}).status_code
+
+    assert [503, 422, 422, 422] == [reply.status_code for reply in found]
+    error = found[-1].json()["error"]
+    assert "document_quarantined" == error["type"]
+    assert error["message"].startswith("document 2 ended the model's process twice")
+    assert 2 == restarts_of(app)
 
 
 def restarts_of(app):

@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from rerank_plugins import BackendError, BackendTimeout, ConfigError, InvalidResponse
+from rerank_plugins import (
+    BackendCrashed,
+    BackendError,
+    BackendTimeout,
+    ConfigError,
+    InvalidResponse,
+)
 from rerank_plugins.hooks import CallStarted, Truncated
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers import process
-from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
+from rerank_plugins.wrappers.process import ModelCrashed, ModelProcess, ModelRestarting
 from tests.support.doubles import Frozen, Marked, Stuck, Unloadable, Verbose
 from tests.support.places import ROOT
 
@@ -167,6 +173,29 @@ def test_a_process_that_ends_or_hangs_is_started_again(model, ending):
 
     assert before != model.process_id
     assert [1.0] == model.score("q", ["a"])
+
+
+def test_a_call_is_only_blamed_for_what_happened_during_it():
+    """Not for a process that had ended before, nor for one that is being started."""
+    with ModelProcess(Marked()) as model:
+        model.score("q", ["a"])
+        with pytest.raises(ModelCrashed):
+            model.score("q", ["kill"])
+        with pytest.raises(ModelRestarting) as caught:
+            model.score("q", ["a"])
+
+    assert not isinstance(caught.value, BackendCrashed)
+
+
+def test_only_processes_that_scored_nothing_are_started_after_a_pause(monkeypatch):
+    """Else the pauses after documents that end it would be everybody's."""
+    monkeypatch.setattr(process, "_MAX_PAUSE", 3600.0)
+    with ModelProcess(Marked()) as model:
+        for _ in range(4):
+            model.score("q", ["a"])
+            with pytest.raises(ModelCrashed):
+                model.score("q", ["kill"])
+            back(model)
 
 
 def test_calls_fail_at_once_while_it_is_started_again():

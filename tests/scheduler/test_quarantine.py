@@ -1,0 +1,111 @@
+"""What ends the process of a model is found, and refused for a while; nobody else is."""
+
+import pytest
+
+from rerank_plugins import BackendCrashed, DocumentQuarantined, Query
+from rerank_plugins.scheduler import Scheduler, quarantine
+from rerank_plugins.scheduler.quarantine import Quarantine
+
+
+class Process:
+    """Scores by length in batches that it remembers; `kill` ends it, and so does `unlucky`."""
+
+    def __init__(self):
+        self.batches = []
+        self.unlucky = False
+
+    def __call__(self, requests):
+        texts = [text for _, found in requests for text in found]
+        self.batches.append(texts)
+        if "kill" in texts or self.unlucky:
+            raise BackendCrashed("it died", retry_after=1.0)
+        return [[float(len(text)) for text in found] for _, found in requests]
+
+
+@pytest.fixture
+def process():
+    return Process()
+
+
+@pytest.fixture
+def scheduler(process):
+    scheduler = Scheduler(process)
+    yield scheduler
+    scheduler.close()
+
+
+def ask(scheduler, texts, query="q", costs=None):
+    future = scheduler.submit(query, texts, costs or [10] * len(texts), wait=True)
+    return future.exception(30) or future.result()
+
+
+def test_a_document_that_crashes_alone_after_a_crash_is_refused(scheduler, process):
+    documents = ["aa", "kill", "b"]
+    assert isinstance(ask(scheduler, documents, costs=[1, 3, 2]), BackendCrashed)
+    second = ask(scheduler, documents, costs=[1, 3, 2])
+    with pytest.raises(DocumentQuarantined, match="document 1 ended the model's process") as third:
+        ask(scheduler, [*documents, "c"])
+
+    assert isinstance(second, DocumentQuarantined)
+    assert (1, 1) == (second.document, third.value.document)
+    assert ["kill"] == process.batches[-1]
+    assert 2 == len(process.batches)
+    assert [2.0, 1.0] == ask(scheduler, ["aa", "b"])
+
+
+def test_a_suspect_is_alone_to_blame_for_the_next_crash(scheduler, process):
+    """Others in its batch have been scored by then, and get their scores."""
+    process.unlucky = True
+    ask(scheduler, ["a", "bb", "ccc"])
+    process.unlucky = False
+    scores = ask(scheduler, ["a", "new", "bb", "newer"])
+    once_more = ask(scheduler, ["a", "bb", "ccc"])
+
+    assert [1.0, 3.0, 2.0, 5.0] == scores
+    assert [1.0, 2.0, 3.0] == once_more
+    assert [["newer", "new"], ["bb"], ["a"], ["bb", "a"], ["ccc"]] == process.batches[1:]
+
+
+@pytest.mark.parametrize("crashes", [1, 2, 3])
+def test_a_process_that_ends_by_itself_condemns_nobody(scheduler, process, crashes):
+    """However often it ends: what is scored in between is cleared."""
+    for _ in range(crashes):
+        process.unlucky = True
+        assert isinstance(ask(scheduler, ["a", "bb"]), BackendCrashed)
+        process.unlucky = False
+        assert [1.0, 2.0] == ask(scheduler, ["a", "bb"])
+
+
+def test_another_query_is_not_refused_for_the_document(scheduler, process):
+    for _ in range(2):
+        ask(scheduler, ["kill"], query="one")
+    with pytest.raises(DocumentQuarantined):
+        ask(scheduler, ["kill"], query="one")
+
+    assert isinstance(ask(scheduler, ["kill"], query="other"), BackendCrashed)
+    assert [3.0] == ask(scheduler, ["ill"], query="one")
+
+
+@pytest.mark.parametrize("query", ["q", Query("q", instruction="i")], ids=str)
+def test_it_is_forgotten_after_a_while(query, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(quarantine, "monotonic", lambda: now[0])
+    found = Quarantine()
+    found.suspect(query, ["a", "b"])
+    found.condemn(query, "b", 0)
+    with pytest.raises(DocumentQuarantined):
+        found.check(query, ["a", "b"])
+    assert [True, False] == found.suspects(query, ["a", "b"])
+    now[0] += 601
+
+    found.check(query, ["a", "b"])
+    assert [False, False] == found.suspects(query, ["a", "b"])
+    assert not found.has_suspects
+
+
+def test_it_keeps_so_many_hashes_at_most():
+    found = Quarantine()
+    found.suspect("q", map(str, range(10_000)))
+
+    assert 4096 == len(found._suspects._until)
+    assert [False, True] == found.suspects("q", ["0", "9999"])

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP backend share: one question, its answer, and a backend to ask."""
+"""Shared by the tests of the HTTP backend: one query, its scores, and a backend."""
 
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS

@@ -45,7 +45,7 @@ class TestContract(BackendContract):
                 self.assert_close(expected, backend.score(self.query, self.documents))
 
 
-def test_a_spec_string_asks_the_server(fake_server, ask):
+def test_a_spec_string_builds_a_backend_of_the_server(fake_server, ask):
     backend = load_backend(f"xinference+{fake_server.url}?model=bge&timeout=5")
 
     assert EXPECTED == ask(backend)
@@ -64,14 +64,14 @@ def test_blank_documents_are_sent_as_one_space(fake_server, ask):
     assert [" ", " ", " a "] == fake_server.requests[0].body["documents"]
 
 
-def test_infinity_gets_documents_within_its_limit(fake_server, ask):
+def test_documents_are_cut_to_infinitys_limit(fake_server, ask):
     fake_server.response = serve_dialect("infinity")
     ask(make(fake_server, "infinity"), ["a" * 200_000, "a"])
 
     assert [122_880, 1] == [len(text) for text in fake_server.requests[0].body["documents"]]
 
 
-def test_text_arrives_as_it_was(fake_server, ask):
+def test_text_arrives_unchanged(fake_server, ask):
     texts = ["大熊猫 🐼", 'quote " and \\', "nul \x00 tab \t", "\u2028 line"]
     fake_server.response = FakeResponse(results(0.1, 0.2, 0.3, 0.4))
     ask(make(fake_server), texts)
@@ -123,7 +123,7 @@ def test_scores_of_unknown_scale_stay_as_they_are(fake_server, ask):
     assert [-7.5, 0.5] == ask(backend)
 
 
-def test_probabilities_are_not_squashed_again(fake_server, ask):
+def test_no_second_sigmoid_is_applied_to_probabilities(fake_server, ask):
     assert EXPECTED == ask(make(fake_server, "xinference", server_scale="probability"))
 
 
@@ -168,7 +168,7 @@ def test_large_requests_are_split_by_bytes(fake_server, ask, letter):
     assert 1_000_000 >= max(received.size for received in fake_server.requests)
 
 
-def test_the_parts_are_sent_side_by_side_but_bounded(fake_server, ask):
+def test_parts_are_sent_concurrently_up_to_a_limit(fake_server, ask):
     answer = serve_dialect("tei")
 
     def slow(received):
@@ -181,7 +181,7 @@ def test_the_parts_are_sent_side_by_side_but_bounded(fake_server, ask):
     assert 3 == fake_server.max_in_flight
 
 
-def test_score_many_asks_side_by_side(fake_server):
+def test_score_many_sends_requests_concurrently(fake_server):
     answer = serve_dialect("tei")
 
     def slow(received):
@@ -190,9 +190,9 @@ def test_score_many_asks_side_by_side(fake_server):
 
     fake_server.response = slow
     with make(fake_server, "tei", max_parallel=3) as backend:
-        found = backend.score_many([(f"panda {n}", ["panda", str(n)]) for n in range(9)])
+        results = backend.score_many([(f"panda {n}", ["panda", str(n)]) for n in range(9)])
 
-    assert [[0.5, 0.5]] * 9 == found
+    assert [[0.5, 0.5]] * 9 == results
     assert 3 == fake_server.max_in_flight
 
 

@@ -1,4 +1,4 @@
-"""The HTTP client libraries: which one is used, and what of their internals is relied upon."""
+"""The HTTP client libraries: which one is used, and which of their internals."""
 
 import os
 import runpy
@@ -21,7 +21,7 @@ def test_the_library_is_the_one_that_is_tested():
 
 
 @pytest.mark.parametrize("missing", [(), ("httpx2",), ("httpcore2",), ("httpcore2", "httpx2")])
-def test_httpx_stands_in_for_httpx2(missing):
+def test_httpx_is_used_where_httpx2_is_missing(missing):
     """With its own core: the two pairs are never mixed."""
     pytest.importorskip("httpx")
     with mock.patch.dict(sys.modules, dict.fromkeys(missing)):
@@ -33,11 +33,11 @@ def test_httpx_stands_in_for_httpx2(missing):
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_the_internals_that_deadlines_need_exist(name):
+def test_the_internals_used_for_deadlines_exist(name):
     """`network.py` puts its own network into each pool, for which there is no public way."""
     library, core = pytest.importorskip(name), pytest.importorskip(LIBRARIES[name])
-    with library.Client(mounts={"http://": library.HTTPTransport()}) as made:
-        transports = [made._transport, *made._mounts.values()]
+    with library.Client(mounts={"http://": library.HTTPTransport()}) as client:
+        transports = [client._transport, *client._mounts.values()]
         assert 2 == len(transports)
         for transport in transports:
             assert isinstance(transport, library.HTTPTransport)
@@ -54,7 +54,7 @@ def test_a_pool_opens_connections_through_its_network(name):
         def connect_tcp(self, *args, **options):
             raise core.ConnectTimeout("ours")
 
-    with library.Client(trust_env=False) as made:
-        made._transport._pool._network_backend = Refusing()
+    with library.Client(trust_env=False) as client:
+        client._transport._pool._network_backend = Refusing()
         with pytest.raises(library.ConnectTimeout, match="ours"):
-            made.get("http://127.0.0.1:9")
+            client.get("http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""Requests as each server wants them, and replies as each server sends them."""
+"""Each dialect's requests, as its server expects them, and responses, as its server sends them."""
 
 import json
 import math
@@ -35,12 +35,12 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_requests_hold_these_fields_and_no_others(name):
+def test_requests_have_exactly_these_fields(name):
     assert BODIES[name] == DIALECTS[name].encode("q", ["a", "b"], model="m")
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_no_model_sends_no_field(name):
+def test_without_a_model_the_field_is_left_out(name):
     """Null is refused by vLLM."""
     assert "model" not in DIALECTS[name].encode("q", ["a"])
 
@@ -54,7 +54,7 @@ def test_no_model_sends_no_field(name):
         ("xinference", {"kwargs": '{"instruction": "Säge"}'}),
     ],
 )
-def test_an_instruction_goes_where_the_server_reads_it(name, added):
+def test_an_instruction_is_in_the_field_that_the_server_reads(name, added):
     sent = DIALECTS[name].encode("q", ["a", "b"], model="m", instruction="Säge")
 
     assert BODIES[name] | added == sent
@@ -68,7 +68,7 @@ def test_an_instruction_goes_where_the_server_reads_it(name, added):
         ("vllm", {"use_activation": False}),
     ],
 )
-def test_raw_scores_are_asked_for(name, added):
+def test_raw_scores_are_requested(name, added):
     assert BODIES[name] | added == DIALECTS[name].encode("q", ["a", "b"], model="m", raw=True)
 
 
@@ -215,7 +215,7 @@ def test_scores_come_back_in_the_order_of_the_documents(scores, data):
 
 
 @given(body=JSON, count=st.integers(0, 3))
-def test_whatever_comes_is_scores_or_refused(body, count):
+def test_any_body_gives_valid_scores_or_an_error(body, count):
     """Never another exception, never a partial list."""
     try:
         scores = decode_results(body, count)

@@ -1,4 +1,4 @@
-"""Which server answers at a URL, told by what real ones answer to GETs."""
+"""Which server is at a URL, recognised by its responses to GET requests."""
 
 import pytest
 
@@ -79,7 +79,7 @@ GUARDED = {
 
 
 def serving(pages):
-    """A server of these pages, that knows no others."""
+    """Serve these pages, and 404 for all others."""
 
     def answer(received):
         assert received.method == "GET"
@@ -90,7 +90,7 @@ def serving(pages):
 
 
 @pytest.mark.parametrize("dialect", OPEN)
-def test_open_servers_tell_their_models_and_limits(dialect):
+def test_models_and_limits_of_open_servers_are_read(dialect):
     pages, facts = OPEN[dialect]
     with serving(pages) as fake_server:
         expected = DiscoveredServer(dialect=dialect, base_url=fake_server.url, **facts)
@@ -99,7 +99,7 @@ def test_open_servers_tell_their_models_and_limits(dialect):
 
 
 @pytest.mark.parametrize("dialect", GUARDED)
-def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
+def test_servers_with_keys_are_recognised_by_their_open_pages(dialect):
     with serving(GUARDED[dialect]) as fake_server:
         info = probe(fake_server.url)
 
@@ -109,20 +109,20 @@ def test_guarded_servers_are_known_by_what_they_leave_open(dialect):
 
 
 def test_a_key_that_may_score_need_not_read_the_version():
-    """Xinference 4.1 tells its version to administrators alone."""
+    """Xinference 4.1 shows its version only to administrators."""
     with serving({"/v1/models": XINFERENCE, "/v1/cluster/version": REFUSED}) as fake_server:
         info = probe(fake_server.url)
 
     assert (("bge",), None, True) == (info.models, info.version, info.authorized)
 
 
-def test_llama_cpp_is_known_by_its_header():
+def test_llama_cpp_is_recognised_by_its_header():
     listing = FakeResponse({"data": []}, headers={"Server": "llama.cpp"})
     with serving({"/v1/models": listing}) as fake_server:
         assert "llamacpp" == probe(fake_server.url).dialect
 
 
-def test_a_server_without_models_is_known():
+def test_a_server_without_models_is_recognised():
     with serving({"/v1/models": {"data": []}, "/v1/cluster/auth": {"auth": False}}) as fake_server:
         info = probe(fake_server.url)
 
@@ -130,7 +130,7 @@ def test_a_server_without_models_is_known():
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/rerank", "/rerank/"])
-def test_any_usual_url_of_a_server_will_do(path):
+def test_any_usual_url_of_a_server_is_accepted(path):
     with serving(OPEN["xinference"][0]) as fake_server:
         info = probe(fake_server.url + path)
 
@@ -155,7 +155,7 @@ def test_the_key_is_sent():
 
 
 @pytest.mark.parametrize("name", ["cohere", "dashscope", "jina", "siliconflow", "voyage"])
-def test_vendors_are_known_by_their_host(name):
+def test_vendors_are_recognised_by_their_host(name):
     hosts = {
         "cohere": "https://api.cohere.com/v2",
         "dashscope": "https://dashscope.aliyuncs.com",
@@ -206,7 +206,7 @@ def test_a_ban_is_an_authentication_error():
         probe(fake_server.url)
 
 
-def test_nobody_there_is_unavailable():
+def test_an_unreachable_server_is_unavailable():
     with serving({}) as fake_server:
         url = fake_server.url
 

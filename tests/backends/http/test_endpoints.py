@@ -1,4 +1,4 @@
-"""Several servers of one model: who is asked, who is left alone, and that nothing is lost."""
+"""Several servers of one model: balancing, circuits and recovery, without losing requests."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ class TestSeveral(BackendContract):
 
 
 class World:
-    """Servers without a network, on a clock that moves by hand."""
+    """Servers without a network, on a manual clock."""
 
     def __init__(self, count=2):
         self.now = 1000.0
@@ -88,7 +88,7 @@ class World:
         return self.now
 
     def ask(self, error=None, *, seconds=0.0, status=None, tried=()):
-        """Use a server, and return it; `error` is what comes of it."""
+        """Choose a server, end its request with `error`, and return the server."""
         with contextlib.suppress(BackendError), self.group.attempt(tried, 1) as (server, facts):
             self.now += seconds
             facts.status_code = status
@@ -99,7 +99,7 @@ class World:
         return server
 
     def fail(self, server, error, **facts):
-        """Let one server fail."""
+        """Record a failure of one server."""
         others = [other for other in self.servers if other is not server]
         assert server is self.ask(error, tried=others, **facts)
 
@@ -112,7 +112,7 @@ def world():
     return World()
 
 
-def test_all_servers_get_their_share():
+def test_requests_are_spread_over_all_servers():
     world = World(3)
     counts = Counter(world.ask().label for _ in range(900))
 
@@ -120,7 +120,7 @@ def test_all_servers_get_their_share():
     assert min(counts.values()) > 200
 
 
-def test_the_one_of_two_with_less_to_do_is_asked(world):
+def test_the_less_busy_of_two_servers_is_chosen(world):
     busy, idle = world.servers
     busy.in_flight = 3
 
@@ -148,7 +148,7 @@ AT_ONCE = {
 
 
 @pytest.mark.parametrize("case", AT_ONCE)
-def test_a_dead_server_is_left_alone_at_once(world, case):
+def test_a_dead_server_opens_its_circuit_at_once(world, case):
     dead, alive = world.servers
     error, facts = AT_ONCE[case]
     world.fail(dead, error, **facts)
@@ -166,7 +166,7 @@ IN_A_ROW = {
 
 
 @pytest.mark.parametrize("case", IN_A_ROW)
-def test_a_server_that_replies_is_left_alone_after_three_failures_in_a_row(world, case):
+def test_three_consecutive_error_responses_open_a_servers_circuit(world, case):
     broken, alive = world.servers
     error, facts = IN_A_ROW[case]
     for _ in range(2):
@@ -188,7 +188,7 @@ NEUTRAL = [
 
 
 @pytest.mark.parametrize("error", NEUTRAL, ids=repr)
-def test_what_says_nothing_about_a_server_leaves_it_in(world, error):
+def test_errors_that_are_not_the_servers_leave_its_circuit_closed(world, error):
     server, _ = world.servers
     for _ in range(5):
         with contextlib.suppress(asyncio.CancelledError):
@@ -199,7 +199,7 @@ def test_what_says_nothing_about_a_server_leaves_it_in(world, error):
 
 
 @pytest.mark.parametrize(("wish", "rest"), [(5.0, 5.0), (31_536_000.0, 30.0)])
-def test_a_server_that_asks_for_it_is_left_alone(world, wish, rest):
+def test_retry_after_pauses_a_server(world, wish, rest):
     busy, idle = world.servers
     world.fail(busy, BackendOverloaded("429", retry_after=wish), status=429)
     assert {idle} == world.asked()
@@ -208,7 +208,7 @@ def test_a_server_that_asks_for_it_is_left_alone(world, wish, rest):
     assert busy in world.asked()
 
 
-def test_one_request_tries_a_server_out_and_brings_it_back(world):
+def test_one_successful_probe_brings_a_server_back(world):
     dead, alive = world.servers
     world.fail(dead, REFUSED)
     world.now += 1.0
@@ -223,7 +223,7 @@ def test_one_request_tries_a_server_out_and_brings_it_back(world):
     assert "closed" == dead.circuit.state
 
 
-def test_a_server_that_stays_dead_is_tried_less_and_less_often(world):
+def test_a_dead_server_is_probed_less_and_less_often(world):
     dead, _ = world.servers
     rests = []
     for _ in range(7):
@@ -244,8 +244,8 @@ LATE = {
 
 
 @pytest.mark.parametrize("case", LATE)
-def test_the_end_of_an_old_request_is_not_that_of_the_probe(world, case):
-    """It was sent before the server was left alone, so it says nothing about it now."""
+def test_the_result_of_an_old_request_is_not_that_of_the_probe(world, case):
+    """It was sent before the circuit opened, so it says nothing about its current state."""
     dead, alive = world.servers
     with contextlib.ExitStack() as old, contextlib.ExitStack() as probe:
         old.enter_context(world.group.attempt([alive], 1))
@@ -289,7 +289,7 @@ def test_requests_that_fail_together_count_as_one_failure(world):
     assert 1.0 == dead.circuit.retry_after
 
 
-def test_if_all_are_left_alone_all_are_asked(world):
+def test_if_all_circuits_are_open_all_servers_are_used(world):
     for server in world.servers:
         world.fail(server, REFUSED)
     with contextlib.ExitStack() as stack:
@@ -298,9 +298,9 @@ def test_if_all_are_left_alone_all_are_asked(world):
         assert set(world.servers) == set(asked)
 
 
-def test_changes_are_told_to_hooks(world):
+def test_hooks_receive_changes_of_state(world):
     dead, _ = world.servers
-    told = []
+    events = []
 
     class Asking(FakeBackend):
         def score(self, query, documents):
@@ -309,15 +309,15 @@ def test_changes_are_told_to_hooks(world):
             world.fail(dead, None)
             return super().score(query, documents)
 
-    InstrumentedBackend(Asking(), hooks=[told.append]).score("q", ["a"])
-    changes = [event for event in told if isinstance(event, BreakerChanged)]
+    InstrumentedBackend(Asking(), hooks=[events.append]).score("q", ["a"])
+    changes = [event for event in events if isinstance(event, BreakerChanged)]
 
     assert ["open", "half_open", "closed"] == [event.state for event in changes]
     assert {"h0:80"} == {event.endpoint for event in changes}
 
 
 def test_an_interrupted_hook_leaves_no_request_in_flight(world):
-    """Ctrl-C while a hook hears that the server is tried out."""
+    """Ctrl-C while a hook receives the event of the probe."""
 
     def interrupt(event):
         if isinstance(event, BreakerChanged):
@@ -337,7 +337,7 @@ def test_an_interrupted_hook_leaves_no_request_in_flight(world):
     assert "closed" == dead.circuit.state
 
 
-def test_a_single_server_is_always_asked():
+def test_the_circuit_of_a_single_server_never_opens():
     world = World(1)
     for _ in range(10):
         world.fail(world.servers[0], REFUSED)
@@ -358,7 +358,7 @@ def test_a_forked_child_does_not_count_the_parents_requests(world):
 # Nothing is lost.
 
 
-def test_a_dead_server_costs_one_try(three, ask):
+def test_a_dead_server_costs_one_attempt(three, ask):
     backend = backend_of([DEAD, three[0]])
     for _ in range(5):
         assert EXPECTED == ask(backend)
@@ -367,7 +367,7 @@ def test_a_dead_server_costs_one_try(three, ask):
 
 
 @pytest.mark.parametrize("status", [424, 429, 500, 502, 503])
-def test_another_server_is_asked_when_one_fails(three, ask, status):
+def test_another_server_is_tried_when_one_fails(three, ask, status):
     three[0].response = FakeResponse({"error": "no"}, status)
     backend = backend_of(three[:2])
 
@@ -385,7 +385,7 @@ def test_a_refusal_is_raised_at_once(three, ask, status):
     assert 1 == sum(len(fake_server.requests) for fake_server in three)
 
 
-def test_a_silent_server_gets_half_of_the_time(three, ask):
+def test_a_silent_server_gets_half_of_the_deadline(three, ask):
     three[0].response = silence
     backend = backend_of(three[:2], timeout=2.5)
     for _ in range(4):
@@ -394,14 +394,14 @@ def test_a_silent_server_gets_half_of_the_time(three, ask):
     assert len(three[0].requests) <= 2  # it is left alone then, and tried out at most once
 
 
-def test_each_part_finds_a_server_of_its_own(three, ask):
+def test_each_part_may_go_to_another_server(three, ask):
     three[0].response = FakeResponse({"error": "no"}, 500)
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(320)]
 
     assert [word_overlap(QUERY, text) for text in documents] == ask(backend_of(three), documents)
 
 
-def test_all_dead_is_one_error_that_names_the_tries(ask):
+def test_if_all_servers_are_dead_one_error_names_the_attempts(ask):
     with pytest.raises(BackendUnavailable, match="no connection") as caught:
         ask(backend_of([DEAD, "http://127.0.0.1:10", "http://localhost:9"]))
 
@@ -409,7 +409,7 @@ def test_all_dead_is_one_error_that_names_the_tries(ask):
 
 
 def test_a_request_goes_to_three_servers_at_most(ask):
-    """One that kills servers must not kill them all."""
+    """A request that crashes servers must not crash them all."""
     with contextlib.ExitStack() as stack:
         five = [stack.enter_context(FakeServer(FakeResponse(b"", 500))) for _ in range(5)]
         with pytest.raises(BackendUnavailable):
@@ -420,15 +420,15 @@ def test_a_request_goes_to_three_servers_at_most(ask):
 
 def test_many_threads_share_the_servers(three):
     with backend_of(three) as backend, ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: backend.score(QUERY, DOCUMENTS), range(300)))
+        results = list(pool.map(lambda _: backend.score(QUERY, DOCUMENTS), range(300)))
         in_flight = [server["in_flight"] for server in backend.describe()["endpoints"]]
 
-    assert [EXPECTED] * 300 == found
+    assert [EXPECTED] * 300 == results
     assert [0, 0, 0] == in_flight
     assert min(len(fake_server.requests) for fake_server in three) > 50
 
 
-def test_cancelled_calls_are_not_in_flight_any_more(three):
+def test_cancelled_calls_are_no_longer_in_flight(three):
     for fake_server in three:
         fake_server.response = silence
 
@@ -508,12 +508,12 @@ def test_nothing_is_lost_when_a_server_dies_under_load(processes, how, way):
 
     killer = threading.Timer(0.1, processes[0].send_signal, [number])
     killer.start()
-    found = in_threads() if way == "threads" else asyncio.run(in_tasks())
+    results = in_threads() if way == "threads" else asyncio.run(in_tasks())
     killer.join()
     backend.close()
 
-    assert calls == len(found)
-    assert all(scores == expected for scores in found)
+    assert calls == len(results)
+    assert all(scores == expected for scores in results)
     opened = [e for e in attempts if isinstance(e, BreakerChanged) and e.state == "open"]
     assert {processes[0].url.removeprefix("http://")} == {event.endpoint for event in opened}
     assert "open" == states(backend)[0]
@@ -521,7 +521,7 @@ def test_nothing_is_lost_when_a_server_dies_under_load(processes, how, way):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_a_server_comes_back_by_itself(processes):
+def test_a_restarted_server_is_used_again(processes):
     with backend_of(processes[:2], timeout=4) as backend:
         processes[0].send_signal(signal.SIGSTOP)
         for _ in range(20):
@@ -539,7 +539,7 @@ def test_a_server_comes_back_by_itself(processes):
 # How it is written.
 
 
-def test_the_name_does_not_tell_which_server_answers(three):
+def test_the_name_does_not_depend_on_which_server_answers(three):
     urls = [fake_server.url for fake_server in three]
     one, other = backend_of(urls), backend_of(urls[::-1])
 
@@ -547,7 +547,7 @@ def test_the_name_does_not_tell_which_server_answers(three):
     assert all(url in one.name for url in urls)
 
 
-def test_strings_mappings_and_copies_say_the_same(three):
+def test_strings_mappings_and_copies_are_equal(three):
     urls = [fake_server.url for fake_server in three]
     spec = {"kind": "tei", "endpoints": urls, "timeout": 5.0}
     backend = load_backend(spec)

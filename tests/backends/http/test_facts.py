@@ -1,4 +1,4 @@
-"""What scores of a server say about themselves, and what a query may hold besides its text."""
+"""The facts of a server's scores, and the instruction of a query."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
 INSTRUCTED = sorted(name for name, dialect in DIALECTS.items() if dialect.instruct)
 
 
-def test_scores_say_who_scored(fake_server, ask):
+def test_scores_name_backend_and_model(fake_server, ask):
     backend = make(fake_server, server_scale="probability")
     scores = ask(backend)
 
@@ -48,7 +48,7 @@ USAGES = {
 
 
 @pytest.mark.parametrize("case", USAGES)
-def test_usage_is_read_where_a_server_tells_it(case):
+def test_usage_is_read_where_a_server_sends_it(case):
     body, expected = USAGES[case]
 
     assert expected == decode_usage(body)
@@ -79,7 +79,7 @@ def test_the_usage_of_parts_adds_up(fake_server, ask):
     assert 4 == len(fake_server.requests)
 
 
-def test_the_usage_of_parts_that_a_refusal_made_adds_up(fake_server, ask):
+def test_the_usage_of_parts_split_after_a_refusal_adds_up(fake_server, ask):
     right = serve_dialect("vllm")
 
     def behave(received):
@@ -99,7 +99,7 @@ def test_the_usage_of_parts_that_a_refusal_made_adds_up(fake_server, ask):
     assert ask(make(fake_server, "vllm"), documents) == whole
 
 
-def test_documents_that_were_cut_are_named(fake_server, ask):
+def test_truncated_documents_are_listed(fake_server, ask):
     fake_server.response = serve_dialect("infinity")
     documents = ["a", "a" * 122_880, "a" * 122_881, "b", "a" * 200_000]
 

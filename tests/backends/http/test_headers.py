@@ -61,7 +61,7 @@ def test_a_variable_must_be_set(fake_server, ask, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "ü", "a\x00b"])
-def test_what_no_header_can_hold_is_refused(fake_server, ask, monkeypatch, value):
+def test_invalid_header_values_are_refused(fake_server, ask, monkeypatch, value):
     with pytest.raises(ConfigError, match="X-Team"):
         make(fake_server, headers={"X-Team": value})
     if "\x00" not in value:
@@ -92,7 +92,7 @@ def test_other_headers_are_refused_when_the_backend_is_built(headers):
 
 
 @pytest.mark.parametrize("name", ["X-Api-Key", "Proxy-Authorization", "Cookie", "x-access-token"])
-def test_a_secret_in_place_of_its_variable_is_refused_and_not_told(name):
+def test_a_secret_in_place_of_its_variable_is_refused_and_not_repeated(name):
     with pytest.raises(ConfigError, match="looks like a secret") as caught:
         HTTPBackend("http://gpu", dialect="tei", headers={name: SECRET})
 
@@ -106,7 +106,7 @@ def test_the_header_of_the_key_is_that_of_the_dialect():
     HTTPBackend("http://gpu", dialect=own, headers={"Authorization": "$GATEWAY_KEY"})
 
 
-def test_they_stand_in_specs_files_and_copies_without_their_secrets(fake_server, ask, tmp_path):
+def test_specs_files_and_copies_keep_them_without_their_secrets(fake_server, ask, tmp_path):
     spec = {"kind": "xinference", "base_url": fake_server.url, "model": "m", "headers": HEADERS}
     backend = load_backend(spec)
     file = tmp_path / "rerank.toml"
@@ -123,6 +123,6 @@ def test_they_stand_in_specs_files_and_copies_without_their_secrets(fake_server,
 
 
 @pytest.mark.parametrize("headers", ["X-Team", ["X-Team"], {"X-Team": 3}])
-def test_what_is_no_table_is_refused_in_a_spec(headers):
+def test_headers_that_are_not_a_table_are_refused_in_a_spec(headers):
     with pytest.raises(ConfigError, match="`headers` must be a table"):
         load_backend({"kind": "tei", "base_url": "http://gpu", "headers": headers})

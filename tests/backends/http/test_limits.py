@@ -1,4 +1,4 @@
-"""Limits that servers tell by refusing: requests are split, limits remembered, then forgotten."""
+"""Limits learned from refusals: requests are split; limits are remembered and later raised."""
 
 import pytest
 
@@ -35,13 +35,13 @@ REFUSALS = {
 }
 
 
-def limited(most, refusal):
-    """Return a TEI that takes `most` documents."""
+def limited(limit, refusal):
+    """Return a TEI server that accepts up to `limit` documents."""
     good = serve_dialect("tei")
 
     def answer(received):
         status, body = refusal
-        return FakeResponse(body, status) if len(received.body["texts"]) > most else good(received)
+        return FakeResponse(body, status) if len(received.body["texts"]) > limit else good(received)
 
     return answer
 
@@ -51,7 +51,7 @@ def sizes(fake_server):
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_limit_that_is_named_is_kept_to(fake_server, ask, case):
+def test_a_limit_named_in_the_refusal_is_respected(fake_server, ask, case):
     fake_server.response = limited(8, REFUSALS[case])
     documents = [f"panda {number}" if number % 3 else "hi" for number in range(20)]
     backend = make(fake_server, "tei")
@@ -118,7 +118,7 @@ def test_listwise_requests_are_never_split(fake_server, ask):
     assert 1 == len(fake_server.requests)
 
 
-def test_parts_under_way_learn_from_each_other(fake_server, ask):
+def test_concurrent_parts_share_a_learned_limit(fake_server, ask):
     """What was planned before the limit was known is split without asking, where it can be."""
     fake_server.response = limited(8, REFUSALS["TEI"])
     backend = make(fake_server, "tei", max_parallel=1)
@@ -170,7 +170,7 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_refusals_are_read(case):
+def test_limits_are_read_from_refusals(case):
     status, text, expected = READ[case]
 
     assert expected == size_limit(HTTPResponse(status, {}, text.encode()), documents=20, size=1000)

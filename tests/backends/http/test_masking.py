@@ -34,9 +34,9 @@ SHOWN = {
 
 @pytest.mark.parametrize("case", SHOWN)
 def test_no_part_of_a_key_is_shown(case):
-    said = mask(SHOWN[case], Secret(KEY))
+    masked = mask(SHOWN[case], Secret(KEY))
 
-    assert not [part for part in PARTS if part.casefold() in said.casefold()]
+    assert not [part for part in PARTS if part.casefold() in masked.casefold()]
 
 
 @pytest.mark.parametrize("case", SHOWN)

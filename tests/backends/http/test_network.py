@@ -99,12 +99,12 @@ def ask_thrice(request):
 
     def in_loop(backend, pause):
         async def main():
-            found = []
+            results = []
             async with backend:
                 for _ in range(3):
-                    found.append(await backend.ascore(QUERY, DOCUMENTS))
+                    results.append(await backend.ascore(QUERY, DOCUMENTS))
                     await asyncio.sleep(pause)
-            return found
+            return results
 
         return asyncio.run(main())
 

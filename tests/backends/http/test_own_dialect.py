@@ -48,7 +48,7 @@ def judge(received):
     return FakeResponse({"percent": percent, "cost": 7})
 
 
-def test_it_is_asked_as_it_says(fake_server, ask, monkeypatch):
+def test_requests_and_responses_follow_the_dialect(fake_server, ask, monkeypatch):
     monkeypatch.setenv("HOUSE_KEY", "sk-house")
     fake_server.response = judge
     backend = HTTPBackend(fake_server.url, dialect=OWN)
@@ -66,7 +66,7 @@ def test_it_is_asked_as_it_says(fake_server, ask, monkeypatch):
     )
 
 
-def test_errors_call_it_by_its_name(fake_server, ask):
+def test_errors_name_the_dialect(fake_server, ask):
     fake_server.response = FakeResponse({"percent": [1], "cost": 7})
 
     with pytest.raises(InvalidResponse, match=r"^house at http.*: 1 scores for 2 documents"):
@@ -84,7 +84,7 @@ MISREAD = {
 
 
 @pytest.mark.parametrize("case", MISREAD)
-def test_a_response_that_it_stumbles_over_is_invalid(fake_server, ask, case):
+def test_an_exception_of_the_dialect_is_an_invalid_response(fake_server, ask, case):
     body, reason = MISREAD[case]
     fake_server.response = FakeResponse(body)
 
@@ -93,7 +93,7 @@ def test_a_response_that_it_stumbles_over_is_invalid(fake_server, ask, case):
 
 
 @pytest.mark.parametrize("scores", [[], [0.5], [0.5, None], [0.5, float("nan")], 3, [0.5] * 3])
-def test_what_it_misreads_is_refused(fake_server, ask, scores):
+def test_invalid_scores_of_the_dialect_are_refused(fake_server, ask, scores):
     """One finite number per document, whoever reads them."""
     fake_server.response = judge
     misreading = dataclasses.replace(OWN, decode=lambda body, count: scores)
@@ -102,7 +102,7 @@ def test_what_it_misreads_is_refused(fake_server, ask, scores):
         ask(HTTPBackend(fake_server.url, dialect=misreading))
 
 
-def test_it_can_be_pickled_but_not_written_as_a_spec(fake_server, ask):
+def test_it_can_be_pickled_but_has_no_spec(fake_server, ask):
     fake_server.response = judge
     backend = HTTPBackend(fake_server.url, dialect=OWN, timeout=5.0)
 
@@ -112,7 +112,7 @@ def test_it_can_be_pickled_but_not_written_as_a_spec(fake_server, ask):
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_one_of_ours_may_be_changed(fake_server, name):
+def test_a_built_in_dialect_may_be_changed(fake_server, name):
     """Under its own name, it is another dialect all the same."""
     changed = dataclasses.replace(DIALECTS[name], path="/elsewhere")
     with HTTPBackend(fake_server.url, dialect=changed, model="m") as backend:
@@ -124,6 +124,6 @@ def test_one_of_ours_may_be_changed(fake_server, name):
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["tei"], "tie"])
-def test_what_is_no_dialect_is_refused(wrong):
+def test_values_that_are_not_a_dialect_are_refused(wrong):
     with pytest.raises(ConfigError, match="dialect"):
         HTTPBackend("http://gpu", dialect=wrong)

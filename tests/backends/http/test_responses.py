@@ -1,4 +1,4 @@
-"""Each reply of a server that is not one valid score per document is one typed error."""
+"""Each response that is not one valid score per document raises one typed error."""
 
 import contextlib
 import gc
@@ -84,7 +84,7 @@ HOPELESS = {
 
 
 @pytest.mark.parametrize("case", HOPELESS)
-def test_replies_that_are_not_worth_another_try(fake_server, ask, case):
+def test_some_invalid_responses_are_not_retried(fake_server, ask, case):
     """They are not retried, but another backend may be asked."""
     fake_server.response, reason = HOPELESS[case]
 
@@ -95,13 +95,13 @@ def test_replies_that_are_not_worth_another_try(fake_server, ask, case):
 
 
 @pytest.mark.parametrize("content_type", ["Application/JSON; charset=utf-8", "x/y+json", None])
-def test_json_is_known_by_its_type(fake_server, ask, content_type):
+def test_json_is_recognised_by_its_content_type(fake_server, ask, content_type):
     fake_server.response = FakeResponse(GOOD, content_type=content_type)
 
     assert EXPECTED == ask(make(fake_server))
 
 
-def test_packed_replies_are_read(fake_server, ask):
+def test_compressed_responses_are_read(fake_server, ask):
     packed = gzip.compress(json.dumps(GOOD).encode())
     fake_server.response = FakeResponse(packed, headers={"Content-Encoding": "gzip"})
 
@@ -213,7 +213,7 @@ WAITS = {
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("case", WAITS)
-def test_the_time_to_wait_is_read(fake_server, case, status):
+def test_retry_after_is_read(fake_server, case, status):
     headers, expected = WAITS[case]
     if headers.get("Retry-After") == IN_AN_HOUR:  # counted from now, not from the import
         headers = {"Retry-After": formatdate(time.time() + 3600, usegmt=True)}
@@ -223,11 +223,11 @@ def test_the_time_to_wait_is_read(fake_server, case, status):
         backend.score(QUERY, DOCUMENTS)
 
     assert expected == caught.value.retry_after
-    told = "; try again in " in str(caught.value)
-    assert (expected in (None, 0.0)) is not told
+    says_when = "; try again in " in str(caught.value)
+    assert (expected in (None, 0.0)) is not says_when
 
 
-def test_the_time_to_wait_is_told(fake_server, ask):
+def test_errors_say_how_long_to_wait(fake_server, ask):
     fake_server.response = FakeResponse(b"", 503, {"Retry-After": "6.2"})
 
     with pytest.raises(BackendOverloaded, match=r"answered 503; try again in 7 s$"):
@@ -240,9 +240,9 @@ def test_messages_are_cut_and_escaped(fake_server, ask):
     with pytest.raises(BackendRejected) as caught:
         ask(make(fake_server))
 
-    said = str(caught.value).partition("answered 400: ")[2]
-    assert said.isprintable()
-    assert 202 == len(said)
+    message = str(caught.value).partition("answered 400: ")[2]
+    assert message.isprintable()
+    assert 202 == len(message)
 
 
 ECHOES = {
@@ -256,7 +256,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("status", [200, 422])
 @pytest.mark.parametrize("case", ECHOES)
-def test_no_error_repeats_what_was_asked(fake_server, ask, case, status):
+def test_no_error_repeats_the_query_or_a_document(fake_server, ask, case, status):
     fake_server.response = FakeResponse(ECHOES[case], status)
 
     with pytest.raises((BackendRejected, InvalidResponse)) as caught:

@@ -1,4 +1,4 @@
-"""The settings of HTTPBackend, and the keys that must never be told."""
+"""The settings of HTTPBackend, and keys, which no error, repr or spec may contain."""
 
 import html
 import json
@@ -79,7 +79,7 @@ def test_a_backend_survives_its_spec_and_pickle(fake_server, options):
         assert backend.describe() == copy.describe()
 
 
-def test_the_name_tells_what_makes_the_scores(fake_server):
+def test_the_name_holds_everything_that_changes_scores(fake_server):
     names = {
         make(fake_server, **options).name
         for options in (
@@ -124,7 +124,7 @@ def test_the_usual_variable_holds_the_key(fake_server, monkeypatch, dialect):
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_named_variable_wins(fake_server, ask, monkeypatch):
+def test_a_named_variable_takes_precedence(fake_server, ask, monkeypatch):
     monkeypatch.setenv("XINFERENCE_API_KEY", "usual")
     monkeypatch.setenv("TEAM_KEY", SECRET)
     ask(make(fake_server, api_key_env="TEAM_KEY"))
@@ -134,7 +134,7 @@ def test_a_named_variable_wins(fake_server, ask, monkeypatch):
 
 @pytest.mark.usefixtures("_no_keys")
 @pytest.mark.parametrize("base_url", [None, "https://api.cohere.com/v2"])
-def test_a_vendor_is_not_asked_without_a_key(ask, base_url):
+def test_without_a_key_no_request_goes_to_a_vendor(ask, base_url):
     backend = HTTPBackend(base_url, dialect="cohere", model="m", timeout=0.001)
 
     with pytest.raises(AuthenticationError, match=r"^cohere at .*: no key was sent: set COHERE"):
@@ -142,7 +142,7 @@ def test_a_vendor_is_not_asked_without_a_key(ask, base_url):
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_gateway_is_asked_without_a_key(fake_server, ask):
+def test_without_a_key_requests_go_to_a_gateway(fake_server, ask):
     ask(make(fake_server, "cohere"))
 
     assert "Authorization" not in fake_server.requests[0].headers
@@ -158,7 +158,7 @@ def test_a_named_variable_must_be_set(fake_server, ask, monkeypatch):
 
 
 @pytest.mark.parametrize("pasted", ["sk-hunter2", "hunter2", "Hunter2==", ""])
-def test_a_key_in_place_of_its_variable_is_refused_and_not_told(pasted):
+def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(pasted):
     with pytest.raises(ConfigError, match="such as TEI_API_KEY, and never the secret") as caught:
         HTTPBackend("http://gpu", dialect="tei", api_key_env=pasted)
 
@@ -174,13 +174,13 @@ def test_keys_that_no_header_can_hold_are_refused(fake_server, ask, key):
     assert [] == fake_server.requests
 
 
-def test_a_literal_key_is_sent_and_never_told(fake_server, ask):
+def test_a_literal_key_is_sent_and_never_shown(fake_server, ask):
     backend = make(fake_server, api_key=SECRET)
     ask(backend)
 
     assert f"Bearer {SECRET}" == fake_server.requests[0].headers["Authorization"]
-    for told in (repr(backend), backend.name, backend.describe()):
-        assert SECRET not in str(told)
+    for shown in (repr(backend), backend.name, backend.describe()):
+        assert SECRET not in str(shown)
     for write in (backend.to_spec, lambda: pickle.dumps(backend)):
         with pytest.raises(ConfigError, match="api_key_env") as caught:
             write()
@@ -188,7 +188,7 @@ def test_a_literal_key_is_sent_and_never_told(fake_server, ask):
 
 
 @pytest.mark.parametrize("status", [200, 400, 401])
-def test_a_key_that_the_server_repeats_is_not_told(fake_server, ask, status):
+def test_a_key_that_the_server_repeats_is_not_shown(fake_server, ask, status):
     fake_server.response = FakeResponse(
         {"error": {"message": f"the key {SECRET} is wrong"}}, status
     )
@@ -261,7 +261,7 @@ def test_a_key_that_the_server_quotes_is_masked(fake_server, ask, status, key, c
     assert not [word for word in ("very-secret", "it's", "it\\'s") if word in str(caught.value)]
 
 
-def test_a_refused_key_is_told_by_its_variable(fake_server, ask, monkeypatch):
+def test_the_error_of_a_refused_key_names_its_variable(fake_server, ask, monkeypatch):
     monkeypatch.setenv("TEAM_KEY", SECRET)
     fake_server.response = FakeResponse({"detail": "API key has expired"}, 401)
 

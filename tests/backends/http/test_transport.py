@@ -74,7 +74,7 @@ def test_endless_headers_end(fake_server, ask):
         ask(make(fake_server, timeout=60))
 
 
-def test_nobody_listening_is_unavailable(ask):
+def test_a_closed_port_is_unavailable(ask):
     port = free_port()
 
     url = f"http://127.0.0.1:{port}"
@@ -85,7 +85,7 @@ def test_nobody_listening_is_unavailable(ask):
     assert BackendUnavailable is type(caught.value)
 
 
-def test_no_such_host_is_unavailable(ask):
+def test_an_unknown_host_is_unavailable(ask):
     with pytest.raises(BackendUnavailable, match="no connection"):
         ask(HTTPBackend("http://rerank.invalid", dialect="tei"))
 
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_accept_times_out(ask):
             other.close()
 
 
-def test_a_server_without_encryption_is_an_error(fake_server, ask):
+def test_a_server_without_tls_is_an_error(fake_server, ask):
     """Another try would fail alike; another server may not."""
     url = fake_server.url.replace("http", "https")
 
@@ -119,7 +119,7 @@ def test_a_server_without_encryption_is_an_error(fake_server, ask):
     assert BackendError is type(caught.value)
 
 
-def test_only_a_trusted_certificate_will_do(authority, ask):
+def test_only_a_trusted_certificate_is_accepted(authority, ask):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority)
     with FakeServer(FakeResponse(GOOD), tls=context) as fake_server:
@@ -170,7 +170,7 @@ def test_an_unusable_proxy_is_a_config_error(fake_server, ask, monkeypatch):
     assert "secret" not in str(caught.value)
 
 
-def test_connections_are_used_again(fake_server):
+def test_connections_are_reused(fake_server):
     with make(fake_server) as backend:
         for _ in range(5):
             backend.score(QUERY, DOCUMENTS)
@@ -211,7 +211,7 @@ LENGTH = {"Content-Length": str(len(json.dumps(GOOD)))}
 
 
 def once(then):
-    """FakeResponse the first request of each connection, and do `then` at the second."""
+    """Answer the first request of each connection, and do `then` at the second."""
 
     def behave(received):
         def write(handler):
@@ -269,7 +269,7 @@ def test_a_new_connection_that_dies_is_a_failure(fake_server, ask):
     assert 1 == len(fake_server.requests)
 
 
-def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(fake_server, ask_often):
+def test_bytes_beyond_the_content_length_are_not_the_next_response(fake_server, ask_often):
     """It is still on the connection when the next request uses that."""
     rest = FakeResponse(json.dumps(GOOD).encode() + b"HTTP/1.1 pandas", headers=LENGTH)
     fake_server.response = lambda received: (
@@ -281,8 +281,8 @@ def test_the_rest_of_a_reply_that_was_longer_than_it_said_is_no_reply(fake_serve
 
 
 @pytest.mark.parametrize("start", [b"pandas", b"HTTP/1.1 OK pandas\r\n\r\n"])
-def test_what_is_no_reply_is_not_quoted(fake_server, ask, start):
-    """It may hold anything, also what was asked."""
+def test_invalid_responses_are_not_quoted(fake_server, ask, start):
+    """They may contain anything, also the query."""
 
     def write(handler):
         handler.wfile.write(start + b"\r\n\r\n")
@@ -295,7 +295,7 @@ def test_what_is_no_reply_is_not_quoted(fake_server, ask, start):
     assert "pandas" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_reply_that_began_is_a_failure(fake_server, ask_often):
+def test_a_truncated_response_is_not_sent_again(fake_server, ask_often):
     fake_server.response = once(cut_short)
     with pytest.raises(BackendError):
         ask_often(make(fake_server), [0.0, 0.0])
@@ -312,18 +312,18 @@ def test_one_backend_serves_several_loops_and_leaves_no_socket(fake_server):
     gc.collect()
 
 
-def test_loops_in_several_threads_keep_apart(fake_server):
+def test_loops_in_several_threads_use_their_own_connections(fake_server):
     backend = make(fake_server)
 
     async def main():
         return await asyncio.gather(*[backend.ascore(QUERY, DOCUMENTS) for _ in range(5)])
 
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: asyncio.run(main()), range(8)):
-            assert [EXPECTED] * 5 == found
+        for results in pool.map(lambda _: asyncio.run(main()), range(8)):
+            assert [EXPECTED] * 5 == results
 
 
-def test_a_loop_that_was_closed_by_hand_is_forgotten(fake_server):
+def test_the_client_of_a_closed_loop_is_dropped(fake_server):
     """Nothing tells us when such a loop ends; its connections go with its client."""
     backend = make(fake_server)
     loop = asyncio.new_event_loop()
@@ -394,7 +394,7 @@ def test_a_forked_child_opens_its_own_connections(fake_server):
 
 
 @pytest.mark.parametrize("count", [2, 200])
-async def test_a_cancelled_call_leaves_nothing(fake_server, count):
+async def test_a_cancelled_call_leaves_no_connection_or_task(fake_server, count):
     fake_server.response = silence
     async with make(fake_server, "tei", timeout=60) as backend:
         call = asyncio.create_task(backend.ascore(QUERY, ["panda"] * count))

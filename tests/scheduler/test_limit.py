@@ -1,4 +1,4 @@
-"""The size of batches: smaller when memory has run out, and larger again later."""
+"""The limit on batch size: it shrinks when memory runs out, and grows back later."""
 
 import pytest
 
@@ -22,13 +22,13 @@ def clock(monkeypatch):
 
 
 def costs(limit, clock, seconds, count):
-    """Return the limit after each of so many steps of time."""
-    found = []
+    """Return the limit after each of `count` steps of time."""
+    limits = []
     for _ in range(count):
         clock.now += seconds
         limit.grow()
-        found.append(limit.cost)
-    return found
+        limits.append(limit.cost)
+    return limits
 
 
 def test_it_grows_back_to_where_it_began_and_no_further(clock):
@@ -45,14 +45,14 @@ def test_it_does_not_grow_before_it_has_shrunk(clock):
     assert [640] == costs(batch, clock, 1e9, 1)
 
 
-def test_it_only_shrinks_to_what_is_less(clock):
+def test_shrinking_to_a_cost_that_is_not_lower_does_nothing(clock):
     batch = BatchLimit(640)
 
     assert [True, False, True, True, False] == [batch.shrink(n) for n in (80, 320, 79, 0, 0)]
     assert 1 == batch.cost
 
 
-def test_what_proves_too_much_again_is_tried_less_often(clock):
+def test_a_limit_that_fails_again_is_retried_less_often(clock):
     batch = BatchLimit(640)
     pauses = []
     for _ in range(9):
@@ -65,7 +65,7 @@ def test_what_proves_too_much_again_is_tried_less_often(clock):
     assert [1, 2, 4, 8, 16, 32, 60, 60, 60] == pauses
 
 
-def test_what_was_not_to_blame_is_restored(clock):
+def test_a_limit_that_was_not_the_cause_is_restored(clock):
     batch = BatchLimit(640)
     batch.shrink(7)
     batch.restore(640)

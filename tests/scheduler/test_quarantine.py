@@ -1,4 +1,4 @@
-"""What ends the process of a model is found, and refused for a while; nobody else is."""
+"""A document that crashes a model's process is identified and refused for a while."""
 
 import pytest
 
@@ -15,11 +15,11 @@ class Process:
         self.unlucky = False
 
     def __call__(self, requests):
-        texts = [text for _, found in requests for text in found]
+        texts = [text for _, documents in requests for text in documents]
         self.batches.append(texts)
         if "kill" in texts or self.unlucky:
             raise BackendCrashed("it died", retry_after=1.0)
-        return [[float(len(text)) for text in found] for _, found in requests]
+        return [[float(len(text)) for text in documents] for _, documents in requests]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_document_that_crashes_alone_after_a_crash_is_refused(scheduler, proce
     assert [2.0, 1.0] == ask(scheduler, ["aa", "b"])
 
 
-def test_a_suspect_is_alone_to_blame_for_the_next_crash(scheduler, process):
+def test_suspects_are_scored_alone_after_a_crash(scheduler, process):
     """Others in its batch have been scored by then, and get their scores."""
     process.unlucky = True
     ask(scheduler, ["a", "bb", "ccc"])
@@ -67,7 +67,7 @@ def test_a_suspect_is_alone_to_blame_for_the_next_crash(scheduler, process):
 
 
 @pytest.mark.parametrize("crashes", [1, 2, 3])
-def test_a_process_that_ends_by_itself_condemns_nobody(scheduler, process, crashes):
+def test_a_process_that_ends_by_itself_quarantines_no_document(scheduler, process, crashes):
     """However often it ends: what is scored in between is cleared."""
     for _ in range(crashes):
         process.unlucky = True
@@ -87,25 +87,25 @@ def test_another_query_is_not_refused_for_the_document(scheduler, process):
 
 
 @pytest.mark.parametrize("query", ["q", Query("q", instruction="i")], ids=str)
-def test_it_is_forgotten_after_a_while(query, monkeypatch):
+def test_a_document_is_released_after_a_while(query, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(quarantine, "monotonic", lambda: now[0])
-    found = Quarantine()
-    found.suspect(query, ["a", "b"])
-    found.condemn(query, "b", 0)
+    quarantined = Quarantine()
+    quarantined.suspect(query, ["a", "b"])
+    quarantined.condemn(query, "b", 0)
     with pytest.raises(DocumentQuarantined):
-        found.check(query, ["a", "b"])
-    assert [True, False] == found.suspects(query, ["a", "b"])
+        quarantined.check(query, ["a", "b"])
+    assert [True, False] == quarantined.suspects(query, ["a", "b"])
     now[0] += 601
 
-    found.check(query, ["a", "b"])
-    assert [False, False] == found.suspects(query, ["a", "b"])
-    assert not found.has_suspects
+    quarantined.check(query, ["a", "b"])
+    assert [False, False] == quarantined.suspects(query, ["a", "b"])
+    assert not quarantined.has_suspects
 
 
-def test_it_keeps_so_many_hashes_at_most():
-    found = Quarantine()
-    found.suspect("q", map(str, range(10_000)))
+def test_the_number_of_hashes_is_bounded():
+    quarantined = Quarantine()
+    quarantined.suspect("q", map(str, range(10_000)))
 
-    assert 4096 == len(found._suspects._until)
-    assert [False, True] == found.suspects("q", ["0", "9999"])
+    assert 4096 == len(quarantined._suspects._until)
+    assert [False, True] == quarantined.suspects("q", ["0", "9999"])

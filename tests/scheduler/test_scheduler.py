@@ -35,7 +35,7 @@ from rerank_plugins.scheduler import Scheduler, estimated_tokens
 
 
 class Scorer:
-    """Scores by length; holds each batch until it is let go; remembers what it was asked."""
+    """Scores by length; blocks each batch until it is released; records its batches."""
 
     def __init__(self):
         self.batches = []
@@ -72,7 +72,7 @@ def ask(scheduler, texts, *, query="q", cost=10, wait=True):
 
 
 def held(scheduler, scorer):
-    """Occupy the worker with one request, so that what follows waits together."""
+    """Occupy the worker with one request, so that later requests wait together."""
     scorer.hold()
     future = ask(scheduler, ["first"])
     assert scorer.started.acquire(timeout=30)
@@ -131,7 +131,7 @@ def test_waiting_requests_share_a_batch(scorer):
     scheduler.close()
 
 
-def test_a_lonely_request_does_not_wait(scorer):
+def test_a_single_request_does_not_wait_for_others(scorer):
     scheduler = Scheduler(scorer)
 
     assert [1.0] == ask(scheduler, ["a"]).result(30)
@@ -197,7 +197,7 @@ def test_a_failed_request_is_not_scored_further(scorer):
     assert ["poison"] == scorer.scored()
 
 
-def test_a_score_that_is_no_number_is_one_error(scorer):
+def test_a_nan_score_is_one_error(scorer):
     scheduler = Scheduler(scorer)
 
     with pytest.raises(InvalidResponse, match="not a finite number"):
@@ -205,7 +205,7 @@ def test_a_score_that_is_no_number_is_one_error(scorer):
     scheduler.close()
 
 
-def test_too_few_answers_are_one_error():
+def test_too_few_scores_are_one_error():
     scheduler = Scheduler(lambda requests: [])
 
     with pytest.raises(InvalidResponse, match="got 0 lists of scores for 1 requests"):
@@ -213,7 +213,7 @@ def test_too_few_answers_are_one_error():
     scheduler.close()
 
 
-def test_a_full_queue_refuses_those_who_will_not_wait(scorer):
+def test_a_full_queue_refuses_requests_that_do_not_wait(scorer):
     scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100)
     held(scheduler, scorer)
     ask(scheduler, ["a"] * 9)
@@ -228,7 +228,7 @@ def test_a_full_queue_refuses_those_who_will_not_wait(scorer):
 
 
 def at_speed(speed, scorer, **options):
-    """Return a scheduler that takes its scorer to do so much in a second."""
+    """Return a scheduler that assumes this throughput of its scorer."""
     scheduler = Scheduler(scorer, **options)
     scheduler._scorer.speed = float(speed)
     scheduler._scorer._remember_speed = lambda _: None
@@ -238,7 +238,7 @@ def at_speed(speed, scorer, **options):
 @pytest.mark.parametrize(
     "limit", [{"queue_seconds": 1.0}, {"queue_cost": 15_000}, {"queue_pairs": 500}], ids=str
 )
-def test_a_large_request_takes_up_the_room_of_a_small_one(scorer, limit):
+def test_a_large_request_takes_no_more_of_the_queue_than_a_small_one(scorer, limit):
     """Else one legal request of 1,000 documents would be a 503 for everybody else."""
     scheduler = at_speed(10_000, scorer, **limit)
     held(scheduler, scorer)
@@ -308,7 +308,7 @@ def test_an_empty_queue_takes_any_request(scorer):
     scheduler.close()
 
 
-def test_those_who_wait_for_room_come_in_order(scorer):
+def test_callers_that_wait_for_room_are_queued_in_order(scorer):
     scheduler = Scheduler(scorer, batch_cost=20, queue_cost=20)
     held(scheduler, scorer)
     futures = [ask(scheduler, [f"{n}", f"{n}"], wait=True) for n in range(6)]
@@ -376,7 +376,7 @@ def test_a_forked_child_gets_a_worker_of_its_own(scorer):
     scheduler.close()
 
 
-def test_a_cancelled_future_says_so(scorer):
+def test_cancelling_a_future_cancels_its_request(scorer):
     scheduler = Scheduler(scorer)
     held(scheduler, scorer)
     future = ask(scheduler, ["a"])
@@ -401,7 +401,7 @@ def test_tokens_are_estimated_from_the_script(query, document, tokens):
     assert tokens == estimated_tokens(query, document, limit=512)
 
 
-def test_a_batch_holds_so_many_documents_at_most(scorer):
+def test_a_batch_holds_at_most_batch_pairs_documents(scorer):
     scheduler = Scheduler(scorer, batch_pairs=4)
     held(scheduler, scorer)
     futures = [ask(scheduler, ["a"] * 3) for _ in range(4)]
@@ -413,7 +413,7 @@ def test_a_batch_holds_so_many_documents_at_most(scorer):
 
 
 @pytest.mark.parametrize("limits", [{"batch_pairs": 5}, {"batch_cost": 50}], ids=str)
-def test_a_request_cut_off_by_the_end_of_a_batch_goes_on_in_the_next(scorer, limits):
+def test_a_request_split_by_the_end_of_a_batch_continues_in_the_next(scorer, limits):
     """And not after all others, when its client would wait for two rounds of the queue."""
     scheduler = Scheduler(scorer, **limits)
     held(scheduler, scorer)
@@ -443,7 +443,7 @@ def test_a_poisoned_request_is_found_by_halving(scorer):
     scheduler.close()
 
 
-def test_a_backend_that_is_gone_fails_a_batch_at_once():
+def test_an_unavailable_backend_fails_a_batch_without_halving():
     batches = []
 
     def gone(requests):
@@ -504,8 +504,10 @@ class Prefixed(BackendUnavailable):
         super().__init__(f"{what} is gone")
 
 
-@pytest.mark.parametrize(("error", "told"), [(Wordless(), "gone"), (Prefixed("it"), "it is gone")])
-def test_errors_that_are_made_in_their_own_way_reach_callers_as_they_are(error, told):
+@pytest.mark.parametrize(
+    ("error", "message"), [(Wordless(), "gone"), (Prefixed("it"), "it is gone")]
+)
+def test_errors_with_custom_constructors_reach_callers_unchanged(error, message):
     def gone(requests):
         raise error
 
@@ -513,7 +515,7 @@ def test_errors_that_are_made_in_their_own_way_reach_callers_as_they_are(error, 
     raised = ask(scheduler, ["a"]).exception(30)
     scheduler.close()
 
-    assert (type(error), told) == (type(raised), str(raised))
+    assert (type(error), message) == (type(raised), str(raised))
 
 
 def test_batches_shrink_when_memory_runs_out():
@@ -543,7 +545,7 @@ def test_batches_shrink_when_memory_runs_out():
 
 
 @pytest.mark.parametrize("others", [0, 1, 40])
-def test_a_document_that_runs_out_of_memory_by_itself_shrinks_no_batch(others):
+def test_a_document_that_runs_out_of_memory_alone_shrinks_no_batch(others):
     def score(requests):
         if any("huge" in texts for _, texts in requests):
             raise MemoryError
@@ -632,7 +634,7 @@ def test_the_queue_is_as_long_as_the_wait_allows():
     scheduler.close()
 
 
-def test_a_request_that_is_given_up_leaves_the_queue_at_once(scorer):
+def test_a_cancelled_request_leaves_the_queue_at_once(scorer):
     events = []
     scheduler = Scheduler(scorer, batch_cost=100, queue_cost=100, hooks=[events.append])
     held(scheduler, scorer)
@@ -658,7 +660,7 @@ def test_a_failed_request_leaves_the_queue(scorer):
     assert (0, 0) == (scheduler.queued_pairs, scheduler.queued_cost)
 
 
-def test_a_batch_that_hangs_can_be_noticed(scorer):
+def test_stalled_for_reports_a_hanging_batch(scorer):
     scheduler = Scheduler(scorer)
     assert 0.0 == scheduler.stalled_for()
     first = held(scheduler, scorer)
@@ -670,8 +672,8 @@ def test_a_batch_that_hangs_can_be_noticed(scorer):
     assert 0.0 == scheduler.stalled_for()
 
 
-def test_hooks_hear_of_waits_and_batches(scorer):
-    """Those of the scheduler of all requests, those of a call of its own; each once."""
+def test_hooks_receive_waits_and_batches(scorer):
+    """The scheduler's hooks receive those of all requests, a call's hooks its own; each once."""
     own, of_call = [], []
     scheduler = Scheduler(scorer, hooks=[own.append])
     started = CallStarted("library", "local", None, 1, 2)
@@ -698,7 +700,7 @@ def test_a_request_whose_scores_are_unusable_is_a_failed_batch(scorer):
     assert ["ok", "invalid_response"] == batches
 
 
-def test_each_hook_of_a_call_hears_once_of_a_batch():
+def test_each_hook_of_a_call_receives_a_batch_once():
     """The worker is a thread of its own, which knows nothing of those who called."""
     started = CallStarted("library", "local", None, 1, 1)
     one, other = [], []
@@ -728,7 +730,7 @@ def test_each_hook_of_a_call_hears_once_of_a_batch():
 
 
 class Raising:
-    """Raises whatever it hears, with the text of a document."""
+    """Raises on every event, with the text of a document."""
 
     def __call__(self, event):
         raise ZeroDivisionError("poison")
@@ -740,7 +742,7 @@ def _fresh_throttle(monkeypatch):
 
 
 @pytest.mark.usefixtures("_fresh_throttle")
-def test_a_hook_that_raises_harms_nobody_and_is_logged_once(scorer, caplog):
+def test_a_hook_that_raises_fails_no_call_and_is_logged_once(scorer, caplog):
     scheduler = Scheduler(scorer, hooks=[Raising()], batch_cost=100)
     held(scheduler, scorer)
     doomed, bad = ask(scheduler, ["doomed"] * 3), ask(scheduler, ["poison"])
@@ -761,7 +763,7 @@ def test_a_hook_that_raises_harms_nobody_and_is_logged_once(scorer, caplog):
 
 
 @pytest.mark.usefixtures("_fresh_throttle")
-def test_a_hook_that_raises_harms_no_async_caller(caplog):
+def test_a_hook_that_raises_fails_no_async_call(caplog):
     def small_memory(requests):
         if sum(len(texts) for _, texts in requests) > 2:
             raise MemoryError
@@ -779,7 +781,7 @@ def test_a_hook_that_raises_harms_no_async_caller(caplog):
 
 
 def test_a_hook_may_use_the_scheduler_from_another_thread(scorer):
-    """It hears of requests that leave without any lock held."""
+    """It receives the event of a request that leaves while no lock is held."""
 
     def use(event):
         if isinstance(event, Dropped):
@@ -797,7 +799,7 @@ def test_a_hook_may_use_the_scheduler_from_another_thread(scorer):
 
 
 class Unreadable(list):
-    """As long as it should be; reading it raises."""
+    """A list of the right length; reading it raises."""
 
     def __iter__(self):
         raise ZeroDivisionError("unreadable")
@@ -824,7 +826,7 @@ def test_whatever_a_scorer_returns_the_next_request_is_scored(scores, error):
     scheduler.close()
 
 
-def test_a_worker_that_can_not_start_leaves_nothing_behind(scorer, monkeypatch):
+def test_a_worker_that_can_not_start_leaves_no_request_queued(scorer, monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -841,7 +843,7 @@ def test_a_worker_that_can_not_start_leaves_nothing_behind(scorer, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_what_would_end_an_event_loop_is_an_error_of_the_backend(error):
+def test_an_error_that_would_end_the_event_loop_becomes_a_backend_error(error):
     def leave(requests):
         raise error
 

@@ -1,4 +1,4 @@
-"""The application: protocols, and the shape of responses and errors."""
+"""The application: protocols, and the format of responses and errors."""
 
 import json
 import math
@@ -39,13 +39,15 @@ def post(client, path, body, **headers):
 class TestProtocols:
     @pytest.mark.parametrize(("path", "version"), [("/v1/rerank", "1"), ("/v2/rerank", "2")])
     def test_cohere_jina_and_xinference(self, client, path, version):
-        found = post(client, path, {"model": "two", "query": QUERY, "documents": DOCUMENTS}).json()
+        response = post(
+            client, path, {"model": "two", "query": QUERY, "documents": DOCUMENTS}
+        ).json()
 
-        assert ["id", "meta", "model", "results"] == sorted(found)
-        assert "two" == found["model"]
-        assert version == found["meta"]["api_version"]["version"]
-        assert BEST_FIRST == [(r["index"], r["relevance_score"]) for r in found["results"]]
-        assert all(set(r) == {"index", "relevance_score"} for r in found["results"])
+        assert ["id", "meta", "model", "results"] == sorted(response)
+        assert "two" == response["model"]
+        assert version == response["meta"]["api_version"]["version"]
+        assert BEST_FIRST == [(r["index"], r["relevance_score"]) for r in response["results"]]
+        assert all(set(r) == {"index", "relevance_score"} for r in response["results"])
 
     def test_documents_are_repeated_on_request(self, client):
         body = {"query": QUERY, "documents": [{"text": "panda"}, "hi"], "return_documents": True}
@@ -55,23 +57,23 @@ class TestProtocols:
 
     def test_tei(self, client):
         body = {"query": QUERY, "texts": DOCUMENTS, "truncate": True, "return_text": True}
-        found = post(client, "/rerank", body).json()
+        response = post(client, "/rerank", body).json()
 
-        assert BEST_FIRST == [(item["index"], item["score"]) for item in found]
-        assert DOCUMENTS[2] == found[0]["text"]
+        assert BEST_FIRST == [(item["index"], item["score"]) for item in response]
+        assert DOCUMENTS[2] == response[0]["text"]
 
     @pytest.mark.parametrize("name", ["documents", "candidates"])
     def test_plain(self, client, name):
-        found = post(client, "/rerank", {"query": QUERY, name: DOCUMENTS, "top_k": 1}).json()
+        response = post(client, "/rerank", {"query": QUERY, name: DOCUMENTS, "top_k": 1}).json()
 
         expected = {"index": 2, "score": 1.0, "document": DOCUMENTS[2]}
-        assert {"model": "one", "results": [expected]} == found
+        assert {"model": "one", "results": [expected]} == response
 
     def test_infinity(self, client):
         body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "return_documents": False}
-        found = post(client, "/rerank", body).json()["results"]
+        response = post(client, "/rerank", body).json()["results"]
 
-        assert BEST_FIRST[:2] == [(r["index"], r["relevance_score"]) for r in found]
+        assert BEST_FIRST[:2] == [(r["index"], r["relevance_score"]) for r in response]
 
     @pytest.mark.parametrize("field", [{"raw_scores": True}, {"use_activation": False}])
     def test_logits(self, client, field):
@@ -129,7 +131,7 @@ class TestProtocols:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_errors_of_the_backend_have_one_shape(error, status, kind):
+def test_errors_of_the_backend_have_one_format(error, status, kind):
     with serving(FailingBackend(error), warm_up=False) as client:
         reply = post(client, "/v1/rerank", {"query": "q", "documents": ["a"]})
 
@@ -142,10 +144,10 @@ def test_errors_of_the_backend_have_one_shape(error, status, kind):
 
 
 def test_a_request_id_is_kept_if_it_is_harmless(client):
-    kept = client.get("/livez", headers={"x-request-id": "abc-1_2"})
+    accepted = client.get("/livez", headers={"x-request-id": "abc-1_2"})
     replaced = client.get("/livez", headers={"x-request-id": "a\tb"})
 
-    assert "abc-1_2" == kept.headers["x-request-id"]
+    assert "abc-1_2" == accepted.headers["x-request-id"]
     assert 32 == len(replaced.headers["x-request-id"])
 
 
@@ -159,7 +161,7 @@ def test_openapi_describes_the_bodies(client):
 
 
 class Counting(FakeBackend):
-    """Tells all facts that scores may have."""
+    """Returns scores with all facts."""
 
     def score(self, query, documents):
         return Scores(
@@ -182,7 +184,7 @@ def counted():
 
 
 class TestFacts:
-    """Who scored, what it cost and what was cut, where each protocol's clients look for it."""
+    """Model, usage and truncation, in the fields that each protocol's clients read."""
 
     @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
     def test_cohere_and_jina(self, counted, path):

@@ -25,7 +25,7 @@ def keys(tmp_path):
 
 @pytest.fixture
 def reloading(monkeypatch):
-    """Let the file of keys be read again at once."""
+    """Make the server read the file of keys again at once."""
     monkeypatch.setattr("rerank_plugins.server.auth._RELOAD_SECONDS", 0.0)
 
 
@@ -41,8 +41,10 @@ def test_keys_are_read_again_when_the_file_changes(keys):
 
 @pytest.mark.usefixtures("reloading")
 @pytest.mark.parametrize("failure", ["the file", "its content"])
-def test_keys_that_can_not_be_read_for_a_while_are_read_later(keys, caplog, failure, monkeypatch):
-    """A file may be written before its owner is set, which is no later change of the file."""
+def test_a_file_of_keys_that_is_unreadable_for_a_while_is_read_later(
+    keys, caplog, failure, monkeypatch
+):
+    """A file may get its owner after it is written, which does not change its mtime."""
     auth = Authenticator(ServerSettings(api_keys_file=str(keys)))
     keys.write_text("bob:another-key-for-tests\n")
     changed_at = keys.stat().st_mtime_ns
@@ -67,7 +69,7 @@ def _denied(*_args, **_options):
 
 
 def test_a_key_may_look_like_a_token(tmp_path, monkeypatch):
-    """Both have three parts with points between; a key that was accepted must open."""
+    """Both have three parts with dots between; an accepted key must work."""
     key = "part-one.part-two.part-three"
     (tmp_path / "keys.txt").write_text(f"alice:{key}\n")
     monkeypatch.setenv("RERANK_JWT_SECRET", SECRET)

@@ -127,7 +127,7 @@ HEAVY = {
 @pytest.mark.parametrize("name", HEAVY)
 @pytest.mark.parametrize("model", [RerankRequest, AnyRerankRequest])
 def test_no_body_is_costly_to_refuse(model, name):
-    """The event loop waits meanwhile: 50 ms of the processor a megabyte at most."""
+    """It blocks the event loop, so it takes at most 50 ms of CPU per megabyte."""
     content = HEAVY[name]
     began = time.thread_time()
     with contextlib.suppress(APIError):
@@ -136,7 +136,7 @@ def test_no_body_is_costly_to_refuse(model, name):
     assert time.thread_time() - began < 0.05 * len(content) / 1e6
 
 
-def test_the_event_loop_turns_between_two_large_bodies(monkeypatch):
+def test_other_requests_are_served_between_two_large_bodies(monkeypatch):
     """Or 32 of them would keep all others waiting for a second; small ones do not wait for them."""
     turns, parsed = [0], []
     monkeypatch.setattr(
@@ -198,7 +198,7 @@ def test_nul_zero_width_and_empty_documents_are_scored(client):
     assert [0, 1, 2, 3] == sorted(item["index"] for item in reply.json()["results"])
 
 
-def test_a_whole_number_may_have_a_point(client):
+def test_an_integer_may_be_written_with_a_decimal_point(client):
     """JSON has one kind of number: 1.0 is an integer for JSON Schema, and for some clients."""
     content = b'{"query":"q","documents":["a","b"],"top_n":1.0}'
     reply = client.post("/v1/rerank", content=content, headers=JSON)

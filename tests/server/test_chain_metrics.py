@@ -1,4 +1,4 @@
-"""What happens inside a chain of backends is in the server's metrics."""
+"""The server's metrics of what happens inside a chain of backends."""
 
 import re
 from pathlib import Path
@@ -31,15 +31,15 @@ def values(client, name):
     }
 
 
-def test_a_caches_look_ups_are_counted_by_pairs(tmp_path):
+def test_cache_lookups_are_counted_by_pairs(tmp_path):
     spec = {"backend": {"kind": "embedded"}, "cache": {"store": f"sqlite:{tmp_path}/scores.db"}}
     with serving(load_backend(spec), warm_up=False) as client:
         for _ in range(2):
             assert client.post("/v1/rerank", json=BODY).status_code == 200
-        found = values(client, "rerank_cache_lookups_total")
+        lookups = values(client, "rerank_cache_lookups_total")
 
-    assert found[("result", "miss"), ("tier", "sqlite")] == 2
-    assert found[("result", "hit"), ("tier", "sqlite")] == 2
+    assert lookups[("result", "miss"), ("tier", "sqlite")] == 2
+    assert lookups[("result", "hit"), ("tier", "sqlite")] == 2
 
 
 def test_a_fallback_and_the_attempts_before_it_are_counted():
@@ -70,7 +70,7 @@ def test_a_fallback_and_the_attempts_before_it_are_counted():
         pytest.param(ModelProcess, id="process", marks=pytest.mark.slow),
     ],
 )
-def test_what_a_local_model_did_is_counted(checkpoint, wrap):
+def test_the_work_of_a_local_model_is_counted(checkpoint, wrap):
     """Also where it has a process of its own, which knows no metrics."""
     backend = load_backend(f"local:{checkpoint('bert')}?engine=torch&attention=padded")
     body = {"query": "panda", "documents": ["bear", "bear " * 600]}
@@ -93,7 +93,7 @@ def test_what_a_local_model_did_is_counted(checkpoint, wrap):
     "place", [lambda chain: chain, lambda chain: isolate(chain, ServerSettings())],
     ids=["here", "process"],
 )  # fmt: skip
-def test_what_the_models_of_a_chain_did_is_counted_by_model(checkpoint, place):
+def test_the_work_of_a_chains_models_is_counted_by_model(checkpoint, place):
     port = free_port()
     chain = load_backend(
         {

@@ -26,6 +26,6 @@ def test_forwarded_addresses_count_from_trusted_proxies_only(peer, forwarded, ad
     assert address == client_address(scope, trusted)
 
 
-def test_an_ipv6_customer_is_one_client():
+def test_an_ipv6_prefix_of_64_bits_is_one_client():
     assert rate_key("2001:db8::1") == rate_key("2001:db8::ffff:1")
     assert "9.9.9.9" == rate_key("::ffff:9.9.9.9")

@@ -1,4 +1,4 @@
-"""Who has to go when there are too many connections, or when they hold too much."""
+"""Which connections are closed when there are too many, or when they buffer too much."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def filled(state, most=4):
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SERVING])
-def test_who_waits_for_its_client_makes_room_the_longest_first(state):
+def test_connections_that_wait_for_their_client_are_evicted_longest_first(state):
     connections, clients = filled(state)
     connections.move(clients[0], state, State.SERVING)
     connections.move(clients[0], State.SERVING, state)
@@ -39,7 +39,7 @@ def test_who_waits_for_its_client_makes_room_the_longest_first(state):
     assert len(clients) == len(connections)
 
 
-def test_nobody_is_sent_away_whose_request_is_in_progress():
+def test_a_connection_with_a_request_in_progress_is_not_evicted():
     connections, clients = filled(State.SERVING)
 
     assert connections.is_full
@@ -61,7 +61,7 @@ def test_an_idle_connection_goes_before_a_slow_one():
     assert not connections.add(Client(), State.HEAD)
 
 
-def test_the_slowest_pay_when_all_hold_too_much():
+def test_the_slowest_are_evicted_when_all_buffer_too_much():
     connections = Connections(10, 1000)
     first, idle, second, scored = crowd(
         connections, State.BODY, State.IDLE, State.BODY, State.SERVING
@@ -81,7 +81,7 @@ def test_the_slowest_pay_when_all_hold_too_much():
     assert 1 == connections.held_bytes
 
 
-def test_the_evicted_are_forgotten():
+def test_evicted_connections_are_no_longer_counted():
     connections, clients = filled(State.HEAD)
     connections.hold(clients[0], 500)
     connections.add(Client(), State.HEAD)

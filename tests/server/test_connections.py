@@ -1,4 +1,4 @@
-"""What a connection does with clients that send or read what no honest client does."""
+"""How a connection handles clients that misbehave when they send or read."""
 
 import http.client
 import json
@@ -33,7 +33,7 @@ LIMITS = {
 
 
 class Gate(FakeBackend):
-    """Scores when it is let."""
+    """Blocks until it is released."""
 
     def __init__(self):
         super().__init__()
@@ -53,14 +53,14 @@ def url():
 
 @pytest.fixture(scope="module")
 def hasty():
-    """A server whose clocks are short."""
+    """A server with short timeouts."""
     with listening(FakeBackend(), **LIMITS) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
-    """A server whose clocks are short, and which needs a key."""
+    """A server with short timeouts, and keys."""
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text(f"alice:{KEY}\n")
     with listening(FakeBackend(), api_keys_file=str(keys), **LIMITS) as url:
@@ -112,15 +112,15 @@ def received(connection):
 
 def answers(data):
     """Return the statuses and the bodies of all replies in a stream."""
-    found = []
+    responses = []
     while data:
         fields, _, data = data.partition(b"\r\n\r\n")
         status = int(fields.split()[1])
         if status >= 200:
             (length,) = re.findall(rb"\r\ncontent-length: (\d+)", fields)
-            found.append((status, data[: int(length)]))
+            responses.append((status, data[: int(length)]))
             data = data[int(length) :]
-    return found
+    return responses
 
 
 def statuses(data):
@@ -207,7 +207,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_does_not_end_is_cut(url, what):
+def test_an_endless_request_loses_its_connection(url, what):
     """Whether or not there has been a reply: 6 MiB are 4 of body, and what the system buffers."""
     first, more = ENDLESS[what]
 
@@ -252,7 +252,7 @@ def test_a_client_that_does_not_go_on_after_a_401_loses_its_connection(locked):
     assert [401] == statuses(received(opened(locked, first)))
 
 
-def test_bytes_now_and_then_are_no_progress(hasty):
+def test_occasional_bytes_do_not_extend_a_timeout(hasty):
     """The clock of a state runs from its start, not from the last byte."""
     for first in (
         b"GET /",
@@ -400,9 +400,9 @@ def test_a_crowd_of_pipelined_requests_is_answered_in_part(gate):
         connection = opened(url, post() + head() * 10_000)
         wait_until(lambda: metric(url, "rerank_queue_pairs") <= 1)
         gate.open.set()
-        found = statuses(received(connection))
+        codes = statuses(received(connection))
 
-    assert [200] * 17 == found
+    assert [200] * 17 == codes
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -453,7 +453,7 @@ def test_expect_100_continue(url):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE"])
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-def test_the_body_of_any_method_is_no_request(url, method, framing):
+def test_the_body_of_any_method_is_not_read_as_a_request(url, method, framing):
     inner = head("GET", "/info")
     if framing == "length":
         first = head(method, "/nope", f"Content-Length: {len(inner)}") + inner
@@ -466,7 +466,7 @@ def test_the_body_of_any_method_is_no_request(url, method, framing):
     assert reply.endswith(b'{"status":"alive"}')
 
 
-def test_trailers_are_no_headers(locked):
+def test_trailers_are_not_read_as_headers(locked):
     sent = head("POST", "/v1/rerank", CHUNKS, JSON.strip(), "Connection: close")
     reply = received(
         opened(
@@ -498,7 +498,7 @@ def crowded(url, count, data=b""):
 @pytest.mark.parametrize(
     "data", [b"", b"GET /", head(), head("GET", "/livez", "Content-Length: 5") + b"1"]
 )
-def test_those_who_wait_longest_make_room(data):
+def test_the_connections_that_wait_longest_are_evicted(data):
     """A crowd of clients that do nothing keeps nobody out, neither new ones nor those at work."""
     with listening(FakeBackend(), max_connections=20, warm_up=False) as url:
         first = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)

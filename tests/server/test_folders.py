@@ -1,4 +1,4 @@
-"""No client learns where files are."""
+"""No response shows a client where files are."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_facts_keep_their_shape():
 
 
 @pytest.mark.parametrize("kind", ["cached", "with a fallback"])
-def test_no_reply_tells_where_models_and_caches_are(checkpoint, tmp_path, kind):
+def test_no_response_shows_where_models_and_caches_are(checkpoint, tmp_path, kind):
     model = {"kind": "local", "model": str(checkpoint("bert")), "engine": "onnx"}
     spec = {"backend": model, "fallback": [model]}
     if kind == "cached":

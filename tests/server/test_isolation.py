@@ -53,7 +53,7 @@ def test_a_model_gets_a_process():
     assert [] == model_processes(backend)
 
 
-def test_the_chain_that_was_given_does_not_change():
+def test_the_callers_chain_does_not_change():
     chain = load_backend({"backend": {"kind": "embedded"}, "cache": {"store": "memory"}})
     before = chain.to_spec(), kinds(chain)
     isolated = isolate(chain, SETTINGS)
@@ -70,14 +70,14 @@ def test_models_of_a_fallback_chain_share_batches_in_a_process_each():
     assert is_remote(isolated)
 
 
-def test_a_client_of_the_users_stays_in_this_process():
+def test_a_users_remote_backend_stays_in_this_process():
     chain = RetryingBackend(OwnClient())
 
     assert is_remote(chain)
     assert kinds(chain) == kinds(isolate(chain, SETTINGS))
 
 
-def test_starts_of_a_models_next_process_are_counted():
+def test_restarts_of_a_models_process_are_counted():
     app = isolated_app(Marked(), SETTINGS)
     with model_processes(app.state.lifecycle.backend)[0] as model:
         model.score("q", ["a"])
@@ -93,16 +93,16 @@ def test_starts_of_a_models_next_process_are_counted():
 
 def test_a_document_that_ends_the_process_twice_is_refused():
     app = isolated_app(Marked(), SETTINGS)
-    found = []
+    replies = []
     with TestClient(app, raise_server_exceptions=False) as client:
         for _ in range(4):
             ready(client)
             body = {"query": "q", "documents": ["a", "bb", "kill"]}
-            found.append(client.post("/v1/rerank", json=body))
+            replies.append(client.post("/v1/rerank", json=body))
         assert 200 == client.post("/v1/rerank", json={**body, "documents": ["a", "bb"]}).status_code
 
-    assert [503, 422, 422, 422] == [reply.status_code for reply in found]
-    error = found[-1].json()["error"]
+    assert [503, 422, 422, 422] == [reply.status_code for reply in replies]
+    error = replies[-1].json()["error"]
     assert "document_quarantined" == error["type"]
     assert error["message"].startswith("document 2 ended the model's process twice")
     assert 2 == restarts_of(app)

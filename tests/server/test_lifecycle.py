@@ -36,7 +36,7 @@ class Raising(FakeBackend):
 
 
 class Hanging(FakeBackend):
-    """Hangs while it loads, until it is told to go on."""
+    """Hangs while it loads, until it is released."""
 
     def __init__(self):
         super().__init__()
@@ -68,21 +68,21 @@ def failure(app):
 @pytest.mark.parametrize(
     "error", [PanicException("a panic"), StopIteration(), SystemExit(3)], ids=repr
 )
-def test_whatever_a_load_raises_is_a_failure(error):
+def test_any_error_of_a_load_is_a_failure(error):
     """And no load that goes on for ever."""
-    found = failure(create_app(Raising(error)))
+    reason = failure(create_app(Raising(error)))
 
-    assert isinstance(found, BackendError)
-    assert type(error).__name__ in str(found)
+    assert isinstance(reason, BackendError)
+    assert type(error).__name__ in str(reason)
 
 
 def test_a_load_that_hangs_is_a_failure():
     backend = Hanging()
-    found = failure(create_app(backend, settings=ServerSettings(load_seconds=0.05)))
+    reason = failure(create_app(backend, settings=ServerSettings(load_seconds=0.05)))
     backend.go_on.set()
 
-    assert isinstance(found, BackendTimeout)
-    assert "had not loaded in 0.05 s; raise `load_seconds`" in str(found)
+    assert isinstance(reason, BackendTimeout)
+    assert "had not loaded in 0.05 s; raise `load_seconds`" in str(reason)
 
 
 def test_an_application_ends_although_its_model_hangs_while_it_loads():

@@ -1,4 +1,4 @@
-"""The logs of the server never make it wait."""
+"""Writing logs never blocks the server."""
 
 import contextlib
 import logging
@@ -41,7 +41,7 @@ def read_all(handler, read):
     return text.decode().splitlines()
 
 
-def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(pipe):
+def test_lines_for_a_full_pipe_are_dropped_without_waiting(pipe):
     """Those that were dropped are counted once somebody reads again."""
     read, write = pipe
     handler = NonBlockingHandler(write)
@@ -67,7 +67,7 @@ def test_all_lines_are_written_in_order_before_the_end(pipe):
     assert [f"line {number}" for number in range(500)] == read_all(handler, read)
 
 
-def test_a_reader_that_has_gone_ends_nothing(pipe):
+def test_a_closed_reader_does_not_end_the_server(pipe):
     read, write = pipe
     handler = NonBlockingHandler(write)
     os.close(read)
@@ -77,7 +77,7 @@ def test_a_reader_that_has_gone_ends_nothing(pipe):
     assert not handler.waiting
 
 
-def test_a_message_may_hold_anything(pipe):
+def test_a_message_may_contain_any_characters(pipe):
     read, write = pipe
     handler = NonBlockingHandler(write)
     logged(handler, 1)

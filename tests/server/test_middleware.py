@@ -58,7 +58,7 @@ def test_every_route_but_the_probes_needs_a_key(keys):
         assert 401 == client.get("/info", headers={"host": "x/livez?"}).status_code
 
 
-def test_a_key_opens_and_others_do_not(keys, caplog):
+def test_only_valid_keys_are_accepted(keys, caplog):
     caplog.set_level("DEBUG")
     with serving(FakeBackend(), api_keys_file=str(keys)) as client:
         assert 200 == post_rerank(client, KEY).status_code
@@ -99,7 +99,7 @@ SECONDS = {AGO: -20, AHEAD: 600}
     ],
     ids=str,
 )
-def test_tokens_must_be_right_in_everything(tokens, changed, status):
+def test_tokens_with_any_invalid_part_are_refused(tokens, changed, status):
     if shifted := {name: now for name, now in changed.items() if now in (AGO, AHEAD)}:
         changed = {name: int(time.time()) + SECONDS[now] for name, now in shifted.items()}
     with serving(FakeBackend(), jwt=tokens) as client:

@@ -1,4 +1,4 @@
-"""Replies are as the OpenAPI says, to good and bad requests that schemathesis makes from it."""
+"""Responses match the OpenAPI, for valid and invalid requests that schemathesis generates."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ GUARDED = replace(OPEN, api_keys_env="RERANK_TEST_KEYS", client_rate="1000000/se
 
 
 def described(settings):
-    """Return the OpenAPI of a server of the embedded model, as it is once that is loaded."""
+    """Return the OpenAPI of a server of the embedded model, once the model is loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RERANK_TEST_KEYS", f"us:{KEY}")
         app = create_app("embedded", settings=settings)
@@ -39,7 +39,7 @@ def described(settings):
 
 
 def strictly(described):
-    """Return an OpenAPI that allows no field of a reply that it does not name."""
+    """Return the OpenAPI with all unnamed fields of responses forbidden."""
     strict = copy.deepcopy(described)
     for name, schema in strict["components"]["schemas"].items():
         if "Request" not in name and "properties" in schema:
@@ -61,7 +61,7 @@ def texts(value):
 
 
 def cases_of(settings):
-    """Return what makes requests from the OpenAPI of a server with these settings."""
+    """Return a generator of requests from the OpenAPI of a server with these settings."""
     schema = schemathesis.openapi.from_dict(strictly(described(settings)))
     schema.config.generation.with_security_parameters = False
     schema.config.checks.negative_data_rejection.expected_statuses.append(TOO_LONG)
@@ -101,8 +101,8 @@ def guarded_url():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RERANK_TEST_KEYS", f"us:{KEY}")
         with listening(load_backend("embedded"), **vars(GUARDED)) as url:
-            found = httpx.get(f"{url}/openapi.json", headers=WITH_KEY)
-            assert described(GUARDED) == found.json()
+            response = httpx.get(f"{url}/openapi.json", headers=WITH_KEY)
+            assert described(GUARDED) == response.json()
             yield url
 
 
@@ -173,7 +173,7 @@ def test_the_header_of_teis_tokens_is_described_where_it_is_sent():
     assert ["/rerank"] == described_at
 
 
-def test_a_blank_query_is_one_of_white_space_as_python_knows_it():
+def test_a_blank_query_is_defined_by_pythons_white_space():
     query = described(OPEN)["components"]["schemas"]["RerankRequest"]["properties"]["query"]
     blank = {char for char in map(chr, range(0x110000)) if not re.search(query["pattern"], char)}
 

@@ -35,7 +35,7 @@ def test_what_is_not_a_rate_is_refused(text):
         parse_rate("client_rate", text)
 
 
-def test_a_bucket_fills_up_steadily(clock):
+def test_a_bucket_refills_steadily(clock):
     limiter = RateLimiter(Rate(3, 60))
 
     assert [True] * 3 + [False] == [limiter.hit("a").allowed for _ in range(4)]
@@ -43,7 +43,7 @@ def test_a_bucket_fills_up_steadily(clock):
     assert [True, False] == [limiter.hit("a").allowed for _ in range(2)]
 
 
-def test_a_client_learns_what_is_left_and_when_there_is_more(clock):  # stands still
+def test_the_result_has_the_remaining_requests_and_the_reset_time(clock):  # stands still
     limiter = RateLimiter(Rate(3, 60))
     results = [limiter.hit("a") for _ in range(4)]
 

@@ -1,4 +1,4 @@
-"""How requests reach the backend, by what it is."""
+"""How requests reach the backend, by its kind."""
 
 import asyncio
 
@@ -53,14 +53,14 @@ def test_requests_to_another_server_are_concurrent():
 
 
 class Slow(FakeBackend):
-    """Scores once it may."""
+    """Blocks until it is released."""
 
     async def ascore(self, query, documents):
         await self.may_score.wait()
         return [0.5] * len(documents)
 
 
-def test_a_large_request_to_another_server_takes_up_the_room_of_a_small_one():
+def test_a_large_request_to_another_server_takes_no_more_of_the_queue_than_a_small_one():
     async def requests():
         backend = Slow()
         backend.may_score = asyncio.Event()

@@ -53,7 +53,7 @@ def test_sigterm_loses_no_accepted_request(tmp_path):
         assert 0 == process.wait(30)
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path):
+def test_a_second_signal_ends_the_server_at_once(tmp_path):
     with server_process(tmp_path, "--no-model-process", table="shutdown_delay = 100.0") as (
         process,
         url,
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_a_server_whose_model_hangs_while_it_loads(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
-def test_a_first_load_that_takes_too_long_is_one_line_and_an_exit_code(tmp_path, flags):
+def test_a_first_load_that_takes_too_long_ends_with_one_line_and_an_exit_code(tmp_path, flags):
     with stuck(tmp_path, *flags, table="load_seconds = 1.0") as (process, _):
         assert 4 == process.wait(30)
 
@@ -136,9 +136,9 @@ def test_a_log_that_nobody_reads_stops_no_request(tmp_path, flags):
     ) as process:
         try:
             assert process.stderr is not None
-            while not (found := re.search(rb"http://[\d.:]+", process.stderr.readline())):
+            while not (match := re.search(rb"http://[\d.:]+", process.stderr.readline())):
                 pass
-            url = found[0].decode()
+            url = match[0].decode()
             wait_for_status(url, 200)
             for _ in range(3):
                 assert 200 == fetch(url, "/v1/rerank", BODY)[0]
@@ -236,7 +236,7 @@ main()
 """
 
 
-def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
+def test_garbage_collections_skip_the_loaded_model(tmp_path):
     """Or each would stop all requests for a fifth of a second."""
     flags = ("--no-model-process",)
     with server_process(tmp_path, *flags, program=("-c", COLLECTED)) as (_, url):
@@ -253,7 +253,7 @@ def test_garbage_collections_leave_out_what_was_loaded(tmp_path):
         ('model_lock = "x"', "can't read the lock 'x'"),  # as it loads the model
     ],
 )
-def test_wrong_settings_are_one_line_and_an_exit_code(tmp_path, table, message):
+def test_wrong_settings_end_with_one_line_and_an_exit_code(tmp_path, table, message):
     (tmp_path / "rerank.toml").write_text(f'[backend]\nkind = "embedded"\n[server]\n{table}\n')
     command = [sys.executable, "-m", "rerank_plugins", "serve", "rerank.toml", "--port", "0"]
     done = subprocess.run(
@@ -271,7 +271,7 @@ def lock(folder, *specs):
 
 @pytest.mark.slow  # starts several processes, and loads torch
 @pytest.mark.parametrize("what", ["not listed", "changed"])
-def test_a_compared_model_that_is_not_as_it_was_locked_ends_the_server(tmp_path, checkpoint, what):
+def test_a_compared_model_that_differs_from_its_lock_ends_the_server(tmp_path, checkpoint, what):
     model = tmp_path / "model"
     shutil.copytree(checkpoint("bert"), model)
     if what == "changed":
@@ -313,7 +313,7 @@ def test_locked_models_are_served_and_compared(tmp_path, checkpoint):
 @pytest.mark.slow  # starts several processes, and loads torch
 @pytest.mark.parametrize("harm", ["missing", "truncated", "no tokenizer"])
 @pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
-def test_a_model_that_can_not_be_loaded_is_one_line_and_an_exit_code(
+def test_a_model_that_can_not_be_loaded_ends_with_one_line_and_an_exit_code(
     tmp_path, checkpoint, harm, flags
 ):
     model = tmp_path / "model"

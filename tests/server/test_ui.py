@@ -1,4 +1,4 @@
-"""The page at `/ui`, as it is sent."""
+"""The page at `/ui` as the server sends it."""
 
 import base64
 import hashlib

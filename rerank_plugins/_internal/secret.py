@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 __all__ = ["Secret"]
 
 
@@ -27,6 +29,9 @@ class Secret:
     def after(self, prefix: str) -> Secret:
         """Return the secret with `prefix` before it."""
         return Secret(prefix + self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret can't be pickled")
 
     def __bool__(self) -> bool:
         return bool(self._value)

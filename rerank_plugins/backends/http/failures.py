@@ -16,7 +16,7 @@ from rerank_plugins.errors import (
     InvalidResponse,
 )
 
-__all__ = ["FOREIGN", "are_headers_too_long", "translated"]
+__all__ = ["FOREIGN", "are_headers_too_long", "strip", "translated"]
 
 FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
 """What the client library raises, and the limits of time around it."""
@@ -46,7 +46,7 @@ def translated(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
 
     The cause loses its frames and its request: both hold the key, and crash reporters print them.
     """
-    _strip(exc)
+    strip(exc)
     if isinstance(exc, httpx.TransportError) and _is_not_http(exc):
         # Without its cause, which quotes what came: that may hold one of our texts.
         return InvalidResponse(f"{call.where}: the response is not HTTP; check `base_url`")
@@ -117,7 +117,8 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
             waiting += filter(None, (cause.__context__, cause.__cause__))
 
 
-def _strip(exc: BaseException) -> None:
+def strip(exc: BaseException) -> None:
+    """Take the frames and the request off an error and all that it holds on to."""
     for cause in _causes(exc):
         cause.__traceback__ = None
         if isinstance(cause, httpx.RequestError):

@@ -20,6 +20,7 @@ from rerank_plugins.backends.http.client import httpcore, httpx
 __all__ = ["is_answered", "replace_network", "thread_deadline"]
 
 _WRITE_SIZE = 2**16
+_UNASKED = "the server sent something that nobody asked for"
 
 _thread = threading.local()
 
@@ -140,6 +141,8 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self.has_read and self._stream.get_extra_info("is_readable"):
+            raise httpcore.ReadError(_UNASKED)
         self.has_read = False
         for start in range(0, len(buffer), _WRITE_SIZE):
             part = buffer[start : start + _WRITE_SIZE]
@@ -204,10 +207,23 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the library's signature
-        if self.has_read and self._tls is not None and _holds_more(self._tls):
-            raise httpcore.ReadError("the server sent something that nobody asked for")
+        if self.has_read and self._holds_more():
+            raise httpcore.ReadError(_UNASKED)
         self.has_read = False
         await self._stream.write(buffer, timeout)
+
+    def _holds_more(self) -> bool:
+        """Whether bytes, or the end, arrived that were not read; no socket shows encrypted ones."""
+        if self._tls is not None:
+            try:
+                self._tls.read(1)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return True
+            else:
+                return True
+        return bool(self._stream.get_extra_info("is_readable"))
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -222,14 +238,3 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
-
-
-def _holds_more(tls: ssl.SSLObject) -> bool:
-    """Whether encrypted bytes, or the end, arrived that were not read: no socket shows these."""
-    try:
-        tls.read(1)
-    except ssl.SSLWantReadError:
-        return False
-    except ssl.SSLError:
-        return True
-    return True

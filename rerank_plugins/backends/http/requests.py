@@ -226,9 +226,11 @@ class RequestFlow:
             max_values = _RESPONSE_VALUES + _VALUES_PER_DOCUMENT * count
             return self._read(parse_json(response, max_values=max_values), count)
         except BackendError as exc:
-            message = quote_message(response, key=key, texts=[*query, *part.texts])
-            reason = f"{exc}; the server says {message}" if message else str(exc)
-            raise type(exc)(f"{endpoint.where}: {reason}") from exc
+            kind, problem = type(exc), key.mask(str(exc)) or "the response can't be used"
+        # Outside of the handler: what was raised there may hold the key, sent back as a header.
+        if message := quote_message(response, key=key, texts=[*query, *part.texts]):
+            problem += f"; the server says {message}"
+        raise kind(f"{endpoint.where}: {problem}")
 
     def _read(self, body: object, count: int) -> Scores:
         """Read scores and usage; a user's own dialect may stumble over a body or misread it."""

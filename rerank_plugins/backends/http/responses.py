@@ -31,6 +31,8 @@ LOCATION = "rerank_plugins.location"
 """The extension of a response that holds its `Location`."""
 _CONNECTING = "connection.connect_tcp.started"
 _CONNECTION_ERRORS = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)
+_PACKINGS = frozenset({"br", "compress", "deflate", "gzip, gzip", "x-gzip", "zstd"})
+"""What messages name; all else may be anything."""
 _GZIP = 31  # zlib's number for it
 
 
@@ -157,9 +159,8 @@ class ResponseReader:
         if encoding == "gzip":
             content = self._unpack(content)
         elif encoding != "identity":
-            raise InvalidResponse(
-                f"{self.where}: the response is packed as {encoding[:20]!r}, unrequested"
-            )
+            how = repr(encoding) if encoding in _PACKINGS else "something else"
+            raise InvalidResponse(f"{self.where}: the response is packed as {how}, unrequested")
         if location := response.extensions.get(LOCATION):
             response.headers["location"] = location
         return HTTPResponse(response.status_code, response.headers, content[: self._limit])

@@ -16,7 +16,7 @@ from rerank_plugins._internal import flow
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.client import httpx
-from rerank_plugins.backends.http.failures import FOREIGN, translated
+from rerank_plugins.backends.http.failures import FOREIGN, strip, translated
 from rerank_plugins.backends.http.network import replace_network, thread_deadline
 from rerank_plugins.backends.http.responses import (
     LOCATION,
@@ -235,6 +235,7 @@ def _usable_proxy() -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError) as exc:
+        strip(exc)  # they hold the proxy's password
         raise ConfigError(f"the proxy that the environment names can't be used: {exc}") from exc
 
 

@@ -68,6 +68,9 @@ FAILURES = {
     "a reset": reset,
     "a server that hangs up": hang_up,
     "another protocol": faults()["not HTTP"],
+    "a key as media type": FakeResponse(b"", content_type=f"text/{KEY}"),
+    "a key as packing": FakeResponse(b"", headers={"Content-Encoding": KEY}),
+    "a redirect to a key": FakeResponse(b"", 302, {"Location": f"http://{KEY}/"}),
     "broken JSON": FakeResponse(b'{"results": "panda'),
     "dripping": drip(),
     "endless headers": faults()["endless headers"],
@@ -135,6 +138,14 @@ def test_no_cause_holds_a_key_of_a_server_that_is_not_there(ask):
 def test_wrong_options_do_not_show_the_key_either(make_it):
     with pytest.raises(RerankError) as caught:
         make_it()
+
+    assert KEY not in report(caught.value)
+
+
+def test_an_unusable_proxy_does_not_show_its_password(fake_server, ask, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"ftp://user:{KEY}@proxy")
+    with pytest.raises(RerankError, match="proxy") as caught:
+        ask(make(fake_server))
 
     assert KEY not in report(caught.value)
 

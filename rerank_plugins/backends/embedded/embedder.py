@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rerank_plugins.backends.embedded.late_interaction import TokenVectors, quantize
-from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.token_cache import TokenCache
 from rerank_plugins.errors import BackendError
 

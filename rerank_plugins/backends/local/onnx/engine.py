@@ -25,8 +25,8 @@ from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTa
 from rerank_plugins.backends.local.onnx.build.linear import Precision
 from rerank_plugins.backends.local.onnx.build.verify import Sample, verify, with_peaks
 from rerank_plugins.backends.local.onnx.build.weights import Array
-from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
 from rerank_plugins.backends.local.onnx.session import Session
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.scores import Scores

@@ -12,7 +12,7 @@ import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.onnx.build.weights import Array
-from rerank_plugins.backends.local.onnx.oom import is_out_of_memory
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.errors import BackendError, BackendOutOfMemory, ConfigError
 
 __all__ = ["Session"]

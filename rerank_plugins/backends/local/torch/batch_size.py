@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
-from rerank_plugins.backends.local.torch.model import is_out_of_memory
 
 __all__ = ["find_batch_size"]
 

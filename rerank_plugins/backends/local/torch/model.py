@@ -12,10 +12,11 @@ from transformers.utils import logging as transformers_logging
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
-__all__ = ["choose_devices", "choose_dtype", "is_out_of_memory", "limit_memory", "load_model"]
+__all__ = ["choose_devices", "choose_dtype", "limit_memory", "load_model"]
 
 
 def choose_devices(device: str) -> list[torch.device]:
@@ -156,11 +157,3 @@ def load_model(
                 'dtype="float16", or device="cpu"'
             ) from exc
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

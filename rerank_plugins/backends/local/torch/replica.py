@@ -15,12 +15,12 @@ from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import resident_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.local.torch.batch_plan import plan_batches, tokens_in_batch
 from rerank_plugins.backends.local.torch.batch_size import find_batch_size
 from rerank_plugins.backends.local.torch.forward import Forward, choose_forward, overflows
-from rerank_plugins.backends.local.torch.model import is_out_of_memory
 from rerank_plugins.errors import BackendError, BackendOutOfMemory
 from rerank_plugins.scheduler import BatchLimit
 

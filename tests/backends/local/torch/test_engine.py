@@ -157,6 +157,7 @@ def test_a_smaller_memory_is_found_and_remembered(
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
         MemoryError("Unable to allocate 8 GiB"),
     ],
 )

@@ -20,6 +20,7 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
+from rerank_plugins.backends.local.shards import INDICES, shards
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Checkpoint", "resolve"]
@@ -228,6 +229,9 @@ def _read(
             f"{model!r} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
             "you trust its files: unpickling can run any code"
         )
+    for name in INDICES:
+        if (folder / name).exists():
+            shards(folder / name)  # transformers would read files elsewhere, too
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}

@@ -46,7 +46,8 @@ def read_header(path: Path) -> Header:
     """Read the header of a safetensors file.
 
     Raises:
-        ConfigError: the file can't be read, or a tensor lies outside it.
+        ConfigError: the file can't be read, or its tensors do not fill it one after the other, as
+            the format wants it: two that overlap would share their numbers.
     """
     try:
         file_size = path.stat().st_size
@@ -60,33 +61,54 @@ def read_header(path: Path) -> Header:
     size = _LENGTH_BYTES + length
     entries.pop("__metadata__", None)
     tensors = {name: _entry(name, entry, size, path) for name, entry in entries.items()}
-    for name, tensor in tensors.items():
+    end = size
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if not size <= tensor.start <= tensor.end <= file_size:
             raise broken_file(path, f"{name!r} lies outside the file")
+        if tensor.start != end:
+            kind = "overlaps another tensor" if tensor.start < end else "leaves a gap before it"
+            raise broken_file(path, f"{name!r} {kind}")
+        end = tensor.end
+    if end != file_size:
+        raise broken_file(path, f"{file_size - end} bytes belong to no tensor")
     return Header(size, tensors)
 
 
 def _entry(name: str, entry: Any, header_size: int, path: Path) -> TensorEntry:
     try:
-        start, end = (int(offset) for offset in entry["data_offsets"])
-        shape = tuple(int(axis) for axis in entry["shape"])
+        start, end = (_count(offset) for offset in entry["data_offsets"])
+        shape = tuple(_count(axis) for axis in entry["shape"])
         return TensorEntry(str(entry["dtype"]), shape, header_size + start, header_size + end)
     except (KeyError, TypeError, ValueError) as exc:
         raise broken_file(path, f"the entry of {name!r} is malformed") from exc
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(value)
+    return value
 
 
 def parse_json_object(text: bytes, path: Path) -> dict[str, Any]:
     """Parse a JSON object that stands in a file.
 
     Raises:
-        ConfigError: it is not valid JSON, or not an object.
+        ConfigError: it is not valid JSON, or not an object, or an object has a name twice.
     """
     try:
-        parsed = json.loads(text)
-    except ValueError as exc:
+        parsed = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as exc:
         raise broken_file(path, "its JSON is invalid") from exc
     if not isinstance(parsed, dict):
         raise broken_file(path, "its JSON is not an object")
+    return parsed
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object of which each reader would take another value."""
+    parsed = dict(pairs)
+    if len(parsed) < len(pairs):
+        raise ValueError
     return parsed
 
 

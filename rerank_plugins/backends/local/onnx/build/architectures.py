@@ -111,22 +111,21 @@ class _Weights:
         """Return an embedding table, in the dtype it is stored in."""
         return self._tensor(f"{name}.weight")
 
-    def linear(self, *names: str) -> Linear:
-        """Return a linear layer, or several with the same input as one."""
+    def linear(self, *names: str, bias: bool = True) -> Linear:
+        """Return a linear layer, or several with the same input as one.
+
+        Whether there is a bias is the architecture's choice: a file that lacks one is broken.
+        """
         weights = [_float32(self._tensor(f"{name}.weight")) for name in names]
-        biases = [self._optional(f"{name}.bias") for name in names]
-        present = [bias for bias in biases if bias is not None]
-        return Linear(_stack(weights), _stack(present) if present else None)
+        biases = [_float32(self._tensor(f"{name}.bias")) for name in names if bias]
+        return Linear(_stack(weights), _stack(biases) if biases else None)
 
-    def norm(self, name: str) -> Norm:
+    def norm(self, name: str, *, bias: bool = True) -> Norm:
         """Return a layer norm; old files call its weight `gamma` and its bias `beta`."""
-        weight = self._optional(f"{name}.weight")
-        if weight is None:
-            return Norm(_float32(self._tensor(f"{name}.gamma")), self._optional(f"{name}.beta"))
-        return Norm(weight, self._optional(f"{name}.bias"))
-
-    def _optional(self, name: str) -> Array | None:
-        return _float32(self._tensor(name)) if self._prefix + name in self._tensors else None
+        is_old = f"{self._prefix}{name}.gamma" in self._tensors
+        weight_name, bias_name = ("gamma", "beta") if is_old else ("weight", "bias")
+        weight = _float32(self._tensor(f"{name}.{weight_name}"))
+        return Norm(weight, _float32(self._tensor(f"{name}.{bias_name}")) if bias else None)
 
     def _tensor(self, name: str) -> Array:
         try:
@@ -218,17 +217,21 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
         "full_attention": _rotary(config, "full_attention", "global_rope_theta", 160_000.0),
         "sliding_attention": _rotary(config, "sliding_attention", "local_rope_theta", 10_000.0),
     }
+    norm_bias, attention_bias, feed_bias = (
+        bool(config.get(name, default=False))
+        for name in ("norm_bias", "attention_bias", "mlp_bias")
+    )
     layers = []
     for i, kind in enumerate(kinds):
         layer = body.below(f"layers.{i}")
         layers.append(
             Layer(
-                attention_norm=layer.norm("attn_norm") if i else None,
-                attention_in=layer.linear("attn.Wqkv"),
-                attention_out=layer.linear("attn.Wo"),
-                feed_norm=layer.norm("mlp_norm"),
-                feed_in=layer.linear("mlp.Wi"),
-                feed_out=layer.linear("mlp.Wo"),
+                attention_norm=layer.norm("attn_norm", bias=norm_bias) if i else None,
+                attention_in=layer.linear("attn.Wqkv", bias=attention_bias),
+                attention_out=layer.linear("attn.Wo", bias=attention_bias),
+                feed_norm=layer.norm("mlp_norm", bias=norm_bias),
+                feed_in=layer.linear("mlp.Wi", bias=feed_bias),
+                feed_out=layer.linear("mlp.Wo", bias=feed_bias),
                 rotary=rotary[kind],
                 window=config["local_attention"] // 2 if kind == "sliding_attention" else None,
             )
@@ -236,9 +239,11 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
     head = None
     if weights.has("classifier"):
         head = Head(
-            dense=weights.linear("head.dense"),
+            dense=weights.linear(
+                "head.dense", bias=bool(config.get("classifier_bias", default=False))
+            ),
             activation=config.activation("classifier_activation", "gelu"),
-            norm=weights.norm("head.norm"),
+            norm=weights.norm("head.norm", bias=norm_bias),
             classifier=weights.linear("classifier"),
             pooling=config["classifier_pooling"],
         )
@@ -247,7 +252,7 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
             words=body.table("embeddings.tok_embeddings"),
             positions=None,
             types=None,
-            norm=body.norm("embeddings.norm"),
+            norm=body.norm("embeddings.norm", bias=norm_bias),
         ),
         layers=tuple(layers),
         heads=config["num_attention_heads"],
@@ -255,7 +260,7 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
         epsilon=config["norm_eps"],
         gated=True,
         norm_first=True,
-        last_norm=body.norm("final_norm"),
+        last_norm=body.norm("final_norm", bias=norm_bias),
         head=head,
     )
 

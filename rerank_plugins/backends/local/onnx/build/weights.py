@@ -15,9 +15,9 @@ from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.safetensors_header import (
     TensorEntry,
     broken_file,
-    parse_json_object,
     read_header,
 )
+from rerank_plugins.backends.local.shards import shards
 
 __all__ = ["Array", "Tensors"]
 
@@ -45,14 +45,18 @@ class Tensors(Mapping[str, Array]):
         if single.exists():
             files = [single]
         elif index.exists():
-            shards = parse_json_object(index.read_bytes(), index).get("weight_map", {})
-            files = [folder / Path(name).name for name in sorted(set(shards.values()))]
+            files = shards(index)
         else:
             raise UnsupportedByEngine(
                 f"{str(folder)!r} holds no model.safetensors; save the model in that format, "
                 'or use engine="torch"'
             )
-        self._entries = {name: entry for file in files for name, entry in _readable(file)}
+        self._entries: dict[str, tuple[Path, TensorEntry]] = {}
+        for file in files:
+            for name, entry in _readable(file):
+                if name in self._entries:
+                    raise broken_file(file, f"{name!r} is in {self._entries[name][0].name!r} too")
+                self._entries[name] = entry
 
     def __getitem__(self, name: str) -> Array:
         file, entry = self._entries[name]

@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra `local`")
 import onnxruntime
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.onnx.build.architectures import MODEL_TYPES, read_encoder
@@ -187,6 +188,33 @@ def test_an_unsupported_architecture_is_refused(changed, message, tmp_path: Path
 
     with pytest.raises(UnsupportedByEngine, match=message):
         build_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("Bert", SMALL),
+        ("Electra", SMALL),
+        ("Roberta", SMALL),
+        ("ModernBert", SMALL),
+        (
+            "ModernBert",
+            SMALL
+            | dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True),
+        ),
+    ],
+    ids=["bert", "electra", "roberta", "modernbert", "modernbert with biases"],
+)
+def test_no_weight_may_be_missing(name, config, tmp_path: Path):
+    """Least of all a bias, which would silently be zero."""
+    make_model(name, config).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    assert build_encoder(tmp_path)
+    for missing in weights:
+        save_file({name: tensor for name, tensor in weights.items() if name != missing}, file)
+        with pytest.raises(UnsupportedByEngine, match=f"{missing}|no classification head"):
+            build_encoder(tmp_path)
 
 
 def test_an_encoder_without_a_head_gives_tokens_only(tmp_path: Path):

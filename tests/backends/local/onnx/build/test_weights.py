@@ -55,16 +55,15 @@ def test_tensors_can_be_empty(tmp_path: Path):
     assert (0, 3) == Tensors(tmp_path)["x"].shape
 
 
-def test_shards_are_found_beside_their_index_only(tmp_path: Path):
-    """An index can't name files elsewhere."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    write(tmp_path, {"x": entry()}, b"\0" * 8)
-    index = {"weight_map": {"x": "../model.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path):
+    """Each reader would take another one."""
+    for name in ("a", "b"):
+        write(tmp_path, {"x": entry()}, b"\0" * 8).rename(tmp_path / name)
+    index = {"weight_map": {"x": "a", "y": "b"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
 
-    with pytest.raises(ConfigError, match="can't read"):
-        Tensors(folder)
+    with pytest.raises(ConfigError, match="'x' is in 'a' too"):
+        Tensors(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +73,15 @@ def test_shards_are_found_beside_their_index_only(tmp_path: Path):
         (b"[1, 2]", b""),
         ({"x": entry(offsets=(0, 4))}, b"\0" * 8),
         ({"x": entry(offsets=(4, 12))}, b"\0" * 8),
+        ({"x": entry(), "y": entry(offsets=(4, 12))}, b"\0" * 12),
+        ({"x": entry(), "y": entry()}, b"\0" * 8),
+        ({"x": entry(), "y": entry(offsets=(12, 20))}, b"\0" * 20),
+        ({"x": entry()}, b"\0" * 9),
+        ({"x": entry(), "y": entry("F8_E4M3", offsets=(0, 2))}, b"\0" * 8),
+        ({"x": entry(offsets=(0.0, 8))}, b"\0" * 8),
+        ({"x": entry(offsets=("0", 8))}, b"\0" * 8),
+        ({"x": entry(shape=(True, 2))}, b"\0" * 8),
+        (b'{"x": %b, "x": %b}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 8),
         ({"x": entry(offsets=(-8, 0))}, b"\0" * 8),
         ({"x": entry(shape=("a",))}, b"\0" * 8),
         ({"x": {"dtype": "F32"}}, b"\0" * 8),

@@ -13,6 +13,7 @@ from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.backends.deduplicate import deduplicate
+from rerank_plugins.backends.local.foreign_errors import load_errors
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, check_texts
 from rerank_plugins.scores import Scale, Scores
@@ -133,9 +134,10 @@ class EmbeddedBackend(Backend):
         from rerank_plugins.backends.embedded.embedder import TokenEmbedder  # noqa: PLC0415 - heavy
         from rerank_plugins.backends.embedded.scorer import LateInteractionScorer  # noqa: PLC0415
 
-        embedder = TokenEmbedder(
-            max_length=self._max_length,
-            threads=self._workers(),
-            cached_tokens=self._cached_tokens,
-        )
+        with load_errors(self.label):
+            embedder = TokenEmbedder(
+                max_length=self._max_length,
+                threads=self._workers(),
+                cached_tokens=self._cached_tokens,
+            )
         return LateInteractionScorer(embedder)

@@ -27,6 +27,7 @@ from rerank_plugins.backends.local.engine import (
     Request,
     query_text,
 )
+from rerank_plugins.backends.local.foreign_errors import load_errors, score_errors
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
@@ -195,7 +196,7 @@ class LocalBackend(Backend):
         """Score requests that `check_request` has let pass, whose documents are strings."""
         requests: Sequence[Request] = checked  # type: ignore[assignment]  # see above
         distinct = [deduplicate(documents) for _, documents in requests]
-        with self._use() as loaded:
+        with self._use() as loaded, score_errors(self.model):
             self._check_instructions(requests, loaded.checkpoint)
             logits = loaded.engine.logits(
                 [
@@ -288,25 +289,27 @@ class LocalBackend(Backend):
 
     def _resolve(self, *, local_files_only: bool) -> Checkpoint:
         options = self._options
-        return resolve(
-            options["model"],
-            revision=options["revision"],
-            cache_folder=options["cache_folder"],
-            local_files_only=local_files_only,
-            max_length=options["max_length"],
-            allow_pickle=options["allow_pickle"],
-            trust_remote_code=options["trust_remote_code"],
-            prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
-        )
+        with load_errors(self.model):
+            return resolve(
+                options["model"],
+                revision=options["revision"],
+                cache_folder=options["cache_folder"],
+                local_files_only=local_files_only,
+                max_length=options["max_length"],
+                allow_pickle=options["allow_pickle"],
+                trust_remote_code=options["trust_remote_code"],
+                prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
+            )
 
     def _load(self) -> LoadedModel:
         options = self._options
         check_installed(options["engine"])  # before gigabytes are fetched
-        checkpoint = self._resolve(local_files_only=options["local_files_only"])
         settings = EngineSettings(
             **{field.name: options[field.name] for field in fields(EngineSettings)}
         )
-        with hold_forks():  # transformers imports a model's module when it loads one
+        checkpoint = self._resolve(local_files_only=options["local_files_only"])
+        # transformers imports a model's module when it loads one
+        with load_errors(self.model), hold_forks():
             engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
 

@@ -133,8 +133,9 @@ def load_model(
         ValueError,
         safetensors.SafetensorError,
     ) as exc:
+        reason = " ".join(str(exc).split())
         raise ConfigError(
-            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {exc}"
+            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {reason}"
         ) from exc
     finally:
         if bars:

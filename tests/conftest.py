@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=[score, ascore])
 def ask(request: pytest.FixtureRequest) -> Any:
-    """Ask a backend in one of the two ways."""
+    """Score with a backend, synchronously or asynchronously."""
     return request.param
 
 

@@ -11,7 +11,7 @@ from tests.backends.http.remote import DOCUMENTS, GOOD, QUERY
 
 @pytest.fixture(params=["sync", "async"])
 def ask(request):
-    """Score in one of the two ways, on a backend that is closed afterwards."""
+    """Score with a backend, synchronously or asynchronously, and close it."""
 
     def sync(backend, documents=DOCUMENTS):
         with backend:

@@ -1,1 +1,1 @@
-"""Speed, memory and agreement of our engines beside other rerankers, in one run."""
+"""Speed, memory and agreement of our engines, compared with other rerankers."""

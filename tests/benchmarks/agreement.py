@@ -1,4 +1,4 @@
-"""Stage: how far scores lie from the reference's, on real texts."""
+"""Stage: how much scores differ from the reference's, on real texts."""
 
 from __future__ import annotations
 

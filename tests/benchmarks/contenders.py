@@ -1,4 +1,4 @@
-"""Who is measured: ours, sentence-transformers, and others on the same weights."""
+"""The contenders: ours, sentence-transformers, and others on the same weights."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LONGEST = "word " * 600
 def measure_footprint(
     names: Sequence[str], models: Path, peers: Path | None, log: IO[str], *, queries: int
 ) -> dict[str, Any]:
-    """Return MiB by model: of its weights, and of each process once loaded and at its peak.
+    """Return MiB by model: its weights, and each process once loaded and at its peak.
 
     Each scores 50 documents a query and, in one call, 20 of the greatest length.
     """

@@ -1,4 +1,4 @@
-"""A process that asks a rerank server as many clients do, and notes when each reply came."""
+"""A load generator in a process: sends requests of many clients, and times the replies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATIENCE = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked, by how many clients, and how often."""
+    """The requests, how many clients send them, and how often."""
 
     url: str
     """Of the server, with the path."""
@@ -60,12 +60,12 @@ class Reply:
 
     @property
     def seconds(self) -> float:
-        """From when it was due to the end of the reply."""
+        """The time from when the request was due to the end of its reply."""
         return self.ended - self.sent
 
 
 def generate(load: Load) -> list[Reply]:
-    """Run a load in a process of its own, and return what came of each request."""
+    """Run a load in a separate process, and return the outcome of each request."""
     done = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(asdict(load)),
@@ -77,7 +77,7 @@ def generate(load: Load) -> list[Reply]:
 
 
 class _Connection(asyncio.Protocol):
-    """A kept connection, with one request at a time."""
+    """A keep-alive connection, with one request at a time."""
 
     def __init__(self) -> None:
         self.is_open = True

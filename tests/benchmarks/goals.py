@@ -1,4 +1,4 @@
-"""What the project wants of its speed on a processor, beside what was measured."""
+"""The project's goals for speed on a CPU, and the figures measured."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _MODEL = "minilm"
 
 
 def ratio(measured: Mapping[str, Any], clock: str, name: str) -> float:
-    """Return how many times less of wall or processor time than the reference, at the median.
+    """Return the median speedup over the reference, in wall or processor time.
 
-    Calls are compared one by one, since each call brought all the same texts.
+    Calls are compared one by one, because all contenders get the same texts in each call.
     """
     pairs = zip(measured[clock][REFERENCE], measured[clock][name], strict=True)
     return statistics.median(reference / own for reference, own in pairs)
 
 
 def goals(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return goal, figure and verdict for what the results hold."""
+    """Return goal, figure and verdict for each goal that the results cover."""
     stages = {name: result["found"] for name, result in results.items()}
     return [*_goals(stages), *_client_goals(stages)]
 
@@ -99,7 +99,7 @@ def _client_goals(stages: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
 
 
 def _longest(*rounds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return, of rounds with equal requests, those with the most calls."""
+    """Among rounds with equal requests, return those with the most calls."""
     longest: dict[tuple[str, str], Mapping[str, Any]] = {}
     for measured in sorted(rounds, key=lambda r: len(r["wall"][REFERENCE])):
         longest[measured["mix"], measured["shape"]] = measured

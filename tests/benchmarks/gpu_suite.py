@@ -1,11 +1,11 @@
-"""Measure the torch engine on one GPU, beside sentence-transformers, in under ten minutes.
+"""Compare the torch engine on one GPU with sentence-transformers, in less than ten minutes.
 
     python tests/benchmarks/gpu.py --out results.json --table table.md
     python tests/benchmarks/gpu.py --tiny --device cpu     # runs anywhere and says nothing of speed
 
-Weights are random at the shapes of published rerankers, texts are made up of real words at the
-token lengths of SQuAD; no hub, no network. Every stage writes the results anew, one that fails or
-has no time left is recorded as such, and the others go on.
+Weights are random in the shapes of published rerankers; texts are random real words in the
+token lengths of SQuAD; no hub, no network. Every stage rewrites the results; a stage that fails or
+has no time left is recorded as not run, and the others go on.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ TINY = ("tiny", "tiny-qwen3")
 
 
 class Run:
-    """The results so far, the clock, and where they are kept."""
+    """The results so far, the time left, and the file for the results."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.device = torch.device(arguments.device)
@@ -104,7 +104,7 @@ class Run:
         self._end = time.monotonic() + arguments.budget
 
     def stage(self, name: str, seconds: float, work: Callable[[], None]) -> None:
-        """Do some work if there is time for it; say what went wrong, and go on."""
+        """Run a stage if there is time for it; record a failure, and go on."""
         if time.monotonic() + seconds > self._end:
             self.results["not_run"].append([name, "no time was left"])
             return
@@ -120,7 +120,7 @@ class Run:
             self._out.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
 
     def row(self, model: str, scorer: str, **figures: float) -> None:
-        """Record figures of one scorer, in the row that it has already or in a new one."""
+        """Record figures of one scorer, in its existing row or in a new one."""
         rows = self.results["rows"]
         for existing in rows:
             if (existing["model"], existing["scorer"]) == (model, scorer):
@@ -133,7 +133,7 @@ class Run:
         sys.stdout.flush()
 
     def wait(self) -> None:
-        """Wait until the device has done all its work."""
+        """Wait until the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -157,7 +157,7 @@ def measure_machine(run: Run) -> None:
 
 
 def measure_model(run: Run, name: str, folder: Path) -> None:
-    """Measure all scorers of one model shape, and how far they are from float32."""
+    """Measure all scorers of one model shape, and how much they differ from float32."""
     shape = SHAPES[name]
     decoder = isinstance(shape, Decoder)
     checkpoint = str(shape.build(folder))
@@ -274,7 +274,7 @@ def measure(
 def agree(
     run: Run, model: str, title: str, expected: Sequence[float], scores: Sequence[float]
 ) -> None:
-    """Record the largest difference in standard deviations of the scores, and the order's."""
+    """Record Kendall's τ, and the largest difference in standard deviations of the scores."""
     if not expected:
         return
     largest = max(abs(a - b) for a, b in zip(expected, scores, strict=True))
@@ -289,9 +289,9 @@ def agree(
 def queries_within(
     backend: LocalBackend, requests: Requests, limit: float, *, max_callers: int
 ) -> float:
-    """Return the most queries per second at which nineteen of twenty end within the limit.
+    """Return the highest rate of queries per second at which 95 % end within the limit.
 
-    Callers ask one after another; their number is doubled until the limit is passed.
+    Each caller sends one query after another; their number doubles until the limit is passed.
     """
     query, texts = requests[0]
 

@@ -1,4 +1,4 @@
-"""Install what is measured beside us, each where its needs don't contradict another's.
+"""Install the other contenders, each in its own environment.
 
 python tests/benchmarks/install.py DIR [NAME ...]
 

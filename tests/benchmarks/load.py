@@ -22,7 +22,7 @@ _Ask = Callable[[str, Sequence[str]], Awaitable[object]]
 
 
 def measure_load(*, callers: int, calls: int, rounds: int = 3) -> dict[str, Any]:
-    """Time each client in turns, on a server that answers at once; the middle round counts."""
+    """Time the clients in turns, on a server that answers at once; the median round counts."""
     (request,) = Workload().requests(Shape(1, 20))
     measured: dict[str, list[dict[str, float]]] = {"httpx": [], "rerank-plugins": []}
     with serving() as url:

@@ -1,4 +1,4 @@
-"""Stage: what the machine is, and how fast it multiplies."""
+"""Stage: the machine, and its peak speed of matrix products."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ print(json.dumps({
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, what it can do, and the versions of what runs on it."""
+    """Return the processor, its instruction sets, and the versions of the libraries."""
     processor = _cpu_info()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -79,7 +79,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def instructions() -> list[str]:
-    """Return what the processor can do that matters here."""
+    """Return the instruction sets of the processor that matter here."""
     flags = _cpu_info().get("flags", "").split()
     return [flag for flag in _FLAGS if flag in flags]
 

@@ -1,4 +1,4 @@
-"""The checkpoints that are measured, made on the spot: nothing comes from a hub."""
+"""The checkpoints of the benchmarks, built locally: nothing comes from a hub."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _spread(model: Any) -> None:
 
 
 def _write_tokenizer(target: Path, *, token_types: bool) -> None:
-    """Give each model the words of BERT, in files that old and new transformers read."""
+    """Write BERT's vocabulary, in files that old and new versions of transformers read."""
     shutil.copy(Path(embedded.__file__).with_name("tokenizer.json"), target / "tokenizer.json")
     special = {
         "unk_token": "[UNK]",

@@ -1,4 +1,4 @@
-"""Stages: what our HTTP client adds to a bare POST, and what a remembered score costs."""
+"""Stages: the overhead of our HTTP client over a bare POST, and of a cached score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["measure_cache", "measure_http"]
 
 
 class BarePost(Backend):
-    """What one would write by hand: a POST, and the scores by index, unchecked."""
+    """A hand-written client: a POST, and the scores by index, unchecked."""
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(trust_env=False)
@@ -53,7 +53,7 @@ class BarePost(Backend):
 
 
 def measure_http(*, calls: int) -> dict[str, Any]:
-    """Time our client beside a bare one on a server that answers at once."""
+    """Compare our client with a bare one, on a server that answers at once."""
     shape = Shape(1, 20)
     with (
         serving() as url,
@@ -67,7 +67,7 @@ def measure_http(*, calls: int) -> dict[str, Any]:
 
 
 def measure_cache(*, calls: int) -> dict[str, Any]:
-    """Time scores that are known already, in each kind of store; count Redis' commands."""
+    """Time cached scores in each kind of store; count the commands that Redis gets."""
     (request,) = Workload().requests(Shape(1, 100))
     figures: dict[str, Any] = {"pairs": len(request[1]), "ms": {}}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -50,7 +50,7 @@ class Peer(Backend):
         self.processor_seconds = 0.0
         """Used by the process so far, all its threads together."""
         self.memory: dict[str, int] = {}
-        """MiB `now`, at its `peak`, and `anonymous`: what is no file's."""
+        """MiB `now`, at its `peak`, and `anonymous`: without mapped files."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Stages: our server before a scorer of fixed cost, at rest, and far beyond what it can do."""
+"""Stages: our server with a scorer of fixed cost, below capacity and far above it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TEXTS = [("what is a panda?", [f"snippet {n} about a bear" for n in range(_DOCU
 
 
 def measure_steady(*, seconds: float, pair_seconds: float = 0.00025) -> dict[str, Any]:
-    """Ask as 64 clients at 60 % of what the scorer can do; what the server adds to the scorer.
+    """Send 60 % of the scorer's capacity as 64 clients; measure the time that the server adds.
 
-    Added is what a reply took, less all the time in which the scorer was busy meanwhile.
+    The time added is that of a reply minus the time for which the scorer was busy meanwhile.
     """
     rate = 0.6 / (pair_seconds * _DOCUMENTS)
     with _stub(pair_seconds) as (server, log):
@@ -51,7 +51,7 @@ def measure_steady(*, seconds: float, pair_seconds: float = 0.00025) -> dict[str
 
 
 def measure_flood(*, seconds: float, pair_seconds: float = 0.001) -> dict[str, Any]:
-    """Send ten times what the scorer can do, whatever becomes of it."""
+    """Send ten times the scorer's capacity, whether or not requests are answered."""
     capacity = 1 / (pair_seconds * _DOCUMENTS)
     with _stub(pair_seconds) as (server, _):
         before = _mib(server)
@@ -81,9 +81,9 @@ def measure_flood(*, seconds: float, pair_seconds: float = 0.001) -> dict[str, A
 
 
 def measure_soak(*, seconds: float, pair_seconds: float = 0.0005) -> dict[str, Any]:
-    """Ask at 70 % of what the scorer can do for a long time; what the server's process holds.
+    """Send 70 % of the scorer's capacity for a long time; measure the server's resources.
 
-    The first fifth of the time is to warm up, and not counted.
+    The first fifth of the time is a warm-up and does not count.
     """
     rate = 0.7 / (pair_seconds * _DOCUMENTS)
     rows: list[tuple[float, float, int, int]] = []

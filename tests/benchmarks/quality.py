@@ -1,11 +1,11 @@
-"""What local backends bring on judged sets, with intervals; writes the published table.
+"""Measure the quality of local backends on judged sets; write the published tables.
 
 python tests/benchmarks/quality.py --data DIR --backend embedded --backend NAME=SPEC \
     --out docs/quality/results.json --page docs/quality.md
 
-DIR holds folders as BEIR lays them out, each with BM25's candidates (`candidates.tsv`). Of each set
-300 questions are drawn, and those at odd positions are used: the others served to choose the
-embedded model's method. Scores are kept in `--scores`, so that it may be interrupted, and a model
+DIR holds BEIR folders, each with BM25's candidates (`candidates.tsv`). From each set
+300 questions are drawn, and those at odd positions are used: the others chose the
+embedded model's method. `--scores` saves scores, so that a run can be interrupted, and a model
 added later.
 """
 # ruff: noqa: T201 - a script talks to its terminal
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def held_out(data: Dataset) -> Dataset:
-    """Return the odd ones of 300 questions drawn; the even ones chose the embedded method."""
+    """Return the questions at odd positions of 300 drawn; the even ones chose the method."""
     queries = list(data.queries)
     drawn = np.random.default_rng(SEED).permutation(len(queries))[:DRAWN]
     chosen = [queries[position] for position in drawn if position % 2]
@@ -156,7 +156,7 @@ def _quality(results: Mapping[str, Any]) -> str:
 
 
 def _gain(row: Mapping[str, Any]) -> str:
-    """Write a gain with its interval; in bold where chance is an unlikely explanation."""
+    """Write a gain with its interval; in bold where it is significant."""
     mean, low, high = _span(row)
     shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
     return f"**{shown}**" if row["adjusted"] < 0.05 else shown
@@ -175,7 +175,7 @@ def _means(results: Mapping[str, Any], metric: str) -> str:
 
 
 def _pairs(results: Mapping[str, Any]) -> str:
-    """How many questions got better and worse, and how likely chance explains it."""
+    """Return how many questions got better and worse, with the corrected p."""
     rows = []
     for name, figures in _ordered(results):
         for label in results["backends"]:

@@ -20,7 +20,7 @@ _MODEL = "reranker"
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """A server that runs, and how to ask it."""
+    """A running server, and its requests."""
 
     server: Server
     path: str

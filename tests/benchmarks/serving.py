@@ -32,7 +32,7 @@ _LEAST = 16
 def measure_throughput(
     model: Path, servers: Path | None, *, requests: int, rounds: int, clients: Sequence[int]
 ) -> dict[str, Any]:
-    """Ask all servers in turns; their order changes, so that noise meets all of them.
+    """Send requests to all servers in turns; the order changes, so that noise affects all alike.
 
     Args:
         model: that all of them serve.

@@ -1,4 +1,4 @@
-"""Stage: how fast the contenders are in turns, how much memory they take."""
+"""Stage: the speed and memory of the contenders, measured in turns."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def measure_speed(
 def opened(
     asked: Sequence[Contender], model: Path, peers: Path | None, log: IO[str], stack: ExitStack
 ) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Start contenders one after another; return those that score, and why others do not."""
+    """Start contenders one after another; return those that score, and why the others do not."""
     scorers, missing = {}, {}
     for contender in asked:
         try:
@@ -96,7 +96,7 @@ def _measured(peers: dict[str, Peer], turn: Round, seed: int) -> dict[str, Any]:
 
 
 def _work(turn: Round, seed: int, model: str) -> dict[str, float]:
-    """Count the work of the same requests: a made-up word is one token of these models."""
+    """Count the operations of the same requests: a generated word is one token here."""
     workload = Workload(turn.mix, seed=seed)
     drawn = [workload.requests(turn.shape) for _ in range(turn.warm_up + turn.calls)]
     lengths = [

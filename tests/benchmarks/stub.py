@@ -1,4 +1,4 @@
-"""Our server in front of a scorer of a fixed cost, which writes down when it was busy."""
+"""Our server with a scorer of fixed cost, which logs when it is busy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch:
 
 
 class Stub(Backend):
-    """Takes the same time for each pair, without the processor, as a device of its own does.
+    """Waits a fixed time for each pair without using the CPU, as a separate device does.
 
     Args:
         seconds: per pair.
@@ -57,7 +57,7 @@ class Stub(Backend):
 
 
 def batches(log: Path) -> list[Batch]:
-    """Return what a stub has written down, but for the texts that warmed it up."""
+    """Return the batches that a stub has logged, without its warm-up."""
     scored = []
     for row in log.read_text(encoding="utf-8").splitlines():
         began, ended, *numbers = row.split()

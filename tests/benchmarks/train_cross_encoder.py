@@ -1,9 +1,9 @@
-"""Train a cross-encoder that really ranks, from the encoder of the benchmarks.
+"""Train a cross-encoder from the encoder of the benchmarks.
 
 python tests/benchmarks/train_cross_encoder.py GROUPS.jsonl.xz FOLDER [--evaluate SET ...]
 
-Whether 8 bits keep an order can only be judged by a model whose scores mean something. GROUPS
-holds a JSON object a line: `q`, a text; `pos`, a passage that answers it; `negs`, passages that
+Whether 8 bits keep an order can only be judged with a trained model. GROUPS
+holds one JSON object per line: `q`, a text; `pos`, a passage that answers it; `negs`, passages that
 look like it and don't. FOLDER becomes an ordinary checkpoint. A SET is a folder in the format of
 `tests/data`: its best candidates of BM25 are ranked again, and the figures of both are printed.
 One thread takes about 20 minutes and 2 GB.
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def read_groups(path: Path, count: int) -> Iterator[Group]:
-    """Draw groups of a file, and the negatives of each, the same ones every time."""
+    """Draw groups of a file, and the negatives of each, the same ones in every run."""
     drawn = random.Random(0)  # not for secrets
     with lzma.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
@@ -111,7 +111,7 @@ def train(model: Any, tokenizer: Any, groups: Sequence[Group]) -> None:
 
 
 def _batches(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
-    """Yield the groups of each step, in an order that is random but for pools of equal lengths."""
+    """Yield the groups of each step, shuffled within pools of similar length."""
     drawn = random.Random(1)  # not for secrets
     for start in range(0, len(groups) - _GROUPS + 1, _GROUPS * _POOL):
         pool = sorted(
@@ -123,7 +123,7 @@ def _batches(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
 
 
 def evaluated(model: Path, folder: Path, *, queries: int, documents: int) -> str:
-    """Rank BM25's best candidates of a set again; return the figures of both."""
+    """Rerank BM25's candidates of a set; return the figures of both orders."""
     corpus, questions = _texts(folder / "corpus.jsonl"), _texts(folder / "queries.jsonl")
     candidates: dict[str, list[str]] = {}
     for query, document, *_ in _rows(folder / "candidates.tsv"):

@@ -43,7 +43,7 @@ def sentence_transformers(model: str, **options: Any) -> Score:
 
 
 def flashrank(model: str) -> Score:
-    """A folder with the name of a model it knows; it cuts at 128 tokens unless told."""
+    """A folder with the name of a known model; its default truncates at 128 tokens."""
     from flashrank import Ranker, RerankRequest
 
     folder, name = os.path.split(model)
@@ -152,7 +152,7 @@ def _logit(probability: float) -> float:
 
 
 def _memory() -> dict[str, int]:
-    """MiB in memory now, at most, and of it what is no file's."""
+    """MiB in memory now, at the peak, and without mapped files."""
     fields = {"VmRSS": "now", "VmHWM": "peak", "RssAnon": "anonymous"}
     sizes = {}
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():

@@ -1,4 +1,4 @@
-"""The two ways to ask a backend, for tests of both; `FakeBackend` answers `[1.0, 0.0]`."""
+"""The sync and the async way to score, for tests of both; `FakeBackend` gives `[1.0, 0.0]`."""
 
 from __future__ import annotations
 

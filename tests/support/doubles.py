@@ -21,7 +21,7 @@ __all__ = ["Frozen", "Hungry", "Marked", "Stuck", "Unloadable", "Verbose", "Verb
 
 
 class Panic(BaseException):
-    """As libraries written in Rust raise it."""
+    """The kind of exception that libraries in Rust raise on a panic."""
 
 
 class Marked(Backend):

@@ -1,4 +1,4 @@
-"""What a process holds of the machine's memory. Linux only."""
+"""The resident memory of a process. Linux only."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def metric(url: str, name: str, **labels: str) -> float:
 
 
 def wait_until(reached: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait, and fail if it takes too long."""
+    """Wait until the condition holds; fail if that takes too long."""
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline

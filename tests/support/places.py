@@ -1,4 +1,4 @@
-"""Where things stand in the tree."""
+"""Paths of the repository."""
 
 from pathlib import Path
 

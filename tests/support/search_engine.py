@@ -1,6 +1,6 @@
 """A stand-in for Elasticsearch and OpenSearch on the loopback interface, for their clients.
 
-It speaks the documented wire format of the few calls that the recipes make (index creation and
+It serves the documented wire format of the few calls that the recipes make (index creation and
 deletion, `_bulk`, `_refresh`, `_search` with `match`), and finds by a real BM25. It is no server:
 its analysis and its scores are not theirs.
 """

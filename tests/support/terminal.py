@@ -19,7 +19,7 @@ def in_terminal(
 ) -> tuple[int, str]:
     """Run the command where `streams` are a terminal; give its exit code and what they showed.
 
-    Where `stderr` is none of them, nothing may come out of it.
+    If `stderr` is not among them, it must stay empty.
     """
     environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}
     environment |= {"RERANK_BACKEND": "embedded", "TERM": "xterm-256color", "COLUMNS": str(width)}

@@ -29,7 +29,7 @@ from rerank_plugins.wrappers.retry import RetryingBackend
 
 
 class Mine(Backend):
-    """The least that a backend must have."""
+    """A minimal backend."""
 
     scale: Scale = "logit"
 

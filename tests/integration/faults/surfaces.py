@@ -24,17 +24,17 @@ TOLERANCE = float(os.environ.get("RERANK_TEST_TOLERANCE", "5"))
 RANKED = [
     (TEXTS[item.index], item.score) for item in rank([word_overlap(QUERY, text) for text in TEXTS])
 ]
-"""What a healthy server makes of it: texts and scores, best first."""
+"""The result of a healthy server: texts and scores, best first."""
 
 
 class Surface:
-    """A backend behind one of the interfaces, asked in one of the two ways."""
+    """A backend behind one of the interfaces, called synchronously or asynchronously."""
 
     def __init__(self, name, mode):
         self.name, self.mode = name, mode
 
     def ask(self, backend, texts=TEXTS, *, query=QUERY, on_error="raise"):
-        """Return (text, score, status) of what is kept, in its order."""
+        """Return (text, score, status) of each document returned, in order."""
         if self.mode == "sync":
             return self.sync(backend, texts, query=query, on_error=on_error)
 
@@ -49,18 +49,18 @@ class Surface:
     def sync(self, backend, texts=TEXTS, *, query=QUERY, on_error="raise"):
         if self.name == "bare":
             return _ranked(texts, backend.score(query, texts))
-        reranker, given, read = self._adapter(backend, texts, on_error)
+        reranker, inputs, read = self._adapter(backend, texts, on_error)
         if self.name == "langchain":
-            return read(reranker.compress_documents(given, query))
-        return read(reranker.postprocess_nodes(given, query_str=query))
+            return read(reranker.compress_documents(inputs, query))
+        return read(reranker.postprocess_nodes(inputs, query_str=query))
 
     async def in_loop(self, backend, texts=TEXTS, *, query=QUERY, on_error="raise"):
         if self.name == "bare":
             return _ranked(texts, await backend.ascore(query, texts))
-        reranker, given, read = self._adapter(backend, texts, on_error)
+        reranker, inputs, read = self._adapter(backend, texts, on_error)
         if self.name == "langchain":
-            return read(await reranker.acompress_documents(given, query))
-        return read(await reranker.apostprocess_nodes(given, query_str=query))
+            return read(await reranker.acompress_documents(inputs, query))
+        return read(await reranker.apostprocess_nodes(inputs, query_str=query))
 
     def _adapter(self, backend, texts, on_error):
         settings = {"backend": backend, "top_n": None, "on_error": on_error}
@@ -76,9 +76,9 @@ def _langchain(texts, settings):
 
     from rerank_plugins.langchain import RerankCompressor  # noqa: PLC0415 - may be missing
 
-    def read(kept):
-        found = [(d.page_content, d.metadata) for d in kept]
-        return [(t, m.get("relevance_score"), m.get("rerank_status")) for t, m in found]
+    def read(ranked):
+        pairs = [(d.page_content, d.metadata) for d in ranked]
+        return [(t, m.get("relevance_score"), m.get("rerank_status")) for t, m in pairs]
 
     return RerankCompressor(**settings), [Document(page_content=text) for text in texts], read
 
@@ -88,8 +88,8 @@ def _llama_index(texts, settings):
 
     from rerank_plugins.llama_index import RerankPostprocessor  # noqa: PLC0415 - may be missing
 
-    def read(kept):
-        return [(n.node.text, n.score, n.node.metadata.get("rerank_status")) for n in kept]
+    def read(ranked):
+        return [(n.node.text, n.score, n.node.metadata.get("rerank_status")) for n in ranked]
 
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
     return RerankPostprocessor(**settings), nodes, read

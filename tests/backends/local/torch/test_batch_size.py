@@ -1,4 +1,4 @@
-"""The budget of a batch, on a device whose memory is made up."""
+"""The budget of a batch, on a device with simulated memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rerank_plugins.backends.local.torch.batch_size import measure_batch_size
 
 
 class Device:
-    """Has some bytes, and takes some per token while a batch runs."""
+    """A device with some free bytes, of which a batch takes some per token."""
 
     def __init__(self, free: int, per_token: int) -> None:
         self._free = free

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from operator import add
 
 from rerank_plugins._internal.nfkc import nfkc
 
@@ -18,8 +20,6 @@ _FUNCTION_WORDS = re.compile(
     "[的了在是和與与及為为什么甚麼哪些谁誰何怎樣样這这那於于由被以其之也就而或吗嗎呢多少几幾]"
 )
 """Chinese characters that say little about a text's subject; runs are split at them."""
-_MAX_SIZE = 3
-"""Letters in the longest n-gram."""
 _FEW = 256
 """N-grams that are sought one by one; more take longer than those of a whole document."""
 _DAMPING_LENGTH = 1_000
@@ -35,16 +35,16 @@ def split_unreadable(text: str) -> tuple[str, list[str]]:
     return _UNREADABLE.sub(" ", text), runs
 
 
-def ngrams(runs: list[str]) -> frozenset[str]:
+def ngrams(runs: Iterable[str]) -> frozenset[str]:
     """Return the distinct n-grams of runs.
 
     They have one to three letters of one run: they need no dictionary, and in Chinese they keep up
     with BM25 over words (see the table in docs/embedded.md).
     """
-    return frozenset(_ngrams(runs))
+    return frozenset(chain.from_iterable(map(_ngrams, runs)))
 
 
-def overlap(query: frozenset[str], document: list[str]) -> float:
+def overlap(query: frozenset[str], document: Sequence[str]) -> float:
     """Return the share of the query's n-grams that occur in the document's runs, from 0 to 1.
 
     It is damped by the document's length, as BM25 does, since long texts match by chance.
@@ -59,8 +59,6 @@ def overlap(query: frozenset[str], document: list[str]) -> float:
     return found / len(query) / (1.0 + len(text) / _DAMPING_LENGTH)
 
 
-def _ngrams(runs: list[str]) -> Iterator[str]:
-    for run in runs:
-        for size in range(1, _MAX_SIZE + 1):
-            for start in range(len(run) - size + 1):
-                yield run[start : start + size]
+def _ngrams(run: str) -> Iterator[str]:
+    pairs = list(map(add, run, run[1:]))
+    return chain(run, pairs, map(add, pairs, run[2:]))

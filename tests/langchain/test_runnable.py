@@ -142,9 +142,11 @@ def test_the_name_of_the_backend_is_not_read():
 
 def test_cancelling_reaches_the_backend_and_the_caller():
     outcome = []
+    scoring = asyncio.Event()
 
     class Endless(FakeBackend):
         async def ascore(self, query, documents):
+            scoring.set()
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
@@ -154,7 +156,7 @@ def test_cancelling_reaches_the_backend_and_the_caller():
     async def ask():
         with collect_runs() as runs:
             task = asyncio.create_task(RerankCompressor(Endless()).ainvoke(request()))
-            await asyncio.sleep(0.01)
+            await scoring.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

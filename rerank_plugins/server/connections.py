@@ -26,8 +26,11 @@ __all__ = ["HTTPConnection", "http_protocol"]
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 100
-_MAX_PIPELINED = 16
-"""Most requests that wait for the responses before theirs; after more the connection ends."""
+_MAX_AHEAD, _MAX_AHEAD_BYTES = 16, 65_536
+"""How many requests, and how much of them, may wait for the responses before theirs.
+
+The connection ends after those that came in full; a client sends the others again.
+"""
 
 _MAX_UNREAD_BYTES = 65_536
 """How much of a body waits for the application before the connection reads no more."""
@@ -38,8 +41,8 @@ _FRAMING_BYTES, _FRAMING_SHARE = 65_536, 4
 _BODY_GRACE = 1.25
 """How much longer a body may take here than in the application, which responds 408 to it."""
 
-_LINGER_SECONDS = 1.0
-"""How long a client that is still sending has to read the last response.
+_LINGER_SECONDS, _LINGER_BODIES = 1.0, 4
+"""How long a client that is still sending has to read the last response, and how much it may send.
 
 Closing at once would reset the connection, and the response might be lost with it.
 """
@@ -103,6 +106,8 @@ class HTTPConnection(asyncio.Protocol):
         """The number of heads and bodies that were complete."""
         self._part_bytes = 0
         self._body_bytes = 0
+        self._ahead_bytes = 0
+        """How much came of the requests that wait for another."""
         self._is_deaf = False
         """Whether what comes is no longer parsed."""
         self._has_eof = False
@@ -227,8 +232,12 @@ class HTTPConnection(asyncio.Protocol):
             self._connections.move(self, self._state, state)
             self._state = state
             self._start_clock()
+        if len(self._exchanges) <= 1:
+            self._ahead_bytes = 0
         held = self._transport.get_write_buffer_size()
-        if self._incoming is not None and not self._incoming.response_complete:
+        if state is State.HEAD:
+            held += self._part_bytes
+        elif self._incoming is not None and not self._incoming.response_complete:
             held += self._body_bytes
         self._connections.hold(self, held)
 
@@ -348,15 +357,16 @@ class HTTPConnection(asyncio.Protocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _check_budget(self) -> None:
+        most_unwanted = self._settings.body_bytes * _LINGER_BODIES
         if self._state is State.ENDING or self._is_deaf:
-            if self._part_bytes > self._settings.body_bytes:
+            if self._part_bytes > most_unwanted:
                 self._transport.abort()
         elif self._incoming is None:
             if self._part_bytes > _MAX_HEAD_BYTES:
                 self._refuse(*_HEADERS_TOO_LARGE)
         elif self._part_bytes > _FRAMING_BYTES + self._body_bytes // _FRAMING_SHARE:
             self._refuse(400, "framing_too_large", "the chunks of the body are too small")
-        elif self._incoming.response_complete and self._body_bytes > self._settings.body_bytes:
+        elif self._incoming.response_complete and self._body_bytes > most_unwanted:
             self._transport.abort()
 
     def _choose_reading(self) -> None:
@@ -378,10 +388,8 @@ class HTTPConnection(asyncio.Protocol):
     # As llhttp sees it
 
     def on_message_begin(self) -> None:
-        if len(self._exchanges) > _MAX_PIPELINED:
-            self._is_deaf = True
-            self._make_last()
-            raise _StopParsing
+        if len(self._exchanges) > _MAX_AHEAD:
+            self._drop_rest()
         self._in_head = True
         self._url = b""
         self._headers = []
@@ -420,9 +428,11 @@ class HTTPConnection(asyncio.Protocol):
         self._exchanges.append(self._incoming)
         self._body_bytes = 0
         self._end_part()
+        self._count_ahead(self._header_bytes)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._count_ahead(len(body))
         if self._incoming is not None:
             self._incoming.receive_body(body)
 
@@ -440,6 +450,21 @@ class HTTPConnection(asyncio.Protocol):
         self._header_bytes += size
         if self._header_bytes > _MAX_HEAD_BYTES or len(self._headers) > _MAX_HEADERS:
             self._stop(*_HEADERS_TOO_LARGE)
+
+    def _count_ahead(self, size: int) -> None:
+        if self._incoming is None or len(self._exchanges) <= 1:
+            return
+        self._ahead_bytes += size
+        if self._ahead_bytes > _MAX_AHEAD_BYTES:
+            self._exchanges.remove(self._incoming)
+            self._incoming = None
+            self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        """Serve what there is in full, and then end."""
+        self._is_deaf = True
+        self._make_last()
+        raise _StopParsing
 
     def _stop(self, status: int, type_: str, message: str) -> None:
         self._problem = status, type_, message

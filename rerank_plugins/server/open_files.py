@@ -17,8 +17,11 @@ _OTHER_FILES = 64
 """Files that are no connections: logs, pipes to models, keys, the loop's own."""
 
 _MAX_BACKLOG = 2048
-_BACKLOG_SHARE = 8
-"""The loop accepts all that wait before it can close one, so these need room too."""
+_BACKLOG_SHARE = 2
+"""The loop accepts all that wait before it can close one, so these need room too.
+
+With less of a queue, a client that meets a full one waits a second for its next try.
+"""
 
 
 def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:

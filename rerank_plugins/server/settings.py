@@ -135,7 +135,7 @@ class ServerSettings:
     """Most connections; the one that waits longest for its client makes room for another. If this
     many requests are in progress, more get 503, except for probes."""
     buffer_bytes: int = 256 * 1024 * 1024
-    """Most bytes of bodies that arrive and of responses that wait to be read, of all connections;
+    """Most bytes of requests that arrive and of responses that wait to be read, of all connections;
     the slowest make room for others."""
 
     batch_pairs: int = 256

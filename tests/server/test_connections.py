@@ -1,5 +1,6 @@
 """How a connection handles clients that misbehave when they send or read."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -14,6 +15,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+import uvicorn
+from uvicorn.server import ServerState
+
+from rerank_plugins.server import ServerSettings
+from rerank_plugins.server.connections import http_protocol
 from rerank_plugins.testing import FakeBackend
 from tests.support.monitoring import get, metric, wait_until
 from tests.support.serving import listening
@@ -22,6 +28,7 @@ MIB = 2**20
 KEY = "a-key-for-tests-0123456789"
 BODY = json.dumps({"query": "q", "documents": ["a"]}).encode()
 JSON = "Content-Type: application/json\r\n"
+CHUNKS = "Transfer-Encoding: chunked"
 SECONDS = 0.3
 LIMITS = {
     "header_seconds": SECONDS,
@@ -185,7 +192,6 @@ def test_invalid_http_gets_json_and_the_end_of_the_connection(url, case):
     assert "hello" not in error["message"]
 
 
-CHUNKS = "Transfer-Encoding: chunked"
 ENDLESS = {
     "trailers": (head("GET", "/livez", CHUNKS) + b"0\r\n", b"x-a: bbbbbbbbbbbb\r\n" * 1000),
     "one trailer": (head("GET", "/livez", CHUNKS) + b"0\r\nx-a: ", b"b" * 20_000),
@@ -397,12 +403,85 @@ def test_replies_come_in_the_order_of_their_requests(gate):
 def test_a_crowd_of_pipelined_requests_is_answered_in_part(gate):
     """A client sends the others again, on another connection (RFC 9112, 9.3.2)."""
     with listening(gate, warm_up=False) as url:
-        connection = opened(url, post() + head() * 10_000)
+        connection = opened(url, post() + head("GET", "/livez", "A: b") * 10_000)
         wait_until(lambda: metric(url, "rerank_queue_pairs") <= 1)
         gate.open.set()
         codes = statuses(received(connection))
 
     assert [200] * 17 == codes
+
+
+class Wire:
+    """Stands in for a transport whose client reads all."""
+
+    def __init__(self):
+        self.sent = b""
+        self.closed = False
+
+    def write(self, data):
+        self.sent += data
+
+    def close(self):
+        self.closed = True
+
+    def is_closing(self):
+        return self.closed
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+    def can_write_eof(self):
+        return False
+
+    def get_write_buffer_size(self):
+        return 0
+
+    def get_extra_info(self, name):
+        return None
+
+    def set_write_buffer_limits(self, high):
+        assert high == 0
+
+
+@pytest.mark.parametrize(
+    ("ahead", "served"),
+    [
+        (head("GET", "/1", "A: " + "b" * 30_000) * 9, 3),
+        (post(b" " * 30_000, path="/1") * 9, 3),
+        (post(b" " * 100_000, path="/1") * 2, 1),
+        (head("GET", "/1", CHUNKS) + chunked(b" " * 100_000) + head("GET", "/2"), 1),
+        (head("GET", "/1") * 99, 17),
+    ],
+)
+async def test_little_is_kept_of_what_waits_for_another_request(ahead, served):
+    """However much arrives in one piece."""
+    paths = []
+    arrived = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await arrived.wait()
+        paths.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    state = ServerState()
+    wire = Wire()
+    connection = http_protocol(ServerSettings())(config=config, server_state=state, app_state={})
+    connection.connection_made(wire)
+    connection.data_received(head("GET", "/0") + ahead)
+    arrived.set()
+    while state.tasks:
+        await asyncio.gather(*state.tasks)
+
+    assert ["/0", *["/1"] * (served - 1)] == paths
+    assert wire.closed
+    assert 1 == wire.sent.count(b"connection: close\r\n")
+    connection.connection_lost(None)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -484,6 +563,16 @@ def test_a_refused_body_of_legal_size_costs_no_connection(locked):
     connection = opened(locked, post(body) + last)
 
     assert [401, 200] == statuses(received(connection))
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/nope"])
+def test_who_sends_too_much_still_reads_why(url, path):
+    """Most clients send all of a body before they read."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection.request("POST", path, b"y" * 9 * MIB, {"content-type": "application/json"})
+
+    assert connection.getresponse().status == (404 if path == "/nope" else 413)
+    connection.close()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from rerank_plugins.backend import Backend
-from rerank_plugins.backends.local.lockfile import check_lock
+from rerank_plugins.backends.local.lockfile import LockedFiles, check_lock
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.process import ModelProcess
@@ -39,7 +39,7 @@ def isolate(
             backend,
             batch_seconds=settings.watchdog_seconds,
             load_seconds=settings.load_seconds,
-            prepare=None if lock is None else partial(check_lock, lock),
+            prepare=None if lock is None else partial(_check_files, lock),
             on_restart=on_restart,
         )
     children = [isolate(child, settings, on_restart=on_restart) for child in backend.children]
@@ -52,15 +52,23 @@ def isolate(
     return backend.with_children(children)
 
 
-def check_locked_models(backend: Backend, settings: ServerSettings) -> None:
+def check_locked_models(backend: Backend, settings: ServerSettings) -> list[LockedFiles]:
     """Check the files of the models that run in this process, before they load.
+
+    Returns:
+        The files of each, to check them again.
 
     Raises:
         ConfigError: a file of a model differs from the lock.
     """
-    if settings.model_lock is not None:
-        for model in _models_here(backend):
-            check_lock(settings.model_lock, model)
+    if settings.model_lock is None:
+        return []
+    return [check_lock(settings.model_lock, model) for model in _models_here(backend)]
+
+
+def _check_files(lock: str, model: Backend) -> Callable[[], None]:
+    """Check the files of a model in its own process; what is returned checks them again."""
+    return check_lock(lock, model).check
 
 
 def _models_here(backend: Backend) -> Iterator[Backend]:

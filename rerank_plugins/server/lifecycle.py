@@ -14,7 +14,8 @@ from typing import Any
 from rerank_plugins._internal.parallel import in_daemon_thread
 from rerank_plugins._internal.text_files import read_objects
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import BackendTimeout, DataError, RerankError
+from rerank_plugins.backends.local.lockfile import LockedFiles
+from rerank_plugins.errors import BackendTimeout, ConfigError, DataError, RerankError
 from rerank_plugins.hooks import BatchFinished, Event
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError
@@ -69,6 +70,7 @@ class Lifecycle:
         self._settings = settings
         self._metrics = metrics
         self._scoring: Scoring | None = None
+        self._locked: Sequence[LockedFiles] = ()
         self._warm_up_requests: Sequence[tuple[str, list[str]]] = ()
         self._out_of_memory = 0
         self._loading: Future[None] | None = None
@@ -162,6 +164,7 @@ class Lifecycle:
         self._loading = in_daemon_thread(self._become_ready, name="rerank-load")
         self._spawn(self._watch_load(self._loading))
         self._spawn(self._watch_lag())
+        self._spawn(self._watch_files())
         self._spawn(self._watch_memory())
 
     async def stop(self) -> None:
@@ -227,13 +230,16 @@ class Lifecycle:
         settings = self._settings
         if settings.cache_warm_up is not None:
             self._warm_up_requests = _read_requests(Path(settings.cache_warm_up))
-        check_locked_models(self.backend, settings)
+        locked = check_locked_models(self.backend, settings)
         facts: dict[str, object] = {"name": self.backend.name, "scale": self.backend.scale}
         if not self._is_remote:
             facts = self.backend.describe()
             if settings.warm_up:
                 for words in _WARM_UP_WORDS:
                     self.backend.score("what is a panda?", [" ".join(["panda"] * words)] * 8)
+        for files in locked:  # the engines opened them after they were checked
+            files.check()
+        self._locked = locked
         self.on_loaded()
         self.facts = facts = without_folders_in(facts)
         self._metrics.info.labels(
@@ -267,6 +273,17 @@ class Lifecycle:
             if self._out_of_memory and self._scoring is not None:
                 with contextlib.suppress(RerankError, MemoryError):
                     await self._scoring.score("what is a panda?", ["panda"])
+
+    async def _watch_files(self) -> None:
+        """Fail if a file of a locked model is changed; engines map some into memory."""
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                for files in self._locked:
+                    files.check()
+            except ConfigError as error:
+                self.fail(error)
+                return
 
     async def _watch_lag(self) -> None:
         """Measure how late the event loop wakes up, and log a batch that hangs."""

@@ -51,7 +51,9 @@ class ModelProcess(WrapperBackend):
         batch_seconds: a call that takes longer hangs, and its process is killed.
         load_seconds: a process that takes longer to load the model hangs, and is killed: the first
             call raises `BackendTimeout`, and later ones have another process started.
-        prepare: called with the backend in the new process, before anything else.
+        prepare: called with the backend in the new process, before anything else. What it returns
+            is called after the load and after each batch, and raises if the model can't be
+            trusted any more; the process is then replaced.
         on_restart: called in a thread whenever another process has to start; what it raises is
             logged.
 
@@ -141,6 +143,8 @@ class ModelProcess(WrapperBackend):
                 raise
             finally:
                 self._call_started = None
+            if isinstance(result.error, ModelRestarting):  # it must not score any more
+                self._drop(worker)
         scores: list[Scores] = result.unwrap()
         return scores
 

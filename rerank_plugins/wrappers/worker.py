@@ -20,9 +20,17 @@ from typing import Any, BinaryIO, TypeAlias
 
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend
-from rerank_plugins.errors import BackendCrashed, BackendError, BackendTimeout, BackendUnavailable
+from rerank_plugins.content import Requests
+from rerank_plugins.errors import (
+    BackendCrashed,
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+    RerankError,
+)
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
+from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers._requests import score_with
 
 __all__ = ["ModelCrashed", "ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
@@ -46,7 +54,11 @@ _run()
 """
 """What a worker runs. `multiprocessing` would run the main module of this process once more."""
 
-Prepare: TypeAlias = Callable[[Backend], None]
+Check: TypeAlias = Callable[[], None]
+"""Raises a `RerankError` if a loaded model can't be trusted any more."""
+
+Prepare: TypeAlias = Callable[[Backend], Check | None]
+"""Called before a backend loads its model."""
 
 
 class ModelRestarting(BackendUnavailable):
@@ -206,10 +218,14 @@ def _run() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         backend, prepare = pickle.load(source)  # noqa: S301  # of our own code
 
+        check: Check = _no_check
+
         def load() -> dict[str, object]:
+            nonlocal check
             if prepare is not None:
-                prepare(backend)
+                check = prepare(backend) or check
             facts: dict[str, object] = backend.describe()
+            check()
             gc.collect()
             gc.freeze()  # or collections would look through all libraries between two batches
             return facts
@@ -218,7 +234,21 @@ def _run() -> None:
             return
         while True:
             requests = pickle.load(source)  # noqa: S301  # of our own code
-            _send_result(out, partial(score_with, backend, requests))
+            _send_result(out, partial(_score, backend, requests, check))
+
+
+def _no_check() -> None:
+    """Find nothing wrong."""
+
+
+def _score(backend: Backend, requests: Requests, check: Check) -> list[Scores]:
+    """Score requests; the scores are those of the model that was checked when it loaded."""
+    scores = score_with(backend, requests)
+    try:
+        check()
+    except RerankError as exc:
+        raise ModelRestarting(str(exc), retry_after=2.0) from exc
+    return scores
 
 
 def _exit_with(parent: int) -> None:

@@ -298,6 +298,34 @@ def test_a_compared_model_that_differs_from_its_lock_ends_the_server(tmp_path, c
     assert done.stderr.splitlines()[-1].startswith(messages[what]), done.stderr
 
 
+@pytest.mark.slow  # starts several processes
+@pytest.mark.parametrize("flags", [(), ("--no-model-process",)], ids=["process", "thread"])
+def test_a_locked_model_that_changes_while_it_serves_scores_no_more(tmp_path, checkpoint, flags):
+    """The weights that are mapped into memory change with the file."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), model)
+    config = f'[backend]\nkind = "local"\nmodel = "{model}"\nengine = "onnx"\n'
+    lock(tmp_path, f"local:{model}")
+    table = 'model_lock = "model.lock"\n'
+    with server_process(tmp_path, *flags, table=table, config=config) as (process, url):
+        wait_for_status(url, 200)
+        assert 200 == fetch(url, "/v1/rerank", BODY)[0]
+        with (model / "model.safetensors").open("r+b") as weights:
+            weights.seek(-1, os.SEEK_END)
+            weights.write(b"!")
+        log = tmp_path / "log"
+        if flags:
+            assert 2 == process.wait(30)
+            last = log.read_text().splitlines()[-1]
+            assert last.startswith("error: the locked file 'model.safetensors' was changed")
+        else:
+            assert 503 == fetch(url, "/v1/rerank", BODY)[0]
+            while "'model.safetensors' is not the one in" not in log.read_text():
+                time.sleep(0.05)
+            assert 503 == fetch(url, "/v1/rerank", BODY)[0]
+            assert "model_restarting" == fetch(url)[1]["status"]
+
+
 @pytest.mark.slow  # starts several processes, and loads torch
 def test_locked_models_are_served_and_compared(tmp_path, checkpoint):
     lock(tmp_path, "embedded", f"local:{checkpoint('bert')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,14 +133,14 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Every file by its name within the folder, hidden ones left out."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        names = [path.relative_to(self.folder) for path in paths]
-        return {
-            name.as_posix(): path
-            for name, path in zip(names, paths, strict=True)
-            if not any(part.startswith(".") for part in name.parts)
-        }
+        """Every file by its name within the folder, also below links to other folders.
+
+        Hidden ones are left out: none is ever read.
+
+        Raises:
+            ConfigError: a link leads outside the folder, except to the blobs of the hub's cache.
+        """
+        return _files(self.folder)
 
 
 def resolve(
@@ -311,6 +312,31 @@ def _chosen(max_length: int | None, longest: int | None) -> int:
 def _weights(folder: Path) -> tuple[Path, ...]:
     safe = sorted(folder.glob("model*.safetensors"))
     return tuple(safe or sorted(folder.glob("pytorch_model*.bin")))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    top = folder.resolve()
+    # The hub's cache: models--owner--name/snapshots/COMMIT/… → models--owner--name/blobs/…
+    blobs = top.parent.parent / "blobs" if top.parent.name == "snapshots" else top
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *names):
+            path = here / name
+            target = path.resolve()
+            if name.startswith("."):
+                continue
+            if name in folders and here.resolve().is_relative_to(target):
+                raise ConfigError(f"{str(path)!r} is a link to a folder that it is in")
+            if not target.is_relative_to(top) and not target.is_relative_to(blobs):
+                raise ConfigError(
+                    f"{str(path)!r} is a link to a place outside the model's folder; copy what it "
+                    "leads to into the folder"
+                )
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = path
+    return dict(sorted(found.items()))
 
 
 def _text(path: Path) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.model_files import HasModelFiles, ModelFiles
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["check_lock", "lock_of"]
+__all__ = ["LockedFiles", "check_lock", "lock_of"]
+
+
+_State: TypeAlias = tuple[tuple[int, ...], ...]
+"""What tells one state of a file from another, of the file itself and of the link to it."""
 
 
 def lock_of(backends: Sequence[Backend]) -> dict[str, Any]:
@@ -26,20 +31,56 @@ def lock_of(backends: Sequence[Backend]) -> dict[str, Any]:
     models: list[dict[str, Any]] = []
     for backend in backends:
         for files in _model_files(backend):
-            entry = {"model": files.model, "revision": files.revision, "files": _digests(files)}
+            digests = _digests(files, LockedFiles())
+            entry = {"model": files.model, "revision": files.revision, "files": digests}
             if entry not in models:
                 models.append(entry)
     return {"models": models}
 
 
-def check_lock(lock: str, backend: Backend) -> None:
+class LockedFiles:
+    """The files of models whose content was that of a lock when it was read.
+
+    The engines open them by their names, and map some into memory. Each change to a file gives it
+    another state, and so does each change to what its name means; `check` looks for that.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[Path, _State] = {}
+
+    def add(self, path: Path, state: _State) -> None:
+        """Take in a file in the state in which it was read."""
+        self._states[path] = state
+
+    def check(self) -> None:
+        """Check that each file is still in the state in which it was read.
+
+        Raises:
+            ConfigError: one was written to, replaced or removed since.
+        """
+        for path, state in self._states.items():
+            try:
+                now = _state(path, path.stat())
+            except OSError:
+                now = None
+            if now != state:
+                raise ConfigError(
+                    f"the locked file {path.name!r} was changed while its model was in use"
+                )
+
+
+def check_lock(lock: str, backend: Backend) -> LockedFiles:
     """Check that the files of a backend's models are those of a lock, with none added.
+
+    Returns:
+        The files, to check them again once the models are loaded, and while they are in use.
 
     Raises:
         ConfigError: the lock can't be read or does not list a model, or a file of it was
-            changed, added or removed.
+            changed, added or removed, or lies outside the model's folder.
     """
     locked = _read(lock)
+    found = LockedFiles()
     for files in _model_files(backend):
         listed = [digests for model, digests in locked if model == files.model]
         if not listed:
@@ -48,9 +89,10 @@ def check_lock(lock: str, backend: Backend) -> None:
                 f"the model {files.model!r} is not in the lock {lock!r}, which lists {names}; lock "
                 f"all models together: rerank-plugins lock SPEC SPEC … -o {lock}"
             )
-        digests = _digests(files)
+        digests = _digests(files, found)
         if digests not in listed:
             raise ConfigError(_difference(files.model, digests, listed[0], lock))
+    return found
 
 
 def _read(lock: str) -> list[tuple[str, dict[str, str]]]:
@@ -90,10 +132,23 @@ def _model_files(backend: Backend) -> list[ModelFiles]:
     return [model.model_files() for model in models]
 
 
-def _digests(model: ModelFiles) -> dict[str, str]:
-    return {name: _sha256(path) for name, path in model.paths.items()}
+def _digests(model: ModelFiles, found: LockedFiles) -> dict[str, str]:
+    """Return the digest of each file by its name, and take them in as found."""
+    digests = {}
+    for name, path in model.paths.items():
+        try:
+            with path.open("rb") as file:
+                before = _state(path, os.fstat(file.fileno()))
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as exc:
+            raise ConfigError(f"can't read {str(path)!r}: {exc.strerror or exc}") from exc
+        found.add(path, before)
+    found.check()  # of what was written meanwhile, only a part may be in the digest
+    return digests
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _state(path: Path, file: os.stat_result) -> _State:
+    return tuple(
+        (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)
+        for each in (file, path.lstat())
+    )

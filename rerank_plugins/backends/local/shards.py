@@ -30,7 +30,8 @@ def shards(index: Path) -> list[Path]:
     for name in files.values():
         if (
             not isinstance(name, str)
-            or name in {"", ".."}
+            or not name
+            or name.startswith(".")
             or Path(name).name != name
             or "\\" in name
         ):

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +66,100 @@ def test_added_and_removed_files_are_found(model, lock):
     (model[0] / "tokenizer_config.json").unlink()
     with pytest.raises(ConfigError, match=r"lacks the file 'tokenizer_config\.json'"):
         check_lock(lock, load_backend(model[1]))
+
+
+def swapped(file):
+    other = file.with_name("other")
+    other.write_bytes(file.read_bytes())
+    other.replace(file)
+
+
+def written(file):
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.write(b"!")
+
+
+def written_with_its_time_set_back(file):
+    before = file.stat()
+    written(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swapped_and_back(file):
+    kept = file.rename(file.with_name("kept"))
+    file.write_bytes(b"")
+    kept.replace(file)
+
+
+def linked(file):
+    file.symlink_to(file.rename(file.with_name("kept")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [swapped, written, written_with_its_time_set_back, swapped_and_back, linked, Path.unlink],
+)
+def test_a_file_that_changes_after_it_was_checked_is_found(model, lock, change):
+    """Before it is opened to load it, or while it is in use."""
+    found = check_lock(lock, load_backend(model[1]))
+    found.check()
+    change(model[0] / "model.safetensors")
+
+    with pytest.raises(ConfigError, match=r"locked file 'model\.safetensors' was changed while"):
+        found.check()
+
+
+def test_files_below_a_linked_folder_are_locked(model):
+    (model[0] / "1_Real").mkdir()
+    (model[0] / "1_Real" / "config.json").write_text("{}")
+    (model[0] / "1_Link").symlink_to("1_Real", target_is_directory=True)
+    files = lock_of([load_backend(model[1])])["models"][0]["files"]
+
+    assert {"1_Real/config.json", "1_Link/config.json"} < files.keys()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_links_out_of_the_folder_are_refused(model, tmp_path, is_folder):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    target = outside if is_folder else outside / "config.json"
+    (model[0] / "1_Link").symlink_to(target, target_is_directory=is_folder)
+
+    with pytest.raises(ConfigError, match="1_Link' is a link to a place outside the model's"):
+        lock_of([load_backend(model[1])])
+
+
+def test_a_link_to_a_folder_around_it_is_refused(model):
+    (model[0] / "1_Link").symlink_to(".", target_is_directory=True)
+
+    with pytest.raises(ConfigError, match="1_Link' is a link to a folder that it is in"):
+        lock_of([load_backend(model[1])])
+
+
+def in_the_cache_of_the_hub(folder, cache):
+    """Arrange a model as the hub's client does; return the folder of its snapshot."""
+    snapshot = cache / "models--owner--name" / "snapshots" / ("0" * 40)
+    blobs = cache / "models--owner--name" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(folder.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    return snapshot
+
+
+def test_the_cache_of_the_hub_links_to_its_own_blobs(model, tmp_path):
+    snapshot = in_the_cache_of_the_hub(model[0], tmp_path / "hub")
+    backend = load_backend(f"local:{snapshot}")
+    entry = lock_of([backend])["models"][0]
+    assert lock_of([load_backend(model[1])])["models"][0]["files"] == entry["files"]
+
+    (snapshot / "more.json").symlink_to("../../../secret")
+    (tmp_path / "hub" / "secret").write_text("{}")
+    with pytest.raises(ConfigError, match=r"more\.json' is a link to a place outside"):
+        lock_of([backend])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_the_files_are_sorted_and_named_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "/a", "b/../a", "b/a", "..", ".", "", "..\\a", 5, None, ["a"]]
+    "name", ["../a", "/a", "b/../a", "b/a", "..", ".", ".a", "", "..\\a", 5, None, ["a"]]
 )
 def test_files_elsewhere_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="which is no file beside it"):

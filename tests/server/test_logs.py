@@ -29,6 +29,15 @@ def logged(handler, count):
         handler.handle(logging.LogRecord("test", logging.INFO, "", 0, "line %d", (number,), None))
 
 
+def fill(write):
+    """Fill a pipe, with long lines."""
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4095 + b"\n")
+    os.set_blocking(write, True)
+
+
 def read_all(handler, read):
     """Return the lines of a pipe until all that wait are in it."""
     os.set_blocking(read, False)
@@ -44,6 +53,7 @@ def read_all(handler, read):
 def test_lines_for_a_full_pipe_are_dropped_without_waiting(pipe):
     """Those that were dropped are counted once somebody reads again."""
     read, write = pipe
+    fill(write)
     handler = NonBlockingHandler(write)
     logged(handler, LINES)
     handler.flush()  # gives up
@@ -52,10 +62,9 @@ def test_lines_for_a_full_pipe_are_dropped_without_waiting(pipe):
     handler.flush()
     after = read_all(handler, read)
 
-    assert [f"line {number}" for number in range(len(before))] == before
-    dropped = LINES - len(before)
-    assert dropped > 0
-    assert [f"{dropped} lines of the log were dropped: nobody read them in time", "line 0"] == after
+    assert [f"line {number}" for number in range(4096)] == before[-4096:]
+    note = f"{LINES - 4096} lines of the log were dropped: nobody read them in time"
+    assert [note, "line 0"] == after
 
 
 def test_all_lines_are_written_in_order_before_the_end(pipe):

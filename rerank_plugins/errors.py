@@ -13,7 +13,7 @@ RerankError
     ├── BackendRejected                  refused: the same request will be refused again
     │   └── AuthenticationError          the key is missing, wrong, or lacks a right
     ├── BackendOutOfMemory (MemoryError) one query and document alone do not fit into memory
-    ├── DocumentQuarantined              a document ended the model's process twice: leave it out
+    ├── DocumentQuarantined              a document keeps ending the model's process: leave it out
     └── InvalidResponse                  answered, but not with one valid score per document
 """
 
@@ -105,7 +105,7 @@ class BackendOutOfMemory(BackendError, MemoryError):
 
 
 class DocumentQuarantined(BackendError):
-    """A document ended the process of the model twice, so requests that hold it are refused."""
+    """A document ended the model's process three times, so requests that hold it are refused."""
 
     document: int | None
     """Its index in the request."""

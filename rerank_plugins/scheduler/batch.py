@@ -18,7 +18,7 @@ from rerank_plugins.errors import (
 from rerank_plugins.hooks import BatchFinished, BatchShrunk, Dequeued, outcome_of
 from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.limit import BatchLimit
-from rerank_plugins.scheduler.quarantine import Quarantine
+from rerank_plugins.scheduler.quarantine import Quarantine, refusal
 from rerank_plugins.scheduler.request import Batch
 from rerank_plugins.scores import Scores, check_results, check_scores
 
@@ -36,7 +36,7 @@ class BatchScorer:
 
     A batch that fails is halved until the request that breaks it stands alone;
     `BackendUnavailable` fails all of it at once. After `BackendCrashed`, each document of it is
-    scored alone if it comes again, and refused once it is alone to blame. When memory runs out, the
+    scored alone if it comes again, and refused once it was alone twice. When memory runs out, the
     batch is scored in smaller parts, down to single documents. If these fit, the batch was too
     large, and the next ones are smaller; if one doesn't, it is to blame, and not the batch's size.
 
@@ -143,9 +143,9 @@ class BatchScorer:
         """Record what a process was scoring when it ended; return the error for it."""
         if pairs == 1:
             ((request, (index,)),) = batch
-            document = request.documents[index]
-            if self.quarantine.suspects(request.query, [document]) == [True]:
-                return self.quarantine.condemn(request.query, document, index)
+            if self.quarantine.suspect_alone(request.query, request.documents[index]):
+                return refusal(index)
+            return error
         for request, indices in batch:
             self.quarantine.suspect(request.query, request.part(indices))
         return error

@@ -10,7 +10,7 @@ from time import monotonic
 from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import DocumentQuarantined
 
-__all__ = ["Quarantine"]
+__all__ = ["Quarantine", "refusal"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,25 +23,27 @@ class Quarantine:
     """Remembers documents, each with its query, by what happened when they were scored.
 
     Those in progress when the process ended are suspects: each is scored alone when it comes again,
-    since one of them may end the next process, too. That costs one more process, and then it is
-    known which. Only hashes are kept, the last 4,096 of each kind, for ten minutes.
+    since one of them may end the next process, too. One that was alone twice is condemned; one that
+    is scored in between is not. So a process that ends by itself condemns nobody. Only hashes are
+    kept, the last 4,096 of each kind, for ten minutes.
     """
 
     def __init__(self) -> None:
         self._suspects = _Recent()
+        self._alone_once = _Recent()
         self._condemned = _Recent()
 
     def check(self, query: str | Query, documents: Sequence[Document]) -> None:
-        """Check that none of these documents ended the process twice.
+        """Check that none of these documents is condemned.
 
         Raises:
-            DocumentQuarantined: one did.
+            DocumentQuarantined: one is.
         """
         if not self._condemned:
             return
         for index, document in enumerate(documents):
             if (query, document) in self._condemned:
-                raise _refusal(index)
+                raise refusal(index)
 
     @property
     def has_suspects(self) -> bool:
@@ -57,17 +59,28 @@ class Quarantine:
         for document in documents:
             self._suspects.add((query, document))
 
-    def condemn(self, query: str | Query, document: Document, index: int) -> DocumentQuarantined:
-        """Record that a suspect was alone when the process ended; return the error for it."""
-        _log.error("a document ended the model's process twice, so it is refused for ten minutes")
-        self.clear(query, [document])
-        self._condemned.add((query, document))
-        return _refusal(index)
+    def suspect_alone(self, query: str | Query, document: Document) -> bool:
+        """Record that a document was alone when the process ended; return whether that is enough.
+
+        The first time, it was in progress as any other.
+        """
+        pair = query, document
+        if pair not in self._suspects:
+            self._suspects.add(pair)
+        elif pair not in self._alone_once:
+            self._alone_once.add(pair)
+        else:
+            _log.error("a document ended the model's process again and again; now it is refused")
+            self.clear(query, [document])
+            self._condemned.add(pair)
+            return True
+        return False
 
     def clear(self, query: str | Query, documents: Iterable[Document]) -> None:
         """Record that these documents have been scored."""
         for document in documents:
             self._suspects.remove((query, document))
+            self._alone_once.remove((query, document))
 
 
 class _Recent:
@@ -97,8 +110,10 @@ class _Recent:
         self._until.pop(hash(value), None)
 
 
-def _refusal(index: int) -> DocumentQuarantined:
+def refusal(index: int) -> DocumentQuarantined:
+    """Return the error for a request that holds a condemned document."""
     return DocumentQuarantined(
-        f"document {index} ended the model's process twice, so it is refused for now; leave it out",
+        f"document {index} ended the model's process three times, so it is refused for now; leave "
+        "it out",
         document=index,
     )

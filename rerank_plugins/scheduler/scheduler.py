@@ -41,7 +41,7 @@ class Scheduler:
     A batch that fails is halved until the request that breaks it stands alone, and only that one
     fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. After
     `BackendCrashed` the documents of the batch are scored alone if they come again; one that
-    crashes the backend alone is refused from then on, for ten minutes. When
+    crashes the backend alone, twice, is refused from then on, for ten minutes. When
     memory runs out (`MemoryError`), the batch is scored in smaller parts, down to single documents;
     if these fit, later batches are smaller for a while (see `BatchLimit`).
 
@@ -136,7 +136,7 @@ class Scheduler:
             wait: whether to wait for room in a full queue.
 
         Raises:
-            DocumentQuarantined: one of the documents ended the process of the model twice.
+            DocumentQuarantined: one of the documents ended the process of the model three times.
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
         self._scorer.quarantine.check(query, documents)

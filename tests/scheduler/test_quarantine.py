@@ -39,17 +39,17 @@ def ask(scheduler, texts, query="q", costs=None):
     return future.exception(30) or future.result()
 
 
-def test_a_document_that_crashes_alone_after_a_crash_is_refused(scheduler, process):
-    documents = ["aa", "kill", "b"]
-    assert isinstance(ask(scheduler, documents, costs=[1, 3, 2]), BackendCrashed)
-    second = ask(scheduler, documents, costs=[1, 3, 2])
-    with pytest.raises(DocumentQuarantined, match="document 1 ended the model's process") as third:
+def test_a_document_that_crashes_alone_twice_is_refused(scheduler, process):
+    documents, costs = ["aa", "kill", "b"], [1, 3, 2]
+    for _ in range(2):
+        assert isinstance(ask(scheduler, documents, costs=costs), BackendCrashed)
+    third = ask(scheduler, documents, costs=costs)
+    with pytest.raises(DocumentQuarantined, match="document 1 ended the model's process") as fourth:
         ask(scheduler, [*documents, "c"])
 
-    assert isinstance(second, DocumentQuarantined)
-    assert (1, 1) == (second.document, third.value.document)
-    assert ["kill"] == process.batches[-1]
-    assert 2 == len(process.batches)
+    assert isinstance(third, DocumentQuarantined)
+    assert (1, 1) == (third.document, fourth.value.document)
+    assert [["kill"], ["kill"]] == process.batches[1:]
     assert [2.0, 1.0] == ask(scheduler, ["aa", "b"])
 
 
@@ -66,6 +66,15 @@ def test_suspects_are_scored_alone_after_a_crash(scheduler, process):
     assert [["newer", "new"], ["bb"], ["a"], ["bb", "a"], ["ccc"]] == process.batches[1:]
 
 
+def test_a_document_that_is_alone_when_a_process_ends_by_itself_is_not_refused(scheduler, process):
+    for _ in range(3):
+        process.unlucky = True
+        assert isinstance(ask(scheduler, ["a"]), BackendCrashed)
+        assert isinstance(ask(scheduler, ["a"]), BackendCrashed)
+        process.unlucky = False
+        assert [1.0] == ask(scheduler, ["a"])
+
+
 @pytest.mark.parametrize("crashes", [1, 2, 3])
 def test_a_process_that_ends_by_itself_quarantines_no_document(scheduler, process, crashes):
     """However often it ends: what is scored in between is cleared."""
@@ -77,7 +86,7 @@ def test_a_process_that_ends_by_itself_quarantines_no_document(scheduler, proces
 
 
 def test_another_query_is_not_refused_for_the_document(scheduler, process):
-    for _ in range(2):
+    for _ in range(3):
         ask(scheduler, ["kill"], query="one")
     with pytest.raises(DocumentQuarantined):
         ask(scheduler, ["kill"], query="one")
@@ -92,7 +101,7 @@ def test_a_document_is_released_after_a_while(query, monkeypatch):
     monkeypatch.setattr(quarantine, "monotonic", lambda: now[0])
     quarantined = Quarantine()
     quarantined.suspect(query, ["a", "b"])
-    quarantined.condemn(query, "b", 0)
+    assert [False, True] == [quarantined.suspect_alone(query, "b") for _ in range(2)]
     with pytest.raises(DocumentQuarantined):
         quarantined.check(query, ["a", "b"])
     assert [True, False] == quarantined.suspects(query, ["a", "b"])

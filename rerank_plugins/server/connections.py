@@ -6,6 +6,7 @@ import asyncio
 import socket
 import uuid
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from uvicorn.server import ServerState
 from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.exchange import Exchange, status_line
+from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
 from rerank_plugins.server.settings import ServerSettings
 
@@ -65,6 +67,7 @@ class HTTPConnection(asyncio.Protocol):
         app_state: the state of the application's lifespan.
         settings: the limits.
         connections: all connections of the server.
+        on_refused: called with the type of each error that the application never sees.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class HTTPConnection(asyncio.Protocol):
         *,
         settings: ServerSettings,
         connections: Connections,
+        on_refused: Callable[[str], None],
     ) -> None:
         self._app = config.loaded_app
         self._root_path = config.root_path
@@ -84,6 +88,7 @@ class HTTPConnection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._settings = settings
         self._connections = connections
+        self._on_refused = on_refused
         self._transport: asyncio.Transport
         self._addresses: dict[str, Any] = {}
 
@@ -545,6 +550,7 @@ class HTTPConnection(asyncio.Protocol):
                 return
             incoming.disconnect()
             self._exchanges.remove(incoming)
+        self._on_refused(type_)
         request_id = uuid.uuid4().hex
         response = error_response(APIError(status, type_, message, close=True), request_id)
         head = [
@@ -571,7 +577,11 @@ def _address(address: Any) -> tuple[str, int] | None:
     return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None
 
 
-def http_protocol(settings: ServerSettings) -> Any:
+def http_protocol(settings: ServerSettings, metrics: ServerMetrics) -> Any:
     """Return what makes the connections of a server, for uvicorn's option `http`."""
-    connections = Connections(settings.max_connections, settings.buffer_bytes)
-    return partial(HTTPConnection, settings=settings, connections=connections)
+    return partial(
+        HTTPConnection,
+        settings=settings,
+        connections=Connections(settings.max_connections, settings.buffer_bytes),
+        on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
+    )

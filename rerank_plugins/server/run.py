@@ -45,7 +45,7 @@ def serve(app: FastAPI) -> Exception | None:
         app,
         host=settings.host,
         port=settings.port,
-        http=http_protocol(settings),
+        http=http_protocol(settings, app.state.metrics),
         backlog=backlog,
         ws="none",
         loop="auto",

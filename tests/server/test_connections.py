@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from random import Random
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +21,7 @@ from uvicorn.server import ServerState
 
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.connections import http_protocol
+from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.testing import FakeBackend
 from tests.support.monitoring import get, metric, wait_until
 from tests.support.serving import listening
@@ -178,6 +180,7 @@ INVALID_HTTP = {
 @pytest.mark.parametrize("case", INVALID_HTTP)
 def test_invalid_http_gets_json_and_the_end_of_the_connection(url, case):
     expected, sent = INVALID_HTTP[case]
+    before = metric(url, "rerank_rejected_total")
     with opened(url, sent) as raw:
         reply = http.client.HTTPResponse(raw)
         reply.begin()
@@ -190,6 +193,8 @@ def test_invalid_http_gets_json_and_the_end_of_the_connection(url, case):
     assert error["error"]["request_id"] == reply.headers["x-request-id"]
     assert error["error"]["message"] == error["detail"] == error["message"]
     assert "hello" not in error["message"]
+    assert before + 1 == metric(url, "rerank_rejected_total")
+    assert 1 <= metric(url, "rerank_rejected_total", reason=error["error"]["type"])
 
 
 ENDLESS = {
@@ -471,7 +476,8 @@ async def test_little_is_kept_of_what_waits_for_another_request(ahead, served):
     config.load()
     state = ServerState()
     wire = Wire()
-    connection = http_protocol(ServerSettings())(config=config, server_state=state, app_state={})
+    protocol = http_protocol(ServerSettings(), ServerMetrics())
+    connection = protocol(config=config, server_state=state, app_state={})
     connection.connection_made(wire)
     connection.data_received(head("GET", "/0") + ahead)
     arrived.set()
@@ -528,6 +534,53 @@ def test_expect_100_continue(url):
     reply = received(refused)
     assert [404] == statuses(reply)
     assert b"connection: close" in reply
+
+
+def in_chunks(random, body):
+    """Return a body in chunks of any lengths, with extensions and trailers."""
+    encoded = b""
+    while body:
+        length = random.randint(1, len(body))
+        extension = random.choice([b"", b";a=b", b";x"])
+        encoded += b"%x%b\r\n%b\r\n" % (length, extension, body[:length])
+        body = body[length:]
+    return encoded + b"0\r\n" + random.choice([b"", b"X: y\r\n"]) + b"\r\n"
+
+
+def any_request(random, *lines):
+    """Return a request, often one with another request in its body, and the expected status."""
+    method, path, body, status = random.choice(
+        [
+            ("GET", "/livez", b"", 200),
+            ("POST", "/v1/rerank", BODY, 200),
+            ("DELETE", "/nope", head("GET", "/info"), 404),
+            ("PUT", "/livez", head("GET", "/info")[:-1], 405),
+        ]
+    )
+    if "Connection: close" not in lines and random.random() < 0.3:
+        lines += ("Connection: Upgrade", "Upgrade: h2c")
+    if body and random.random() < 0.5:
+        sent = head(method, path, JSON.strip(), CHUNKS, *lines) + in_chunks(random, body)
+    else:
+        length = f"Content-Length: {len(body)}"
+        sent = head(method, path, JSON.strip(), length, *lines) + body
+    return sent, status
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_requests_in_any_order_and_pieces_get_their_replies(url, seed):
+    random = Random(seed)
+    requests = [any_request(random) for _ in range(random.randint(0, 6))]
+    requests.append(any_request(random, "Connection: close"))
+    data = b"".join(sent for sent, _ in requests)
+    pieces = sorted(random.sample(range(1, len(data)), random.choice([0, 1, 2, 8, 40])))
+    connection = opened(url)
+    for start, end in zip([0, *pieces], [*pieces, len(data)], strict=True):
+        connection.sendall(data[start:end])
+    if random.random() < 0.5:
+        connection.shutdown(socket.SHUT_WR)
+
+    assert [status for _, status in requests] == statuses(received(connection))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE"])

@@ -21,7 +21,7 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
-from rerank_plugins.backends.local.shards import INDICES, shards
+from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["Checkpoint", "resolve"]
@@ -236,6 +236,13 @@ def _read(
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
+    for name in tokenizer_config.get("fast_tokenizer_files") or ():
+        check_beside(folder / "tokenizer_config.json", name)
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{model!r} holds an adapter of another model (adapter_config.json) beside its own "
+            "weights, and libraries differ in which they use; merge it, and remove its files"
+        )
     _check_kind(model, config)
     prompt_config = read_prompt_config(
         model,

@@ -7,7 +7,7 @@ from pathlib import Path
 from rerank_plugins.backends.local.safetensors_header import broken_file, parse_json_object
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["INDICES", "shards"]
+__all__ = ["INDICES", "check_beside", "shards"]
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """The names of an index."""
@@ -28,12 +28,16 @@ def shards(index: Path) -> list[Path]:
     if not isinstance(files, dict) or not files:
         raise broken_file(index, "it has no `weight_map`")
     for name in files.values():
-        if (
-            not isinstance(name, str)
-            or not name
-            or name.startswith(".")
-            or Path(name).name != name
-            or "\\" in name
-        ):
-            raise broken_file(index, f"it names {name!r}, which is no file beside it")
+        check_beside(index, name)
     return [index.parent / name for name in sorted(set(files.values()))]
+
+
+def check_beside(path: Path, name: object) -> None:
+    """Check that a file names another one beside it: no place elsewhere, and nothing hidden.
+
+    Raises:
+        ConfigError: it names anything else.
+    """
+    is_name = isinstance(name, str) and bool(name) and Path(name).name == name
+    if not is_name or str(name).startswith(".") or "\\" in str(name):
+        raise broken_file(path, f"it names {name!r}, which is no file beside it")

@@ -35,6 +35,26 @@ def test_what_is_no_index_is_refused(tmp_path, content):
         shards(write(tmp_path, content))
 
 
+@pytest.mark.parametrize("names", [["../tokenizer.4.0.json"], ["tokenizer.json", "/t.json"], [5]])
+def test_no_tokenizer_is_read_outside_the_folder(tmp_path, checkpoint, names):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    write(model, config | {"fast_tokenizer_files": names}, "tokenizer_config.json")
+
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json' is broken: it names"):
+        load_backend(f"local:{model}").score("q", ["d"])
+
+
+def test_an_adapter_of_a_model_elsewhere_is_refused(tmp_path, checkpoint):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), model)
+    write(model, {"base_model_name_or_path": "../other"}, "adapter_config.json")
+
+    with pytest.raises(ConfigError, match="'model' holds an adapter of another model"):
+        load_backend(f"local:{model}").score("q", ["d"])
+
+
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 @pytest.mark.parametrize("name", INDICES)
 def test_no_engine_reads_weights_outside_the_folder(tmp_path, checkpoint, engine, name):

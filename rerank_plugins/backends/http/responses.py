@@ -31,8 +31,7 @@ LOCATION = "rerank_plugins.location"
 """The extension of a response that holds its `Location`."""
 _CONNECTING = "connection.connect_tcp.started"
 _CONNECTION_ERRORS = (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)
-_PACKINGS = frozenset({"br", "compress", "deflate", "gzip, gzip", "x-gzip", "zstd"})
-"""What messages name; all else may be anything."""
+_PACKINGS = frozenset({"br", "deflate", "gzip", "gzip, gzip", "identity", "zstd"})
 _GZIP = 31  # zlib's number for it
 
 
@@ -123,17 +122,12 @@ class ResponseReader:
         """Collect a piece of the body; say whether to go on.
 
         Raises:
-            BackendError: the response is too large.
             TimeoutError: the deadline is over; many small pieces may arrive in one read.
         """
         if time.monotonic() > self._deadline:
             raise TimeoutError
         self._content += chunk  # not a list: a piece may be smaller than its place in one
-        if len(self._content) <= self._limit:
-            return True
-        if self._is_success:
-            raise BackendError(f"{self.where}: a response of more than {self._limit} bytes")
-        return False
+        return len(self._content) <= self._limit
 
     @property
     def _is_success(self) -> bool:
@@ -148,32 +142,40 @@ class ResponseReader:
 
         Raises:
             BackendUnavailable: there is none.
-            BackendError: it is too large once it is unpacked.
+            BackendError: it is too large, packed or unpacked.
             InvalidResponse: it can't be unpacked.
         """
+        # No frame that raises holds what came, which may repeat the key.
         response = self._response
         if response is None:
             raise BackendUnavailable(f"{self.where}: no response")
-        content = bytes(self._content)
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding == "gzip":
-            content = self._unpack(content)
-        elif encoding != "identity":
-            how = repr(encoding) if encoding in _PACKINGS else "something else"
-            raise InvalidResponse(f"{self.where}: the response is packed as {how}, unrequested")
+        self._check_size("")
+        packing = _packing(response)
+        if packing == "gzip":
+            self._unpack()
+        elif packing != "identity":
+            raise InvalidResponse(f"{self.where}: the response is packed as {packing}, unrequested")
         if location := response.extensions.get(LOCATION):
             response.headers["location"] = location
-        return HTTPResponse(response.status_code, response.headers, content[: self._limit])
+        content = bytes(self._content[: self._limit])
+        return HTTPResponse(response.status_code, response.headers, content)
 
-    def _unpack(self, content: bytes) -> bytes:
+    def _unpack(self) -> None:
+        unpacker = zlib.decompressobj(_GZIP)
         try:
-            unpacked = zlib.decompressobj(_GZIP).decompress(content, self._limit + 1)
+            self._content = bytearray(unpacker.decompress(self._content, self._limit + 1))
         except zlib.error:
             raise InvalidResponse(
                 f"{self.where}: the response claims to be gzip, and is not"
             ) from None
-        if len(unpacked) > self._limit and self._is_success:
-            raise BackendError(
-                f"{self.where}: a response of more than {self._limit} bytes, unpacked"
-            )
-        return unpacked
+        self._check_size(", unpacked")
+
+    def _check_size(self, how: str) -> None:
+        if self._is_success and len(self._content) > self._limit:
+            raise BackendError(f"{self.where}: a response of more than {self._limit} bytes{how}")
+
+
+def _packing(response: httpx.Response) -> str:
+    """Return the encoding of a body, if it is one; all else may repeat the key."""
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    return encoding if encoding in _PACKINGS else "something else"

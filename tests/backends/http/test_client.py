@@ -46,6 +46,18 @@ def test_the_internals_used_for_deadlines_exist(name):
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
+async def test_the_internals_that_look_ups_on_a_loop_need_exist(name):
+    library, core = pytest.importorskip(name), pytest.importorskip(LIBRARIES[name])
+    async with library.AsyncClient(mounts={"http://": library.AsyncHTTPTransport()}) as made:
+        transports = [made._transport, *made._mounts.values()]
+        assert 2 == len(transports)
+        for transport in transports:
+            assert isinstance(transport, library.AsyncHTTPTransport)
+            assert isinstance(transport._pool, core.AsyncConnectionPool)
+            assert isinstance(transport._pool._network_backend, core.AsyncNetworkBackend)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_a_pool_opens_connections_through_its_network(name):
     """Also a network that is put there after the pool was made."""
     library, core = pytest.importorskip(name), pytest.importorskip(LIBRARIES[name])

@@ -60,7 +60,7 @@ BROKEN = {
     ),
     "too many digits": (FakeResponse(b'{"results": [' + b"9" * 10_000 + b"]}"), "not valid JSON"),
     "truncated JSON": (FakeResponse(json.dumps(GOOD).encode()[:-5]), "not valid JSON"),
-    "unknown packing": (FakeResponse(GOOD, headers={"Content-Encoding": "br"}), "packed as 'br'"),
+    "unknown packing": (FakeResponse(GOOD, headers={"Content-Encoding": "br"}), "packed as br"),
 }
 
 

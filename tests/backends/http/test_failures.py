@@ -92,16 +92,15 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-@pytest.mark.parametrize("where", ["api_key", "api_key_env", "headers"])
+@pytest.mark.parametrize("where", ["api_key", "environment"])
 def test_no_frame_and_no_cause_holds_a_key(fake_server, ask, monkeypatch, case, where):
     monkeypatch.setenv("TEAM_KEY", KEY)
     option = {
         "api_key": {"api_key": KEY},
-        "api_key_env": {"api_key_env": "TEAM_KEY"},
-        "headers": {"headers": {"X-Gateway-Key": "$TEAM_KEY"}},
+        "environment": {"api_key_env": "TEAM_KEY", "headers": {"X-Gateway-Key": "$TEAM_KEY"}},
     }[where]
     fake_server.response = FAILURES[case]
-    backend = make(fake_server, timeout=0.3, **option)
+    backend = make(fake_server, timeout=0.2, **option)
     if case == "a dialect that fails":
         own = Dialect(name="own", path="/", scale="unknown", needs_model=False, decode=misread)
         backend = HTTPBackend(fake_server.url, dialect=own, **option)
@@ -112,7 +111,8 @@ def test_no_frame_and_no_cause_holds_a_key(fake_server, ask, monkeypatch, case, 
     assert KEY.lower() not in report(caught.value).lower()
     assert fake_server.wait_for_requests(1)
     sent = fake_server.requests[0].headers
-    assert KEY in sent.get("Authorization", "") + sent.get("X-Gateway-Key", "")
+    assert f"Bearer {KEY}" == sent["Authorization"]
+    assert sent.get("X-Gateway-Key") == (KEY if where == "environment" else None)
 
 
 def test_the_report_would_show_a_key():

@@ -40,7 +40,7 @@ _MAX_UNREAD_BYTES = 65_536
 _FRAMING_BYTES, _FRAMING_SHARE = 65_536, 4
 """Chunk sizes, their extensions and trailers may have so many bytes, and a quarter of the body."""
 
-_BODY_GRACE = 1.25
+_BODY_GRACE_SECONDS, _BODY_GRACE_SHARE = 1.0, 0.25
 """How much longer a body may take here than in the application, which responds 408 to it."""
 
 _LINGER_SECONDS, _LINGER_BODIES = 1.0, 4
@@ -268,7 +268,8 @@ class HTTPConnection(asyncio.Protocol):
             case State.HEAD:
                 return settings.header_seconds
             case State.BODY:
-                return settings.body_seconds * _BODY_GRACE
+                grace = min(_BODY_GRACE_SECONDS, settings.body_seconds * _BODY_GRACE_SHARE)
+                return settings.body_seconds + grace
             case State.WRITING:
                 return settings.write_seconds
             case State.ENDING:

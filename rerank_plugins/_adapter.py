@@ -79,28 +79,41 @@ def _option(example: str) -> str:
     return f"{_SETTING}backend='local:BAAI/bge-reranker-v2-m3?{example}'"
 
 
+_SCORER = "is not needed: what scores the documents is given in `backend`"
+_OPTIONS = (
+    "holds options of the backend; give them in `backend`, as in "
+    "backend='local:BAAI/bge-reranker-v2-m3?device=cuda&dtype=float16'"
+)
+
 _RENAMED: Mapping[str, str] = {
     "api_key": _KEY,
     "api_url": _URL,
     "auth_token": _KEY,
-    "base_compressor": "is not needed: what scores the documents is given in `backend`",
+    "base_compressor": _SCORER,
     "base_retriever": "is the first argument of `RerankRetriever`, called `retriever`",
     "base_url": _URL,
     "batch_size": (
         "does not exist: batches are planned by tokens; `batch_tokens` of the local backend "
         "bounds them"
     ),
+    "client": _URL,
+    "compressor": _SCORER,
+    "cross_encoder": _SCORER,
+    "cross_encoder_kwargs": _OPTIONS,
     "device": _option("device=cuda:0"),
     "endpoint": _URL,
     "keep_retrieval_score": _KEPT,
     "k": _TOP_N,
     "max_length": _option("max_length=512"),
     "model": _MODEL,
+    "model_args": _OPTIONS,
     "model_id": _MODEL,
     "model_id_or_path": _MODEL,
+    "model_kwargs": _OPTIONS,
     "model_name": _MODEL,
     "model_name_or_path": _MODEL,
     "model_uid": _MODEL,
+    "reranker": _SCORER,
     "score_threshold": _MIN_SCORE,
     "server_url": _URL,
     "similarity_cutoff": _MIN_SCORE,

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backend import Backend
+from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.wrappers._specs import applies
 
@@ -58,6 +59,12 @@ _URL_SEPARATOR = re.compile(r",(?=https?://)")
 _MODEL_SPEC = re.compile(
     r"(?P<kind>[^:/?+]+)(?::(?P<model>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL
 )
+_ADDRESS = re.compile(r"(?:(?i:https?):)?//(?P<host>[^&]*)", re.DOTALL)
+"""A server's address where a model should stand."""
+_PORT = re.compile(r"[\w.-]+:\d{2,5}(/.*)?", re.DOTALL)
+"""A host and its port; some models are named like this, too."""
+_OPTION_IN_MODEL = re.compile(r"&(?=[a-z_]+=)")
+_OTHER_FILES = frozenset({".cfg", ".conf", ".ini", ".json", ".yaml", ".yml"})
 _OWN_CLASS = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -87,7 +94,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         return _from_environment()
     if isinstance(spec, str):
         spec = spec.strip()
-        if not spec.endswith(".toml"):
+        if not spec.lower().endswith(".toml"):
             return _build(_parse(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
         return _from_tables(read_toml(spec), where=f"in {os.fspath(spec)!r}")
@@ -127,7 +134,10 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
             raise ConfigError(unknown("table", str(name), _TABLES, f" {where}"))
     first, others = tables.get("backend"), tables.get("fallback", [])
     if not isinstance(first, Mapping):
-        raise ConfigError(f'no table `backend` {where}; write: [backend] kind = "embedded"')
+        raise ConfigError(
+            f"no table `backend` {where}; add the line [backend], and below it the line "
+            'kind = "embedded" or that of another backend'
+        )
     if not isinstance(others, list | tuple) or not all(isinstance(o, Mapping) for o in others):
         raise ConfigError(f"`fallback` {where} must be a list of tables; write: [[fallback]]")
     entries = [("backend", first), *(("fallback", other) for other in others)]
@@ -199,16 +209,39 @@ def _parse(spec: str) -> dict[str, object]:
     if by_model is None or by_model["kind"] not in _kinds():
         raise ConfigError(_hint(spec))
     kind = by_model["kind"]
-    if _is_dialect(kind) and (by_model["model"] or "").startswith("//"):
-        host = by_model["model"].rpartition("@")[2].lstrip("/")
-        raise ConfigError(f"a server is written KIND+URL; write {kind}+http://{host}")
+    _check_model(kind, by_model["model"] or "")
     model = {"model": unquote(by_model["model"])} if by_model["model"] else {}
     return with_options({"kind": kind, **model}, by_model["options"] or "")
+
+
+def _check_model(kind: str, model: str) -> None:
+    """Refuse an address or an option that stands where the model should."""
+    if _is_dialect(kind) and (address := _address(kind, model)):
+        raise ConfigError(f"a server is written KIND+URL; write {kind}+{address}")
+    name, *options = _OPTION_IN_MODEL.split(model)
+    if options:
+        raise ConfigError(
+            f"options follow a `?` and `&` separates them; write {kind}:{name}?{options[0]}"
+            + ("&…" if options[1:] else "")
+        )
+
+
+def _address(kind: str, model: str) -> str | None:
+    """Return the URL that a text in place of a model stands for, without a user's name."""
+    if found := _ADDRESS.match(model):
+        scheme = "https" if model.lower().startswith("https:") else "http"
+        return f"{scheme}://{found['host'].rpartition('@')[2]}"
+    from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
+
+    has_no_address = DIALECTS[kind].base_url is None
+    return f"http://{model}" if has_no_address and _PORT.fullmatch(model) else None
 
 
 def _hint(spec: str) -> str:
     """Return what is wrong with a spec of an unknown kind, without repeating its query."""
     shown = spec.partition("?")[0]
+    if Path(shown).suffix.lower() in _OTHER_FILES:
+        return f"{shown!r} is no TOML file; write the settings in one, as in rerank.toml"
     if "://" in shown:
         shown = shown.rpartition("@")[2]
         return (
@@ -219,6 +252,16 @@ def _hint(spec: str) -> str:
     if plus and _is_dialect(kind):
         return f"http:// is missing; write {kind}+http://{host.rpartition('@')[2]}"
     kind, colon, model = shown.partition(":")
+    if not colon and (known := with_owner(kind)):
+        return (
+            f"{shown!r} names no kind of backend; for the model on this machine write: "
+            f"local:{known}; for a server's: xinference+http://HOST:9997?model={shown}"
+        )
+    if model.isdecimal() and _PORT.fullmatch(shown):
+        return (
+            f"{shown!r} does not say which server that is; put its kind before the URL, as in "
+            f"xinference+http://{shown}?model=UID. Kinds: {', '.join(_kinds())}"
+        )
     is_path = "/" in kind or len(kind) == 1 or Path(shown).exists()  # of one letter is a drive
     if is_path or (not colon and "/" in shown):
         return f"{shown!r} names no kind of backend; for a local model write: local:{shown}"

@@ -111,6 +111,19 @@ def running(node):
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("RerankCompressor", "langchain"),
+        ("RerankRetriever", "langchain"),
+        ("RerankPostprocessor", "llama_index"),
+    ],
+)
+def test_an_adapter_at_the_top_is_answered_with_its_module(name, module):
+    with pytest.raises(ImportError, match=f"^write: from rerank_plugins.{module} import {name}$"):
+        exec(f"from rerank_plugins import {name}")
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_modules_import_inwards_only(path):
     own = layer(path)

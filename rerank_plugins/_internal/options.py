@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import types
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
+from rerank_plugins._internal.other_names import number_hint, suggestion
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "with_options"]
@@ -18,19 +18,6 @@ __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "w
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
 _CALL_SETTINGS = frozenset({"min_score", "score_threshold", "top_k", "top_n"})
-_OTHER_NAMES = {
-    "api_base": "base_url",
-    "endpoint": "base_url",
-    "model_id": "model",
-    "model_name": "model",
-    "model_name_or_path": "model",
-    "model_uid": "model",
-    "server_url": "base_url",
-    "uid": "model",
-    "url": "base_url",
-    "use_fp16": "dtype=float16",
-}
-"""What other libraries call an option → what it is here."""
 _LISTS = (Sequence, list)
 _TABLES = (Mapping, dict)
 _BY_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -68,12 +55,17 @@ def checked_options(
     # What is annotated as `Any` takes objects of another library, which no text can say.
     objects = {name for name in parameters if hints.get(name) is Any}
     writable = sorted(set(parameters) - _SECRETS - objects)
-    variable = next((name for name in writable if name.endswith("_env")), "api_key_env")
+    variable = next((name for name in writable if name.endswith("_env")), None)
     for name in options:
         if name in _SECRETS:
             raise ConfigError(
-                f"`{name}` is a secret and can't stand in a spec or file; put it in an "
-                f"environment variable and name that variable with `{variable}`"
+                f"`{name}` is a secret and can't stand in a spec or file; put it in an environment "
+                "variable"
+                + (
+                    f" and name that variable with `{variable}`"
+                    if variable
+                    else f", because {what} has no option for it; the hub's is HF_TOKEN"
+                )
             )
         if name in _CALL_SETTINGS and name not in writable:
             raise ConfigError(
@@ -143,11 +135,7 @@ def check_variable(option: str, name: str | None, example: str) -> None:
 def unknown(what: str, name: str, valid: Iterable[str], where: str = "") -> str:
     """Return an error's text: `name` is unknown, the likeliest correction, and all of `valid`."""
     valid = list(valid)
-    other = _OTHER_NAMES.get(name, "")
-    exists_here = other.partition("=")[0] in valid
-    close = [other] if exists_here else difflib.get_close_matches(name, valid, n=1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {name!r}{where}; {guess}valid: {_listed(valid)}"
+    return f"unknown {what} {name!r}{where}; {suggestion(name, valid)}valid: {_listed(valid)}"
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -160,7 +148,25 @@ def _converted(name: str, value: object, hint: Any) -> object:
     except ValueError:
         raise ConfigError(
             f"option `{name}` must be {_described(_choices(hint))}, not {value!r}"
+            f"{_written_otherwise(value, hint)}"
         ) from None
+
+
+def _written_otherwise(value: object, hint: Any) -> str:
+    """Return what a value of a wrong type most likely means, as a text to append; or ""."""
+    if not isinstance(value, str):
+        return ""
+    choices = _choices(hint)
+    if int in choices or float in choices:
+        return number_hint(value)
+    words = [
+        str(word)
+        for choice in choices
+        if get_origin(choice) is Literal
+        for word in get_args(choice)
+    ]
+    guess = suggestion(value, words).strip()
+    return f"; {guess}" if guess else ""
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,14 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: the file can't be read, or is not valid TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = Path(path).read_bytes()
+        return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as exc:
         raise ConfigError(f"can't read {os.fspath(path)!r}: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # broken TOML or UTF-8, or NUL in the path
+    except UnicodeDecodeError as exc:
+        encoding = "UTF-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "not UTF-8"
+        raise ConfigError(
+            f"{os.fspath(path)!r} is not valid TOML: it is {encoding}; save it as UTF-8"
+        ) from exc
+    except ValueError as exc:  # broken TOML, or NUL in the path
         raise ConfigError(f"{os.fspath(path)!r} is not valid TOML: {exc}") from exc

@@ -41,6 +41,7 @@ _NAMES = (("`top_n`", "--top-n"), ("`min_score`", "--min-score"), ("min_score=",
 """The name of an option in Python → its spelling on the command line."""
 
 _HINTS = {
+    "--api-key": "--backend 'KIND+URL?api_key_env=NAME_OF_THE_VARIABLE'",
     "--device": "--backend 'local:MODEL?device={}'",
     "--limit": "--top-n {}",
     "--model": "--backend local:{}",
@@ -52,6 +53,19 @@ _HINTS = {
     "-m": "--backend local:{}",
 }
 """Options of other tools → what to write instead, with their value."""
+
+_SERVE_HINTS = {
+    "--api-key": "write a line ID:KEY into a file, and: --api-keys-file FILE",
+    "--backend": "write the spec without it: rerank-plugins serve {}",
+    "--config": "write the file without it: rerank-plugins serve {}",
+    "--device": "write the spec local:MODEL?device={}",
+    "--model": "write the spec local:{}",
+    "--model-id": "write the spec local:{}",
+    "--reload": "start it again after a change; the file of keys is read again by itself",
+    "--workers": "one process serves all cores; for several GPUs write the spec "
+    "local:MODEL?device=cuda:all, for several machines start one server on each",
+}
+"""Options of other servers → what to write instead, with their value."""
 
 
 def exit_code(error: Exception) -> int:
@@ -104,12 +118,23 @@ def _report(error: Exception, message: str, *, debug: bool) -> int:
 def _usage_message(error: Any, words: Sequence[str]) -> str:
     """Return what is wrong with the command, and which help to read."""
     message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
-    option = str(getattr(error, "option_name", ""))
-    if option in _HINTS:
-        value = next(iter(words[words.index(option) + 1 :]), "…") if option in words else "…"
-        return f"there is no option {option}; write: {_HINTS[option].format(value)}"
     path = error.ctx.command_path if error.ctx else "rerank-plugins"
+    option = str(getattr(error, "option_name", ""))
+    known = option.replace("_", "-")
+    if path.endswith(" serve"):
+        hints = _SERVE_HINTS
+    else:
+        hints = {name: f"write: {hint}" for name, hint in _HINTS.items()}
+    if known in hints:
+        value = _value_of(option, words)
+        return f"there is no option {option}; {hints[known].format(value)}"
     return f"{message}; see: {path} --help"
+
+
+def _value_of(option: str, words: Sequence[str]) -> str:
+    """Return what follows an option, to be repeated; "…" if nothing does."""
+    following = words[words.index(option) + 1 :] if option in words else ()
+    return next(iter(following), "…")
 
 
 def _as_options(message: str) -> str:

@@ -58,11 +58,11 @@ def serve(
         "insecure_no_auth": insecure_no_auth,
     }
     overrides = {name: value for name, value in flags.items() if value is not None}
-    file = spec if spec is not None and Path(spec).suffix == ".toml" else None
-    tables, settings = read_settings(file, overrides)
+    file = spec if spec is not None and Path(spec).suffix.lower() == ".toml" else None
+    _, settings = read_settings(file, overrides)
     settings.check_exposure()
     log = configure_logs(log_level)
-    backend = load_backend(spec if tables is None else tables)
+    backend = load_backend(spec)
     create = isolated_app if settings.model_process else create_app
     failure = run(create(backend, settings=settings))
     log.flush()

@@ -208,6 +208,10 @@ class _TokenVerifier:
 
 def _secret(settings: JWTSettings) -> bytes:
     secret = os.environ.get(settings.secret_env or "", "").encode()
+    if not secret:
+        raise ConfigError(
+            f"the environment variable {settings.secret_env!r}, named by `secret_env`, is not set"
+        )
     if len(secret) < _MIN_SECRET_BYTES:
         raise ConfigError(
             f"the secret in {settings.secret_env} has {len(secret)} bytes; "

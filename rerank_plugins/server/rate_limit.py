@@ -26,13 +26,13 @@ class Rate:
     seconds: int
 
 
-def parse_rate(option: str, text: str) -> Rate:
+def parse_rate(option: str, text: object) -> Rate:
     """Return the rate that a text such as `"600/minute"` or `"10 per second"` states.
 
     Raises:
         ConfigError: the text, the value of `option`, is not a rate.
     """
-    match = _RATE.fullmatch(text.strip().lower())
+    match = _RATE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None:
         raise ConfigError(
             f'`{option}` must be a rate such as "600/minute", not {text!r}; '

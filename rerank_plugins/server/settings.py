@@ -42,6 +42,7 @@ _SECONDS = (
     "write_seconds",
 )
 _BOOLEANS = ("insecure_no_auth", "model_process", "ui", "warm_up")
+_RATES = ("address_rate", "client_rate")
 _LISTS = ("allowed_hosts", "compare", "model_names", "trusted_proxies")
 _MAX_PORT = 65_535
 
@@ -178,9 +179,7 @@ class ServerSettings:
         check_integer("port", self.port, least=0)
         for name in _BOOLEANS:
             check_boolean(name, getattr(self, name))
-        for name in ("client_rate", "address_rate"):
-            if (rate := getattr(self, name)) is not None:
-                parse_rate(name, rate)
+        _check_rates(vars(self))
         if self.port > _MAX_PORT:
             raise ConfigError(f"`port` must be at most {_MAX_PORT}, not {self.port!r}")
         if self.buffer_bytes < self.body_bytes:
@@ -263,12 +262,19 @@ def settings_from(table: Mapping[str, object]) -> ServerSettings:
             if name in signature(LocalBackend).parameters:
                 where += ", but an option of a local model: set it in [backend]"
             raise ConfigError(unknown("setting", name, names, where))
+    _check_rates(options)
     checked = checked_options(ServerSettings, options, what="table 'server'")
     if jwt is not None:
         checked["jwt"] = JWTSettings(
             **checked_options(JWTSettings, dict(jwt), what="table 'server.jwt'")
         )
     return ServerSettings(**checked, **lists)
+
+
+def _check_rates(settings: Mapping[str, object]) -> None:
+    for name in _RATES:
+        if (rate := settings.get(name)) is not None:
+            parse_rate(name, rate)
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

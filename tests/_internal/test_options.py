@@ -59,7 +59,12 @@ def test_strings_are_converted_to_the_option_type(name, written, expected):
         ("model", 3, "`model` must be str, not 3"),
         ("strict", "maybe", "`strict` must be bool, not 'maybe'"),
         ("strict", 1, "`strict` must be bool, not 1"),
-        ("timeout", "soon", "`timeout` must be float, not 'soon'"),
+        ("timeout", "soon", "`timeout` must be float, not 'soon'$"),
+        ("timeout", "10s", "not '10s'; write a number without a unit, in seconds: 10$"),
+        ("timeout", "500 ms", "not '500 ms'; write a number without a unit, in seconds: 0.5$"),
+        ("timeout", "2min", "in seconds: 120$"),
+        ("batch", "4k", "not '4k'; write a number without a unit$"),
+        ("mode", "exakt", "not 'exakt'; did you mean 'exact'?"),
     ],
 )
 def test_the_error_of_a_wrong_value_names_the_valid_ones(name, written, message):

@@ -413,6 +413,15 @@ class TestRank:
             (["rank", QUERY, "notes.txt", "-m", "a/b"], "write: --backend local:a/b\n"),
             (["rank", QUERY, "notes.txt", "--gpu"], "rank --help\n"),
             (["ranc"], "No such command"),
+            (["rank", QUERY, "notes.txt", "--api-key", "hunter2"], "api_key_env=NAME"),
+            (["serve", "--api-key", "hunter2"], "--api-keys-file FILE\n"),
+            (["serve", "--api_key=hunter2"], "--api-keys-file FILE\n"),
+            (
+                ["serve", "--workers", "4"],
+                "for several GPUs write the spec local:MODEL?device=cuda",
+            ),
+            (["serve", "--backend", "embedded"], "rerank-plugins serve embedded\n"),
+            (["serve", "--model", "a/b"], "write the spec local:a/b\n"),
         ],
     )
     def test_wrong_use_has_exit_code_2(self, notes, use, arguments, message):
@@ -422,6 +431,7 @@ class TestRank:
         assert (2, 1) == (done.exit_code, len(done.stderr.splitlines()))
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
+        assert "hunter2" not in done.stderr
 
     @pytest.mark.parametrize(("name", "reason"), [("gone.txt", "No such file"), (".", "directory")])
     def test_a_file_that_cannot_be_read_has_exit_code_3(self, notes, use, name, reason):

@@ -84,7 +84,13 @@ def test_retriever_errors_translate_names_from_other_rerankers(name, answer):
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("base_retriever", "first argument .* `retriever`"), ("base_compressor", "`backend`")],
+    [
+        ("base_retriever", "first argument .* `retriever`"),
+        ("base_compressor", "`backend`"),
+        ("compressor", "`backend`"),
+        ("reranker", "`backend`"),
+        ("cross_encoder", "`backend`"),
+    ],
 )
 def test_retriever_errors_translate_names_of_contextual_compression(name, answer):
     with pytest.raises(ConfigError, match=answer):

@@ -95,6 +95,18 @@ def test_weak_and_malformed_keys_are_refused(keys, text):
     assert "short" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_secret_that_is_not_set_is_named(monkeypatch, value):
+    monkeypatch.delenv("RERANK_JWT_SECRET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RERANK_JWT_SECRET", value)
+    tokens = JWTSettings(
+        algorithm="HS256", audience="rerank", issuer="us", secret_env="RERANK_JWT_SECRET"
+    )
+    with pytest.raises(ConfigError, match="'RERANK_JWT_SECRET', named by `secret_env`, is not set"):
+        Authenticator(ServerSettings(jwt=tokens))
+
+
 def test_a_short_secret_is_refused(monkeypatch):
     monkeypatch.setenv("RERANK_JWT_SECRET", "short")
     tokens = JWTSettings(

@@ -55,6 +55,8 @@ def test_a_wrong_value_names_the_setting_and_what_it_may_be(option, value, messa
         ('queue_seconds = "soon"', "`queue_seconds` must be float, not 'soon'"),
         ('ui = false\ncompare = ["embedded"]', "`compare` is for the page at /ui: set `ui = true`"),
         ('client_rate = "often"', '`client_rate` must be a rate such as "600/minute"'),
+        ("client_rate = 600", '`client_rate` must be a rate such as "600/minute", not 600'),
+        ("address_rate = [1]", '`address_rate` must be a rate such as "600/minute", not [1]'),
         ('model_names = "one"', "`model_names` must be a list of strings, not 'one'"),
         ("jwt = 1", "`jwt` must be a table; write: [server.jwt]"),
         ("api_keys = 1", "unknown setting 'api_keys'"),

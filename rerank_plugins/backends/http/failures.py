@@ -23,6 +23,7 @@ FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
 
 _CLOSED = re.compile("closed|disconnected|before its request")
 _HEADERS_TOO_LONG = re.compile("buffer too long")
+_CERTIFICATE = "; if you trust it, set `verify` to the file of its CA, as in verify=ca.pem"
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
@@ -83,7 +84,10 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):
-            return BackendError(f"{call.where}: no trusted encryption: {cause.reason or cause}")
+            hint = _CERTIFICATE if isinstance(cause, ssl.SSLCertVerificationError) else ""
+            return BackendError(
+                f"{call.where}: no trusted encryption: {cause.reason or cause}{hint}"
+            )
     if are_headers_too_long(exc):
         return BackendError(f"{call.where}: the headers of the response are too long")
     reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]

@@ -187,9 +187,13 @@ def resolve(
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
         return _read(folder.resolve().name, folder, None, **read)
+    if folder.is_file():
+        raise ConfigError(f"{model!r} is a file; give the folder that it is in: {folder.parent}")
     if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+        path = str(folder.absolute())
+        where = "" if path == model else f" ({path})"
         raise ConfigError(
-            f"there is no folder {model!r}, and it is not the id of a hub model (owner/name)"
+            f"there is no folder {model!r}{where}, and it is not the id of a hub model (owner/name)"
         )
     if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
         raise ConfigError(

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rerank_plugins._internal.optional import require
+from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
 __all__ = ["fetch"]
+
+_PRIVATE = "; if it is private, set HF_TOKEN or run `hf auth login`"
 
 
 def fetch(
@@ -34,8 +37,10 @@ def fetch(
         BackendUnavailable: the hub can't be reached, or the download failed.
         MissingDependencyError: the hub client is not installed.
     """
-    hub = require("huggingface_hub", extra="local")
-    errors = require("huggingface_hub.errors", extra="local")
+    hub = require("huggingface_hub", extra="onnx")
+    errors = require("huggingface_hub.errors", extra="onnx")
+    owner = with_owner(model)
+    guess = f"; did you mean {owner!r}?" if owner else ""
     try:
         folder = hub.snapshot_download(
             model,
@@ -54,8 +59,7 @@ def fetch(
         raise ConfigError(f"the model {model!r} has no revision {revision!r}") from exc
     except errors.RepositoryNotFoundError as exc:
         raise ConfigError(
-            f"there is no folder {model!r}, and no such model on the hub; if it is private, set "
-            "HF_TOKEN or run `hf auth login`"
+            f"there is no folder {model!r}, and no such model on the hub{guess or _PRIVATE}"
         ) from exc
     except errors.HFValidationError as exc:
         raise ConfigError(f"{model!r} is neither a folder nor an id of a model: {exc}") from exc
@@ -63,14 +67,32 @@ def fetch(
         if local_files_only:
             raise ConfigError(
                 f"the model {model!r} is not in the local cache; download it once with: "
-                f"hf download {model}, or drop `local_files_only`"
+                f"hf download {owner or model}, or drop `local_files_only`"
             ) from exc
+        _shorten(exc)
         raise BackendUnavailable(
-            f"the model {model!r} is not in the local cache and the hub can't be reached; check "
-            "the network, or give the path of a folder"
+            f"the model {model!r} is not in the local cache and {_unreachable()}{guess}"
         ) from exc
     except Exception as exc:  # its HTTP client (httpx, httpx2, requests) and hf_xet have their own
+        _shorten(exc)
         raise BackendUnavailable(
             f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
         ) from exc
     return Path(folder)
+
+
+def _shorten(error: Exception) -> None:
+    """Take its frames and causes off an error: they fill pages of a notebook and say no more."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+
+
+def _unreachable() -> str:
+    """Return why the hub gave nothing, and what to do."""
+    constants = require("huggingface_hub.constants", extra="onnx")
+    other = "or give the path of a folder; `embedded` needs no download"
+    if constants.HF_HUB_OFFLINE:
+        return f"HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub; unset it, {other}"
+    return (
+        f"the hub at {constants.ENDPOINT} can't be reached; check the network, set HF_ENDPOINT to "
+        f"a mirror of the hub, {other}"
+    )

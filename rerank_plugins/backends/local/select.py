@@ -63,7 +63,8 @@ def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | Non
     if settings.trust_remote_code and checkpoint.config.get("auto_map"):
         return "the model brings its own code"
     if settings.dtype != "int8" and _has_gpu(settings.device):
-        return "there is a GPU"
+        named = f"`device` is {settings.device!r}"
+        return "there is a GPU" if settings.device == "auto" else named
     try:
         _refuse_for_onnx(checkpoint, settings)
     except UnsupportedByEngine as exc:

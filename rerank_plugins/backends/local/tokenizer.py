@@ -337,7 +337,7 @@ def _concatenated(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 def _from_file(path: Path) -> Any:
-    tokenizers = require("tokenizers", extra="local")
+    tokenizers = require("tokenizers", extra="onnx")
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as exc:  # tokenizers raises a bare Exception for a bad file

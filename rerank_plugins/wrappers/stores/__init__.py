@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote
 
@@ -54,6 +55,10 @@ _KINDS: Mapping[str, _StoreKind] = {
 }
 
 
+_FILES = frozenset({"db", "disk", "diskcache", "file", "filesystem", "local", "sqlite3"})
+"""What people call a store in a file."""
+
+
 def open_store(spec: str) -> Store:
     """Build the store that a spec describes; opens no file and no connection.
 
@@ -69,6 +74,8 @@ def open_store(spec: str) -> Store:
     head, _, options = spec.strip().partition("?")
     name, _, rest = head.partition(":")
     if name not in _KINDS:
+        if name.lower() in _FILES or Path(name).suffix:
+            raise ConfigError(f"{name!r} is no kind of store; for a file write: sqlite:PATH")
         raise ConfigError(unknown("kind of store", name, _KINDS))
     kind = _KINDS[name]
     place: dict[str, object] = {}

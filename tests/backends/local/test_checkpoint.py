@@ -7,6 +7,7 @@ import importlib.util
 import json
 import operator
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,8 +272,8 @@ def _http(error: type[Exception]) -> Exception:
         (_http(errors.RevisionNotFoundError), ConfigError, "no revision 'v9'"),
         (_http(errors.RepositoryNotFoundError), ConfigError, "no such model on the hub"),
         (errors.HFValidationError("bad"), ConfigError, "neither a folder nor an id"),
-        (_http(errors.LocalEntryNotFoundError), BackendUnavailable, "hub can't be reached"),
-        (errors.OfflineModeIsEnabled("off"), BackendUnavailable, "hub can't be reached"),
+        (_http(errors.LocalEntryNotFoundError), BackendUnavailable, "hub at .* can't be reached"),
+        (errors.OfflineModeIsEnabled("off"), BackendUnavailable, "hub at .* can't be reached"),
         (_http(errors.HfHubHTTPError), BackendUnavailable, "could not be downloaded"),
         (ConnectionError("reset"), BackendUnavailable, "ConnectionError: reset"),
         *[
@@ -284,11 +285,52 @@ def _http(error: type[Exception]) -> Exception:
 def test_the_hubs_errors_become_ours(
     error: Exception, expected: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(error=error))
     with pytest.raises(expected, match=message) as raised:
         resolve("owner/tiny", revision="v9")
 
     assert error is raised.value.__cause__
+
+
+@pytest.mark.parametrize(
+    ("model", "offline", "message"),
+    [
+        ("owner/tiny", False, "hub at https://mirror can't be reached; .*HF_ENDPOINT.*`embedded`"),
+        ("owner/tiny", True, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids"),
+        ("bge-reranker-base", False, "did you mean 'BAAI/bge-reranker-base'"),
+        ("jina-reranker-v2-base", True, "did you mean 'jinaai/jina-reranker-v2-base'"),
+    ],
+)
+def test_an_unreachable_hub_is_told_in_a_few_lines(
+    model: str, *, offline: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise errors.LocalEntryNotFoundError("not found") from ConnectionError("refused")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://mirror")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(BackendUnavailable, match=message) as raised:
+        resolve(model)
+
+    assert "refused" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny/deeper", "a/b/c"])
+def test_a_missing_folder_is_named_where_it_was_looked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"no folder '~/{name}' \\({tmp_path}/{name}\\)"):
+        resolve(f"~/{name}")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tiny.gguf", "model.onnx"])
+def test_a_file_in_place_of_a_folder_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f"is a file; give the folder that it is in: {tmp_path}"):
+        resolve(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("kind", ["ConnectError", "ReadTimeout"])

@@ -50,6 +50,18 @@ def test_a_gpu_gets_torch_except_for_int8(
     assert "onnx" == chosen(checkpoint("bert"), dtype="int8")[0]
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_set_is_no_gpu_that_exists(
+    checkpoint: Callable[[str], str], without: Callable[[str], None], device: str
+) -> None:
+    without("torch")
+    with pytest.raises(MissingDependencyError) as caught:
+        chosen(checkpoint("bert"), device=device)
+
+    assert f"`device` is '{device}'" in str(caught.value)
+    assert "GPU" not in str(caught.value)
+
+
 def test_settings_of_torch_get_torch(checkpoint: Callable[[str], str]) -> None:
     """And what the other engine lacks is told."""
     for changes in ({"attention": "padded"}, {"dtype": "bfloat16"}):

@@ -278,6 +278,9 @@ def test_specs_open_stores(tmp_path):
     [
         ("memori", "unknown kind of store 'memori'; did you mean 'memory'"),
         ("", "unknown kind of store ''"),
+        ("disk", "'disk' is no kind of store; for a file write: sqlite:PATH"),
+        ("file:x.db", "'file' is no kind of store; for a file write: sqlite:PATH"),
+        ("scores.db", "for a file write: sqlite:PATH"),
         ("memory:here", "write: memory"),
         ("memory?entries=0", "at least 1, not 0"),
         ("memory?entries=many", "must be int"),

@@ -91,6 +91,7 @@ def test_restarts_of_a_models_process_are_counted():
     assert 1 == restarts
 
 
+@pytest.mark.slow
 def test_a_document_that_keeps_ending_the_process_is_refused():
     app = isolated_app(Marked(), SETTINGS)
     replies = []

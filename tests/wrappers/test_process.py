@@ -187,6 +187,7 @@ def test_a_call_is_only_blamed_for_what_happened_during_it():
     assert not isinstance(caught.value, BackendCrashed)
 
 
+@pytest.mark.slow
 def test_only_processes_that_scored_nothing_are_started_after_a_pause(monkeypatch):
     """Else the pauses after documents that end it would be everybody's."""
     monkeypatch.setattr(process, "_MAX_PAUSE", 3600.0)

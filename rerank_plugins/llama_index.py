@@ -57,7 +57,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """Reranks retrieved nodes with any backend, best first, and keeps the best `top_n`.
 
     What is scored is a node's text with the metadata meant for embedding (`MetadataMode.EMBED`),
-    and its image; the query's image counts, too. The nodes returned are copies: their `score` is
+    and its image; the query's image counts, too. A backend that reads texts only scores an image by
+    the node's own text, its caption. The nodes returned are copies: their `score` is
     the backend's, and their metadata says what the retriever thought of them, in `retriever_score`
     (absent if it gave none) and `retriever_rank` (from 1); a second reranker leaves them as they
     are. Where a fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody
@@ -166,7 +167,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         with self._reported(query, nodes) as reranked:
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
-                    outcome.scores = self.backend.score(_query(query), _documents(nodes))
+                    outcome.scores = self.backend.score(_query(query), self._documents(nodes))
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
 
@@ -179,7 +180,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
                     outcome.scores = await ascore_with(
-                        self.backend, _query(query), _documents(nodes)
+                        self.backend, _query(query), self._documents(nodes)
                     )
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
@@ -212,7 +213,32 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def _reranked(self, nodes: Sequence[NodeWithScore], outcome: Outcome) -> list[NodeWithScore]:
         kept = outcome.kept(top_n=self.top_n, min_score=self.min_score)
-        return [_scored(nodes[item.index], item, outcome.status) for item in kept]
+        return [
+            _scored(
+                nodes[item.index],
+                item,
+                outcome.status,
+                truncated=item.truncated
+                or (item.score is not None and self._reads_caption_only(nodes[item.index].node)),
+            )
+            for item in kept
+        ]
+
+    def _documents(self, nodes: Sequence[NodeWithScore]) -> list[Document]:
+        return [
+            _text(item.node)
+            if self._reads_caption_only(item.node)
+            else _document(item.node, position)
+            for position, item in enumerate(nodes)
+        ]
+
+    def _reads_caption_only(self, node: BaseNode) -> bool:
+        """Whether a node has an image and a text, and the backend reads texts alone."""
+        return (
+            "image" not in self.backend.inputs
+            and _has_image(node)
+            and bool(node.get_content(metadata_mode=MetadataMode.NONE).strip())
+        )
 
     @contextmanager
     def _reported(
@@ -241,12 +267,18 @@ class RerankPostprocessor(BaseNodePostprocessor):
             event.on_end(payload={EventPayload.NODES: after})
 
 
-def _documents(nodes: Sequence[NodeWithScore]) -> list[Document]:
-    return [_document(item.node, position) for position, item in enumerate(nodes)]
+def _text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _has_image(node: BaseNode) -> bool:
+    if isinstance(node, ImageNode):
+        return bool(node.image or node.image_path or node.image_url)
+    return isinstance(node, Node) and node.image_resource is not None
 
 
 def _document(node: BaseNode, position: int) -> Document:
-    text = node.get_content(metadata_mode=MetadataMode.EMBED)
+    text = _text(node)
     image = _image(node, position)
     if image is not None:
         return Content(text=text or None, image=image)
@@ -283,7 +315,9 @@ def _query(bundle: QueryBundle) -> str | Query:
     return Query(text=bundle.query_str or None, image=str(bundle.image_path))
 
 
-def _scored(item: NodeWithScore, kept: Kept, status: str | None) -> NodeWithScore:
+def _scored(
+    item: NodeWithScore, kept: Kept, status: str | None, *, truncated: bool
+) -> NodeWithScore:
     """Copy a node with its new score and what the retriever thought of it."""
     node = item.node
     metadata = dict(node.metadata)
@@ -291,7 +325,7 @@ def _scored(item: NodeWithScore, kept: Kept, status: str | None) -> NodeWithScor
         metadata[RETRIEVER_RANK] = kept.index + 1
         if item.score is not None:
             metadata[RETRIEVER_SCORE] = float(item.score)
-    add_facts(metadata, status=status, truncated=kept.truncated)
+    add_facts(metadata, status=status, truncated=truncated)
     copy = node.model_copy(
         update={
             "metadata": metadata,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Never, NotRequired, cast
 
 from langchain_core.callbacks import Callbacks
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic refuses typing's before Pyth
 
 from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
+    OTHER_CUTS,
     OnError,
     Outcome,
     check_settings,
@@ -27,8 +28,18 @@ from rerank_plugins.spec import BackendSpec
 __all__ = ["RerankCompressor", "RerankInput"]
 
 
+_OTHER_NAMES: Mapping[str, frozenset[str]] = {
+    "documents": frozenset({"candidates", "context", "docs", "passages", "source_documents"}),
+    "query": frozenset({"input", "prompt", "q", "question", "query_text", "search_query"}),
+}
+"""What must be in the input → what chains and graphs call it elsewhere."""
+
+
 class RerankInput(TypedDict):
-    """What `RerankCompressor.invoke` takes; the last two override the compressor's own."""
+    """What `RerankCompressor.invoke` takes; the last two override the compressor's own.
+
+    The input may hold more, as the state of a chain or a graph does; the rest is ignored.
+    """
 
     documents: Sequence[Document]
     query: str
@@ -126,12 +137,13 @@ class RerankCompressor(
         """Return the best documents, best first.
 
         Args:
-            input: the documents and the query; may also hold `top_n` and `min_score`.
+            input: the documents and the query; may also hold `top_n` and `min_score`. Other keys
+                are ignored, except for what other rerankers call these two.
             config: callbacks and the like, as every `Runnable` takes them.
             kwargs: `top_n` and `min_score` for this call; they win over `input`.
 
         Raises:
-            ConfigError: a setting for this call is unknown or wrong.
+            ConfigError: a setting for this call is unknown, misnamed or wrong.
             UnsupportedInputError: the query or a document can't be scored.
             BackendError: the backend failed; no document is dropped in silence.
         """
@@ -155,16 +167,15 @@ class RerankCompressor(
                 "the input must be a mapping {'documents': […], 'query': '…'}, "
                 f"not `{type(chain_input).__name__}`"
             )
-        defaults = {"top_n": self.top_n, "min_score": self.min_score}
-        request = {**defaults, **chain_input, **settings}
+        where = f"{type(self).__name__}.invoke"
         valid = RerankInput.__annotations__
-        unknown = [str(name) for name in request if name not in valid]
-        refuse_unknown(unknown, valid=valid, where=f"{type(self).__name__}.invoke")
-        for name in ("documents", "query"):
+        refuse_unknown(settings.keys() - valid.keys(), valid=valid, where=where)
+        refuse_unknown(sorted(OTHER_CUTS & chain_input.keys()), valid=valid, where=where)
+        ours = {name: chain_input[name] for name in valid if name in chain_input}
+        request = {"top_n": self.top_n, "min_score": self.min_score, **ours, **settings}
+        for name, others in _OTHER_NAMES.items():
             if name not in request:
-                raise UnsupportedInputError(
-                    f"the input lacks `{name}`; pass {{'documents': […], 'query': '…'}}"
-                )
+                raise UnsupportedInputError(_lacks(name, others & chain_input.keys()))
         checked = cast("RerankInput", request)
         check_documents(checked["documents"])
         check_settings(self.backend, top_n=checked["top_n"], min_score=checked["min_score"])
@@ -188,6 +199,17 @@ class RerankCompressor(
             if texts:
                 outcome.scores = await ascore_with(self.backend, request["query"], texts)
         return _best(request, outcome)
+
+
+def _lacks(name: str, others: Collection[str]) -> str:
+    """Return the error's text for an input without a key, which may have another name there."""
+    written = {"documents": "[…]", "query": "'…'"}
+    text = f"the input lacks `{name}`"
+    if others:
+        other = min(others)
+        text += f", and has `{other}`"
+        written[name] = f"state[{other!r}]"
+    return f"{text}; pass " + "{" + ", ".join(f"{key!r}: {written[key]}" for key in written) + "}"
 
 
 def _best(request: RerankInput, outcome: Outcome) -> list[Document]:

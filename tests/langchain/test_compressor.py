@@ -182,6 +182,13 @@ def test_ten_thousand_documents_are_scored():
         (QUERY, "not `str`"),
         ({"documents": []}, "lacks `query`"),
         ({"query": QUERY}, "lacks `documents`"),
+        (
+            {"documents": [], "question": "q"},
+            r"has `question`; pass .*'query': state\['question'\]",
+        ),
+        ({"documents": [], "input": "q"}, r"has `input`; pass .*'query': state\['input'\]"),
+        ({"query": QUERY, "context": []}, r"has `context`; .*'documents': state\['context'\]"),
+        ({"query": QUERY, "docs": []}, r"has `docs`; pass {'documents': state\['docs'\]"),
     ],
 )
 def test_input_of_a_wrong_shape_is_refused(value, message):

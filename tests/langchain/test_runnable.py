@@ -47,6 +47,31 @@ def test_works_in_a_chain():
     assert "RerankCompressor" in chain.get_graph().draw_mermaid()
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"chat_history": [], "answer": ""},
+        {"question": "another", "context": "text", "k": 1},
+        {"messages": [object()], "steps": 3, "config": {"model": "gpt"}},
+    ],
+)
+def test_the_rest_of_a_state_is_ignored(others):
+    state = others | request(top_n=1)
+    before = dict(state)
+
+    with collect_runs() as runs:
+        assert BEST_FIRST[:1] == order(everything().invoke(state))
+    assert BEST_FIRST[:1] == order(asyncio.run(everything().ainvoke(state)))
+    assert before == state
+    assert {"documents", "query", "top_n", "min_score"} == set(runs.traced_runs[0].inputs)
+
+
+@pytest.mark.parametrize("name", ["top_k", "score_threshold", "similarity_cutoff"])
+def test_a_misnamed_setting_in_a_state_is_refused(name):
+    with pytest.raises(ConfigError, match=f"`{name}` is called `(top_n|min_score)` here"):
+        everything().invoke(request(**{name: 1}))
+
+
 def test_describes_its_input_and_output():
     assert {"documents", "query", "top_n", "min_score"} == set(
         everything().get_input_jsonschema()["$defs"]["RerankInput"]["properties"]

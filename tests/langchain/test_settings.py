@@ -99,7 +99,7 @@ def test_retriever_errors_translate_names_of_contextual_compression(name, answer
 
 def test_unknown_settings_of_a_call_are_refused():
     with pytest.raises(ConfigError, match="is called `top_n`"):
-        everything().invoke(request(k=3))
+        everything().invoke(request(), k=3)
     with pytest.raises(ConfigError, match=r"RerankCompressor.invoke.*valid: documents, min_score"):
         everything().invoke(request(), verbose=True)
 

@@ -28,6 +28,7 @@ class ScoresBackend(Backend):
     """Returns fixed scores and records its requests."""
 
     name = "scores"
+    inputs = frozenset({"text", "image"})
 
     def __init__(self, *scores, scale="unknown"):
         self.scores = list(scores)

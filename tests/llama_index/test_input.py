@@ -123,6 +123,33 @@ async def test_an_image_keeps_its_caption():
 
 
 @pytest.mark.parametrize(
+    "node",
+    [
+        ImageNode(text="A panda.", image_path="a.png"),
+        ImageNode(text="A panda.", image=ENCODED.decode()),
+        Node(
+            text_resource=MediaResource(text="A panda."), image_resource=MediaResource(path="a.png")
+        ),
+    ],
+)
+async def test_a_text_backend_reads_the_caption_of_an_image_and_says_so(node):
+    backend = FakeBackend()
+    nodes = [NodeWithScore(node=node), NodeWithScore(node=TextNode(text="A bear."))]
+    ranked = await both_ways(RerankPostprocessor(backend=backend), nodes)
+
+    assert ("A panda.", "A bear.") == backend.calls[0][1]
+    assert {"A panda.": True, "A bear.": None} == {
+        item.node.get_content(): item.node.metadata.get("rerank_truncated") for item in ranked
+    }
+
+
+async def test_metadata_alone_is_no_caption():
+    node = ImageNode(image_path="a.png", metadata={"file_name": "a.png"})
+    with pytest.raises(UnsupportedInputError, match="document 0 holds an image"):
+        await both_ways(RerankPostprocessor(backend=FakeBackend()), [NodeWithScore(node=node)])
+
+
+@pytest.mark.parametrize(
     ("item", "message"),
     [
         (NodeWithScore(node=Node(audio_resource=MediaResource(data=b"RIFF"))), "audio or video"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 __all__ = ["Secret"]
@@ -29,6 +30,10 @@ class Secret:
     def after(self, prefix: str) -> Secret:
         """Return the secret with `prefix` before it."""
         return Secret(prefix + self._value)
+
+    def without(self, prefix: re.Pattern[str]) -> Secret:
+        """Return the secret without what `prefix` matches at its start."""
+        return Secret(prefix.sub("", self._value, count=1))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret can't be pickled")

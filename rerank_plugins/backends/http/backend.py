@@ -128,7 +128,9 @@ class HTTPBackend(Backend):
         self.cacheable = self.pointwise = not listwise
         self.instructions = protocol.instruct is not None
         self._servers = Endpoints([Endpoint(url, dialect=protocol.name) for url in urls])
-        self._credentials = Credentials(key, api_key_env, protocol.key_variables)
+        self._credentials = Credentials(
+            key, api_key_env, protocol.key_variables, prefix=protocol.key_prefix
+        )
         self._flow = RequestFlow(
             self._servers,
             dialect=protocol,

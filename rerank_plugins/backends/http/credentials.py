@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.masking import mask
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["Credentials", "Key", "can_be_sent"]
+__all__ = ["Credentials", "Key", "can_be_sent", "without_scheme"]
 
 
 class Key(NamedTuple):
@@ -44,19 +45,26 @@ class Credentials:
         literal: the key itself.
         variable: the environment variable that holds the key.
         default_variables: the variables to try if both are None; the first that is set counts.
+        prefix: what is sent before the key; a key may come with it.
 
     Raises:
         ConfigError: both are set, or `variable` can't be the name of a variable.
     """
 
     def __init__(
-        self, literal: Secret | None, variable: str | None, default_variables: Sequence[str]
+        self,
+        literal: Secret | None,
+        variable: str | None,
+        default_variables: Sequence[str],
+        *,
+        prefix: str = "Bearer ",
     ) -> None:
         if literal is not None and variable is not None:
             raise ConfigError("give either `api_key` or `api_key_env`, not both")
         self._example = default_variables[0] if default_variables else "API_KEY"
         check_variable("api_key_env", variable, self._example)
-        self._literal = literal
+        self._literal = None if literal is None else without_scheme(literal, prefix)
+        self._prefix = prefix
         self._variable = variable
         self._default_variables = default_variables
 
@@ -69,7 +77,7 @@ class Credentials:
         if self._literal is not None:
             return Key(_checked(self._literal, "`api_key`"), "the key is the `api_key` you passed")
         if self._variable is not None:
-            key = _checked(_variable(self._variable), self._variable)
+            key = _checked(self._read(self._variable), self._variable)
             if not key:
                 raise ConfigError(
                     f"the environment variable {self._variable!r}, named by `api_key_env`, is "
@@ -77,16 +85,27 @@ class Credentials:
                 )
             return Key(key, f"the key is that of the environment variable {self._variable}")
         for variable in self._default_variables:
-            if key := _checked(_variable(variable), variable):
+            if key := _checked(self._read(variable), variable):
                 return Key(key, f"the key is that of the environment variable {variable}")
         hint = "name the variable of the key with `api_key_env`"
         if self._default_variables:
             hint = f"set {self._example}, or name your variable with `api_key_env`"
         return Key(Secret(""), f"no key was sent: {hint}")
 
+    def _read(self, variable: str) -> Secret:
+        return without_scheme(Secret(os.environ.get(variable, "").strip()), self._prefix)
 
-def _variable(name: str) -> Secret:
-    return Secret(os.environ.get(name, "").strip())
+
+def without_scheme(key: Secret, prefix: str = "Bearer ") -> Secret:
+    """Return a key without the words of a header that were copied along with it.
+
+    Args:
+        key: as in `"k"`, `"Bearer k"` or `"Authorization: Bearer k"`.
+        prefix: what is sent before the key.
+    """
+    words = "|".join(re.escape(word) for word in {"Bearer", prefix.strip()} if word)
+    header = rf"(?:authorization:\s*)?(?:(?:{words})(?:\s+|$))*"
+    return key.without(re.compile(header, re.IGNORECASE))
 
 
 def _checked(key: Secret, source: str) -> Secret:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from rerank_plugins._internal.secret import Secret
-from rerank_plugins.backends.http.credentials import Key
+from rerank_plugins.backends.http.credentials import Key, without_scheme
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.http.errors import status_error
 from rerank_plugins.backends.http.reading import parse_json
@@ -103,6 +103,7 @@ def probe(
     """
     key = api_key if isinstance(api_key, Secret) else Secret(api_key or "")
     api_key = None  # no frame shows it any more
+    key = without_scheme(key)
     base = _RERANK_PATH.split(DIALECTS["infinity"].rerank_url(base_url))[0]
     root = re.sub(r"/v\d+$", "", base)
     if hosted := _hosted(root):

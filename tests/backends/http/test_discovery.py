@@ -147,9 +147,10 @@ def test_a_gateways_prefix_stays_in_the_url():
         assert f"{fake_server.url}/team" == probe(f"{fake_server.url}/team").base_url
 
 
-def test_the_key_is_sent():
+@pytest.mark.parametrize("key", ["sk-key", "Bearer sk-key", "authorization: bearer sk-key"])
+def test_the_key_is_sent(key):
     with serving(OPEN["tei"][0]) as fake_server:
-        probe(fake_server.url, api_key="sk-key")
+        probe(fake_server.url, api_key=key)
 
         assert "Bearer sk-key" == fake_server.requests[0].headers["Authorization"]
 

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import urllib.parse
+from dataclasses import replace
 
 import pytest
 
@@ -163,6 +164,39 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(pasted):
         HTTPBackend("http://gpu", dialect="tei", api_key_env=pasted)
 
     assert not pasted or pasted not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"Bearer {SECRET}",
+        f"bearer   {SECRET}",
+        f"Authorization: Bearer {SECRET}",
+        f"BEARER Bearer {SECRET}",
+    ],
+)
+def test_a_key_is_sent_once_with_its_word(fake_server, ask, monkeypatch, key):
+    monkeypatch.setenv("TEAM_KEY", key)
+    ask(make(fake_server, api_key=key))
+    ask(make(fake_server, api_key_env="TEAM_KEY"))
+
+    sent = {received.headers.get("Authorization") for received in fake_server.requests}
+    assert {f"Bearer {SECRET}"} == sent
+
+
+def test_the_word_of_an_own_dialect_is_sent_once(fake_server, ask):
+    dialect = replace(DIALECTS["xinference"], key_header="X-Key", key_prefix="Token ")
+    ask(HTTPBackend(fake_server.url, dialect=dialect, model="m", api_key=f"token {SECRET}"))
+
+    assert f"Token {SECRET}" == fake_server.requests[0].headers["X-Key"]
+
+
+@pytest.mark.usefixtures("_no_keys")
+@pytest.mark.parametrize("key", ["Bearer", "Bearer ", "Authorization: Bearer"])
+def test_a_word_without_a_key_is_no_key(fake_server, ask, monkeypatch, key):
+    monkeypatch.setenv("TEAM_KEY", key)
+    with pytest.raises(ConfigError, match="'TEAM_KEY', named by `api_key_env`, is not set"):
+        ask(make(fake_server, api_key_env="TEAM_KEY"))
 
 
 @pytest.mark.parametrize("key", [f"{SECRET}\r\nX-Evil: 1", f"{SECRET}ü", f"{SECRET}\x00"])

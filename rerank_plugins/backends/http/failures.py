@@ -21,8 +21,9 @@ __all__ = ["FOREIGN", "are_headers_too_long", "strip", "translated"]
 FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
 """What the client library raises, and the limits of time around it."""
 
-_CLOSED = re.compile("closed|disconnected|before its request")
-_HEADERS_TOO_LONG = re.compile("buffer too long")
+# Messages of the client library by how they start: further on they may quote what came.
+_CLOSED = re.compile("peer closed|peer unexpectedly closed|Server disconnected|the response came")
+_HEADERS_TOO_LONG = re.compile("Receive buffer too long")
 _CERTIFICATE = "; if you trust it, set `verify` to the file of its CA, as in verify=ca.pem"
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -90,7 +91,8 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
             )
     if are_headers_too_long(exc):
         return BackendError(f"{call.where}: the headers of the response are too long")
-    reason = (str(exc) or str(causes[-1]) or type(exc).__name__)[:200]
+    of_system = (str(cause) for cause in causes if isinstance(cause, OSError))
+    reason = (str(exc) or next(of_system, "") or type(exc).__name__)[:200]
     hint = ""
     if isinstance(exc, httpx.ConnectError):
         hint = f"; is it running? Try: rerank-plugins doctor {call.origin}"
@@ -99,13 +101,13 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
 
 def are_headers_too_long(exc: Exception) -> bool:
     """Whether the client library gave a response up because of its headers."""
-    return _HEADERS_TOO_LONG.search(str(exc)) is not None
+    return _HEADERS_TOO_LONG.match(str(exc)) is not None
 
 
 def _is_not_http(exc: Exception) -> bool:
     return (
         isinstance(exc, httpx.RemoteProtocolError)
-        and not _CLOSED.search(str(exc))
+        and not _CLOSED.match(str(exc))
         and not are_headers_too_long(exc)
     )
 

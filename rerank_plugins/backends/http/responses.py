@@ -87,7 +87,8 @@ class ResponseReader:
         self.met_stale_connection = False
         self._deadline = deadline
         self._opened_connection = False
-        self._response: httpx.Response | None = None
+        self._status: int | None = None
+        self._headers: Mapping[str, str] = {}
         self._content = bytearray()
 
     def trace(self, event: str) -> None:
@@ -106,7 +107,7 @@ class ResponseReader:
         try:
             yield
         except _CONNECTION_ERRORS as exc:
-            if self._opened_connection or self._response is not None or are_headers_too_long(exc):
+            if self._opened_connection or self._status is not None or are_headers_too_long(exc):
                 raise
             self.met_stale_connection = True
 
@@ -114,7 +115,10 @@ class ResponseReader:
         """Start to collect the body of `response`."""
         if not self._opened_connection and not is_answered(response):
             raise httpx.RemoteProtocolError("the response came before its request")
-        self._response = response
+        self._status = response.status_code
+        if location := response.extensions.get(LOCATION):
+            response.headers["location"] = location
+        self._headers = response.headers
         self.stage = "total"
         return response
 
@@ -131,7 +135,7 @@ class ResponseReader:
 
     @property
     def _is_success(self) -> bool:
-        return self._response is not None and self._response.status_code in SUCCESS
+        return self._status in SUCCESS
 
     @property
     def _limit(self) -> int:
@@ -146,19 +150,16 @@ class ResponseReader:
             InvalidResponse: it can't be unpacked.
         """
         # No frame that raises holds what came, which may repeat the key.
-        response = self._response
-        if response is None:
+        if self._status is None:
             raise BackendUnavailable(f"{self.where}: no response")
         self._check_size("")
-        packing = _packing(response)
+        packing = _packing(self._headers)
         if packing == "gzip":
             self._unpack()
         elif packing != "identity":
             raise InvalidResponse(f"{self.where}: the response is packed as {packing}, unrequested")
-        if location := response.extensions.get(LOCATION):
-            response.headers["location"] = location
         content = bytes(self._content[: self._limit])
-        return HTTPResponse(response.status_code, response.headers, content)
+        return HTTPResponse(self._status, self._headers, content)
 
     def _unpack(self) -> None:
         unpacker = zlib.decompressobj(_GZIP)
@@ -175,7 +176,7 @@ class ResponseReader:
             raise BackendError(f"{self.where}: a response of more than {self._limit} bytes{how}")
 
 
-def _packing(response: httpx.Response) -> str:
+def _packing(headers: Mapping[str, str]) -> str:
     """Return the encoding of a body, if it is one; all else may repeat the key."""
-    encoding = response.headers.get("content-encoding", "identity").lower()
+    encoding = headers.get("content-encoding", "identity").lower()
     return encoding if encoding in _PACKINGS else "something else"

@@ -61,7 +61,31 @@ def misread(body, count):
     return float(body["results"])
 
 
+def in_words(response):
+    """Return a behaviour that sends a response whose status is a phrase with the key and a text."""
+
+    def write(handler):
+        handler.wfile.write(f"HTTP/1.1 200 {KEY} panda\r\n{response}".encode())
+        handler.close_connection = True
+
+    return lambda received: write
+
+
+# What the client library says of a broken connection may also stand in what a server sends.
+SAYINGS = ["closed", "disconnected", "before its request", "Receive buffer too long", "look-up"]
+
 FAILURES = {
+    "a key as status, not gzip": in_words("Content-Encoding: gzip\r\n\r\npanda"),
+    "a key as status, not JSON": in_words("Content-Type: application/json\r\n\r\n{panda"),
+    "a key as status, odd packing": in_words("Content-Encoding: br\r\n\r\npanda"),
+    "a key as status, too large": in_words("\r\n" + 100_000 * "panda"),
+    **{f"a key as header, {words}": in_words(f"{words} {KEY} panda\r\n\r\n") for words in SAYINGS},
+    **{
+        f"a key as chunk, {words}": in_words(
+            f"Transfer-Encoding: chunked\r\n\r\n5\r\npanda{words} {KEY} panda\r\n\r\n"
+        )
+        for words in SAYINGS
+    },
     "a dialect that fails": FakeResponse({"results": "panda"}),
     "a malformed redirect": FakeResponse(b"", 302, {"Location": "http://[::1"}),
     "a refused key": FakeResponse({"error": f"bad key {KEY}"}, 401),

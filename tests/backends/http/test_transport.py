@@ -280,7 +280,16 @@ def test_bytes_beyond_the_content_length_are_not_the_next_response(fake_server, 
     assert 2 <= fake_server.connections
 
 
-@pytest.mark.parametrize("start", [b"pandas", b"HTTP/1.1 OK pandas\r\n\r\n"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"pandas",
+        b"HTTP/1.1 OK pandas\r\n\r\n",
+        b"connection closed by pandas",
+        b"HTTP/1.1 200 OK\r\npeer closed; pandas disconnected\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nReceive buffer too long: pandas\r\n",
+    ],
+)
 def test_invalid_responses_are_not_quoted(fake_server, ask, start):
     """They may contain anything, also the query."""
 

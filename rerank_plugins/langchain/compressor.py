@@ -171,7 +171,7 @@ class RerankCompressor(
         valid = RerankInput.__annotations__
         refuse_unknown(settings.keys() - valid.keys(), valid=valid, where=where)
         refuse_unknown(sorted(OTHER_CUTS & chain_input.keys()), valid=valid, where=where)
-        ours = {name: chain_input[name] for name in valid if name in chain_input}
+        ours = {name: value for name, value in chain_input.items() if name in valid}
         request = {"top_n": self.top_n, "min_score": self.min_score, **ours, **settings}
         for name, others in _OTHER_NAMES.items():
             if name not in request:

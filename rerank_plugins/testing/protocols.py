@@ -56,6 +56,7 @@ def _protocol(
     limit: int | None = None,
     fields: frozenset[str] = frozenset({"model", "query", "documents"}),
     logits: bool = False,
+    blanks: bool = True,
 ) -> _Protocol:
     def respond(body: Any, score: _Score) -> FakeResponse:
         if body.keys() - fields or None in body.values():
@@ -64,6 +65,8 @@ def _protocol(
             )
         texts = [text["text"] if isinstance(text, dict) else text for text in body[documents]]
         query = body["query"]["text"] if isinstance(body["query"], dict) else body["query"]
+        if not blanks and not all(map(str.strip, texts)):
+            return FakeResponse({"message": "Each document cannot be whitespace only"}, 400)
         if not texts or not all(texts) or (limit is not None and len(texts) > limit):
             return FakeResponse(
                 {"error": f"batch size {len(texts)}", "error_type": "Validation"}, 422
@@ -107,6 +110,7 @@ _PROTOCOLS: dict[str, _Protocol] = {
         logits=True,
     ),
     "siliconflow": _protocol(fields=_COHERE | {"instruction"}),
+    "sglang": _protocol(results=None, number="score", fields=_COHERE | {"instruct"}, blanks=False),
     "tei": _protocol(
         documents="texts",
         results=None,
@@ -114,7 +118,9 @@ _PROTOCOLS: dict[str, _Protocol] = {
         limit=32,
         fields=frozenset({"query", "texts", "truncate", "raw_scores"}),
     ),
-    "vllm": _protocol(fields=_COHERE | {"truncate_prompt_tokens", "instruction", "use_activation"}),
+    "vllm": _protocol(
+        fields=_COHERE | {"truncate_prompt_tokens", "instruction", "use_activation", "activation"}
+    ),
     "voyage": _protocol(results="data", limit=1000, fields=_COHERE | {"truncation"}),
     "xinference": _protocol(fields=_COHERE | {"kwargs"}),
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
 from rerank_plugins._internal import context as _context
-from rerank_plugins._internal.checks import check_choice, check_integer, check_number
+from rerank_plugins._internal.checks import check_boolean, check_choice, check_integer, check_number
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import aside_by_side, side_by_side
 from rerank_plugins._internal.secret import Secret
@@ -62,6 +62,7 @@ class HTTPBackend(Backend):
         listwise: whether the model scores documents in view of each other; such calls are never
             split.
         instruction: what the model should look for, if the dialect can send it.
+        send_top_n: whether to send `top_n`, the number of documents, to a server that demands it.
         headers: headers to send with each request, such as those a gateway needs. A value
             `"$NAME"` is read from that environment variable at each request; secrets must be.
         verify: whether to check the server's certificate, or the CA file or folder to trust.
@@ -87,6 +88,7 @@ class HTTPBackend(Backend):
         max_parallel: int = 4,
         listwise: bool = False,
         instruction: str | None = None,
+        send_top_n: bool = False,
         headers: Mapping[str, str] | None = None,
         verify: bool | str = True,
     ) -> None:
@@ -105,6 +107,7 @@ class HTTPBackend(Backend):
         check_number("connect_timeout", connect_timeout, above=0, unit="seconds")
         check_integer("max_documents", max_documents, optional=True)
         check_integer("max_parallel", max_parallel)
+        check_boolean("send_top_n", send_top_n)
         if headers is not None:
             check_headers(headers, key_header=protocol.key_header)
         self._base_url = base_url
@@ -121,6 +124,7 @@ class HTTPBackend(Backend):
         self._max_parallel = max_parallel
         self._listwise = listwise
         self._instruction = instruction
+        self._send_top_n = send_top_n
         self._headers = None if headers is None else dict(headers)
         self._verify = verify
         self._scaling = _scaling(protocol, scale, server_scale)
@@ -140,6 +144,7 @@ class HTTPBackend(Backend):
             scaling=self._scaling,
             max_documents=max_documents or protocol.max_documents,
             listwise=listwise,
+            send_top_n=send_top_n,
         )
         self._name = self._make_name(urls)
         encrypted = any(url.startswith("https:") for url in urls)

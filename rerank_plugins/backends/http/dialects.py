@@ -46,6 +46,10 @@ def _as_field(instruction: str) -> Fields:
     return {"instruction": instruction}
 
 
+def _as_instruct(instruction: str) -> Fields:
+    return {"instruct": instruction}
+
+
 def _as_json_text(instruction: str) -> Fields:
     return {"kwargs": json.dumps({"instruction": instruction}, ensure_ascii=False)}
 
@@ -136,6 +140,10 @@ def _score(item: Mapping[str, object], index: int) -> float:
             break
     else:
         raise InvalidResponse(f"no score for document {index}")
+    if value is None:
+        raise InvalidResponse(
+            f"the score of document {index} is null, which some servers send for NaN"
+        )
     if type(value) not in (int, float):
         raise InvalidResponse(f"the score of document {index} is {_kind(value)}, not a number")
     try:
@@ -164,8 +172,8 @@ def _kind(value: object) -> str:
 class Dialect:
     """The protocol of one kind of rerank server, as data and pure functions.
 
-    No dialect sends null, `top_n`, `return_documents` or `max_chunks_per_doc`: servers disagree
-    on each of them, and we match scores by index and cut the ranking ourselves.
+    No dialect sends null, `return_documents` or `max_chunks_per_doc`, nor `top_n` unless told:
+    servers disagree on each of them, and we match scores by index and cut the ranking ourselves.
     """
 
     name: str
@@ -188,6 +196,8 @@ class Dialect:
     """Maximum documents in one request."""
     max_characters: int | None = None
     """Longest document; longer ones are cut here, far beyond where the model would cut."""
+    blank: str = " "
+    """What is sent in place of a blank document."""
     # Factories: as plain defaults, functions would look like methods of the class.
     shape: Callable[[str, Sequence[str]], Fields] = field(default_factory=lambda: _as_documents)
     """Lays out the query and the documents."""
@@ -316,6 +326,15 @@ _DIALECTS = (
         shape=_as_passages,
         always={"truncate": "END"},
     ),
+    Dialect(  # [source of 2025-12; it refuses blank documents; the scale depends on the model]
+        name="sglang",
+        path="/v1/rerank",
+        scale="unknown",
+        key_variables=("SGLANG_API_KEY",),
+        needs_model=False,
+        blank=".",
+        instruct=_as_instruct,
+    ),
     Dialect(  # [vendor's page]
         name="siliconflow",
         path="/v1/rerank",
@@ -342,7 +361,7 @@ _DIALECTS = (
         key_variables=("VLLM_API_KEY",),
         needs_model=False,
         always={"truncate_prompt_tokens": -1},
-        raw={"use_activation": False},
+        raw={"use_activation": False, "activation": False},  # the second before 0.12
         instruct=_as_field,
     ),
     Dialect(  # [SDK 0.5.0]

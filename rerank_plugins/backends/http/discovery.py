@@ -187,6 +187,8 @@ def _model_list(root: str, get: _Get) -> DiscoveredServer | None:
             length = models[0].get("max_model_len")
             version = get("/version").field("version")
             return _info("vllm", root, models, version=version, max_length=length)
+        if "sglang" in owners:
+            return _info("sglang", root, models, max_length=models[0].get("max_model_len"))
         if "llamacpp" in owners or page.headers.get("server") == "llama.cpp":
             return _info("llamacpp", root, models, version=get("/props").field("build_info"))
     return None

@@ -54,6 +54,8 @@ class Endpoint:
         self.label = _host_and_port(url)
         """What metrics call it."""
         self.limits = LearnedLimits()
+        self.refused_fields: frozenset[str] = frozenset()
+        """Fields that this server does not take, as an older version."""
         self.circuit = CircuitBreaker(
             failures=_FAILURES, cooldown=COOLDOWN, max_cooldown=MAX_COOLDOWN, clock=clock
         )

@@ -37,6 +37,7 @@ _TIMEOUT_STATUSES = frozenset({408, 504})
 _REDIRECT_STATUSES = range(300, 400)
 _NOT_FOUND_STATUSES = frozenset({404, 405})
 _TOO_LARGE_STATUSES = frozenset({413, 422})
+_FIELD_STATUSES = frozenset({400, 422})
 _SERVER_ERRORS = 500
 _FAILED_DEPENDENCY = 424
 _NEVER_SUPPORTED_STATUSES = frozenset({501, 505})
@@ -51,7 +52,18 @@ _REPEATED_INPUT = re.compile(r"""(input_value=|["']input["']:).*""", re.DOTALL)
 _TITLES = ("title", "h1")
 _LOWERED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """`str.lower()` may change the length of a text."""
-_MESSAGE_FIELDS = ("error", "detail", "message")
+_MESSAGE_FIELDS = frozenset(
+    {"description", "detail", "error", "error_description", "error_message", "error_msg", "errors"}
+    | {"fault", "faultstring", "message", "msg", "reason", "title"}
+)
+"""Where servers write a reason, in small letters."""
+_ABOUT_FIELDS = re.compile(
+    r"(field|parameter|property|argument)s? (is |are )?(required|missing)|is required|required prop"
+    r"|(missing|unknown|unexpected|unrecogni[sz]ed|extra|invalid|no such) .{0,12}"
+    r"(field|parameter|propert|argument|input|key)|not permitted|valid (string|list|integer|dict)",
+    re.IGNORECASE,
+)
+_WANTS_TOP_N = re.compile(r"\btop_n\b", re.IGNORECASE)
 
 
 def status_error(
@@ -87,6 +99,9 @@ def status_error(
     if status in _REDIRECT_STATUSES:
         host = _host(response.headers.get("location", ""), key)
         what = f"{what}; it points to {host}, and redirects are not followed: correct `base_url`"
+    elif status in _FIELD_STATUSES and _ABOUT_FIELDS.search(message):
+        demands = _WANTS_TOP_N.search(message)
+        what += "; set `send_top_n`" if demands else "; check that it is a server of this kind"
     elif status in _TOO_LARGE_STATUSES and len(documents) > 1:
         what = (
             f"{what}; it got {len(documents)} documents; set `max_documents` to send fewer at once"
@@ -145,7 +160,17 @@ def _json_message(body: object) -> str:
         place = body.get("loc")
         location = ".".join(map(str, place)) if isinstance(place, list) else ""
         return f"{location}: {body['msg']}" if location else body["msg"]
-    return next(filter(None, (_json_message(body.get(name)) for name in _MESSAGE_FIELDS)), "")
+    # The longest: beside the reason there may be a code, a title or the name of the status.
+    named = (value for name, value in body.items() if name.lower() in _MESSAGE_FIELDS)
+    return max((_json_message(value) or _by_field(value) for value in named), key=len, default="")
+
+
+def _by_field(errors: object) -> str:
+    """Return the reasons in an object that has them under the names of the wrong fields."""
+    if not isinstance(errors, dict):
+        return ""
+    reasons = ((name, _json_message(value)) for name, value in [*errors.items()][:3])
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
 
 
 def _quote(message: str, *, key: Key, texts: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ def parse_json(response: HTTPResponse, *, max_values: int = MAX_VALUES) -> objec
         max_values: how many values it may hold: numbers, strings, lists, objects.
 
     Raises:
-        InvalidResponse: it is not JSON.
+        InvalidResponse: it is not JSON, or holds NaN or an infinity.
         BackendError: it holds too many values, or nests them too deeply.
     """
     media_type = response.headers.get("content-type", "application/json").partition(";")[0].strip()
@@ -36,12 +36,18 @@ def parse_json(response: HTTPResponse, *, max_values: int = MAX_VALUES) -> objec
         raise InvalidResponse(
             f"the response is {media_type[:50]!r} instead of JSON; check `base_url`"
         )
+    problem = "the response is not valid JSON"
     try:
         return _parse(_STRICT, response.content.decode(), max_values)
+    except _NotFinite as exc:
+        problem = (
+            f"the response holds {exc}, which is no score; the model's numbers overflow there, so "
+            "let the server compute in float32 or bfloat16"
+        )
     except ValueError:  # also for bytes that are not UTF-8
         pass
     # Outside of the handler, because the parser's error holds the whole text.
-    raise InvalidResponse("the response is not valid JSON")
+    raise InvalidResponse(problem)
 
 
 def parse_message(text: str) -> object:
@@ -77,8 +83,12 @@ def _holds_more(text: str, max_values: int) -> bool:
     return sum(map(outside.count, ("[", "{", ","))) > max_values
 
 
+class _NotFinite(ValueError):
+    """A `NaN` or an infinity, by its name."""
+
+
 def _reject(constant: str) -> NoReturn:
-    raise ValueError(constant)
+    raise _NotFinite(constant)
 
 
 def _integer(digits: str) -> int:

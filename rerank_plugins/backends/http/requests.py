@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ MAX_BODY = 1_000_000
 _RESPONSE_BYTES, _BYTES_PER_DOCUMENT, _BYTES_PER_BYTE = 2**16, 2**12, 6
 _RESPONSE_VALUES, _VALUES_PER_DOCUMENT = 2**10, 2**8
 
+_REFUSALS = frozenset({400, 422})
+
 _MISREADINGS = (
     *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
 )
@@ -66,6 +69,7 @@ class RequestFlow:
         scaling: how to turn what the servers send into the scale of the backend.
         max_documents: maximum documents in one request; None is no limit.
         listwise: whether documents must not be split.
+        send_top_n: whether to send `top_n`, the number of documents in the request.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RequestFlow:
         scaling: Scaling,
         max_documents: int | None,
         listwise: bool,
+        send_top_n: bool,
     ) -> None:
         self._endpoints = endpoints
         self._dialect = dialect
@@ -88,11 +93,13 @@ class RequestFlow:
         self._scaling = scaling
         self.max_documents = max_documents
         self._listwise = listwise
+        self._send_top_n = send_top_n
 
     def job(self, query: str, texts: Sequence[str], instruction: str | None) -> Job:
-        """Prepare the documents of a call: blank ones become a space, very long ones are cut."""
+        """Prepare the documents of a call: blank ones get a placeholder, very long ones are cut."""
         longest = self._dialect.max_characters
-        prepared = [text[:longest] if text and not text.isspace() else " " for text in texts]
+        blank = self._dialect.blank
+        prepared = [text[:longest] if text and not text.isspace() else blank for text in texts]
         if longest is None:
             return Job(query, instruction, prepared, frozenset())
         truncated = frozenset(at for at, text in enumerate(texts) if len(text) > longest)
@@ -140,6 +147,8 @@ class RequestFlow:
                 parts = self._split(job, part)  # by the limit just learned
                 if len(parts) == 1:
                     raise BackendRejected(str(refusal), status_code=refusal.status_code) from None
+            except _FieldRefused:
+                parts = [part]  # again, without the field
         scores: list[Scores] = []
         for smaller in parts:
             scores += [(yield from self.exchange(job, smaller, deadline))]
@@ -182,6 +191,9 @@ class RequestFlow:
             instruction=job.instruction,
             raw=self._scaling.raw,
         )
+        body = {name: value for name, value in body.items() if name not in endpoint.refused_fields}
+        if self._send_top_n:
+            body["top_n"] = len(part.texts)
         headers: dict[str, str | Secret] = {
             "Accept": "application/json",
             "Content-Type": "application/json",
@@ -217,6 +229,9 @@ class RequestFlow:
                 documents=part.texts,
                 start=part.start,
             )
+            if field := self._refused_field(endpoint, response):
+                endpoint.refused_fields |= {field}
+                raise _FieldRefused(str(error), status_code=response.status)
             limit = size_limit(response, documents=count, size=len(request.body))
             if limit is not None and count > 1 and not self._listwise:
                 endpoint.limits.learn(limit)
@@ -231,6 +246,14 @@ class RequestFlow:
         if message := quote_message(response, key=key, texts=[*query, *part.texts]):
             problem += f"; the server says {message}"
         raise kind(f"{endpoint.where}: {problem}")
+
+    def _refused_field(self, endpoint: Endpoint, response: HTTPResponse) -> str | None:
+        """Return which of the fields that every request holds an older server does not know."""
+        if response.status not in _REFUSALS:
+            return None
+        text = response.content.decode(errors="replace")
+        sent = (name for name in self._dialect.always if name not in endpoint.refused_fields)
+        return next((name for name in sent if re.search(rf"\b{re.escape(name)}\b", text)), None)
 
     def _read(self, body: object, count: int) -> Scores:
         """Read scores and usage; a user's own dialect may stumble over a body or misread it."""
@@ -258,6 +281,10 @@ class _Attempt(NamedTuple):
     key: Key
     job: Job
     part: Part
+
+
+class _FieldRefused(BackendRejected):
+    """A request that may be sent without one of its fields; never leaves this module."""
 
 
 class _TooLarge(BackendRejected):

@@ -26,6 +26,7 @@ BODIES = {
         "passages": [{"text": "a"}, {"text": "b"}],
         "truncate": "END",
     },
+    "sglang": {"model": "m", **FLAT},
     "siliconflow": {"model": "m", **FLAT},
     "tei": {"model": "m", "query": "q", "texts": ["a", "b"], "truncate": True},
     "vllm": {"model": "m", **FLAT, "truncate_prompt_tokens": -1},
@@ -49,6 +50,7 @@ def test_without_a_model_the_field_is_left_out(name):
     ("name", "added"),
     [
         ("dashscope", {"parameters": {"instruct": "Säge"}}),
+        ("sglang", {"instruct": "Säge"}),
         ("siliconflow", {"instruction": "Säge"}),
         ("vllm", {"instruction": "Säge"}),
         ("xinference", {"kwargs": '{"instruction": "Säge"}'}),
@@ -65,7 +67,7 @@ def test_an_instruction_is_in_the_field_that_the_server_reads(name, added):
     [
         ("infinity", {"raw_scores": True}),
         ("tei", {"raw_scores": True}),
-        ("vllm", {"use_activation": False}),
+        ("vllm", {"use_activation": False, "activation": False}),
     ],
 )
 def test_raw_scores_are_requested(name, added):

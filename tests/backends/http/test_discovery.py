@@ -51,6 +51,10 @@ OPEN = {
         },
         {"models": ("nvidia/rerank",), "max_documents": 512},
     ),
+    "sglang": (
+        {"/v1/models": {"data": [{"id": "bge", "owned_by": "sglang", "max_model_len": 512}]}},
+        {"models": ("bge",), "max_length": 512},
+    ),
     "tei": (
         {"/info": TEI, "/health": EMPTY},
         {

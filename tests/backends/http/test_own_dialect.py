@@ -78,7 +78,7 @@ MISREAD = {
     "a list": ([1, 2], "TypeError"),
     "text for numbers": ({"percent": ["a", "b"], "cost": 7}, "ValueError"),
     "no usage": ({"percent": [1, 2]}, "KeyError"),
-    "not finite": ({"percent": [1, 1e308 * 100], "cost": 7}, "JSON|finite"),
+    "not finite": ({"percent": [1, 1e308 * 100], "cost": 7}, "Infinity|finite"),
     "null": (None, "TypeError"),
 }
 

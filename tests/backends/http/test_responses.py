@@ -17,9 +17,10 @@ from rerank_plugins import (
     BackendRejected,
     BackendTimeout,
     BackendUnavailable,
+    ConfigError,
     InvalidResponse,
 )
-from rerank_plugins.testing import FakeResponse
+from rerank_plugins.testing import FakeResponse, serve_dialect
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, results
 
 HTML = b"<html><head><title>Sign in</title></head><body>corporate proxy</body></html>"
@@ -35,7 +36,7 @@ BROKEN = {
     ),
     "an infinite score": (
         FakeResponse(b'{"results":[{"index":0,"score":Infinity}]}'),
-        "not valid JSON",
+        "holds Infinity, which is no score",
     ),
     "an overflowing score": (
         FakeResponse(b'[{"index":0,"score":0},{"index":1,"score":1e999}]'),
@@ -51,8 +52,12 @@ BROKEN = {
     "no body": (FakeResponse(b""), "not valid JSON"),
     "no content": (FakeResponse(b"", 204), "not valid JSON"),
     "not UTF-8": (FakeResponse(b'{"results": "\xff"}'), "not valid JSON"),
-    "NaN": (FakeResponse(b'[{"index":0,"score":NaN},{"index":1,"score":0.5}]'), "not valid JSON"),
-    "null for NaN": (FakeResponse(results(None, None)), "document 0 is null"),
+    "NaN": (
+        FakeResponse(b'[{"index":0,"score":NaN},{"index":1,"score":0.5}]'),
+        "holds NaN, .* let the server compute in float32",
+    ),
+    "minus infinity": (FakeResponse(b'[{"index":0,"score":-Infinity}]'), "holds -Infinity"),
+    "null for NaN": (FakeResponse(results(None, None)), "document 0 is null, .* for NaN"),
     "one score too few": (FakeResponse(results(0.5)), "1 scores for 2 documents"),
     "the same document twice": (
         FakeResponse({"results": [{"index": 1, "score": 1}] * 2}),
@@ -433,3 +438,104 @@ def test_odd_times_to_wait_are_ignored(fake_server, ask, value):
         ask(make(fake_server))
 
     assert caught.value.retry_after is None
+
+
+REASONS = {
+    "Amazon": {"Message": "the reason it has"},
+    "ASP.NET": {"title": "One or more errors", "errors": {"query": ["the reason it has"]}},
+    "a code": {"error": "bad_request", "message": "the reason it has"},
+    "a fault": {"fault": {"faultstring": "the reason it has", "detail": {"errorcode": "x"}}},
+    "a list of errors": {"errors": [{"code": 7, "message": "the reason it has"}]},
+    "a list of texts": {"errors": ["the reason it has"]},
+    "OAuth": {"error": "invalid_request", "error_description": "the reason it has"},
+    "OpenAI": {"error": {"type": "x", "code": 1, "message": "the reason it has"}},
+    "problem details": {"title": "Bad", "status": 400, "detail": "the reason it has"},
+    "Spring": {"status": 400, "error": "Bad Request", "message": "the reason it has"},
+    "TEI": {"error": "the reason it has", "error_type": "Validation"},
+    "the status as message": {"message": "Bad Request", "error": "the reason it has"},
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_the_servers_own_reason_is_found(fake_server, ask, case):
+    fake_server.response = FakeResponse(REASONS[case], 400)
+
+    with pytest.raises(BackendRejected, match=r"answered 400: '(query: )?the reason it has'"):
+        ask(make(fake_server))
+
+
+FIELDS = {
+    "FastAPI": {"detail": [{"type": "missing", "loc": ["body", "texts"], "msg": "Field required"}]},
+    "FastAPI, strict": {
+        "detail": [{"loc": ["body", "x"], "msg": "Extra inputs are not permitted"}]
+    },
+    "FastAPI, a type": {"detail": [{"loc": ["body"], "msg": "Input should be a valid list"}]},
+    "Rust": "Failed to deserialize the JSON body: missing field `texts` at line 1 column 40",
+    "Rust, strict": {"error": "unknown field `documents`, expected `query` or `texts`"},
+    "JSON schema": {"message": "must have required property 'input'"},
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_a_refused_field_is_no_matter_of_size(fake_server, ask, case):
+    body = FIELDS[case]
+    fake_server.response = FakeResponse(body.encode() if isinstance(body, str) else body, 422)
+
+    with pytest.raises(BackendRejected, match=r"check that it is a server of this kind$") as caught:
+        ask(make(fake_server))
+
+    assert "max_documents" not in str(caught.value)
+
+
+def _demanding(received):
+    if received.body.get("top_n") != len(received.body["documents"]):
+        return FakeResponse({"detail": [{"loc": ["body", "top_n"], "msg": "Field required"}]}, 422)
+    return FakeResponse(GOOD)
+
+
+def test_a_server_that_demands_top_n_is_sent_one(fake_server, ask):
+    fake_server.response = _demanding
+
+    assert EXPECTED == ask(make(fake_server, send_top_n=True))
+    with pytest.raises(BackendRejected, match=r"top_n: Field required'; set `send_top_n`$"):
+        ask(make(fake_server))
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", None])
+def test_send_top_n_is_a_switch(fake_server, wrong):
+    with pytest.raises(ConfigError, match="`send_top_n` must be True or False"):
+        make(fake_server, send_top_n=wrong)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "field"),
+    [("vllm", "truncate_prompt_tokens"), ("voyage", "truncation"), ("nim", "truncate")],
+)
+def test_a_field_that_an_older_server_refuses_is_left_out_from_then_on(
+    fake_server, ask, dialect, field
+):
+    good = serve_dialect(dialect)
+    refusal = FakeResponse({"message": f"{field}: Input should be greater than 0"}, 400)
+    fake_server.response = lambda received: refusal if field in received.body else good(received)
+    backend = make(fake_server, dialect)
+
+    assert 2 == len(ask(backend))
+    assert 2 == len(ask(backend))
+    assert [True, False, False] == [field in received.body for received in fake_server.requests]
+
+
+def test_a_refusal_that_stays_is_raised(fake_server, ask):
+    fake_server.response = FakeResponse({"message": "truncate_prompt_tokens or so"}, 400)
+
+    with pytest.raises(BackendRejected, match="truncate_prompt_tokens or so"):
+        ask(make(fake_server, "vllm"))
+
+    assert 2 == len(fake_server.requests)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+def test_sglang_gets_another_placeholder_for_blank_documents(fake_server, ask, blank):
+    fake_server.response = serve_dialect("sglang")
+    ask(make(fake_server, "sglang"), ["panda", blank])
+
+    assert ["panda", "."] == fake_server.requests[0].body["documents"]

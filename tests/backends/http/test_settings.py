@@ -24,7 +24,10 @@ WRONG = {
     "a model is missing": ({"dialect": "xinference", "model": None}, "needs `model`"),
     "a URL is missing": ({"base_url": None}, "needs `base_url`"),
     "both keys": ({"api_key": "a", "api_key_env": "B"}, "either `api_key` or `api_key_env`"),
-    "no instruction here": ({"instruction": "x"}, "these can: dashscope, siliconflow, vllm"),
+    "no instruction here": (
+        {"instruction": "x"},
+        "these can: dashscope, sglang, siliconflow, vllm",
+    ),
     "no logits from here": ({"dialect": "cohere", "scale": "logit"}, "infinity, tei, vllm"),
     "no parallel requests": (
         {"max_parallel": 0},

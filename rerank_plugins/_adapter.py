@@ -32,6 +32,7 @@ __all__ = [
     "add_facts",
     "check_on_error",
     "check_settings",
+    "plain",
     "refuse_unknown",
     "reranking",
 ]
@@ -241,6 +242,19 @@ def reranking(backend: Backend, count: int, *, on_error: OnError) -> Iterator[Ou
         has_choice = any(len(node.children) > 1 for node in backend.walk())
         if has_choice and scores.backend is not None:
             outcome.status = f"scored:{scores.backend}"
+
+
+def plain(score: object) -> object:
+    """Return a retriever's score as a Python float, so that metadata stays JSON.
+
+    What converts to a float, such as NumPy's numbers, does; all else stays as it is.
+    """
+    if isinstance(score, str | bytes | bool) or not hasattr(score, "__float__"):
+        return score
+    try:
+        return float(score)
+    except (TypeError, ValueError):  # an array of several numbers
+        return score
 
 
 def add_facts(

@@ -64,6 +64,27 @@ def test_kinds_build_their_backend(kind, spec, backend):
     assert isinstance(load_backend(spec), backend)
 
 
+@pytest.mark.parametrize(
+    ("kind", "option", "path"),
+    [("local", "model", "/a/b"), ("local", "cache_folder", "/c"), ("tei", "verify", "/ca.pem")],
+)
+def test_a_path_is_as_good_as_its_text(kind, option, path):
+    others = {"model": "m", **({"base_url": "http://gpu"} if kind == "tei" else {})}
+    by_path = load_backend({"kind": kind, **others, option: Path(path)})
+    by_text = load_backend({"kind": kind, **others, option: path})
+
+    assert by_text.to_spec() == by_path.to_spec()
+    assert path == by_path.to_spec()[option]
+    assert (
+        path == type(by_path)(**_keywords(by_path, kind) | {option: Path(path)}).to_spec()[option]
+    )
+
+
+def _keywords(backend, kind):
+    options = {name: value for name, value in backend.to_spec().items() if name != "kind"}
+    return options if kind == "local" else options | {"dialect": kind}
+
+
 def test_a_backend_is_returned_as_it_is():
     backend = FakeBackend()
 

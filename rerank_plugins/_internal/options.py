@@ -234,9 +234,11 @@ def _as_instance(value: object, choice: Any) -> object:
     raise ValueError
 
 
-def _described(choices: Iterable[Any]) -> str:
+def _described(choices: Sequence[Any]) -> str:
     words: list[str] = []
     for choice in choices:
+        if choice is Path and str in choices:
+            continue
         if get_origin(choice) is Literal:
             words += [repr(word) for word in get_args(choice)]
         elif choice is type(None):

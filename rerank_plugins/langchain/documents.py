@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts
+from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts, plain
 from rerank_plugins.errors import UnsupportedInputError
 
 __all__ = ["RELEVANCE_SCORE", "best", "check_documents"]
@@ -52,7 +52,7 @@ def _with_rank(document: Document, kept: Kept, status: str | None) -> Document:
     if RETRIEVER_RANK not in metadata:
         metadata[RETRIEVER_RANK] = kept.index + 1
         if earlier is not None:
-            metadata[RETRIEVER_SCORE] = earlier
+            metadata[RETRIEVER_SCORE] = plain(earlier)
     if kept.score is not None:
         metadata[RELEVANCE_SCORE] = kept.score
     add_facts(metadata, status=status, truncated=kept.truncated)

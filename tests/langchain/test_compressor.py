@@ -4,7 +4,9 @@ import asyncio
 import copy
 import json
 import math
+from decimal import Decimal
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 
@@ -90,6 +92,22 @@ def test_new_score_wins_over_a_stale_one():
 
     assert 1.0 == ranked.metadata["relevance_score"]
     assert 0.01 == ranked.metadata["retriever_score"]
+
+
+@pytest.mark.parametrize("score", [np.float32(0.5), np.float64(0.5), np.array(0.5), Decimal("0.5")])
+def test_a_retrievers_score_of_another_library_becomes_json(score):
+    document = Document(QUERY, metadata={"relevance_score": score})
+    (ranked,) = everything().compress_documents([document], QUERY)
+
+    assert "0.5" == json.dumps(ranked.metadata["retriever_score"])
+
+
+@pytest.mark.parametrize("score", ["high", [0.1, 0.2], np.array([0.1, 0.2]), True])
+def test_a_retrievers_score_that_is_no_number_stays(score):
+    document = Document(QUERY, metadata={"relevance_score": score})
+    (ranked,) = everything().compress_documents([document], QUERY)
+
+    assert score is ranked.metadata["retriever_score"]
 
 
 def test_a_second_reranker_keeps_the_retrievers_rank():

@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
@@ -90,7 +91,7 @@ class HTTPBackend(Backend):
         instruction: str | None = None,
         send_top_n: bool = False,
         headers: Mapping[str, str] | None = None,
-        verify: bool | str = True,
+        verify: bool | str | Path = True,
     ) -> None:
         key = None if api_key is None else Secret(api_key)
         api_key = None  # no frame shows it any more
@@ -126,7 +127,7 @@ class HTTPBackend(Backend):
         self._instruction = instruction
         self._send_top_n = send_top_n
         self._headers = None if headers is None else dict(headers)
-        self._verify = verify
+        self._verify = verify = str(verify) if isinstance(verify, Path) else verify
         self._scaling = _scaling(protocol, scale, server_scale)
         self.scale = self._scaling.scale
         self.cacheable = self.pointwise = not listwise

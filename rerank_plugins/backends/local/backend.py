@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rerank_plugins._internal.checks import (
@@ -112,7 +113,7 @@ class LocalBackend(Backend):
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *,
         engine: EngineName = "auto",
         device: str = "auto",
@@ -126,7 +127,7 @@ class LocalBackend(Backend):
         true_token: str | None = None,
         false_token: str | None = None,
         revision: str | None = None,
-        cache_folder: str | None = None,
+        cache_folder: str | Path | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
@@ -137,7 +138,7 @@ class LocalBackend(Backend):
         cached_tokens: int = 1 << 20,
     ) -> None:
         self._options: dict[str, Any] = {
-            "model": model,
+            "model": _as_text(model),
             "engine": engine,
             "device": device,
             "dtype": dtype,
@@ -150,7 +151,7 @@ class LocalBackend(Backend):
             "true_token": true_token,
             "false_token": false_token,
             "revision": revision,
-            "cache_folder": cache_folder,
+            "cache_folder": _as_text(cache_folder),
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
@@ -346,6 +347,10 @@ def _check_request(query: str | Query, documents: Sequence[Document]) -> Request
     checked: Any = check_request(query, documents, instructions=True)  # without images: strings
     request: Request = checked
     return request
+
+
+def _as_text(path: object) -> object:
+    return str(path) if isinstance(path, Path) else path
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -24,6 +24,13 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [8787].")] = None,
+    model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that requests may use, the default first; '*' stands for any. Repeatable.",
+            metavar="NAME",
+        ),
+    ] = None,
     api_keys_file: Annotated[
         str | None, typer.Option(help="File with a line ID:KEY for each key.")
     ] = None,
@@ -53,6 +60,7 @@ def serve(
     flags = {
         "host": host,
         "port": port,
+        "model_names": model_name or None,
         "api_keys_file": api_keys_file,
         "model_process": model_process,
         "insecure_no_auth": insecure_no_auth,

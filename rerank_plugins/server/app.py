@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.middleware import AdmissionMiddleware
 from rerank_plugins.server.openapi import complete_openapi
+from rerank_plugins.server.paths import PathMiddleware, public_paths
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.ui import ui_routes
@@ -97,6 +99,7 @@ def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> 
     if settings.ui:
         app.include_router(ui_routes(lifecycles, settings))
     app.add_middleware(AdmissionMiddleware, settings=settings, auth=auth, metrics=metrics)
+    app.add_middleware(PathMiddleware)
     app.add_middleware(_StartMiddleware, lifecycles=lifecycles)
     complete_openapi(app, lifecycle, settings, needs_keys=not auth.is_open)
     return app
@@ -147,4 +150,6 @@ async def _send_error(request: Request, error: Exception) -> Response:
         request.app.state.metrics.rejected.labels(error.type).inc()
     else:
         error = api_error_of(error)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            error.detail += f": {', '.join(public_paths(request.app.openapi()))}"
     return error_response(error, request.state.request_id)

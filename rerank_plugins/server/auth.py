@@ -18,9 +18,12 @@ import jwt
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.settings import JWTSettings, ServerSettings
 
-__all__ = ["AuthenticationFailed", "Authenticator"]
+__all__ = ["KEY_HEADERS", "AuthenticationFailed", "Authenticator"]
 
 _log = logging.getLogger(__name__)
+
+KEY_HEADERS = ("api-key", "x-api-key")
+"""Where the clients of Azure and of llama.cpp send a key, without a word before it."""
 
 _LINE = re.compile(r"(?P<id>[A-Za-z0-9_.@-]{1,64}):(?:(?P<hash>sha256:[0-9a-f]{64})|(?P<key>\S+))")
 _MIN_KEY_LENGTH = 16  # characters
@@ -50,7 +53,7 @@ class _ClientKey:
 
 
 class Authenticator:
-    """Identifies the client by its `Authorization` header.
+    """Identifies the client by its key or token.
 
     It holds SHA-256 digests of the keys, and compares with all of them in constant time. It reads
     the file of keys again within a second of a change; while that fails, the old keys stay valid
@@ -73,17 +76,22 @@ class Authenticator:
         self._jwt = None if settings.jwt is None else _TokenVerifier(settings.jwt)
         self.is_open = not settings.has_keys
 
-    def authenticate(self, authorization: Sequence[str]) -> str:
+    def authenticate(self, authorization: Sequence[str], keys: Sequence[str] = ()) -> str:
         """Return the client that sent these headers, as `key:ID` or `jwt:SUBJECT`.
+
+        Args:
+            authorization: the headers `Authorization`.
+            keys: those of `KEY_HEADERS`, which count where there is no `Authorization`.
 
         Raises:
             AuthenticationFailed: they hold no valid key or token.
         """
-        if not authorization:
+        sent = list(authorization) or [f"Bearer {key}" for key in keys]
+        if not sent:
             raise AuthenticationFailed("missing")
-        scheme, _, credential = authorization[0].partition(" ")
+        scheme, _, credential = sent[0].partition(" ")
         credential = credential.strip()
-        if len(authorization) > 1 or scheme.lower() != "bearer" or not credential:
+        if len(sent) > 1 or scheme.lower() != "bearer" or not credential:
             raise AuthenticationFailed("malformed")
         if len(credential) > _MAX_TOKEN_BYTES:
             raise AuthenticationFailed("too_long")

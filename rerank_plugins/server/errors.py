@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -22,10 +23,6 @@ from rerank_plugins.wrappers.process import ModelRestarting
 __all__ = ["APIError", "api_error_of", "error_response"]
 
 _MAX_RETRY_AFTER = 3600.0
-_ROUTING_ERRORS = {
-    404: ("not_found", "there is no such path"),
-    405: ("wrong_method", "this path takes another method"),
-}
 
 
 class APIError(HTTPException):
@@ -64,10 +61,7 @@ def api_error_of(error: Exception) -> APIError:
     """Return what a client learns of an error: whose fault it is, and whether to retry."""
     match error:
         case HTTPException():  # of the router
-            type_, message = _ROUTING_ERRORS.get(
-                error.status_code, ("refused", "the server refuses this request")
-            )
-            return APIError(error.status_code, type_, message, headers=error.headers)
+            return _routing_error(error)
         case MemoryError():
             return APIError(503, "out_of_memory", "the server ran out of memory", retry_after=5)
         case UnsupportedInputError():
@@ -101,6 +95,17 @@ def api_error_of(error: Exception) -> APIError:
             return APIError(502, "backend_failed", "the backend returned no valid scores")
         case _:
             return APIError(500, "internal_error", "the server can't score this request")
+
+
+def _routing_error(error: HTTPException) -> APIError:
+    type_, message = "refused", "the server refuses this request"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        type_, message = "not_found", "there is no such path; GET / lists the others"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        body = ", with a body of JSON" if allowed == "POST" else ""
+        type_, message = "wrong_method", f"this path takes {allowed}{body}"
+    return APIError(error.status_code, type_, message, headers=error.headers)
 
 
 def error_response(error: APIError, request_id: str) -> Response:

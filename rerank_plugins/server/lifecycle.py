@@ -23,7 +23,7 @@ from rerank_plugins.server.folders import without_folders, without_folders_in
 from rerank_plugins.server.isolation import check_locked_models, is_remote, model_processes
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.scoring import Scoring, select_scoring
-from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.settings import ANY_MODEL, ServerSettings
 
 __all__ = ["Lifecycle"]
 
@@ -36,7 +36,7 @@ _MEMORY_RETRY_SECONDS = 10.0
 """Seconds between two tries of a server without memory, which gets no requests of clients."""
 _LOAD_END_SECONDS = 2.0
 """How long an ending server waits for a model that is loading in one of its threads."""
-_DEFAULT_MAX_LENGTH = 512
+_ASSUMED_LENGTH = 512
 _WARM_UP_WORDS = (1, 30, 120, 400)
 """Lengths of the documents of the warm-up."""
 
@@ -112,9 +112,15 @@ class Lifecycle:
         length = self.facts.get("max_length")
         return length if isinstance(length, int) else None
 
+    @property
+    def assumed_length(self) -> int:
+        """`max_length`, or a usual one if it is unknown."""
+        return self.max_length or _ASSUMED_LENGTH
+
     def model_names(self) -> tuple[str, ...]:
         """Return the names that `model` may have in a request, the default first."""
-        return self._settings.model_names or (self._default_name,)
+        names = tuple(name for name in self._settings.model_names if name != ANY_MODEL)
+        return names or (self._default_name,)
 
     def check_model(self, name: str) -> None:
         """Check the name of a model in a request.
@@ -122,11 +128,12 @@ class Lifecycle:
         Raises:
             APIError: it is another model's.
         """
-        if name not in self.model_names():
+        if name not in self.model_names() and ANY_MODEL not in self._settings.model_names:
             raise APIError(
                 404,
                 "model_not_found",
-                "there is no such model; choose one of /v1/models, or leave `model` out",
+                "there is no such model; choose one of /v1/models, leave `model` out, or let the "
+                "server take any name with `--model-name '*'`",
             )
 
     def scoring(self) -> Scoring:
@@ -253,7 +260,7 @@ class Lifecycle:
             settings,
             (self._metrics.hook, self._watch_batches),
             remote=self._is_remote,
-            max_length=self.max_length or _DEFAULT_MAX_LENGTH,
+            max_length=self.assumed_length,
         )
 
     def _watch_batches(self, event: Event) -> None:

@@ -12,11 +12,12 @@ from time import monotonic
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rerank_plugins.server.auth import AuthenticationFailed, Authenticator
+from rerank_plugins.server.auth import KEY_HEADERS, AuthenticationFailed, Authenticator
 from rerank_plugins.server.client_address import client_address, rate_key
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.hosts import is_allowed_host, listens_on_loopback
 from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.paths import route_path
 from rerank_plugins.server.rate_limit import RateLimiter, RateLimitResult, parse_rate
 from rerank_plugins.server.routes import RerankRoute
 from rerank_plugins.server.settings import ServerSettings
@@ -31,15 +32,15 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/v1/cluster/auth", "/ui"})
+HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health", "/healthz"})
+"""The paths without limits: after a refused probe a busy server would be restarted."""
+
+PUBLIC_PATHS = HEALTH_PATHS | {"/", "/v1/cluster/auth", "/ui"}
 """The paths that need no key.
 
-`/v1/cluster/auth` returns whether the others do, as Xinference's does; the page at `/ui` holds no
-data.
+`/v1/cluster/auth` returns whether the others do, as Xinference's does; `/` and the page at `/ui`
+hold no data.
 """
-
-HEALTH_PATHS = frozenset({"/livez", "/readyz"})
-"""The paths without limits: after a refused probe a busy server would be restarted."""
 
 PROBE_PATHS = HEALTH_PATHS | {"/metrics"}
 """The paths that respond however busy the server is.
@@ -57,7 +58,7 @@ class AdmissionMiddleware:
     """Admits or refuses each request, whatever routes there are, and records its outcome.
 
     It stands before FastAPI's routes and dependencies, so that a path without a route needs a key
-    too. It reads the path that the server received, never a URL put together from headers.
+    too. It reads the path of the request, never a URL put together from headers.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class AdmissionMiddleware:
             APIError: a wrong host, too many connections or requests, or no valid key.
         """
         self._check_host(scope, headers)
-        path = _route_path(scope)
+        path = route_path(scope)
         if scope["state"].get(TOO_MANY_CONNECTIONS) and path not in PROBE_PATHS:
             self._metrics.rejected.labels("too_many_connections").inc()
             raise APIError(
@@ -162,13 +163,14 @@ class AdmissionMiddleware:
 
     def _authenticate(self, headers: Headers) -> str:
         try:
-            return self._auth.authenticate(headers.getlist("authorization"))
+            keys = [value for name in KEY_HEADERS for value in headers.getlist(name)]
+            return self._auth.authenticate(headers.getlist("authorization"), keys)
         except AuthenticationFailed as exc:
             self._metrics.auth_failures.labels(exc.reason).inc()
             raise APIError(
                 401,
                 "unauthorized",
-                "send a valid key, as in: Authorization: Bearer KEY",
+                "send a valid key, as in: Authorization: Bearer KEY; or: api-key: KEY",
                 headers={"WWW-Authenticate": 'Bearer realm="rerank"'},
             ) from None
 
@@ -200,13 +202,6 @@ class AdmissionMiddleware:
             state["client"],
             state["request_id"],
         )
-
-
-def _route_path(scope: Scope) -> str:
-    """Return the path below the place where the application is mounted."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def _limiter(option: str, rate: str | None) -> RateLimiter | None:

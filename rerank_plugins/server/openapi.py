@@ -8,10 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from rerank_plugins.server.auth import KEY_HEADERS
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.middleware import HEALTH_PATHS, PROBE_PATHS, PUBLIC_PATHS
 from rerank_plugins.server.schemas import AnyRerankRequest, ErrorResponse, RerankRequest
-from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.settings import ANY_MODEL, ServerSettings
 
 __all__ = ["complete_openapi"]
 
@@ -40,6 +41,9 @@ _COMPUTE_TOKENS = {
 }
 
 
+_SECURITY: list[dict[str, list[str]]] = [{name: []} for name in ("bearer", *KEY_HEADERS)]
+
+
 def complete_openapi(
     app: FastAPI, lifecycle: Lifecycle, settings: ServerSettings, *, needs_keys: bool
 ) -> None:
@@ -62,7 +66,8 @@ def complete_openapi(
         _limit_text(definitions["DocumentObject"]["properties"]["text"], settings)
         if needs_keys:
             schema["components"]["securitySchemes"] = {
-                "bearer": {"type": "http", "scheme": "bearer"}
+                "bearer": {"type": "http", "scheme": "bearer"},
+                **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
             }
         for path, operations in schema["paths"].items():
             for operation in operations.values():
@@ -83,8 +88,9 @@ def _limit_request(
                 schema["maxItems"] = settings.max_documents
                 for item in _alternatives(schema["items"]):
                     _limit_text(item, settings)
+    takes_any = ANY_MODEL in settings.model_names
     for schema in _alternatives(properties["model"]):
-        if schema.get("type") == "string" and settings.model_names:
+        if schema.get("type") == "string" and settings.model_names and not takes_any:
             schema["enum"] = list(settings.model_names)
     for schema in _alternatives(properties["max_tokens_per_doc"]):
         if schema.get("type") == "integer" and max_length is not None:
@@ -110,7 +116,7 @@ def _add_middleware(
         responses.pop("422", None)
     is_public = path in PUBLIC_PATHS
     if needs_keys:
-        operation["security"] = [] if is_public else [{"bearer": []}]
+        operation["security"] = [] if is_public else _SECURITY
         if not is_public:
             responses["401"] = _error("The request has no valid key.")
     if settings.allowed_hosts or not needs_keys:

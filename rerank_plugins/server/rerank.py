@@ -12,10 +12,17 @@ from starlette.responses import Response
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import RerankError
 from rerank_plugins.ranking import rank
+from rerank_plugins.scheduler import estimated_tokens
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.errors import APIError, api_error_of
 from rerank_plugins.server.lifecycle import Lifecycle
-from rerank_plugins.server.responses import cohere_response, plain_response, tei_response
+from rerank_plugins.server.paths import route_path
+from rerank_plugins.server.responses import (
+    TokenCount,
+    cohere_response,
+    plain_response,
+    tei_response,
+)
 from rerank_plugins.server.schemas import AnyRerankRequest, DocumentObject, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 
@@ -40,9 +47,10 @@ class RerankHandler:
             rank(self._rescale(scores, raw=body.raw), top_n=body.top_n),
             texts,
             scores,
+            self._count(body, texts, scores),
             model=self._model_name(body),
-            version="2" if request.scope["path"].startswith("/v2") else "1",
-            return_documents=bool(body.return_documents),
+            version="2" if route_path(request.scope).startswith("/v2") else "1",
+            return_documents=self._returns_documents(body),
         )
 
     async def rerank_any(self, request: Request, body: AnyRerankRequest) -> Response:
@@ -54,16 +62,18 @@ class RerankHandler:
         texts = [_text(document) for document in body.documents or body.candidates or []]
         scores = await self._score(request, body, texts)
         ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.top_n or body.top_k)
+        count = self._count(body, texts, scores)
         model = self._model_name(body)
         if body.is_plain:
-            return plain_response(ranked, texts, scores, model=model)
+            return plain_response(ranked, texts, count, model=model)
         return cohere_response(
             ranked,
             texts,
             scores,
+            count,
             model=model,
             version="1",
-            return_documents=bool(body.return_documents),
+            return_documents=self._returns_documents(body),
         )
 
     def _check(self, body: RerankRequest | AnyRerankRequest, texts: Sequence[str]) -> None:
@@ -131,6 +141,19 @@ class RerankHandler:
         if raw is None or self._lifecycle.backend.scale == ("logit" if raw else "probability"):
             return scores
         return [_logit(score) for score in scores] if raw else to_probability(scores)
+
+    def _count(
+        self, body: RerankRequest | AnyRerankRequest, texts: Sequence[str], scores: Scores
+    ) -> TokenCount:
+        if scores.usage is not None and scores.usage.tokens is not None:
+            return TokenCount(scores.usage.tokens, estimated=False)
+        limit = self._lifecycle.assumed_length
+        costs = (estimated_tokens(body.query, text, limit=limit) for text in texts)
+        return TokenCount(sum(costs), estimated=True)
+
+    def _returns_documents(self, body: RerankRequest | AnyRerankRequest) -> bool:
+        asked = body.return_documents
+        return self._settings.return_documents if asked is None else asked
 
     def _model_name(self, body: RerankRequest | AnyRerankRequest) -> str:
         return body.model or self._lifecycle.model_names()[0]

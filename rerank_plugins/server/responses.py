@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from starlette.responses import Response
 
@@ -13,11 +14,24 @@ from rerank_plugins.scores import Scores
 from rerank_plugins.server.folders import without_folders
 
 __all__ = [
+    "TokenCount",
     "cohere_response",
     "json_response",
     "plain_response",
     "tei_response",
 ]
+
+
+_UNIT = 100
+"""The documents of one of Cohere's search units."""
+
+
+class TokenCount(NamedTuple):
+    """The tokens of a request."""
+
+    tokens: int
+    estimated: bool
+    """Whether the backend did not count them."""
 
 
 def json_response(data: object) -> Response:
@@ -34,6 +48,7 @@ def cohere_response(
     ranked: Sequence[Ranked],
     texts: Sequence[str],
     scores: Scores,
+    count: TokenCount,
     *,
     model: str,
     version: str,
@@ -45,9 +60,9 @@ def cohere_response(
         | ({"document": {"text": texts[item.index]}} if return_documents else {})
         for item in ranked
     ]
-    meta = {"api_version": {"version": version}, **_meta(scores)}
+    meta = {"api_version": {"version": version}, **_meta(scores, count)}
     return json_response(
-        {"id": uuid.uuid4().hex, "model": model, "results": results, "meta": meta} | _usage(scores)
+        {"id": uuid.uuid4().hex, "model": model, "results": results, "meta": meta} | _usage(count)
     )
 
 
@@ -68,30 +83,29 @@ def tei_response(
 
 
 def plain_response(
-    ranked: Sequence[Ranked], texts: Sequence[str], scores: Scores, *, model: str
+    ranked: Sequence[Ranked], texts: Sequence[str], count: TokenCount, *, model: str
 ) -> Response:
     """Return the plain shape."""
     results = [
         {"index": item.index, "score": item.score, "document": texts[item.index]} for item in ranked
     ]
-    return json_response({"model": model, "results": results} | _usage(scores))
+    return json_response({"model": model, "results": results} | _usage(count))
 
 
-def _usage(scores: Scores) -> dict[str, object]:
+def _usage(count: TokenCount) -> dict[str, object]:
     """Return the tokens where the clients of Jina, Infinity and vLLM look for them."""
-    if scores.usage is None or scores.usage.tokens is None:
-        return {}
-    tokens = scores.usage.tokens
-    return {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return {"usage": {"prompt_tokens": count.tokens, "total_tokens": count.tokens}}
 
 
-def _meta(scores: Scores) -> dict[str, object]:
-    """Return what is known about the scores, beside what Cohere's clients know."""
-    meta: dict[str, object] = {}
-    if scores.usage is not None and scores.usage.search_units is not None:
-        meta["billed_units"] = {"search_units": scores.usage.search_units}
-    if scores.usage is not None and scores.usage.tokens is not None:
-        meta["tokens"] = {"input_tokens": scores.usage.tokens}
+def _meta(scores: Scores, count: TokenCount) -> dict[str, object]:
+    """Return what the clients of Cohere and Xinference need, and what else is known."""
+    units = None if scores.usage is None else scores.usage.search_units
+    meta: dict[str, object] = {
+        "billed_units": {"search_units": -(-len(scores) // _UNIT) if units is None else units},
+        "tokens": {"input_tokens": count.tokens, "output_tokens": 0},
+    }
+    if count.estimated:
+        meta["estimated"] = True
     if scored_by := scores.model or scores.label:
         meta["scored_by"] = without_folders(scored_by)
     if scores.truncated:

@@ -10,12 +10,13 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 import rerank_plugins
 from rerank_plugins.server.body import BodyReader
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.metrics import ServerMetrics
+from rerank_plugins.server.paths import public_paths
 from rerank_plugins.server.rerank import RerankHandler
 from rerank_plugins.server.schemas import (
     AuthStatus,
@@ -27,6 +28,7 @@ from rerank_plugins.server.schemas import (
     RequestLimits,
     RerankResponse,
     ServerInfo,
+    ServerPaths,
     TEIResult,
 )
 from rerank_plugins.server.settings import ServerSettings
@@ -111,11 +113,24 @@ def routes(
         response.status_code = 200 if lifecycle.is_alive else 503
         return ProbeStatus(status="alive" if lifecycle.is_alive else "stalled")
 
+    @router.get("/healthz", summary="The same as `/readyz`.", **_PROBE)
+    @router.get("/health", summary="The same as `/readyz`.", **_PROBE)
     @router.get("/readyz", summary="Does the server take requests?", **_PROBE)
     async def readyz(response: Response) -> ProbeStatus:
         reason = lifecycle.why_not_ready()
         response.status_code = 503 if reason else 200
         return ProbeStatus(status=reason or "ready")
+
+    @router.get(
+        "/",
+        summary="What there is; a browser is led to `/ui`.",
+        response_model=ServerPaths,
+        responses={307: {"description": "To `/ui`."}} if settings.ui else None,
+    )
+    async def index(request: Request) -> object:
+        if settings.ui and "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("ui", headers={"Vary": "Accept"})
+        return ServerPaths(paths=public_paths(request.app.openapi()))
 
     @router.get("/metrics", summary="Metrics for Prometheus.", response_class=_MetricsResponse)
     async def read_metrics() -> Response:
@@ -146,7 +161,9 @@ def _info(lifecycle: Lifecycle, settings: ServerSettings) -> ServerInfo:
         model_id=lifecycle.model_names()[0],
         model_type={"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         max_client_batch_size=settings.max_documents,
-        max_input_length=lifecycle.max_length,
+        max_concurrent_requests=settings.max_connections,
+        max_batch_tokens=settings.batch_tokens,
+        max_input_length=lifecycle.assumed_length,
         auto_truncate=True,
         version=rerank_plugins.__version__,
         scale=lifecycle.backend.scale,

@@ -22,6 +22,7 @@ __all__ = [
     "RerankRequest",
     "RerankResponse",
     "ServerInfo",
+    "ServerPaths",
     "TEIResult",
 ]
 
@@ -192,20 +193,24 @@ class CohereTokens(BaseModel):
     """The tokens that the model read, as Cohere sends them."""
 
     input_tokens: int
+    output_tokens: int
+    """0: rerankers write none."""
 
 
 class CohereBilledUnits(BaseModel):
-    """What the backend's vendor bills, as Cohere sends it."""
+    """What the backend's vendor bills, or else Cohere would: a unit for each 100 documents."""
 
     search_units: int
 
 
 class ResponseMeta(BaseModel):
-    """Facts about the scores; one that is unknown is left out."""
+    """Facts about the scores; of the optional ones, one that is unknown is left out."""
 
     api_version: APIVersion
-    billed_units: CohereBilledUnits | None = None
-    tokens: CohereTokens | None = None
+    billed_units: CohereBilledUnits
+    tokens: CohereTokens
+    estimated: Literal[True] | None = None
+    """Sent if the backend counts no tokens: those here and in `usage` are estimated."""
     scored_by: str | None = None
     """The model that scored, which in a chain with fallbacks may be another one each time."""
     truncated: list[int] | None = None
@@ -219,8 +224,7 @@ class RerankResponse(BaseModel):
     model: str
     results: list[CohereResult]
     meta: ResponseMeta
-    usage: TokenUsage | None = None
-    """Left out if the backend does not count tokens."""
+    usage: TokenUsage
 
 
 class TEIResult(BaseModel):
@@ -244,14 +248,20 @@ class PlainResponse(BaseModel):
 
     model: str
     results: list[PlainResult]
-    usage: TokenUsage | None = None
-    """Left out if the backend does not count tokens."""
+    usage: TokenUsage
+    """Estimated if the backend counts no tokens."""
 
 
 class ProbeStatus(BaseModel):
     """The state of the server, or why it is not as it should be."""
 
     status: str
+
+
+class ServerPaths(BaseModel):
+    """What the server does, by method and path."""
+
+    paths: dict[str, str]
 
 
 class AuthStatus(BaseModel):
@@ -275,7 +285,10 @@ class ServerInfo(BaseModel):
     model_id: str
     model_type: dict[str, Any]
     max_client_batch_size: int
-    max_input_length: int | None
+    max_concurrent_requests: int
+    max_batch_tokens: int
+    max_input_length: int
+    """In tokens; 512 if the backend does not know it."""
     auto_truncate: bool
     version: str
     scale: Literal["probability", "logit", "unknown"]

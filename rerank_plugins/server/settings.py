@@ -16,7 +16,10 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.hosts import is_loopback
 from rerank_plugins.server.rate_limit import parse_rate
 
-__all__ = ["JWTSettings", "ServerSettings", "read_settings"]
+__all__ = ["ANY_MODEL", "JWTSettings", "ServerSettings", "read_settings"]
+
+ANY_MODEL = "*"
+"""The name in `model_names` that stands for all."""
 
 _COUNTS = (
     "batch_pairs",
@@ -41,7 +44,7 @@ _SECONDS = (
     "watchdog_seconds",
     "write_seconds",
 )
-_BOOLEANS = ("insecure_no_auth", "model_process", "ui", "warm_up")
+_BOOLEANS = ("insecure_no_auth", "model_process", "return_documents", "ui", "warm_up")
 _RATES = ("address_rate", "client_rate")
 _LISTS = ("allowed_hosts", "compare", "model_names", "trusted_proxies")
 _MAX_PORT = 65_535
@@ -87,7 +90,11 @@ class ServerSettings:
     port: int = 8787
     """The port; 0 picks a free one."""
     model_names: tuple[str, ...] = ()
-    """The names that `model` may have in a request, the default first. Empty: the backend's."""
+    """The names that `model` may have in a request, the default first; `"*"` stands for any.
+    Empty: the backend's."""
+    return_documents: bool = False
+    """Whether results repeat their documents when a request does not say, as Jina's and vLLM's do;
+    not in TEI's shape."""
 
     ui: bool = True
     """Whether there is a page at `/ui`, which shows rankings and compares backends."""

@@ -43,7 +43,7 @@ class TestProtocols:
             client, path, {"model": "two", "query": QUERY, "documents": DOCUMENTS}
         ).json()
 
-        assert ["id", "meta", "model", "results"] == sorted(response)
+        assert ["id", "meta", "model", "results", "usage"] == sorted(response)
         assert "two" == response["model"]
         assert version == response["meta"]["api_version"]["version"]
         assert BEST_FIRST == [(r["index"], r["relevance_score"]) for r in response["results"]]
@@ -67,7 +67,7 @@ class TestProtocols:
         response = post(client, "/rerank", {"query": QUERY, name: DOCUMENTS, "top_k": 1}).json()
 
         expected = {"index": 2, "score": 1.0, "document": DOCUMENTS[2]}
-        assert {"model": "one", "results": [expected]} == response
+        assert ("one", [expected]) == (response["model"], response["results"])
 
     def test_infinity(self, client):
         body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "return_documents": False}
@@ -114,6 +114,45 @@ class TestProtocols:
             info["backend"]["name"],
         )
 
+    @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+    def test_documents_are_repeated_by_a_setting(self, path):
+        body = {"query": QUERY, "documents": ["hi"]}
+        with serving(FakeBackend(), return_documents=True) as client:
+            (repeated,) = post(client, path, body).json()["results"]
+            (bare,) = post(client, path, {**body, "return_documents": False}).json()["results"]
+            (of_tei,) = post(client, "/rerank", {"query": QUERY, "texts": ["hi"]}).json()
+
+        assert {"text": "hi"} == repeated["document"]
+        assert {"index", "relevance_score"} == bare.keys()
+        assert {"index", "score"} == of_tei.keys()
+
+    @pytest.mark.parametrize("names", [("*",), ("one", "*"), ("*", "one")])
+    def test_a_star_stands_for_any_model(self, names):
+        with serving(FakeBackend(), model_names=names) as client:
+            body = {"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
+            reply = post(client, "/v1/rerank", body).json()
+            listed = [card["id"] for card in client.get("/v1/models").json()["data"]]
+            card = client.get("/v1/models/jina/any").json()
+
+        assert "rerank-v3.5" == reply["model"]
+        assert ["one" if "one" in names else "fake"] == listed
+        assert "jina/any" == card["id"]
+
+    def test_info_has_numbers_where_nothing_is_known(self):
+        with serving(FakeBackend(scale="unknown")) as client:
+            info = client.get("/info").json()
+
+        assert 512 == info["max_input_length"]
+        numbers = ("max_client_batch_size", "max_concurrent_requests", "max_batch_tokens")
+        assert all(isinstance(info[name], int) for name in numbers)
+
+    @pytest.mark.parametrize("path", ["/health", "/healthz"])
+    def test_health_is_readiness(self, client, path):
+        assert {"status": "ready"} == client.get(path).json()
+        with serving(FakeBackend()) as other:
+            other.app.state.lifecycle.draining = True
+            assert 503 == other.get(path).status_code
+
     def test_another_model_is_refused(self, client):
         reply = post(client, "/v1/rerank", {"model": "x", "query": "q", "documents": ["a"]})
 
@@ -149,6 +188,54 @@ def test_a_request_id_is_kept_if_it_is_harmless(client):
 
     assert "abc-1_2" == accepted.headers["x-request-id"]
     assert 32 == len(replaced.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/v1/rerank"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_wrong_method_names_the_right_one(client, method, path):
+    reply = client.request(method, path)
+
+    assert (405, "POST") == (reply.status_code, reply.headers["allow"])
+    assert "this path takes POST, with a body of JSON" == reply.json()["message"]
+
+
+def test_the_method_of_other_paths_is_named_too(client):
+    assert "this path takes GET" == client.post("/info").json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/rerank", "/v1/nope/rerank"])
+def test_an_unknown_path_lists_the_others(client, path):
+    reply = client.post(path, json={})
+
+    assert 404 == reply.status_code
+    for known in ("POST /v1/rerank", "POST /v2/rerank", "POST /rerank", "GET /health", "GET /info"):
+        assert known in reply.json()["message"]
+    assert "nope" not in reply.text
+    assert "/openapi.json" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_root_lists_the_paths(client):
+    paths = client.get("/").json()["paths"]
+
+    assert "Rerank documents." == paths["POST /v1/rerank"]
+    assert {"GET /v1/models", "GET /livez", "GET /info"} < paths.keys()
+
+
+ACCEPTED_BY_BROWSERS = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+def test_the_root_leads_a_browser_to_the_page(client):
+    reply = client.get("/", headers={"accept": ACCEPTED_BY_BROWSERS})
+
+    assert "<title>" in reply.text
+    assert "/ui" == reply.url.path
+
+
+def test_the_root_is_no_page_where_there_is_none():
+    with serving(FakeBackend(), ui=False) as client:
+        reply = client.get("/", headers={"accept": ACCEPTED_BY_BROWSERS})
+
+    assert "GET /info" in reply.json()["paths"]
 
 
 def test_openapi_describes_the_bodies(client):
@@ -194,7 +281,7 @@ class TestFacts:
         assert {
             "api_version": {"version": path[2] if path.startswith("/v") else "1"},
             "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": 12},
+            "tokens": {"input_tokens": 12, "output_tokens": 0},
             "scored_by": "a-model",
             "truncated": [1],
         } == body["meta"]
@@ -218,11 +305,23 @@ class TestFacts:
 
         assert "rerank_tokens_total 24.0" in metrics
 
-    def test_unknown_facts_are_left_out(self, client):
-        body = post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()
+    @pytest.mark.parametrize(("documents", "units"), [(1, 1), (100, 1), (101, 2), (0, 0)])
+    def test_what_parsers_need_is_estimated_where_nobody_counts(self, client, documents, units):
+        texts = ["a" * 40] * documents
+        body = post(client, "/v1/rerank", {"query": QUERY, "documents": texts}).json()
+        meta = body["meta"]
 
-        assert ["id", "meta", "model", "results"] == sorted(body)
-        assert ["api_version", "scored_by"] == sorted(body["meta"])
+        tokens = body["usage"]["total_tokens"]
+        assert 10 * documents <= tokens <= 20 * documents
+        assert tokens == body["usage"]["prompt_tokens"] == meta["tokens"]["input_tokens"]
+        assert {"search_units": units} == meta["billed_units"]
+        assert meta["estimated"] is True
+        assert "truncated" not in meta
+
+    def test_estimates_are_not_counted_in_the_metrics(self, client):
+        post(client, "/v1/rerank", {"query": QUERY, "documents": DOCUMENTS})
+
+        assert "rerank_tokens_total 0.0" in client.get("/metrics").text
 
     def test_the_backend_that_scored_is_named_where_it_has_no_model(self):
         chain = FallbackBackend([FailingBackend(BackendUnavailable("gone")), EmbeddedBackend()])

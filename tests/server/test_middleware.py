@@ -51,7 +51,7 @@ def test_every_route_but_the_probes_needs_a_key(keys):
         assert len(paths) > 8
         for path in [*paths, "/nope", "/docs", "/openapi.json", "//livez", "/livez/../info"]:
             expected = 200 if path in PUBLIC_PATHS else 401
-            reply = client.get(path.replace("{name}", "x"))
+            reply = client.get(f"http://testserver{path.replace('{name}', 'x')}")
             assert expected == reply.status_code, path
         for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
             assert 401 == client.post(path, json=BODY).status_code
@@ -76,6 +76,28 @@ def test_only_valid_keys_are_accepted(keys, caplog):
 
 AGO, AHEAD = "20 s ago", "in 10 min"  # counted from the test, not from the import
 SECONDS = {AGO: -20, AHEAD: 600}
+
+
+@pytest.mark.parametrize("name", ["api-key", "x-api-key", "Api-Key"])
+def test_a_key_may_come_without_bearer(keys, name):
+    with serving(FakeBackend(), api_keys_file=str(keys)) as client:
+        assert 200 == client.post("/v1/rerank", json=BODY, headers={name: KEY}).status_code
+        for sent in ([(name, KEY[:-1])], [(name, "")], [(name, KEY)] * 2):
+            assert 401 == client.post("/v1/rerank", json=BODY, headers=sent).status_code
+        both = {name: KEY, "authorization": "Bearer wrong"}
+        reply = client.post("/v1/rerank", json=BODY, headers=both)
+    assert 401 == reply.status_code
+    assert "api-key: KEY" in reply.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/v1/rerank", "//v1/rerank/", "/models", "/v1//models/fake"])
+def test_a_path_that_means_another_needs_a_key_too(keys, path):
+    with serving(FakeBackend(), api_keys_file=str(keys), address_rate="8/minute") as client:
+        url = f"http://testserver{path}"
+        assert 401 == client.get(url).status_code
+        with_key = {"api-key": KEY}
+        assert client.get(url, headers=with_key).status_code in (200, 405)
+        assert 200 == client.get("http://testserver//v1/cluster/auth").status_code
 
 
 @pytest.mark.parametrize(

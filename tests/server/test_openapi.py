@@ -22,7 +22,7 @@ from tests.support.serving import listening, serving
 KEY = "a-key-for-tests-0123456789"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 TOO_LONG = "413"
-PROBE_PATHS = ("/livez", "/readyz")
+PROBE_PATHS = ("/livez", "/readyz", "/health", "/healthz")
 
 
 OPEN = ServerSettings(model_names=("mine", "also mine"), max_documents=20, query_characters=200)

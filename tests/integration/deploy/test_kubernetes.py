@@ -9,6 +9,7 @@ import yaml
 
 from rerank_plugins import load_backend
 from rerank_plugins.server.app import create_app
+from rerank_plugins.server.middleware import PROBE_PATHS
 from rerank_plugins.server.settings import ServerSettings, read_settings
 from tests.integration.deploy.recipes import DEPLOY, documents, run
 
@@ -343,7 +344,7 @@ def test_the_gateway_exposes_only_the_paths_of_clients(objects):
     wanted = {
         (path, method.upper())
         for path, operations in paths.items()
-        if path not in {"/metrics", "/livez", "/readyz"}
+        if path not in {*PROBE_PATHS, "/"}
         for method in operations
     }
     (route,) = of(objects, "HTTPRoute")

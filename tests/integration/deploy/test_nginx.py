@@ -18,6 +18,7 @@ import pytest
 
 from rerank_plugins import load_backend
 from rerank_plugins.server import create_app
+from rerank_plugins.server.middleware import PROBE_PATHS
 from rerank_plugins.server.schemas import ErrorResponse
 from rerank_plugins.server.settings import ServerSettings
 from tests.integration.deploy.processes import KEY, server
@@ -146,7 +147,7 @@ def test_paths_that_clients_do_not_need_are_404(front, path):
 def test_all_paths_of_clients_are_exposed(front):
     """Xinference's client, for one, fetches whether there are keys, and the model by its name."""
     client, _ = front
-    paths = set(create_app("embedded").openapi()["paths"]) - {"/metrics", "/livez", "/readyz"}
+    paths = set(create_app("embedded").openapi()["paths"]) - PROBE_PATHS - {"/"}
     assert len(paths) >= 7
     for path in paths:
         reply = client.get(path.replace("{name}", "BAAI/bge-reranker-base"))

@@ -52,7 +52,7 @@ def serve(
         create_app,
         isolated_app,
     )
-    from rerank_plugins.server.logs import configure_logs  # noqa: PLC0415
+    from rerank_plugins.server.logs import configure_logs, is_read_by_a_person  # noqa: PLC0415
     from rerank_plugins.server.run import serve as run  # noqa: PLC0415
     from rerank_plugins.server.settings import read_settings  # noqa: PLC0415
     from rerank_plugins.spec import load_backend  # noqa: PLC0415
@@ -72,7 +72,7 @@ def serve(
     log = configure_logs(log_level)
     backend = load_backend(spec)
     create = isolated_app if settings.model_process else create_app
-    failure = run(create(backend, settings=settings))
+    failure = run(create(backend, settings=settings), greet=is_read_by_a_person())
     log.flush()
     if failure is not None and log.waiting:
         raise typer.Exit(1)  # nobody reads, so to write the error would take for ever

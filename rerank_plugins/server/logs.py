@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from time import monotonic, sleep
 
+from rerank_plugins._internal.terminal import escaped
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["NonBlockingHandler", "configure_logs"]
+__all__ = ["NonBlockingHandler", "configure_logs", "is_read_by_a_person"]
 
 _LEVELS = ("debug", "info", "warning", "error")
 _QUEUED = 4096
@@ -37,6 +38,17 @@ class _JSONLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+class _PlainLines(logging.Formatter):
+    """For people: the message, and before it what is worse than usual."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        lines = [f"{level}{record.getMessage()}"]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).splitlines()
+        return "\n".join(map(escaped, lines))
 
 
 class NonBlockingHandler(logging.Handler):
@@ -102,14 +114,24 @@ class NonBlockingHandler(logging.Handler):
 def configure_logs(level: str) -> NonBlockingHandler:
     """Write the logs of this process to standard error; return the handler that does.
 
+    A terminal gets plain lines, and everything else one JSON object a line.
+
     Raises:
         ConfigError: there is no such level.
     """
     if level not in _LEVELS:
         raise ConfigError(f"`log_level` must be one of {', '.join(_LEVELS)}, not {level!r}")
     handler = NonBlockingHandler(sys.stderr.fileno())
-    handler.setFormatter(_JSONLines())
+    plain = is_read_by_a_person()
+    handler.setFormatter(_PlainLines() if plain else _JSONLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for verbose in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
+    if plain and level == "info":  # its lines about the process say nothing to a person
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
     return handler
+
+
+def is_read_by_a_person() -> bool:
+    """Whether the log goes to a terminal."""
+    return sys.stderr.isatty()

@@ -143,7 +143,7 @@ class AdmissionMiddleware:
             rate_headers |= self._check_rate(self._by_address.hit(rate_key(address)), "address")
         client = f"address:{rate_key(address)}"
         if not self._auth.is_open and path not in PUBLIC_PATHS:
-            client = self._authenticate(headers)
+            client = self._authenticate(headers, scope["state"]["request_id"])
         scope["state"]["client"] = client
         if self._by_client is not None and path not in PROBE_PATHS:
             rate_headers |= self._check_rate(self._by_client.hit(client), "client")
@@ -161,12 +161,13 @@ class AdmissionMiddleware:
                 "the server does not answer to the name in `Host`; list it in `allowed_hosts`",
             )
 
-    def _authenticate(self, headers: Headers) -> str:
+    def _authenticate(self, headers: Headers, request_id: str) -> str:
         try:
             keys = [value for name in KEY_HEADERS for value in headers.getlist(name)]
             return self._auth.authenticate(headers.getlist("authorization"), keys)
         except AuthenticationFailed as exc:
             self._metrics.auth_failures.labels(exc.reason).inc()
+            _log.info("key refused: %s, %s", exc.reason, request_id)
             raise APIError(
                 401,
                 "unauthorized",

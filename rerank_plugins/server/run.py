@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from socket import socket
+from errno import EADDRINUSE
+from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 from time import monotonic
 from types import FrameType
 from typing import NoReturn
@@ -17,6 +18,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.connections import http_protocol
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.open_files import within_open_files
@@ -29,17 +31,25 @@ _log = logging.getLogger(__name__)
 _TICK = 0.05
 
 
-def serve(app: FastAPI) -> Exception | None:
+def serve(app: FastAPI, *, greet: bool = False) -> Exception | None:
     """Serve an application of `create_app()` until a signal ends it.
 
     At the first SIGTERM `/readyz` responds 503; the server takes requests for `shutdown_delay`
     seconds more, and those in progress have `drain_seconds` to finish. A second signal ends the
     process at once. SIGINT (Ctrl-C) is a SIGTERM without the delay.
 
+    Args:
+        app: what to serve.
+        greet: whether the log also holds a command that tries the server.
+
     Returns:
         The error that ended the server; None after a signal.
+
+    Raises:
+        ConfigError: the address can't be listened on, because another program does.
     """
     settings, backlog = within_open_files(app.state.settings)
+    _check_address(settings.host, settings.port)
     lifecycle: Lifecycle = app.state.lifecycle
     config = uvicorn.Config(
         app,
@@ -55,7 +65,7 @@ def serve(app: FastAPI) -> Exception | None:
         access_log=False,  # the middleware logs the client and the request's id too
         log_config=None,
     )
-    server = _UvicornServer(config, lifecycle, settings)
+    server = _UvicornServer(config, lifecycle, settings, greet=greet)
     lifecycle.on_failure = server.stop_after_failure
     lifecycle.on_loaded = _freeze_loaded_objects
     server.run()
@@ -71,9 +81,15 @@ class _UvicornServer(uvicorn.Server):
     """uvicorn's server, which goes on listening while it drains."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, settings: ServerSettings
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        settings: ServerSettings,
+        *,
+        greet: bool,
     ) -> None:
         super().__init__(config)
+        self._greet = greet
         self._lifecycle = lifecycle
         self._settings = settings
         self._drain_task: asyncio.Task[None] | None = None
@@ -82,6 +98,12 @@ class _UvicornServer(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for server in self.servers[:1] if self.started else ():
+            url = _url(self._settings.host, server.sockets[0].getsockname()[1])
+            page = f"; in a browser: {url}/ui" if self._settings.ui else ""
+            _log.info("serving at %s%s", url, page)
+            if self._greet:
+                _log.info("to try it: %s", _curl(url, with_key=self._settings.has_keys))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -120,6 +142,35 @@ class _UvicornServer(uvicorn.Server):
             await asyncio.sleep(_TICK)
         self.config.timeout_graceful_shutdown = 1
         self.should_exit = True
+
+
+def _check_address(host: str, port: int) -> None:
+    """Find out before a model loads, and in one line, whether the address is free.
+
+    Raises:
+        ConfigError: it is not, or there is no such address.
+    """
+    try:
+        for family, kind, _, _, address in getaddrinfo(host, port, type=SOCK_STREAM):
+            with socket(family, kind) as probe:
+                if os.name == "posix":  # as asyncio does; elsewhere it would share the port
+                    probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as exc:
+        hint = "; choose another `port`, or 0 for a free one" if exc.errno == EADDRINUSE else ""
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+        raise ConfigError(f"can't listen on {host}:{port}: {reason}{hint}") from exc
+
+
+def _url(host: str, port: int) -> str:
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  # for messages
+    return f"http://[{name}]:{port}" if ":" in name and "[" not in name else f"http://{name}:{port}"
+
+
+def _curl(url: str, *, with_key: bool) -> str:
+    body = """{"query": "what is a panda?", "documents": ["hi", "a bear"]}"""
+    key = ' -H "Authorization: Bearer $KEY"' if with_key else ""
+    return f"curl {url}/v1/rerank{key} -H 'Content-Type: application/json' -d '{body}'"
 
 
 def _freeze_loaded_objects() -> None:

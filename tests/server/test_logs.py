@@ -96,6 +96,35 @@ def test_a_message_may_contain_any_characters(pipe):
     assert b"line 0\n?\n" == os.read(read, 65_536)
 
 
+@pytest.fixture
+def _logs_as_before():
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
+    before = [*root.handlers], root.level, uvicorn.level
+    yield
+    root.handlers[:], root.level, uvicorn.level = before
+
+
+@pytest.mark.usefixtures("_logs_as_before")
+@pytest.mark.parametrize(
+    ("is_terminal", "expected"),
+    [
+        (True, ["serving at http://x", r"warning: two\nlines \x1b[2J"]),
+        (False, ["{", "{"]),
+    ],
+)
+def test_a_terminal_gets_plain_lines_and_a_pipe_json(monkeypatch, is_terminal, expected):
+    read, write = os.openpty() if is_terminal else os.pipe()
+    monkeypatch.setattr("sys.stderr", os.fdopen(write, "w"))
+    handler = configure_logs("info")
+    logging.getLogger("uvicorn.error").log(logging.INFO if is_terminal else logging.DEBUG, "pid")
+    logging.getLogger("test").info("serving at %s", "http://x")
+    logging.getLogger("test").warning("two\nlines \x1b[2J")
+    lines = read_all(handler, read)
+    os.close(read)
+
+    assert expected == [line if is_terminal else line[0] for line in lines]
+
+
 def test_unknown_levels_are_refused():
     with pytest.raises(ConfigError, match="`log_level` must be one of debug, info"):
         configure_logs("loud")

@@ -72,6 +72,8 @@ def test_only_valid_keys_are_accepted(keys, caplog):
     assert 'rerank_auth_failures_total{reason="unknown"} 4.0' in metrics
     assert KEY not in caplog.text + metrics
     assert "key:alice" in caplog.text
+    for reason in ("missing", "unknown", "malformed"):
+        assert f"key refused: {reason}, " in caplog.text
 
 
 AGO, AHEAD = "20 s ago", "in 10 min"  # counted from the test, not from the import

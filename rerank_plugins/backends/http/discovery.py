@@ -21,6 +21,10 @@ from rerank_plugins.errors import BackendError, BackendRejected
 __all__ = ["DiscoveredServer", "UnknownServer", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
+_RERANK_NAME = re.compile(r"(/v[12])?/(rerank|reranks|reranking|ranking)$")
+"""The end of a rerank URL; other versions stay in a spec, since ours would replace them."""
+_OWN = "rerank-plugins"
+_OWN_REALM = 'realm="rerank"'
 _UNAUTHORIZED = frozenset({401, 403})
 _XINFERENCE_VERSION = "/v1/cluster/version"
 """Only administrators may read it; a key that may score is refused."""
@@ -48,6 +52,8 @@ class DiscoveredServer:
     """Maximum documents in one request, where the server reports it; ours may split further."""
     max_length: int | None = None
     """Maximum tokens of a query and a document, where the server reports it."""
+    software: str | None = None
+    """What serves, where that is not the kind: ours, which speaks the protocols of others."""
     authorized: bool = True
     """False if it refused to list its models: the key is missing, wrong, or lacks the right."""
 
@@ -104,7 +110,8 @@ def probe(
     key = api_key if isinstance(api_key, Secret) else Secret(api_key or "")
     api_key = None  # no frame shows it any more
     key = without_scheme(key)
-    base = _RERANK_PATH.split(DIALECTS["infinity"].rerank_url(base_url))[0]
+    url = DIALECTS["infinity"].rerank_url(base_url)
+    base = _RERANK_PATH.split(url)[0]
     root = re.sub(r"/v\d+$", "", base)
     if hosted := _hosted(root):
         return hosted
@@ -134,9 +141,10 @@ def probe(
                 return replace(info, authorized=not refused)
     finally:
         transport.close()
+    given = _RERANK_NAME.split(url)[0]
     raise UnknownServer(
         f"{root} answers, but like no known rerank server; name its kind in a spec, such as "
-        f"cohere+{root}?model=NAME for a proxy with Cohere's protocol. Kinds: "
+        f"cohere+{given}?model=NAME for a proxy with Cohere's protocol. Kinds: "
         f"{', '.join(DIALECTS)}"
     )
 
@@ -152,6 +160,8 @@ def _hosted(root: str) -> DiscoveredServer | None:
 
 def _tei(root: str, get: _Get) -> DiscoveredServer | None:
     info = get("/info")
+    if info.status in _UNAUTHORIZED and _OWN_REALM in info.headers.get("www-authenticate", ""):
+        return replace(_info("tei", root, []), software=_OWN)
     kind = info.field("model_type")
     if not isinstance(kind, dict):
         return None
@@ -165,6 +175,7 @@ def _tei(root: str, get: _Get) -> DiscoveredServer | None:
         base_url=root,
         models=_names([info.body], "model_id"),
         version=info.field("version"),
+        software=_OWN if isinstance(info.field("limits"), dict) else None,
         max_documents=info.field("max_client_batch_size"),
         max_length=info.field("max_input_length"),
     )

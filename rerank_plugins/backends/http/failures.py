@@ -16,7 +16,7 @@ from rerank_plugins.errors import (
     InvalidResponse,
 )
 
-__all__ = ["FOREIGN", "are_headers_too_long", "strip", "translated"]
+__all__ = ["FOREIGN", "TRY_DOCTOR", "are_headers_too_long", "strip", "translated"]
 
 FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
 """What the client library raises, and the limits of time around it."""
@@ -24,6 +24,8 @@ FOREIGN = (httpx.TransportError, httpx.InvalidURL, TimeoutError)
 # Messages of the client library by how they start: further on they may quote what came.
 _CLOSED = re.compile("peer closed|peer unexpectedly closed|Server disconnected|the response came")
 _HEADERS_TOO_LONG = re.compile("Receive buffer too long")
+TRY_DOCTOR = " Try: rerank-plugins doctor"
+"""The advice after a failed connection; the doctor itself leaves it out."""
 _CERTIFICATE = "; if you trust it, set `verify` to the file of its CA, as in verify=ca.pem"
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -95,7 +97,7 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
     reason = (str(exc) or next(of_system, "") or type(exc).__name__)[:200]
     hint = ""
     if isinstance(exc, httpx.ConnectError):
-        hint = f"; is it running? Try: rerank-plugins doctor {call.origin}"
+        hint = f"; is it running?{TRY_DOCTOR} {call.origin}"
     return BackendUnavailable(f"{call.where}: no connection: {reason}{hint}")
 
 

@@ -12,6 +12,7 @@ from rerank_plugins.backend import Backend
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.http.discovery import DiscoveredServer, UnknownServer, probe
+from rerank_plugins.backends.http.failures import TRY_DOCTOR
 from rerank_plugins.cli.doctor.report import Check, Report
 from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
 from rerank_plugins.spec import ENVIRONMENT_VARIABLE, load_backend
@@ -86,9 +87,13 @@ def _identify(report: Report) -> bool:
         if key and not server.authorized:
             server = probe(report.spec, api_key=key)
     except RerankError as error:
-        report.add("server", str(error), ok=False)
+        report.add("server", _problem(error), ok=False)
         return False
     report.server = asdict(server)
+    # Without a key there is no model to put into the spec.
+    if not server.authorized and not server.models and DIALECTS[server.dialect].needs_model:
+        report.add("server", _described(server), ok=False)
+        return False
     report.spec = server.spec
     report.add("server", _described(server))
     return True
@@ -104,7 +109,7 @@ def _check_servers(report: Report, leaf: HTTPBackend) -> None:
             report.add("server", detail)
             continue
         except RerankError as error:
-            report.add("server", str(error), ok=False)
+            report.add("server", _problem(error), ok=False)
             continue
         report.server = report.server or asdict(server)
         by_name = leaf.dialect.needs_model and DIALECTS[server.dialect].needs_model
@@ -116,8 +121,15 @@ def _check_servers(report: Report, leaf: HTTPBackend) -> None:
             report.add("server", _described(server))
 
 
+def _problem(error: RerankError) -> str:
+    """Return an error's text without the advice to run this command."""
+    return str(error).partition(TRY_DOCTOR)[0]
+
+
 def _described(server: DiscoveredServer) -> str:
-    words = f"{server.dialect} {server.version or ''} at {server.base_url}"
+    words = f"{server.software or server.dialect} {server.version or ''} at {server.base_url}"
+    if server.software:
+        words += f", asked as {server.dialect}"
     if not server.authorized:
         variables = " or ".join(DIALECTS[server.dialect].key_variables)
         words += f", which does not list its models without a valid key: set {variables}"
@@ -137,7 +149,7 @@ def score_pair(backend: Backend) -> Check:
             relevant, unrelated = backend.score(_QUERY, [_RELEVANT, _UNRELATED])
             seconds.append(time.perf_counter() - started)
     except RerankError as error:
-        return Check("score", ok=False, detail=str(error))
+        return Check("score", ok=False, detail=_problem(error))
     scores = f"{relevant:.4g} for a relevant document, {unrelated:.4g} for an unrelated one"
     if relevant <= unrelated:
         return Check(

@@ -25,6 +25,7 @@ from rerank_plugins.testing import (
 
 KEY = "XINFERENCE_API_KEY"
 SECRET = "sk-very-secret"
+OWN_KEY = "0123456789abcdef0123"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,18 @@ def xinference(*models, key=None):
         return FakeResponse({"detail": "Not Found"}, 404)
 
     return answer
+
+
+def own_server(received):
+    """Behave like `rerank-plugins serve` with a key, as far as the doctor looks."""
+    if received.headers.get("Authorization") != f"Bearer {OWN_KEY}":
+        challenge = {"WWW-Authenticate": 'Bearer realm="rerank"'}
+        return FakeResponse({"message": "send a valid key"}, 401, challenge)
+    if received.path == "/info":
+        return FakeResponse(
+            {"model_id": "m", "model_type": {"reranker": {}}, "version": "1.0", "limits": {}}
+        )
+    return FakeResponse([{"index": 0, "score": 0.9}, {"index": 1, "score": 0.1}])
 
 
 def posts(fake_server):
@@ -362,9 +375,30 @@ class TestDiagnose:
         with FakeServer(xinference("bge", key=SECRET)) as fake_server:
             report = diagnose(fake_server.url)
 
-            assert [("server", True), ("spec", False)] == [(c.name, c.ok) for c in report.checks]
-            assert f"set {KEY}" in report.checks[0].detail
-            assert "needs `model`" in report.checks[1].detail
+            assert [("server", False)] == [(c.name, c.ok) for c in report.checks]
+            assert f"without a valid key: set {KEY}" in report.checks[0].detail
+
+    @pytest.mark.parametrize("key", [None, "wrong", OWN_KEY])
+    def test_our_own_server_is_recognised(self, monkeypatch, key):
+        monkeypatch.delenv("TEI_API_KEY", raising=False)
+        if key:
+            monkeypatch.setenv("TEI_API_KEY", key)
+        with FakeServer(own_server) as fake_server:
+            report = diagnose(fake_server.url)
+
+            assert report.ok is (key == OWN_KEY)
+            assert "rerank-plugins" in report.checks[0].detail
+            assert "asked as tei" in report.checks[0].detail
+            assert report.ok or "set TEI_API_KEY" in report.checks[0].detail
+
+    @pytest.mark.parametrize(
+        ("end", "kept"), [("/v3", "/v3"), ("/v3/rerank", "/v3"), ("/v1", ""), ("/team", "/team")]
+    )
+    def test_the_version_of_an_unknown_server_is_kept(self, end, kept):
+        with FakeServer(FakeResponse({}, 404)) as fake_server:
+            (check,) = diagnose(fake_server.url + end).checks
+
+            assert f" cohere+{fake_server.url}{kept}?model=NAME " in check.detail
 
     def test_a_named_key_is_used(self, monkeypatch):
         monkeypatch.setenv("MY_KEY", SECRET)
@@ -377,6 +411,7 @@ class TestDiagnose:
 
             assert ("server", False) == (last.name, last.ok)
             assert "127.0.0.1:9" in last.detail
+            assert last.detail.endswith("is it running?"), "without the command that just ran"
 
     def test_a_refusal_to_score_fails(self):
         def answer(received):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -144,6 +145,7 @@ def check_request(
     if not isinstance(documents, Sequence):
         raise UnsupportedInputError(
             f"`documents` must be a sequence such as a list, not {_type(documents)}"
+            f"{_as_list(documents)}"
         )
     return query, CheckedDocuments(
         query,
@@ -209,6 +211,7 @@ def _check_document(document: Document, position: int, inputs: Collection[str]) 
         if not isinstance(text, str):
             raise UnsupportedInputError(
                 f"document {position} must be a string or `Content`, not {_type(text)}"
+                f"{_as_string(text)}"
             )
         check_encodable(text, f"document {position}")
     return text if image is None else document  # type: ignore[return-value]  # checked: a string
@@ -223,6 +226,29 @@ def _check_image(image: object, inputs: Collection[str], what: str) -> None:
         raise UnsupportedInputError(
             f"the image of {what} must be bytes, a `data:` URI, a path or a URL, not {_type(image)}"
         )
+
+
+def _as_list(documents: object) -> str:
+    """Return how to make a list of what is none, as a text to append."""
+    if hasattr(documents, "columns"):  # a data frame
+        return "; pass the column with the texts: documents['text'].tolist()"
+    if hasattr(documents, "tolist"):  # an array, a series, a tensor
+        return "; pass documents.tolist()"
+    return "; pass list(documents)" if isinstance(documents, Iterable) else ""
+
+
+def _as_string(document: object) -> str:
+    """Return where the text of another library's document is, as a text to append."""
+    for attribute in ("page_content", "text", "get_content", "content"):
+        if hasattr(document, attribute):
+            call = "()" if attribute.startswith("get") else ""
+            return f"; pass its text: document.{attribute}{call}"
+    if isinstance(document, Mapping):
+        return "; pass its text, as in document['text']"
+    if isinstance(document, bytes):
+        return "; pass document.decode()"
+    is_missing = isinstance(document, float) and math.isnan(document)
+    return "; it is a missing value (NaN): leave it out, or pass ''" if is_missing else ""
 
 
 def _type(value: object) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Never, overload
+from typing import TYPE_CHECKING, Any, Never, overload
 
 from rerank_plugins._adapter import check_settings, refuse_unknown
 from rerank_plugins.backend import Backend, as_scores, ascore_with
 from rerank_plugins.content import Document, Query
+from rerank_plugins.errors import MissingDependencyError
 from rerank_plugins.ranking import Ranked, rank
 from rerank_plugins.scores import Passage, Scale, Scores
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RankedDocument", "RerankResult", "arerank", "rerank"]
 
 _SETTINGS = ("backend", "min_score", "top_n")
+_COLUMNS = ["rank", "index", "moved", "score", "document", "truncated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,34 @@ class RerankResult(Sequence[RankedDocument]):
     def __repr__(self) -> str:
         kept = f"{len(self)} of {len(self.documents)} documents"
         return f"<RerankResult {kept} by {self.backend}>"
+
+    def __str__(self) -> str:
+        """Return the ranking as a table, with texts; `repr()` has none."""
+        from rich.console import Console  # noqa: PLC0415 - rarely shown
+
+        console = Console(color_system=None, file=io.StringIO(), force_terminal=False)
+        with console.capture() as captured:
+            console.print(self, crop=False)
+        lines = captured.get().splitlines()
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_pandas(self) -> Any:  # pandas has no types
+        """Return a `pandas.DataFrame` with a row for each document that was kept, best first.
+
+        Its columns are `rank` (from 1), `index` (in the request, from 0), `moved` (places up),
+        `score`, `document` and `truncated`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ModuleNotFoundError as exc:
+            raise MissingDependencyError(
+                "`pandas` is not installed; run: pip install pandas"
+            ) from exc
+        rows = [tuple(getattr(item, name) for name in _COLUMNS) for item in self]
+        return pandas.DataFrame(rows, columns=_COLUMNS)
 
     def _words(self) -> str:
         query = self.query

@@ -7,8 +7,12 @@ import json
 import math
 import pickle
 import re
+import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -17,6 +21,7 @@ from rerank_plugins import (
     ConfigError,
     Content,
     InvalidResponse,
+    MissingDependencyError,
     Ranked,
     RerankResult,
     Scores,
@@ -172,10 +177,36 @@ class TestRerank:
         with pytest.raises(ConfigError, match="min_score"):
             rerank("q", ["1"], backend=numbers(), min_score=0.5)
 
-    @pytest.mark.parametrize("documents", ["one string", (x for x in "ab"), None])
-    def test_documents_that_are_not_a_list_are_refused(self, documents):
-        with pytest.raises(UnsupportedInputError):
+    @pytest.mark.parametrize(
+        ("documents", "answer"),
+        [
+            ("one string", r"pass a list: \[document\]$"),
+            (None, "not `NoneType`$"),
+            ((x for x in "ab"), r"pass list\(documents\)$"),
+            ({"a", "b"}, r"pass list\(documents\)$"),
+            (np.array(["a", "b"]), r"pass documents.tolist\(\)$"),
+            (pd.Series(["a", "b"]), r"pass documents.tolist\(\)$"),
+            (pd.DataFrame({"text": ["a"]}), r"pass .* documents\['text'\].tolist\(\)$"),
+        ],
+    )
+    def test_documents_that_are_not_a_list_are_refused(self, documents, answer):
+        with pytest.raises(UnsupportedInputError, match=answer):
             rerank(QUERY, documents, backend=FakeBackend())
+
+    @pytest.mark.parametrize(
+        ("document", "answer"),
+        [
+            (SimpleNamespace(page_content="a"), "pass its text: document.page_content$"),
+            (SimpleNamespace(text="a"), "pass its text: document.text$"),
+            ({"text": "a"}, r"pass its text, as in document\['text'\]$"),
+            (b"a", r"pass document.decode\(\)$"),
+            (math.nan, "missing value"),
+            (3, "not `int`$"),
+        ],
+    )
+    def test_a_document_of_another_library_is_answered_with_its_text(self, document, answer):
+        with pytest.raises(UnsupportedInputError, match=f"document 1 must be .*{answer}"):
+            rerank(QUERY, ["fine", document], backend=FakeBackend())
 
     def test_the_default_backend_is_that_of_load_backend(self, monkeypatch):
         monkeypatch.delenv("RERANK_BACKEND", raising=False)
@@ -218,6 +249,38 @@ class TestRerankResult:
         parts = {f.name: getattr(self.result, f.name) for f in dataclasses.fields(self.result)}
 
         assert self.result == RerankResult(**parts)
+
+
+class TestDataFrame:
+    def test_has_a_row_for_each_kept_document(self):
+        frame = rerank("q", ["0.25", "0.125", "0.5"], backend=numbers(), top_n=2).to_pandas()
+
+        assert [
+            {
+                "rank": 1,
+                "index": 2,
+                "moved": 2,
+                "score": 0.5,
+                "document": "0.5",
+                "truncated": False,
+            },
+            {
+                "rank": 2,
+                "index": 0,
+                "moved": -1,
+                "score": 0.25,
+                "document": "0.25",
+                "truncated": False,
+            },
+        ] == frame.to_dict("records")
+
+    def test_an_empty_result_has_the_same_columns(self):
+        assert "moved" in rerank("q", [], backend=FakeBackend()).to_pandas().columns
+
+    def test_without_pandas_the_error_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pandas", None)
+        with pytest.raises(MissingDependencyError, match="pip install pandas"):
+            rerank("q", ["1"], backend=numbers()).to_pandas()
 
 
 class TestNotebook:
@@ -283,6 +346,22 @@ class TestNotebook:
         assert 1 == page.seen.count("details")
         assert 20 == page.seen[: page.seen.index("details")].count("tr") - 1
 
+    @pytest.mark.parametrize(("count", "digits"), [(9, 1), (10, 2), (120, 3), (2000, 4)])
+    def test_ranks_have_room_for_their_digits(self, count, digits):
+        """Of ten pixels each, beside the padding of their cell."""
+        html = rerank("q", ["1"] * count, backend=numbers())._repr_html_()
+        rank, was, move = map(float, re.findall(r"<col style=\"width:([\d.]+)px", html)[:3])
+
+        assert min(rank, was) >= 20 + 10 * digits
+        assert move >= 20 + 10 * (digits + 1)
+
+    def test_on_a_phone_the_table_scrolls_rather_than_lose_the_texts(self):
+        html = rerank("q", ["1"], backend=numbers())._repr_html_()
+
+        assert html.index("overflow-x:auto") < html.index("<table")
+        assert "min-width:420px" in html
+        assert "width:min(170px,24%)" in html
+
     def test_short_lists_are_not_folded(self):
         assert "details" not in Page(rerank("q", ["1"] * 20, backend=numbers())._repr_html_()).seen
 
@@ -342,6 +421,19 @@ class TestNotebook:
 
         assert "1 of 1 document · logit · tei:m" in result._repr_html_()
         assert "tei+http://h:1/rerank" in [value for _, _, value in page.attributes]
+
+
+class TestText:
+    def test_print_shows_the_ranking(self):
+        lines = str(rerank("q", ["0.25", "0.5"], backend=numbers("probability"))).splitlines()
+
+        assert ["#", "moved", "score", "document"] == lines[0].split()
+        assert ["1", "▲1", "0.500", "0.5"] == [lines[2].split()[i] for i in (0, 1, 2, -1)]
+        assert "2 of 2 documents" in lines[-1]
+
+    @pytest.mark.parametrize("documents", [[], ["1"], ["x\x1b[2Jy"]])
+    def test_it_drives_no_terminal(self, documents):
+        assert "\x1b" not in str(rerank("q", documents, backend=FakeBackend()))
 
 
 class TestTerminal:

@@ -32,6 +32,9 @@ _TRUNCATED = "truncated: "
 _OPEN_ROWS = 20
 _SHOWN = 300
 _HOVERED = 1500
+# Pixels of the columns with places, in the widest of the usual fonts, and of their heads.
+_DIGIT, _PADDING = 10, 24
+_LEAST_PLACE, _LEAST_MOVE = 50, 70
 
 
 def excerpt(document: Document, limit: int | None = None) -> str:
@@ -222,12 +225,17 @@ def as_html(
         label: the label of the backend, shown if the scores don't say who made them.
     """
     rows = [_html_row(row) for row in _rows(documents, ranked, scores)]
+    digits = len(str(len(documents)))
+    widths = {
+        "place": max(_LEAST_PLACE, _PADDING + digits * _DIGIT),
+        "move": max(_LEAST_MOVE, _PADDING + (digits + 1.5) * _DIGIT),  # with its arrow
+    }
     tables = []
     if rows:
         head = _TEMPLATES.fill("head")
-        tables.append(_TEMPLATES.fill("table", head=head, rows=join(rows[:_OPEN_ROWS])))
+        tables.append(_TEMPLATES.fill("table", head=head, rows=join(rows[:_OPEN_ROWS]), **widths))
     if hidden := rows[_OPEN_ROWS:]:
-        table = _TEMPLATES.fill("table", head="", rows=join(hidden))
+        table = _TEMPLATES.fill("table", head="", rows=join(hidden), **widths)
         tables.append(_TEMPLATES.fill("more", count=len(hidden), table=table))
     return _TEMPLATES.fill(
         "ranking",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from functools import cache, partial
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from rerank_plugins.server.errors import APIError
+from rerank_plugins.server.schemas import STRICT, DocumentObject
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["BodyReader", "parse"]
@@ -22,6 +23,8 @@ _LARGE = 64 * 1024
 """Bytes of a body that holds up the event loop for about a millisecond, or less."""
 _MANY = 100_000
 """Parts of a body that take longer to build than to count."""
+_TELLING = ("missing", "value_error")
+"""The types of errors that tell more than that a document is no string."""
 _PART = rb'(?:[^"\[{:,]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[\[{:,]'
 """Everything up to the next list, object, key or comma outside a string."""
 
@@ -47,10 +50,10 @@ class BodyReader:
         settings = self._settings
         body = await _receive(request, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
         if len(body) < _LARGE:
-            return parse(model, body, max_documents=settings.max_documents)
+            return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
         async with self._turn:
             await asyncio.sleep(0)
-            return parse(model, body, max_documents=settings.max_documents)
+            return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
 
 
 async def _receive(request: Request, *, max_bytes: int, seconds: float) -> bytes:
@@ -96,16 +99,17 @@ def _too_long(max_bytes: int) -> APIError:
     )
 
 
-def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
-    """Return a JSON body as a model, strictly: no extra fields, no conversions, no repeated keys.
+def parse(model: type[_Model], body: bytes, *, max_documents: int, strict: bool = False) -> _Model:
+    """Return a JSON body as a model.
 
-    The costliest check comes last: pydantic collects an error for each unknown field, which takes
-    more than a second for a few megabytes of them.
+    Unknown fields are dropped before pydantic sees them: it would collect an error for each, which
+    takes more than a second for a few megabytes of them.
 
     Args:
         model: the request's model; its lists have no bounds.
         body: the bytes of the body.
         max_documents: the largest number of documents in a list.
+        strict: whether to refuse unknown fields and values of another type.
 
     Raises:
         APIError: the body is not JSON (400), has too many documents (413) or breaks a rule (422);
@@ -119,27 +123,36 @@ def parse(model: type[_Model], body: bytes, *, max_documents: int) -> _Model:
             f"the body has more values than a request with {max_documents} documents, the limit",
         )
     try:
-        numbers = _Numbers(len(model.model_fields))
         content = json.loads(
             body.decode(),
-            object_pairs_hook=partial(_check_object, model),
-            parse_int=partial(numbers.read, int),
-            parse_float=partial(numbers.read, float),
+            object_pairs_hook=_without_repeated_keys,
+            parse_int=str.encode,  # they are dear to read, and most stand where no number belongs
+            parse_float=str.encode,
         )
+        if not isinstance(content, dict):
+            raise APIError(422, "invalid_request", "the body must be an object")
+        fields = {
+            name: json.loads(value) if isinstance(value, bytes) else value
+            for name, value in content.items()
+            if name in model.model_fields
+        }
     except (ValueError, RecursionError):
         raise _invalid_json() from None
-    if not isinstance(content, dict):
-        raise APIError(422, "invalid_request", "the body must be an object")
-    lists = [value for value in content.values() if isinstance(value, list)]
+    lists = [value for value in fields.values() if isinstance(value, list)]
     if any(len(values) > max_documents for values in lists):
         raise APIError(
             413, "too_many_documents", f"a request has {max_documents} documents at most"
         )
+    if strict:
+        _refuse_unknown(content, model)
     try:
-        return model.model_validate(content, strict=True)
+        if strict:
+            return model.model_validate(fields, strict=True, context=STRICT)
+        return model.model_validate(fields)
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise APIError(422, "invalid_request", _error_message(model, first)) from None
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        best = next((error for error in errors if error["type"] in _TELLING), errors[0])
+        raise APIError(422, "invalid_request", _error_message(model, best)) from None
 
 
 @cache
@@ -147,39 +160,29 @@ def _oversized(max_documents: int, fields: int) -> re.Pattern[bytes]:
     """Return what matches a JSON text with more parts than a request can have.
 
     A document is an object with one key and a comma; a field is a key and a comma; then come the
-    body itself, its list of documents, and `rank_fields`. Counting up to this number takes far
-    less time than building all the objects.
+    body itself, its list of documents, and `rank_fields`; and there may be fields that are ignored.
+    Counting up to this number takes far less time than building all the objects.
     """
-    return re.compile(b"(?:%s){%d}+" % (_PART, 3 * max_documents + 2 * fields + 4), re.DOTALL)
+    most = max(3 * max_documents + 2 * fields + 4, _MANY)
+    return re.compile(b"(?:%s){%d}+" % (_PART, most), re.DOTALL)
 
 
-class _Numbers:
-    """Reads the numbers of a body, of which each field may be one; long ones are dear to read."""
-
-    def __init__(self, most: int) -> None:
-        self._left = most
-
-    def read(self, kind: type[int | float], text: str) -> float:
-        self._left -= 1
-        if self._left < 0:
-            raise APIError(
-                422, "invalid_request", "the body has more numbers than a request has fields"
-            )
-        return kind(text)
-
-
-def _check_object(model: type[BaseModel], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, which must be a document or the body; the innermost come first."""
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise APIError(400, "repeated_key", "an object in the body has a key twice")
-    if "text" in fields and "query" not in fields:
-        if len(fields) > 1:
-            raise APIError(422, "invalid_request", "a document has an unknown field; valid: text")
-    elif not fields.keys() <= model.model_fields.keys():
+    return fields
+
+
+def _refuse_unknown(content: dict[str, Any], model: type[BaseModel]) -> None:
+    if not content.keys() <= model.model_fields.keys():
         valid = ", ".join(model.model_fields)
         raise APIError(422, "invalid_request", f"the body has an unknown field; valid: {valid}")
-    return fields
+    for values in content.values():
+        if isinstance(values, list) and any(
+            isinstance(value, dict) and not value.keys() <= {"text"} for value in values
+        ):
+            raise APIError(422, "invalid_request", "a document has an unknown field; valid: text")
 
 
 def _invalid_json() -> APIError:
@@ -192,7 +195,7 @@ def _error_message(model: type[BaseModel], error: Any) -> str:
     for part in error["loc"]:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif part in model.model_fields:
-            place += part
+        elif part in model.model_fields or part in DocumentObject.model_fields:
+            place += f".{part}" if place else part
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

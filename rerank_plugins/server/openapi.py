@@ -11,7 +11,13 @@ from fastapi import FastAPI
 from rerank_plugins.server.auth import KEY_HEADERS
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.middleware import HEALTH_PATHS, PROBE_PATHS, PUBLIC_PATHS
-from rerank_plugins.server.schemas import AnyRerankRequest, ErrorResponse, RerankRequest
+from rerank_plugins.server.schemas import (
+    LENGTHS,
+    NEUTRAL,
+    AnyRerankRequest,
+    ErrorResponse,
+    RerankRequest,
+)
 from rerank_plugins.server.settings import ANY_MODEL, ServerSettings
 
 __all__ = ["complete_openapi"]
@@ -63,6 +69,8 @@ def complete_openapi(
             definitions.pop(name, None)
         for model in (RerankRequest, AnyRerankRequest):
             _limit_request(definitions[model.__name__]["properties"], settings, max_length)
+            definitions[model.__name__]["additionalProperties"] = not settings.strict
+        definitions["DocumentObject"]["additionalProperties"] = not settings.strict
         _limit_text(definitions["DocumentObject"]["properties"]["text"], settings)
         if needs_keys:
             schema["components"]["securitySchemes"] = {
@@ -91,10 +99,15 @@ def _limit_request(
     takes_any = ANY_MODEL in settings.model_names
     for schema in _alternatives(properties["model"]):
         if schema.get("type") == "string" and settings.model_names and not takes_any:
-            schema["enum"] = list(settings.model_names)
-    for schema in _alternatives(properties["max_tokens_per_doc"]):
-        if schema.get("type") == "integer" and max_length is not None:
-            schema["minimum"] = max_length
+            schema["enum"] = [*settings.model_names, ""]
+    for name, none in LENGTHS.items():
+        for schema in _alternatives(properties[name]):
+            if schema.get("type") == "integer":
+                schema["minimum"] = max_length or 1
+        properties[name]["anyOf"].append({"const": none})
+    if settings.strict:
+        for name, neutral in NEUTRAL.items():
+            properties[name]["anyOf"] = [{"const": neutral}, {"type": "null"}]
 
 
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from rerank_plugins.server.responses import (
     plain_response,
     tei_response,
 )
-from rerank_plugins.server.schemas import AnyRerankRequest, DocumentObject, RerankRequest
+from rerank_plugins.server.schemas import LENGTHS, AnyRerankRequest, DocumentObject, RerankRequest
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["RerankHandler"]
@@ -44,7 +44,7 @@ class RerankHandler:
         texts = [_text(document) for document in body.documents]
         scores = await self._score(request, body, texts)
         return cohere_response(
-            rank(self._rescale(scores, raw=body.raw), top_n=body.top_n),
+            rank(self._rescale(scores, raw=body.raw), top_n=body.most),
             texts,
             scores,
             self._count(body, texts, scores),
@@ -57,11 +57,12 @@ class RerankHandler:
         """Handle a request of any shape, and respond in the same."""
         if body.texts is not None:
             scores = await self._score(request, body, body.texts)
-            ranked = rank(self._rescale(scores, raw=body.raw))
-            return tei_response(ranked, body.texts, scores, return_text=bool(body.return_text))
+            ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.most)
+            return_text = bool(body.return_text or body.return_documents)
+            return tei_response(ranked, body.texts, scores, return_text=return_text)
         texts = [_text(document) for document in body.documents or body.candidates or []]
         scores = await self._score(request, body, texts)
-        ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.top_n or body.top_k)
+        ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.most)
         count = self._count(body, texts, scores)
         model = self._model_name(body)
         if body.is_plain:
@@ -83,7 +84,7 @@ class RerankHandler:
             APIError: the request is too long, names another model, or needs what the model lacks.
         """
         settings = self._settings
-        if body.model is not None:
+        if body.model:
             self._lifecycle.check_model(body.model)
         if len(body.query) > settings.query_characters:
             raise APIError(
@@ -97,14 +98,15 @@ class RerankHandler:
                     f"document {index}: {settings.document_characters} characters at most",
                 )
         max_length = self._lifecycle.max_length
-        max_tokens = body.max_tokens_per_doc
-        if max_tokens is not None and max_length is not None and max_tokens < max_length:
-            raise APIError(
-                422,
-                "unsupported",
-                f"max_tokens_per_doc: the model cuts documents at {max_length} tokens, not earlier",
-            )
-        if body.raw is not None and self._lifecycle.backend.scale == "unknown":
+        for name, none in LENGTHS.items():
+            length = getattr(body, name)
+            if max_length is not None and length not in (None, none) and length < max_length:
+                raise APIError(
+                    422,
+                    "unsupported",
+                    f"{name}: the model cuts at {max_length} tokens, not earlier",
+                )
+        if body.raw and self._lifecycle.backend.scale == "unknown":
             raise APIError(422, "unsupported", "the scale of the scores is not known")
 
     async def _score(
@@ -138,7 +140,8 @@ class RerankHandler:
 
     def _rescale(self, scores: Sequence[float], *, raw: bool | None) -> Sequence[float]:
         """Return the scores on the scale of the request."""
-        if raw is None or self._lifecycle.backend.scale == ("logit" if raw else "probability"):
+        scale = self._lifecycle.backend.scale
+        if raw is None or scale in ("unknown", "logit" if raw else "probability"):
             return scores
         return [_logit(score) for score in scores] if raw else to_probability(scores)
 

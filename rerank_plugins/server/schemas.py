@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 __all__ = [
+    "LENGTHS",
+    "NEUTRAL",
+    "STRICT",
     "AnyRerankRequest",
     "AuthStatus",
     "CohereResult",
@@ -40,63 +52,140 @@ def _never(**values: str | bool) -> JsonDict:
     return {"not": _having(**values)}
 
 
-_ONE_SCALE = [_never(raw_scores=value, use_activation=value) for value in (True, False)]
-"""What `_AnyShapeRequest._check_scale` checks, as JSON Schema."""
+_CONTRADICTIONS = [
+    *(_never(raw_scores=value, use_activation=value) for value in (True, False)),
+    _never(top_n="integer", top_k="integer"),
+]
+"""What `_AnyShapeRequest._check` refuses, as JSON Schema."""
+
+STRICT = "strict"
+"""The context of a validation for a strict server."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+NEUTRAL: Mapping[str, bool | int] = {
+    "max_chunks_per_doc": 1,
+    "overlap_tokens": 0,
+    "priority": 0,
+    "truncate": True,
+}
+"""The fields that the server ignores, with the value that says what it does anyway.
+
+A strict server takes no other.
+"""
 
 
-class DocumentObject(_Strict):
-    """A document as an object."""
+LENGTHS: Mapping[str, int] = {
+    "max_tokens_per_doc": 0,
+    "max_tokens_per_query": 0,
+    "truncate_prompt_tokens": -1,
+}
+"""The fields that ask to cut texts at a length, with the value that asks for none."""
 
-    text: str
 
-
-def _whole(value: object) -> object:
-    """Return 3.0 as 3: they are the same number in JSON."""
+def _no_boolean(value: object) -> object:
+    """Refuse True for 1, and return 3.0 as 3: they are the same number in JSON."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a valid integer")  # noqa: TRY004  # pydantic's way
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _no_number(value: object) -> object:
-    """Refuse 0 and 1, which Python takes to equal False and True."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError("Input should be a valid boolean")  # noqa: TRY004  # pydantic's way
-    return value
+def _only(*values: str, why: str) -> BeforeValidator:
+    """Return a check that refuses other values for a reason."""
+
+    def check(value: object) -> object:
+        if value not in values:
+            raise ValueError(why)
+        return value
+
+    return BeforeValidator(check)
 
 
-_WHOLE = BeforeValidator(_whole)
-_BOOLEAN = BeforeValidator(_no_number)
-AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1), _WHOLE] | None
-Documents: TypeAlias = Annotated[list[str | DocumentObject], Field(fail_fast=True)]
-Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
+_INTEGER = BeforeValidator(_no_boolean)
+_MAX = 2**31 - 1
+_NO_INSTRUCTION = _only("", why="the server can't follow instructions; leave it out")
+_NO_KWARGS = _only("{}", "null", "", why="the server has no more options; send {} or nothing")
 
-ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)] | None
+Text: TypeAlias = Annotated[str, Strict()]
+AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=_MAX), _INTEGER] | None
+AtLeastZero: TypeAlias = Annotated[int, Field(ge=0, le=_MAX), _INTEGER] | None
+Instruction: TypeAlias = Annotated[Literal[""], _NO_INSTRUCTION] | None
+ModelName: TypeAlias = Annotated[Text, Field(max_length=256)] | None
 
 
-class _AnyShapeRequest(_Strict):
-    """The fields that the requests of all shapes have."""
+class DocumentObject(BaseModel):
+    """A document as an object."""
 
-    query: str
+    text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text_only(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and any(fields.get(name) for name in _OTHER_MEDIA):
+            raise ValueError("the server reads text only")
+        return fields
+
+
+_OTHER_MEDIA = ("audio", "image", "video")
+Documents: TypeAlias = Annotated[list[Text | DocumentObject], Field(fail_fast=True)]
+Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]
+
+
+class _AnyShapeRequest(BaseModel):
+    """The fields that the requests of all shapes have.
+
+    Beside those that the server honours, there are those that it may ignore, and those that would
+    change the result, of which it takes only the values that do not.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    query: Text
     model: ModelName = None
     return_documents: bool | None = None
     """Whether to repeat each document in its result."""
     top_n: AtLeastOne = None
     """How many results to return; None returns all."""
+    top_k: AtLeastOne = None
+    """The same, as some call it."""
     raw_scores: bool | None = None
     """Whether to send logits instead of probabilities, as Infinity calls it."""
     use_activation: bool | None = None
     """The opposite, as vLLM calls it."""
-    max_tokens_per_doc: AtLeastOne = None
-    """Only at or above the length at which the model itself cuts."""
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=-1), _WHOLE] | None = None
-    priority: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
+    max_tokens_per_doc: AtLeastZero = None
+    """0, or at least the length at which the model itself cuts."""
+    max_tokens_per_query: AtLeastZero = None
+    """0, or at least the length at which the model itself cuts."""
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_MAX), _INTEGER] | None = None
+    """-1, or at least the length at which the model itself cuts."""
+    truncation_side: Literal["right"] | None = None
+    truncate: bool | None = None
+    """Ignored: the server always cuts texts that are too long."""
+    rank_fields: list[Literal["text"]] | None = None
+    max_chunks_per_doc: AtLeastOne = None
+    """Ignored: a document is one chunk."""
+    overlap_tokens: AtLeastZero = None
+    """Ignored: a document is one chunk."""
+    priority: Annotated[int, Field(ge=-_MAX, le=_MAX), _INTEGER] | None = None
+    """Ignored: requests take turns."""
+    return_len: bool | None = None
+    """Xinference's wish for the tokens, which responses always have."""
+    instruction: Instruction = None
+    instruct: Instruction = None
+    kwargs: Annotated[Literal["{}", "null", ""], _NO_KWARGS] | None = None
+    """Xinference's client always sends it."""
 
     @model_validator(mode="after")
-    def _check_scale(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
         if self.raw_scores is not None and self.raw_scores is self.use_activation:
             raise ValueError("raw_scores and use_activation contradict each other")
+        if self.top_n is not None and self.top_k is not None:
+            raise ValueError("give top_n or top_k, not both")
+        if self.truncate_prompt_tokens == 0:
+            raise ValueError("truncate_prompt_tokens: no token would be left")
+        if info.context == STRICT:
+            for name, neutral in NEUTRAL.items():
+                if getattr(self, name) not in (None, neutral):
+                    raise ValueError(f"{name}: a strict server takes only {neutral}")
         return self
 
     @property
@@ -104,22 +193,18 @@ class _AnyShapeRequest(_Strict):
         """Whether the client asks for logits; None leaves it to the server."""
         return self.raw_scores if self.use_activation is None else not self.use_activation
 
+    @property
+    def most(self) -> int | None:
+        """How many results to return; None returns all."""
+        return self.top_n or self.top_k
+
 
 class RerankRequest(_AnyShapeRequest):
-    """A request as Cohere (v1 and v2), Jina, Xinference, Infinity and vLLM take it.
+    """A request as Cohere (v1 and v2), Jina, Xinference, Infinity and vLLM take it."""
 
-    A field that the server can't honour, without chunking or instructions, has one valid value:
-    that which changes nothing.
-    """
-
-    model_config = ConfigDict(json_schema_extra={"allOf": [*_ONE_SCALE]})
+    model_config = ConfigDict(json_schema_extra={"allOf": [*_CONTRADICTIONS]})
 
     documents: Documents
-    return_len: Annotated[Literal[False], _BOOLEAN] | None = None
-    max_chunks_per_doc: Annotated[int, Field(ge=1, le=1), _WHOLE] | None = None
-    rank_fields: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    kwargs: Literal["{}"] | None = None
-    """Xinference's client always sends it."""
 
 
 class AnyRerankRequest(_AnyShapeRequest):
@@ -132,23 +217,15 @@ class AnyRerankRequest(_AnyShapeRequest):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [_having(**{name: "array"}) for name in ("texts", "documents", "candidates")],
-            "allOf": [
-                *_ONE_SCALE,
-                _never(top_n="integer", top_k="integer"),
-                _never(texts="array", top_n="integer"),
-                _never(texts="array", top_k="integer"),
-            ],
+            "allOf": [*_CONTRADICTIONS],
         }
     )
 
     texts: Texts | None = None
     documents: Documents | None = None
     candidates: Documents | None = None
-    top_k: AtLeastOne = None
     return_text: bool | None = None
     """TEI's name of `return_documents`."""
-    truncate: Annotated[Literal[True], _BOOLEAN] | None = None
-    """The server always cuts texts that are too long."""
     truncation_direction: Literal["Right", "right"] | None = None
 
     @model_validator(mode="after")
@@ -156,10 +233,6 @@ class AnyRerankRequest(_AnyShapeRequest):
         lists = (self.texts, self.documents, self.candidates)
         if sum(documents is not None for documents in lists) != 1:
             raise ValueError("give one of: documents, candidates, texts")
-        if self.top_n is not None and self.top_k is not None:
-            raise ValueError("give top_n or top_k, not both")
-        if self.texts is not None and (self.top_n or self.top_k):
-            raise ValueError("top_n and top_k go with documents or candidates, not with texts")
         return self
 
     @property

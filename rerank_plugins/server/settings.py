@@ -44,7 +44,7 @@ _SECONDS = (
     "watchdog_seconds",
     "write_seconds",
 )
-_BOOLEANS = ("insecure_no_auth", "model_process", "return_documents", "ui", "warm_up")
+_BOOLEANS = ("insecure_no_auth", "model_process", "return_documents", "strict", "ui", "warm_up")
 _RATES = ("address_rate", "client_rate")
 _LISTS = ("allowed_hosts", "compare", "model_names", "trusted_proxies")
 _MAX_PORT = 65_535
@@ -95,6 +95,9 @@ class ServerSettings:
     return_documents: bool = False
     """Whether results repeat their documents when a request does not say, as Jina's and vLLM's do;
     not in TEI's shape."""
+    strict: bool = False
+    """Whether to refuse fields that the server does not know or ignores, and values of another type
+    that mean the same, as `"true"` does."""
 
     ui: bool = True
     """Whether there is a page at `/ui`, which shows rankings and compares backends."""

@@ -96,6 +96,42 @@ class TestProtocols:
 
         assert (422, "unsupported") == (reply.status_code, reply.json()["error"]["type"])
 
+    @pytest.mark.parametrize(
+        "field", [{"raw_scores": False}, {"use_activation": True}, {"raw_scores": "false"}]
+    )
+    def test_the_default_scale_asks_for_nothing_where_it_is_unknown(self, field):
+        with serving(FakeBackend(lambda *_: 7.0, scale="unknown")) as client:
+            (result,) = post(client, "/rerank", {"query": "q", "texts": ["a"], **field}).json()
+
+        assert 7.0 == result["score"]
+
+    @pytest.mark.parametrize("name", ["top_n", "top_k"])
+    def test_the_number_of_results_is_honoured_in_each_shape(self, client, name):
+        of_tei = post(client, "/rerank", {"query": QUERY, "texts": DOCUMENTS, name: 2}).json()
+        body = {"query": QUERY, "documents": DOCUMENTS, name: 2}
+        of_cohere = post(client, "/v1/rerank", body).json()["results"]
+
+        assert BEST_FIRST[:2] == [(item["index"], item["score"]) for item in of_tei]
+        assert [2, 1] == [item["index"] for item in of_cohere]
+
+    def test_tei_repeats_texts_by_either_name(self, client):
+        body = {"query": QUERY, "texts": ["hi"], "return_documents": True, "truncate": False}
+
+        assert "hi" == post(client, "/rerank", body).json()[0]["text"]
+
+    @pytest.mark.parametrize(
+        "name", ["max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens"]
+    )
+    def test_texts_are_cut_where_the_model_cuts_or_not_at_all(self, name):
+        with serving(EmbeddedBackend(max_length=64), warm_up=False) as client:
+            body = {"query": QUERY, "documents": DOCUMENTS}
+            longer = post(client, "/v1/rerank", {**body, name: 64})
+            shorter = post(client, "/v1/rerank", {**body, name: 63})
+
+        assert 200 == longer.status_code
+        assert (422, "unsupported") == (shorter.status_code, shorter.json()["error"]["type"])
+        assert f"{name}: the model cuts at 64 tokens, not earlier" == shorter.json()["message"]
+
     @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
     def test_no_documents_give_no_results(self, client, path):
         reply = post(client, path, {"query": "q", "documents": []})

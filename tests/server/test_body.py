@@ -48,31 +48,22 @@ MALFORMED = {
     "deep nesting": (b'{"documents":' + b"[" * 50, 400),
     "deeper nesting": (b'{"documents":' + b"[" * 90_000, 400),
     "the deepest nesting": (b'{"documents":' + b"[" * 150_000, 413),
-    "lists in an unknown field": (body(**{SECRET: [[]] * 20_000}), 422),
     "more lists in an unknown field": (b'{"x":[' + b"[]," * 60_000 + b"[]]}", 413),
     "a lone surrogate in the query": (rb'{"query":"\udfff","documents":["a"]}', 422),
     "a lone surrogate in an object": (rb'{"query":"q","documents":["a",{"text":"\uD800a"}]}', 422),
-    "objects in an unknown field": (body(**{SECRET: [{}] * 40}), 422),
-    "objects in an unknown field of a document": (
-        body(documents=[{"text": "a", SECRET: [{SECRET: 1}] * 40}]),
-        422,
-    ),
     "a repeated key": (b'{"query":"a","query":"b","documents":[]}', 400),
     "NaN": (b'{"query":"q","documents":[],"top_n":NaN}', 422),
     "infinity": (b'{"query":"q","documents":[],"top_n":1e400}', 422),
     "a huge integer": (b'{"query":"q","documents":[],"top_n":' + b"9" * 5000 + b"}", 400),
     "a boolean for a number": (body(top_n=True), 422),
-    "a string for a number": (body(top_n="3"), 422),
     "zero": (body(top_n=0), 422),
     "a negative number": (body(top_n=-5), 422),
     "a number for a string": (body(query=1), 422),
     "numbers for documents": (body(documents=[1] * 50), 422),
-    "many numbers for documents": (body(documents=[1] * 20_000), 422),
+    "many numbers for documents": (body(documents=[1] * 20_000), 413),
     "long numbers for documents": (body(documents=[10**4000] * 20), 422),
     "a string for documents": (body(documents="abc"), 422),
     "an image": (body(documents=[{"image": "http://169.254.169.254/"}]), 422),
-    "an unknown field": (body(**{SECRET: 1}), 422),
-    "an unknown field of a document": (body(documents=[{"text": "a", SECRET: 1}]), 422),
     "a blank query": (body(query=" "), 422),
     "no query": (b'{"documents":[]}', 422),
     "a long query": (body(query="q" * 101), 413),
@@ -81,11 +72,42 @@ MALFORMED = {
     "many documents that are objects": (body(documents=[{"text": "a"}] * 51), 413),
     "a long body": (body(documents=["a" * 300_000]), 413),
     "false for zero": (body(priority=False), 422),
-    "zero for false": (body(return_len=0), 422),
-    "one for true": (b'{"query":"q","texts":["a"],"truncate":1}', 422),
-    "an instruction that can't be followed": (body(kwargs='{"instruction": "x"}'), 422),
-    "tokens that can't be cut": (body(max_chunks_per_doc=10), 422),
+    "an instruction among the options": (body(kwargs='{"instruction": "x"}'), 422),
+    "options as an object": (body(kwargs={"instruction": "x"}), 422),
+    "an instruction": (body(instruction=SECRET), 422),
+    "an instruction of another name": (body(instruct=SECRET), 422),
+    "two numbers of results": (body(top_n=1, top_k=1), 422),
+    "true for a number": (body(max_chunks_per_doc=True), 422),
+    "a word for a boolean": (body(return_documents=SECRET), 422),
+    "fields to rank by that are not read": (body(rank_fields=["title", "text"]), 422),
+    "an image beside a text": (body(documents=[{"text": "a", "image": SECRET}]), 422),
+    "a document without a text": (body(documents=["a", {"title": SECRET}]), 422),
+    "a text that is a number": (body(documents=[{"text": 1}]), 422),
+    "the left side": (body(truncation_side="left"), 422),
+    "no token left": (body(truncate_prompt_tokens=0), 422),
+    "contradicting scales": (body(raw_scores=True, use_activation=True), 422),
+    "a repeated key in an unknown field": (b'{"query":"q","documents":[],"x":{"a":1,"a":2}}', 400),
 }
+
+IGNORED = {
+    "lists in an unknown field": body(**{SECRET: [[]] * 20_000}),
+    "objects in an unknown field": body(**{SECRET: [{}] * 40}),
+    "numbers in an unknown field": body(**{SECRET: [1.5] * 20_000}),
+    "a long number in an unknown field": body(**{SECRET: 10**4000}),
+    "objects in an unknown field of a document": body(
+        documents=[{"text": "a", SECRET: [{SECRET: 1, "text": 2}] * 40}]
+    ),
+    "an unknown field": body(**{SECRET: 1}),
+    "an unknown field of a document": body(documents=[{"text": "a", "id": 7, SECRET: None}]),
+    "a string for a number": body(top_n="3"),
+    "a string for a boolean": body(return_documents="true", return_len="false"),
+    "a number for a boolean": body(return_len=0),
+    "more chunks": body(max_chunks_per_doc=10),
+    "chunks that overlap": body(overlap_tokens=80, max_chunks_per_doc=1024),
+    "no cutting": body(truncate=False),
+    "a priority": body(priority=-3),
+}
+"""What other servers take as well, and a strict one does not."""
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
@@ -98,6 +120,49 @@ def test_malformed_bodies_are_refused(client, path, name):
     assert SECRET not in reply.text
     assert len(reply.content) < 4096
     assert {"error", "detail", "message"} == reply.json().keys()
+
+
+@pytest.fixture(scope="module")
+def strict():
+    with serving(FakeBackend(), body_bytes=200_000, max_documents=50, strict=True) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_changes_nothing_is_ignored_unless_the_server_is_strict(client, strict, name, path):
+    expected = client.post(path, content=body(), headers=JSON).json()["results"]
+    reply = client.post(path, content=IGNORED[name], headers=JSON)
+    refusal = strict.post(path, content=IGNORED[name], headers=JSON)
+
+    assert 200 == reply.status_code, reply.text
+    scores = [(result["index"], result["relevance_score"]) for result in reply.json()["results"]]
+    assert [(result["index"], result["relevance_score"]) for result in expected] == scores
+    assert SECRET not in reply.text
+    assert refusal.status_code in (413, 422)
+    assert SECRET not in refusal.text
+
+
+NEUTRAL_FIELDS = {"truncate": True, "max_chunks_per_doc": 1, "overlap_tokens": 0, "priority": 0}
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_nulls_and_defaults_are_taken_by_a_strict_server_too(strict, path):
+    optional = {name: None for name in RerankRequest.model_fields if name != "documents"}
+    neutral = {"kwargs": "{}", "rank_fields": ["text"], "return_len": False, "model": ""}
+    lengths = {"truncate_prompt_tokens": -1, "max_tokens_per_doc": 0, "truncation_side": "right"}
+    for fields in (optional, NEUTRAL_FIELDS, neutral, lengths):
+        reply = strict.post(path, content=body(**{**fields, "query": "q"}), headers=JSON)
+
+        assert 200 == reply.status_code, reply.text
+
+
+def test_many_fields_of_many_documents_are_no_large_request(client):
+    """Whatever the texts hold: metadata is dropped, not counted as documents."""
+    document = {"text": "a, b: [c], " * 90, **{f"field {n}": [n, n] for n in range(30)}}
+    reply = client.post("/v1/rerank", content=body(documents=[document] * 50), headers=JSON)
+
+    assert 200 == reply.status_code, reply.text
 
 
 def filled(head: bytes, piece: bytes, tail: bytes) -> bytes:
@@ -122,6 +187,8 @@ HEAVY = {
     "a long number": filled(b'{"query":"q","documents":[],"top_n":', b"9", b"}"),
     "a long fraction": filled(b'{"query":"q","documents":[],"top_n":1.', b"9", b"}"),
     "a long key": filled(b'{"query":"q","', b"k", b'":1}'),
+    "documents of lists": filled(b'{"query":"q","documents":[{"text":"a","x":[', b"0,", b"0]}]}"),
+    "numbers in an ignored field": b'{"query":"q","documents":[],"x":[' + b"1," * 49_990 + b"1]}",
     "an open string": filled(b'{"query":"q","documents":["', b"a", b""),
     "white space": filled(b'{"query":"q","documents":["a"]', b" ", b"x}"),
 }

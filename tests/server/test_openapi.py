@@ -26,6 +26,7 @@ PROBE_PATHS = ("/livez", "/readyz", "/health", "/healthz")
 
 
 OPEN = ServerSettings(model_names=("mine", "also mine"), max_documents=20, query_characters=200)
+STRICT = replace(OPEN, strict=True)
 GUARDED = replace(OPEN, api_keys_env="RERANK_TEST_KEYS", client_rate="1000000/second")
 
 
@@ -64,7 +65,9 @@ def cases_of(settings):
     """Return a generator of requests from the OpenAPI of a server with these settings."""
     schema = schemathesis.openapi.from_dict(strictly(described(settings)))
     schema.config.generation.with_security_parameters = False
-    schema.config.checks.negative_data_rejection.expected_statuses.append(TOO_LONG)
+    refusal = schema.config.checks.negative_data_rejection
+    refusal.expected_statuses.append(TOO_LONG)
+    refusal.enabled = settings.strict
     return schema
 
 
@@ -97,6 +100,13 @@ def url():
 
 
 @pytest.fixture(scope="module")
+def strict_url():
+    with listening(load_backend("embedded"), **vars(STRICT)) as url:
+        assert described(STRICT) == httpx.get(f"{url}/openapi.json").json()
+        yield url
+
+
+@pytest.fixture(scope="module")
 def guarded_url():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RERANK_TEST_KEYS", f"us:{KEY}")
@@ -107,13 +117,19 @@ def guarded_url():
 
 
 WORDS = json.dumps(described(OPEN))
-open_cases, guarded_cases = cases_of(OPEN), cases_of(GUARDED)
+open_cases, guarded_cases, strict_cases = map(cases_of, (OPEN, GUARDED, STRICT))
 
 
 @open_cases.parametrize()
 @few
 def test_replies_are_as_described(case, url):
     check(case, url)
+
+
+@strict_cases.parametrize()
+@few
+def test_a_strict_server_refuses_what_is_not_described(case, strict_url):
+    check(case, strict_url)
 
 
 @pytest.mark.slow  # as the test above, for more statuses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from rerank_plugins._internal.options import check_variable
@@ -103,9 +104,13 @@ def without_scheme(key: Secret, prefix: str = "Bearer ") -> Secret:
         key: as in `"k"`, `"Bearer k"` or `"Authorization: Bearer k"`.
         prefix: what is sent before the key.
     """
+    return key.without(_header(prefix))
+
+
+@cache
+def _header(prefix: str) -> re.Pattern[str]:
     words = "|".join(re.escape(word) for word in {"Bearer", prefix.strip()} if word)
-    header = rf"(?:authorization:\s*)?(?:(?:{words})(?:\s+|$))*"
-    return key.without(re.compile(header, re.IGNORECASE))
+    return re.compile(rf"(?:authorization:\s*)?(?:(?:{words})(?:\s+|$))*", re.IGNORECASE)
 
 
 def _checked(key: Secret, source: str) -> Secret:

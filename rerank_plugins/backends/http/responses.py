@@ -88,6 +88,7 @@ class ResponseReader:
         self._deadline = deadline
         self._opened_connection = False
         self._status: int | None = None
+        self._limit = MAX_ERROR
         self._headers: Mapping[str, str] = {}
         self._content = bytearray()
 
@@ -116,6 +117,8 @@ class ResponseReader:
         if not self._opened_connection and not is_answered(response):
             raise httpx.RemoteProtocolError("the response came before its request")
         self._status = response.status_code
+        if self._status in SUCCESS:
+            self._limit = self.request.max_response
         if location := response.extensions.get(LOCATION):
             response.headers["location"] = location
         self._headers = response.headers
@@ -132,14 +135,6 @@ class ResponseReader:
             raise TimeoutError
         self._content += chunk  # not a list: a piece may be smaller than its place in one
         return len(self._content) <= self._limit
-
-    @property
-    def _is_success(self) -> bool:
-        return self._status in SUCCESS
-
-    @property
-    def _limit(self) -> int:
-        return self.request.max_response if self._is_success else MAX_ERROR
 
     def finish(self) -> HTTPResponse:
         """Return the response, unpacked.
@@ -172,7 +167,7 @@ class ResponseReader:
         self._check_size(", unpacked")
 
     def _check_size(self, how: str) -> None:
-        if self._is_success and len(self._content) > self._limit:
+        if self._status in SUCCESS and len(self._content) > self._limit:
             raise BackendError(f"{self.where}: a response of more than {self._limit} bytes{how}")
 
 

@@ -245,7 +245,7 @@ def _no_cookies() -> CookieJar:
 
 def _keep_location(response: httpx.Response) -> None:
     """Hide where a redirect leads from the client, which fails if that is no URL."""
-    if response.has_redirect_location:
+    if response.is_redirect and "location" in response.headers:
         response.extensions[LOCATION] = response.headers.pop("location")
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rerank_plugins._internal.resolver import aresolve, resolve
+from rerank_plugins._internal.tls import TLS, Receive, Send, holds_more
 from rerank_plugins.backends.http.client import httpcore, httpx
 
 __all__ = ["is_answered", "replace_network", "thread_deadline"]
@@ -138,15 +139,24 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.has_read = True
-        return self._stream.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
+        return self.receive(max_bytes, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if self.has_read and self._stream.get_extra_info("is_readable"):
+        if self.has_read and self._holds_more():
             raise httpcore.ReadError(_UNASKED)
         self.has_read = False
         for start in range(0, len(buffer), _WRITE_SIZE):
-            part = buffer[start : start + _WRITE_SIZE]
-            self._stream.write(part, _remaining(timeout, httpcore.WriteTimeout))
+            self.send(buffer[start : start + _WRITE_SIZE], timeout)
+
+    def receive(self, max_bytes: int, timeout: float | None) -> bytes:
+        return self._stream.read(max_bytes, _remaining(timeout, httpcore.ReadTimeout))
+
+    def send(self, data: bytes, timeout: float | None) -> None:
+        self._stream.write(data, _remaining(timeout, httpcore.WriteTimeout))
+
+    def _holds_more(self) -> bool:
+        """Whether bytes, or the end, arrived that were not read."""
+        return bool(self._stream.get_extra_info("is_readable"))
 
     def close(self) -> None:
         self._stream.close()
@@ -157,11 +167,65 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        remaining = _remaining(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, remaining))
+        encrypted = _EncryptedStream(self, self._stream, TLS(ssl_context, server_hostname))
+        try:
+            encrypted.shake_hands(_remaining(timeout, httpcore.ConnectTimeout))
+        except BaseException:
+            self.close()
+            raise
+        return encrypted
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+class _EncryptedStream(_Stream):
+    """A stream whose bytes another one carries: that of a server, or of a proxy before it."""
+
+    def __init__(self, carrier: _Stream, stream: httpcore.NetworkStream, tls: TLS) -> None:
+        super().__init__(stream)
+        self._carrier = carrier
+        self._tls = tls
+
+    def shake_hands(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            return None if end is None else max(end - time.monotonic(), 0.001)
+
+        try:
+            self._tls.shake_hands(
+                lambda size: self._carrier.receive(size, left()),
+                lambda data: self._carrier.send(data, left()),
+            )
+        except (httpcore.ReadTimeout, httpcore.WriteTimeout) as exc:
+            raise httpcore.ConnectTimeout(str(exc)) from exc
+        except (httpcore.ReadError, httpcore.WriteError, ssl.SSLError) as exc:
+            raise httpcore.ConnectError(str(exc)) from exc
+
+    def receive(self, max_bytes: int, timeout: float | None) -> bytes:
+        try:
+            return self._tls.read(max_bytes, *self._ends(timeout))
+        except ssl.SSLError as exc:
+            raise httpcore.ReadError(str(exc)) from exc
+
+    def send(self, data: bytes, timeout: float | None) -> None:
+        try:
+            self._tls.write(data, *self._ends(timeout))
+        except ssl.SSLError as exc:
+            raise httpcore.WriteError(str(exc)) from exc
+
+    def _ends(self, timeout: float | None) -> tuple[Receive, Send]:
+        return (
+            lambda size: self._carrier.receive(size, timeout),
+            lambda data: self._carrier.send(data, timeout),
+        )
+
+    def _holds_more(self) -> bool:
+        return holds_more(self._tls.object) or super()._holds_more()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls.object if info == "ssl_object" else super().get_extra_info(info)
 
 
 class _AsyncNetwork(httpcore.AsyncNetworkBackend):
@@ -214,15 +278,8 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
 
     def _holds_more(self) -> bool:
         """Whether bytes, or the end, arrived that were not read; no socket shows encrypted ones."""
-        if self._tls is not None:
-            try:
-                self._tls.read(1)
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError:
-                return True
-            else:
-                return True
+        if self._tls is not None and holds_more(self._tls):
+            return True
         return bool(self._stream.get_extra_info("is_readable"))
 
     async def aclose(self) -> None:
@@ -234,7 +291,12 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  # the library's signature
     ) -> httpcore.AsyncNetworkStream:
-        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:  # the library does not close it if the call is cancelled
+            await self.aclose()
+            raise
+        return _AsyncStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rerank_plugins._internal.resolver import resolve
+from rerank_plugins._internal.tls import TLS
 
 __all__ = ["bound_connections", "operation"]
 
@@ -92,10 +94,8 @@ def bound_connections(redis: Any, pool: Any) -> None:
     class BoundedTLSConnection(redis.SSLConnection):  # type: ignore[misc]  # as above
         def _connect(self) -> _BoundedSocket:
             plain = _connected(self.host, self.port)
-            _bounds().restart()
-            plain.settimeout(_bounds().remaining())
             try:
-                return _BoundedSocket(self._wrap_socket_with_ssl(plain))
+                return _EncryptedSocket(plain, self.host)
             except BaseException:
                 plain.close()
                 raise
@@ -171,3 +171,24 @@ class _BoundedSocket:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class _EncryptedSocket(_BoundedSocket):
+    """A bounded socket with TLS, by the certificates that the system trusts."""
+
+    def __init__(self, connection: socket.socket, host: str) -> None:
+        super().__init__(connection)
+        self._tls = TLS(ssl.create_default_context(), host)
+        self._tls.shake_hands(super().recv, super().sendall)
+        _bounds().restart()
+
+    def recv(self, size: int) -> bytes:
+        return self._tls.read(size, super().recv, super().sendall)
+
+    def recv_into(self, buffer: Any) -> int:
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data, super().recv, super().sendall)

@@ -1,6 +1,7 @@
 """Hosts that are not found in time, and connections out of step with the requests."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -160,6 +161,30 @@ def test_an_encrypted_connection_in_step_is_kept(encryption, ask_thrice):
     with FakeServer(FakeResponse(GOOD), tls=context) as fake_server:
         assert [EXPECTED] * 3 == ask_thrice(make(fake_server, verify=certificate), 0.0)
         assert 1 == fake_server.connections
+
+
+@pytest.mark.parametrize("piece", [b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 1000, b""])
+def test_a_handshake_without_end_ends(ask, piece):
+    """A socket of the `ssl` module reads on as long as something arrives that TLS ignores."""
+    end, hung_up = time.monotonic() + 5, threading.Event()
+
+    def never_shake_hands():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(5)
+            while time.monotonic() < end and (piece or connection.recv(10_000)):
+                connection.sendall(piece)
+        if time.monotonic() < end:
+            hung_up.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=never_shake_hands, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        backend = HTTPBackend(url, dialect="xinference", model="m", timeout=0.3)
+        with pytest.raises(BackendTimeout):
+            ask(backend)
+
+        assert hung_up.wait(4)
 
 
 def endless(start, piece, count=20_000):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import socketserver
+import ssl
 import subprocess
 import threading
 import time
@@ -568,13 +569,28 @@ def test_a_reply_without_end_takes_little_memory(pretend):
     assert peak < 10_000_000
 
 
-@pytest.mark.parametrize("greeting", [b"", b"\x16\x03\x03"], ids=["silence", "half a record"])
-def test_encryption_that_never_begins_costs_one_call_a_moment(pretend, greeting):
+def ignored(connection):
+    """Send for some seconds, without a pause, what a client ignores while it shakes hands."""
+    end = time.monotonic() + 2 * HANGS
+    while time.monotonic() < end:
+        connection.sendall(b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 1000)
+
+
+def begun(greeting):
     def handle(connection):
         connection.sendall(greeting)
         while connection.recv(1):
             pass
 
+    return handle
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [begun(b""), begun(b"\x16\x03\x03"), ignored],
+    ids=["silence", "half a record", "what is ignored"],
+)
+def test_encryption_that_never_begins_costs_one_call_a_moment(pretend, handle):
     with CachedBackend(FakeBackend(), store=f"rediss://{pretend(handle)}/0") as backend:
         for _ in range(5):
             score(backend)
@@ -633,14 +649,35 @@ def test_options_stand_in_the_url_and_survive_pickle():
     assert expected == store._options == copy._options
 
 
-def test_tls_is_checked():
-    store = open_store("rediss://cache.example")
+@pytest.fixture
+def encrypted(pretend, server, authority):
+    """Where the server answers by TLS: `host:port`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority)
 
-    connection = store._connected().connection_pool.make_connection()
-    assert isinstance(connection, redis.SSLConnection)
-    assert connection.check_hostname
-    assert "CERT_REQUIRED" == connection.cert_reqs.name
-    store.close()
+    def handle(connection):
+        with (
+            context.wrap_socket(connection, server_side=True) as client,
+            socket.create_connection(("127.0.0.1", server.port)) as redis_server,
+        ):
+            while data := client.recv(65536):
+                redis_server.sendall(data)
+                client.sendall(redis_server.recv(65536))
+
+    return pretend(handle)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_tls_is_checked(encrypted, authority, monkeypatch, trusted):
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    url = f"rediss://{encrypted}/0?timeout=5"
+    with CachedBackend(wrapped := FakeBackend(), store=url) as backend:
+        for _ in range(3):
+            score(backend)
+
+        assert (1 if trusted else 3) == len(wrapped.calls)
+        assert (0 if trusted else 1) == errors(backend)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ __all__ = ["BodyReader", "parse"]
 _Model = TypeVar("_Model", bound=BaseModel)
 _LARGE = 64 * 1024
 """Bytes of a body that holds up the event loop for about a millisecond, or less."""
+_WAITING_SHARE = 4
+"""Complete bodies that wait for their turn may have a quarter of `buffer_bytes`."""
 _MANY = 100_000
 """Parts of a body that take longer to build than to count."""
 _TELLING = ("missing", "value_error")
@@ -35,29 +37,49 @@ class BodyReader:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._turn = asyncio.Lock()
+        self._waiting_bytes = 0
 
     async def read(self, request: Request, model: type[_Model]) -> _Model:
         """Return the body of a request as a model.
 
         Large bodies are parsed in turn, and in between the event loop does all else that waits:
         it stands still for one of them, however many there are. In a thread they would hold the
-        interpreter at each of its system calls.
+        interpreter at each of its system calls. Where too much waits already, more is refused, and
+        what has yet to arrive is not read.
 
         Raises:
             APIError: the body is too long (413), too slow (408), compressed or not JSON (415), cut
-                off (499), or `parse` refuses it.
+                off (499), too many large ones wait (503), or `parse` refuses it.
         """
         settings = self._settings
+        length = _check_headers(request.headers, settings.body_bytes)
+        if length >= _LARGE:
+            self._refuse_if_full(length, close=True)
         body = await _receive(request, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
         if len(body) < _LARGE:
             return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
-        async with self._turn:
-            await asyncio.sleep(0)
-            return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
+        self._refuse_if_full(len(body), close=False)
+        self._waiting_bytes += len(body)
+        try:
+            async with self._turn:
+                await asyncio.sleep(0)
+                return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
+        finally:
+            self._waiting_bytes -= len(body)
+
+    def _refuse_if_full(self, size: int, *, close: bool) -> None:
+        waiting = self._waiting_bytes
+        if waiting and waiting + size > self._settings.buffer_bytes // _WAITING_SHARE:
+            raise APIError(
+                503,
+                "overloaded",
+                "too many large requests wait; try again later",
+                retry_after=1,
+                close=close,
+            )
 
 
 async def _receive(request: Request, *, max_bytes: int, seconds: float) -> bytes:
-    _check_headers(request.headers, max_bytes)
     received = bytearray()
     try:
         async with asyncio.timeout(seconds):
@@ -76,7 +98,8 @@ async def _receive(request: Request, *, max_bytes: int, seconds: float) -> bytes
         ) from None
 
 
-def _check_headers(headers: Headers, max_bytes: int) -> None:
+def _check_headers(headers: Headers, max_bytes: int) -> int:
+    """Return the length that a body declares, 0 if it does not, once its headers are checked."""
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise APIError(415, "encoded_body", "send the body without a Content-Encoding", close=True)
     kind, _, parameters = headers.get("content-type", "").lower().partition(";")
@@ -91,6 +114,7 @@ def _check_headers(headers: Headers, max_bytes: int) -> None:
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > max_bytes:
         raise _too_long(max_bytes)
+    return int(length)
 
 
 def _too_long(max_bytes: int) -> APIError:

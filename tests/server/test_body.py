@@ -207,6 +207,18 @@ def test_no_body_is_costly_to_refuse(model, name):
     assert time.thread_time() - began < 0.05 * len(content) / 1e6
 
 
+def request(content, *headers, read=None):
+    """Return a request; its body is noted in `read` when it is read."""
+
+    async def receive():
+        if read is not None:
+            read.append(len(content))
+        return {"type": "http.request", "body": content}
+
+    scope = {"type": "http", "headers": [(b"content-type", b"application/json"), *headers]}
+    return Request(scope, receive)
+
+
 def test_other_requests_are_served_between_two_large_bodies(monkeypatch):
     """Or 32 of them would keep all others waiting for a second; small ones do not wait for them."""
     turns, parsed = [0], []
@@ -214,13 +226,6 @@ def test_other_requests_are_served_between_two_large_bodies(monkeypatch):
         body_module, "parse", lambda model, body, **_: parsed.append((turns[0], len(body)))
     )
     large, small = b" " * 100_000, b" " * 100
-
-    def request(content):
-        async def receive():
-            return {"type": "http.request", "body": content}
-
-        scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
-        return Request(scope, receive)
 
     async def serve():
         bodies = BodyReader(ServerSettings())
@@ -235,6 +240,37 @@ def test_other_requests_are_served_between_two_large_bodies(monkeypatch):
 
     assert len(small) == parsed[0][1]
     assert 5 == len(set(at))
+
+
+@pytest.mark.parametrize(("count", "parsed"), [(2, 2), (3, 2), (50, 2)])
+@pytest.mark.parametrize("declared", [False, True])
+def test_large_bodies_wait_only_where_there_is_room(monkeypatch, count, parsed, declared):
+    """Or thousands of complete bodies would wait for their turn; small ones are always read."""
+    monkeypatch.setattr(body_module, "parse", lambda model, body, **_: len(body))
+    large = b" " * 100_000
+    length = [(b"content-length", b"100000")] if declared else []
+    read = []
+
+    async def serve():
+        bodies = BodyReader(ServerSettings(body_bytes=100_000, buffer_bytes=4 * 250_000))
+        first = [request(large, *length) for _ in range(count)] + [request(b" ")]
+        results = await asyncio.gather(
+            *(bodies.read(each, RerankRequest) for each in first), return_exceptions=True
+        )
+        waiting = [asyncio.create_task(bodies.read(request(large), RerankRequest)) for _ in "ab"]
+        await asyncio.sleep(0)
+        with contextlib.suppress(APIError):
+            await bodies.read(request(large, *length, read=read), RerankRequest)
+        return results, await asyncio.gather(*waiting)
+
+    (*results, small), later = asyncio.run(serve())
+    refused = [each for each in results if isinstance(each, APIError)]
+
+    assert 1 == small
+    assert [100_000] * parsed == [each for each in results if each not in refused]
+    assert {(503, "overloaded")} >= {(each.status_code, each.type) for each in refused}
+    assert [100_000] * 2 == later
+    assert ([] if declared else [100_000]) == read
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def listening(backend: Backend, **settings: Any) -> Iterator[str]:
     """Give the URL of a server that is ready and listens on a port of its own."""
     app = create_app(backend, settings=ServerSettings(**settings))
     http = http_protocol(app.state.settings, app.state.metrics)
-    config = uvicorn.Config(app, port=0, http=http, log_level="critical", ws="none")
+    config = uvicorn.Config(app, port=0, http=http, loop="asyncio", log_level="critical", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

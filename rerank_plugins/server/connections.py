@@ -34,6 +34,9 @@ _MAX_AHEAD, _MAX_AHEAD_BYTES = 16, 65_536
 The connection ends after those that came in full; a client sends the others again.
 """
 
+_READ_BYTES = 65_536
+"""How much is read from one connection before it is the turn of the others."""
+
 _MAX_UNREAD_BYTES = 65_536
 """How much of a body waits for the application before the connection reads no more."""
 
@@ -53,7 +56,7 @@ _FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
 """Seconds between looks whether a client is gone that will send no more."""
 
 
-class HTTPConnection(asyncio.Protocol):
+class HTTPConnection(asyncio.BufferedProtocol):
     """A connection of uvicorn's server, from the first byte to the last.
 
     llhttp parses what arrives. At each moment the connection is in one `State`; entering it starts
@@ -67,6 +70,7 @@ class HTTPConnection(asyncio.Protocol):
         app_state: the state of the application's lifespan.
         settings: the limits.
         connections: all connections of the server.
+        read_buffer: what every connection reads into; each takes its bytes out at once.
         on_refused: called with the type of each error that the application never sees.
     """
 
@@ -79,6 +83,7 @@ class HTTPConnection(asyncio.Protocol):
         *,
         settings: ServerSettings,
         connections: Connections,
+        read_buffer: bytearray,
         on_refused: Callable[[str], None],
     ) -> None:
         self._app = config.loaded_app
@@ -88,6 +93,7 @@ class HTTPConnection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._settings = settings
         self._connections = connections
+        self._read_buffer = read_buffer
         self._on_refused = on_refused
         self._transport: asyncio.Transport
         self._addresses: dict[str, Any] = {}
@@ -161,7 +167,11 @@ class HTTPConnection(asyncio.Protocol):
         self._all_read.set()
         del self._parser  # it refers to this connection
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  # of asyncio
+        return self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(memoryview(self._read_buffer)[:nbytes])
         self._in_head = self._in_head or self._incoming is None
         part, body_bytes = self._part, self._body_bytes
         if not self._is_deaf:
@@ -203,7 +213,9 @@ class HTTPConnection(asyncio.Protocol):
     # As the other connections see it
 
     def evict(self) -> None:
-        """Close at once: another connection needs the place."""
+        """Close at once, and let go of what came: another connection needs the place."""
+        for exchange in self._exchanges:
+            exchange.disconnect()
         if self._state is State.IDLE:
             self._transport.close()
         else:
@@ -336,9 +348,9 @@ class HTTPConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
+            head, rest = self._head_without_upgrade(), data[upgrade.args[0] :]
             self._parser = httptools.HttpRequestParser(self)
-            self._parse(self._head_without_upgrade())
+            self._parse(head)
             self._parse(rest)
         except HttpParserError:
             if not self._is_deaf:  # else only that there is more, which is nobody's concern
@@ -347,12 +359,13 @@ class HTTPConnection(asyncio.Protocol):
                 )
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the head of a request as if the client proposed no other protocol.
+        """Return the head that the parser stopped at, as if the client proposed no other protocol.
 
         llhttp takes what follows such a head for that protocol; a server that does not speak it
         responds in HTTP (RFC 9110, 7.8), and reads the body.
         """
-        lines = [b"%b %b HTTP/1.1" % (self._method, self._url)]
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._method, self._url, version)]
         for name, value in self._headers:
             if name == b"connection":
                 options = [option.strip() for option in value.split(b",")]
@@ -419,6 +432,8 @@ class HTTPConnection(asyncio.Protocol):
         hosts = sum(name == b"host" for name, _ in self._headers)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._stop(400, "bad_host", "a request has one header `Host`")
+        if any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in self._headers):
+            self._stop(501, "unknown_encoding", "send the body in no Transfer-Encoding but chunked")
         self._upgrade = self._parser.should_upgrade()
         if self._upgrade:
             return
@@ -515,7 +530,9 @@ class HTTPConnection(asyncio.Protocol):
             self._end()
 
     def _make_last(self) -> None:
-        """Have the connection end after the exchanges."""
+        """Have the connection end after the exchanges, and the refusal of what is not HTTP."""
+        if self._is_last:
+            return
         self._is_last = True
         if self._exchanges:
             self._exchanges[-1].keep_alive = False
@@ -584,5 +601,6 @@ def http_protocol(settings: ServerSettings, metrics: ServerMetrics) -> Any:
         HTTPConnection,
         settings=settings,
         connections=Connections(settings.max_connections, settings.buffer_bytes),
+        read_buffer=bytearray(_READ_BYTES),
         on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
     )

@@ -96,8 +96,9 @@ class Exchange:
         self._changed.set()
 
     def disconnect(self) -> None:
-        """Tell the application that the client is gone; drop what it still sends."""
+        """Tell the application that the client is gone; drop what it sends, and has sent."""
         self._disconnected = True
+        self._body.clear()
         self._changed.set()
 
     async def run(self, app: ASGIApp) -> None:

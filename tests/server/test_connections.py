@@ -163,6 +163,8 @@ INVALID_HTTP = {
         head("POST", "/", "Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
     ),
     "chunks not last": (400, head("POST", "/", "Transfer-Encoding: chunked, identity")),
+    "compressed chunks": (501, head("POST", "/", "Transfer-Encoding: gzip, chunked")),
+    "an unknown coding and chunks": (501, head("POST", "/", "Transfer-Encoding: x,chunked")),
     "a negative length": (400, head("POST", "/", "Content-Length: -1")),
     "a bare line feed": (400, b"GET /livez HTTP/1.1\nHost: x\n\n"),
     "a path with bytes": (400, b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n"),
@@ -339,7 +341,7 @@ def test_all_clients_together_hold_no_more_than_the_buffer():
         wait_until(lambda: len(select.select(slow, [], [], 0)[0]) == 8)
         for connection in slow[8:]:
             connection.sendall(b" " * (MIB - 900_000))
-        assert {400} == {statuses(connection.recv(65536))[0] for connection in slow[8:]}
+        assert {400, 503} >= {statuses(each.recv(65536))[0] for each in slow[8:]}
         for connection in slow:
             connection.close()
 
@@ -384,6 +386,27 @@ def test_proposals_of_another_protocol_without_a_body_or_in_chunks_are_ignored(u
     ]
 
     assert [200, 200, 405, 200] == statuses(received(opened(url, b"".join(requests))))
+
+
+@pytest.mark.parametrize("options", ["", "Upgrade", "keep-alive, Upgrade"])
+def test_a_proposal_leaves_a_request_the_version_that_it_has(url, options):
+    """HTTP/1.0 knows no `Upgrade`, and its clients wait for the connection to end."""
+    connection = opened(
+        url, head("GET", "/livez", f"Connection: {options}", "Upgrade: h2c", version="1.0")
+    )
+
+    assert [200] == statuses(received(connection))
+
+
+@pytest.mark.parametrize("last", [b"rubbish\r\n\r\n", head("GET", "/", "A : b"), post()[:-1]])
+def test_a_half_closed_client_learns_of_its_error_after_the_replies_before_it(gate, last):
+    with listening(gate, warm_up=False) as url:
+        connection = opened(url, post() + head() + last)
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.1)
+        gate.open.set()
+
+        assert [200, 200, 400] == statuses(received(connection))
 
 
 @pytest.mark.parametrize("last", [b"rubbish\r\n\r\n", head("GET", "/", "A : b"), head(host=None)])
@@ -451,6 +474,15 @@ class Wire:
         assert high == 0
 
 
+def feed(connection, data):
+    """Have a connection receive data, each time as much as it takes."""
+    while data:
+        buffer = connection.get_buffer(-1)
+        piece, data = data[: len(buffer)], data[len(buffer) :]
+        buffer[: len(piece)] = piece
+        connection.buffer_updated(len(piece))
+
+
 @pytest.mark.parametrize(
     ("ahead", "served"),
     [
@@ -479,7 +511,7 @@ async def test_little_is_kept_of_what_waits_for_another_request(ahead, served):
     protocol = http_protocol(ServerSettings(), ServerMetrics())
     connection = protocol(config=config, server_state=state, app_state={})
     connection.connection_made(wire)
-    connection.data_received(head("GET", "/0") + ahead)
+    feed(connection, head("GET", "/0") + ahead)
     arrived.set()
     while state.tasks:
         await asyncio.gather(*state.tasks)

@@ -52,18 +52,19 @@ class BodyReader:
                 off (499), too many large ones wait (503), or `parse` refuses it.
         """
         settings = self._settings
+        most, strict = settings.max_documents, settings.strict
         length = _check_headers(request.headers, settings.body_bytes)
         if length >= _LARGE:
             self._refuse_if_full(length, close=True)
         body = await _receive(request, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
         if len(body) < _LARGE:
-            return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
+            return parse(model, body, max_documents=most, strict=strict)
         self._refuse_if_full(len(body), close=False)
         self._waiting_bytes += len(body)
         try:
             async with self._turn:
                 await asyncio.sleep(0)
-                return parse(model, body, max_documents=settings.max_documents, strict=settings.strict)
+                return parse(model, body, max_documents=most, strict=strict)
         finally:
             self._waiting_bytes -= len(body)
 

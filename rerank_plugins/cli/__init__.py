@@ -21,6 +21,7 @@ from rerank_plugins.cli.doctor.command import doctor
 from rerank_plugins.cli.eval import evaluate_datasets
 from rerank_plugins.cli.lock import lock
 from rerank_plugins.cli.output import OutputError
+from rerank_plugins.cli.plain_signs import ERRORS
 from rerank_plugins.cli.rank import rank
 from rerank_plugins.cli.serve import serve
 from rerank_plugins.errors import (
@@ -170,10 +171,11 @@ def _start(
     ] = False,
 ) -> None:
     """Rerank documents with a local model or through a rerank server."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Pipes and files get UTF-8 everywhere; a terminal gets what it can show.
-        encoding = None if sys.stdout.isatty() else "utf-8"
-        sys.stdout.reconfigure(encoding=encoding, errors="replace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Pipes and files get UTF-8 everywhere; a terminal gets what it can show.
+            is_file = stream is sys.stdout and not stream.isatty()
+            stream.reconfigure(encoding="utf-8" if is_file else None, errors=ERRORS)
 
 
 app.command()(rank)

@@ -76,6 +76,7 @@ def compare(
         )
     if html is not None:
         _write(html, comparison.to_html())
+        messages.print(f"page: {html}", style="dim", highlight=False, markup=False, soft_wrap=True)
     console = Console()
     with printing():
         if json_output:

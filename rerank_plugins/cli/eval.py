@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["as_lines", "evaluate_datasets"]
 
 _STYLES = {"better": "green", "worse": "red", "unclear": "yellow"}
+_UNBOUNDED = 10_000
+"""More characters than a table has; rich calls no table wider than its terminal."""
 _MARKS = {"better": "▲", "worse": "▼", "unclear": "="}
 
 
@@ -132,6 +134,12 @@ def evaluate_datasets(
         with printing():
             if not json_output:
                 _print(console, result)
+        if not json_output and not console.is_terminal:  # whose reader wants figures alone
+            for system in result.backends:
+                sentence = verdict(result, system).sentence
+                messages.print(
+                    f"{system.label}: {sentence}", highlight=False, markup=False, soft_wrap=True
+                )
         messages.print(
             f"report: {page}", style="dim", highlight=False, markup=False, soft_wrap=True
         )
@@ -207,7 +215,7 @@ def _print(console: Console, result: Evaluation) -> None:
         return
     from rich.text import Text  # noqa: PLC0415  # only a terminal needs it
 
-    console.print(_as_table(result))
+    console.print(*_as_tables(result, console), sep="\n")
     for system in result.backends:
         judged = verdict(result, system)
         line = Text(f"{_MARKS[judged.kind]} ", style=_STYLES[judged.kind])
@@ -229,18 +237,39 @@ def as_lines(result: Evaluation) -> Iterator[str]:
         yield "\t".join((system.label, *figures, *speed_cells(system.speed)[:4])) + "\n"
 
 
-def _as_table(result: Evaluation) -> Table:
+def _as_tables(result: Evaluation, console: Console) -> list[Table]:
+    """Draw one table, or one for quality and one for speed where one is too wide."""
+    table = _as_table(result, quality=True, speed=True)
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        return [table]
+    return [
+        _as_table(result, quality=True, speed=False),
+        _as_table(result, quality=False, speed=True),
+    ]
+
+
+def _as_table(result: Evaluation, *, quality: bool, speed: bool) -> Table:
     from rich.table import Table  # noqa: PLC0415  # only a terminal needs it
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, header_style="bold")
-    for place, column in enumerate(_head(result)):
-        table.add_column(Text(column), justify="right" if place else "left")
+    head = _head(result)
+    count = len(result.metrics)
+    columns = [*(head[1 : 1 + count] if quality else ()), *(head[1 + count :] if speed else ())]
+    table.add_column(Text(head[0]), overflow="fold")
+    for column in columns:
+        table.add_column(Text(column), justify="right", no_wrap=True)
     for system in result.systems:
         cells = [_figure_cell(result, system, metric) for metric in result.metrics]
-        table.add_row(Text(system.label), *cells, *speed_cells(system.speed)[:4])
-        ranges = (Text(interval(e), style="dim") for e in system.figures.values())
-        table.add_row("", *ranges)
+        speeds = speed_cells(system.speed)[:4]
+        table.add_row(Text(system.label), *(cells if quality else ()), *(speeds if speed else ()))
+        if quality:
+            ranges = (
+                Text(interval(estimate).replace(" to ", "–"), style="dim")
+                for estimate in system.figures.values()
+            )
+            table.add_row("", *ranges)
     return table
 
 

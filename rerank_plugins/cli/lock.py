@@ -21,10 +21,10 @@ def lock(
     ],
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write [standard output].")
+        Path | None, typer.Option("--output", "-o", help=r"File to write \[standard output].")
     ] = None,
 ) -> None:
-    """Record the files of local models; `model_lock` of [server] then refuses all others."""
+    r"""Record the files of local models; `model_lock` of \[server] then refuses all others."""
     from rerank_plugins.backends.local.lockfile import lock_of  # noqa: PLC0415  # a little heavy
     from rerank_plugins.spec import load_backend  # noqa: PLC0415
 

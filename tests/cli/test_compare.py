@@ -45,6 +45,8 @@ def test_a_page_is_written_beside_what_is_printed(file, tmp_path):
     page = tmp_path / "page.html"
     done = run("熊 bears", file, "--html", str(page), "--top-n", "1")
 
+    assert f"page: {page}\n" == done.stderr
+
     assert 0 == done.exit_code
     assert done.stdout
     assert "熊 bears" in page.read_text(encoding="utf-8")

@@ -144,6 +144,32 @@ class TestEval:
         assert "No clear difference: MRR@10" in shown
         assert "the questions are Chinese" in shown
 
+    @pytest.mark.parametrize("name", ["embedded", "embedded?max_length=100"])
+    def test_eighty_columns_cut_no_name_and_no_figure(self, name):
+        metrics = ["MRR@10", "nDCG@10", "MAP", "Recall@10", "Success@1"]
+        both = ("stdout", "stderr")
+        code, shown = in_terminal(
+            "eval", *QUICK, "-b", name, streams=both, width=80, env={"NO_COLOR": "1"}
+        )
+        plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+        lines = plain[plain.index(" xquad-zh ") :].splitlines()
+
+        assert 0 == code
+        assert ["xquad-zh", *metrics] == lines[0].split()
+        assert "…" not in plain
+        head = next(line.split() for line in lines if "p50" in line)
+        assert ["xquad-zh", "p50", "ms", "p95", "ms", "p99", "ms", "pairs/s"] == head
+        assert name in "".join(line[:17].strip() for line in lines if not line.startswith("="))
+
+    def test_a_pipe_gets_the_verdict_on_standard_error(self):
+        done = run("eval", *QUICK)
+
+        assert "embedded: No clear difference: MRR@10" in done.stderr
+        assert "No clear difference" not in done.stdout
+
+    def test_a_script_that_wants_json_gets_no_verdict(self):
+        assert "difference" not in run("eval", *QUICK, "--json").stderr
+
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [

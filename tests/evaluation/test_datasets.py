@@ -209,6 +209,18 @@ class TestJSONLines:
         assert {"q": {"q/1": 1}} == data.qrels
         assert ["a", "b"] == data.texts("q", 10)
 
+    @pytest.mark.parametrize(
+        "names", [("pos", "neg"), ("pos", "negative"), ("positive", "negative")]
+    )
+    def test_flag_embeddings_names_are_read(self, tmp_path, names):
+        row = {"query": "q", names[0]: ["good"], names[1]: ["a", "b"], "prompt": "", "id": "7"}
+        data = self.read(tmp_path, row)
+
+        assert {"good", "a", "b"} == set(data.documents.values())
+        assert ["good"] == [
+            data.documents[name] for name, grade in data.qrels["7"].items() if grade
+        ]
+
     def test_positive_and_negative_texts_are_shuffled(self, tmp_path):
         rows = [
             {"query": f"query {n}", "positive": [f"good {n}"], "negative": [f"a{n}", f"b{n}"]}

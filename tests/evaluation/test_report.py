@@ -47,11 +47,23 @@ def test_verdicts_are_better_worse_or_unclear(evaluation):
 
     assert ("better", "worse", "unclear") == (better.kind, worse.kind, same.kind)
     assert better.sentence == (
-        "Better than first stage: MRR@10 0.333 → 1.000, +0.667 (+0.667 to +0.667, p < 0.001); "
-        "better on 40 of 40 queries, worse on 0."
+        "Better than first stage: MRR@10 0.333 → 1.000, +0.667 (+0.667 to +0.667, p < 0.001 "
+        "adjusted for 6 comparisons); better on 40 of 40 queries, worse on 0."
     )
     assert worse.sentence.startswith("Worse than first stage: MRR@10 0.333 → 0.250, \u22120.083 (")
     assert same.sentence.startswith("No clear difference: MRR@10 0.333 → 0.333, 0.000 (0.000 to")
+
+
+@pytest.mark.parametrize(("backends", "comparisons"), [(1, None), (2, 3), (3, 6)])
+def test_a_verdict_tells_for_how_many_comparisons_p_is_adjusted(backends, comparisons):
+    named = {f"same {number}": FakeBackend(lambda *_: 0.5) for number in range(backends)}
+    result = evaluate(dataset(4), named, depth=4)
+    sentence = verdict(result, result.backends[0]).sentence
+
+    if comparisons is None:
+        assert "adjusted" not in sentence
+    else:
+        assert f" adjusted for {comparisons} comparisons)" in sentence
 
 
 def test_json_holds_every_value(evaluation):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import Annotated
 
 import typer
 
-from rerank_plugins.cli.doctor.report import as_json, as_lines
+from rerank_plugins.cli.doctor.report import INDENT, as_json, as_lines
 from rerank_plugins.cli.output import printing
 
 __all__ = ["doctor"]
@@ -46,7 +47,21 @@ def doctor(
             sys.stdout.write(as_json(environment, report))
         elif console.is_terminal:
             for style, line in as_lines(environment, report):
-                console.print(Text(line, style=style), soft_wrap=True)
+                for part in _wrapped(line, console.width):
+                    console.print(Text(part, style=style), soft_wrap=True)
         else:
             sys.stdout.writelines(f"{line}\n" for _, line in as_lines(environment, report))
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Break a line between words; one that is longer than a line stays whole, to be copied."""
+    start = line[: len(line) - len(line.lstrip("\n"))]
+    first, *others = textwrap.wrap(
+        line.lstrip("\n"),
+        max(width, 2 * INDENT),
+        subsequent_indent=" " * INDENT if line.startswith("  ") else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [start + first, *others]

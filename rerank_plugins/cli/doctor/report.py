@@ -9,7 +9,10 @@ from typing import Any
 
 from rerank_plugins._internal.terminal import escaped, to_json
 
-__all__ = ["Check", "Report", "as_json", "as_lines"]
+__all__ = ["INDENT", "Check", "Report", "as_json", "as_lines"]
+
+INDENT = 18
+"""Where the values of most lines begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def _verdict(report: Report) -> tuple[str, str]:
 
 
 def _line(label: str, value: str) -> str:
-    return f"  {label:<14}{escaped(value)}"
+    return f"  {label:<{INDENT - 3}} {escaped(value)}"
 
 
 def _fact(value: object) -> str:

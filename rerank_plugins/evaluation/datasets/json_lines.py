@@ -14,6 +14,8 @@ from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
 __all__ = ["read_json_lines"]
 
 _KEYS = ("id", "query", "documents", "relevant", "positive", "negative")
+_OTHER_NAMES = {"pos": "positive", "neg": "negative"}
+"""What FlagEmbedding calls a key → what it is here."""
 
 
 def read_json_lines(path: Path) -> Dataset:
@@ -24,7 +26,8 @@ def read_json_lines(path: Path) -> Dataset:
     - `relevant`: positions (from 0) or ids of the relevant documents, or an object of id →
       grade; or else a grade, `relevance`, in each relevant document.
     - `positive` and `negative` instead of both: lists of texts. They are unordered, so the first
-      stage's order is a shuffle that depends on the texts alone.
+      stage's order is a shuffle that depends on the texts alone. `pos` and `neg`, as FlagEmbedding
+      writes, are the same.
     - `id`: the query's name; by default the line number.
 
     Raises:
@@ -35,7 +38,8 @@ def read_json_lines(path: Path) -> Dataset:
     qrels: dict[str, dict[str, int]] = {}
     candidates: dict[str, list[str]] = {}
     unordered = 0
-    for where, fields in read_objects(path):
+    for where, read in read_objects(path):
+        fields = {_OTHER_NAMES.get(name, name): value for name, value in read.items()}
         query = str(fields.get("id", fields.get("_id", where.rpartition(":")[2])))
         if query in queries:
             raise DataError(f"{where}: the id {query!r} was used before")

@@ -40,10 +40,12 @@ def verdict(result: Evaluation, system: System) -> Verdict:
     """Return whether a backend is better than the first stage, on the first metric."""
     baseline = result.baseline
     test = result.compared(system.label, baseline.label)
+    tests = sum(comparison.metric == test.metric for comparison in result.comparisons)
+    adjusted = f" adjusted for {tests} comparisons" if tests > 1 else ""
     before, after = (each.figures[test.metric].mean for each in (baseline, system))
     change = (
         f"{test.metric} {figure(before)} → {figure(after)}, {signed(test.difference.mean)} "
-        f"({interval(test.difference, signed_ends=True)}, p {p_value(test)})"
+        f"({interval(test.difference, signed_ends=True)}, p {p_value(test)}{adjusted})"
     )
     queries = len(result.dataset.queries)
     counts = f"better on {test.better} of {queries} queries, worse on {test.worse}"

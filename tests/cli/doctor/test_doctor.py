@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from rerank_plugins.testing import (
     FakeServer,
     serve_dialect,
 )
+from tests.support.terminal import in_terminal
 
 KEY = "XINFERENCE_API_KEY"
 SECRET = "sk-very-secret"
@@ -126,8 +128,8 @@ class TestDescribeEnvironment:
         facts["extras"] = {"local": {"torch": None, "transformers": "5.0"}, "onnx": {"onnx": "1"}}
         lines = [line for _, line in as_lines(facts, diagnose("embedded", score=False))]
 
-        assert "  local         needs torch: pip install 'rerank-plugins[local]'" in lines
-        assert "  onnx          onnx 1" in lines
+        assert "  local           needs torch: pip install 'rerank-plugins[local]'" in lines
+        assert "  onnx            onnx 1" in lines
 
 
 class TestScorePair:
@@ -458,8 +460,8 @@ class TestCommand:
         with FakeServer(xinference("bge", "other")) as fake_server:
             lines = run(fake_server.url).stdout.splitlines()
 
-            assert "  dialect       xinference" in lines
-            assert "  models        bge, other" in lines
+            assert "  dialect         xinference" in lines
+            assert "  models          bge, other" in lines
             assert lines[0].endswith(f"backend='xinference+{fake_server.url}?model=bge'")
 
     def test_json_has_everything(self):
@@ -537,3 +539,25 @@ def test_odd_facts_are_shown_harmlessly(fake_server, info):
 
     assert isinstance(done.exception, SystemExit | None)
     assert not [line for line in done.output.splitlines() if not line.isprintable()]
+
+
+@pytest.mark.parametrize("label", ["dtype", "opentelemetry", "truncated_pairs", "a" * 30])
+def test_a_label_and_its_value_are_two_words(label):
+    report = diagnose("embedded", score=False)
+    report.backend = {label: "0"}
+    lines = [line for _, line in as_lines(describe_environment(), report)]
+
+    assert [label, "0"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_terminal_breaks_lines_between_words(width):
+    code, shown = in_terminal(
+        "doctor", "--no-score", "embedded", width=width, env={"NO_COLOR": "1"}
+    )
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+    words = set(plain.split())
+
+    assert 0 == code
+    for _, line in as_lines(describe_environment(), diagnose("embedded", score=False)):
+        assert set(line.split()) <= words

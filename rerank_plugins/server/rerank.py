@@ -84,7 +84,8 @@ class RerankHandler:
             APIError: the request is too long, names another model, or needs what the model lacks.
         """
         settings = self._settings
-        if body.model:
+        is_tei = isinstance(body, AnyRerankRequest) and body.texts is not None
+        if body.model and not is_tei:  # TEI has one model, and ignores a name
             self._lifecycle.check_model(body.model)
         if len(body.query) > settings.query_characters:
             raise APIError(

@@ -189,6 +189,11 @@ class TestProtocols:
             other.app.state.lifecycle.draining = True
             assert 503 == other.get(path).status_code
 
+    def test_a_name_beside_texts_is_ignored_as_by_tei(self, client):
+        body = {"model": "x", "query": QUERY, "texts": ["a"]}
+
+        assert 200 == post(client, "/rerank", body).status_code
+
     def test_another_model_is_refused(self, client):
         reply = post(client, "/v1/rerank", {"model": "x", "query": "q", "documents": ["a"]})
 

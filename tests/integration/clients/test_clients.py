@@ -125,6 +125,36 @@ def test_the_cohere_sdk(keyed, version):
 
 
 @others
+def test_the_cohere_sdk_with_more_than_we_honour(keyed):
+    cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
+    client = cohere.Client(api_key=KEY, base_url=keyed)
+    reply = client.rerank(
+        model="fake",
+        query=QUERY,
+        documents=[{"text": text, "title": "a title", "page": "7"} for text in DOCUMENTS],
+        rank_fields=["text"],
+        max_chunks_per_doc=10,
+        return_documents=True,
+    )
+
+    assert BEST == [result.index for result in reply.results]
+    assert DOCUMENTS[BEST[0]] == reply.results[0].document.text
+    assert 1 == reply.meta.billed_units.search_units
+    assert reply.meta.tokens.input_tokens > 0
+
+
+@others
+@pytest.mark.parametrize("part", ["", "/v1", "/v2", "/"])
+@pytest.mark.parametrize("version", ["Client", "ClientV2"])
+def test_the_cohere_sdk_with_parts_of_the_path_in_its_base_url(keyed, version, part):
+    cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
+    client = getattr(cohere, version)(api_key=KEY, base_url=keyed + part)
+    reply = client.rerank(model="fake", query=QUERY, documents=DOCUMENTS)
+
+    assert BEST == [result.index for result in reply.results]
+
+
+@others
 def test_the_cohere_sdk_understands_a_refusal(keyed):
     cohere = pytest.importorskip("cohere", reason="needs `[dev]`")
     client = cohere.ClientV2(api_key="another-key-0123456789", base_url=keyed)
@@ -153,6 +183,18 @@ def test_xinferences_own_client(keyed):
     texts = [result["document"]["text"] for result in reply["results"]]
     assert [DOCUMENTS[index] for index in BEST[:3]] == texts
     assert all(math.isfinite(result["relevance_score"]) for result in reply["results"])
+
+
+@others
+def test_xinferences_own_client_with_more_than_we_honour(keyed):
+    xinference = pytest.importorskip("xinference_client", reason="needs `[dev]`")
+    model = xinference.RESTfulClient(f"{keyed}/", api_key=KEY).get_model("fake")
+    reply = model.rerank(DOCUMENTS, QUERY, max_chunks_per_doc=10, return_len=True)
+
+    assert BEST == [result["index"] for result in reply["results"]]
+    assert reply["meta"]["tokens"]["input_tokens"] > 0
+    with pytest.raises(RuntimeError, match="follow instructions"):
+        model.rerank(DOCUMENTS, QUERY, instruction="find bears")
 
 
 @others

@@ -35,10 +35,14 @@ _KEY_STATUSES = frozenset({401, 403, 498})
 _OVERLOADED_STATUSES = frozenset({429, 503})
 _TIMEOUT_STATUSES = frozenset({408, 504})
 _REDIRECT_STATUSES = range(300, 400)
-_NOT_FOUND_STATUSES = frozenset({404, 405})
+_HINTS = {
+    **dict.fromkeys((404, 405), "check `base_url` and `model`"),
+    407: "that is the proxy: correct its user and password in HTTP_PROXY",
+}
 _TOO_LARGE_STATUSES = frozenset({413, 422})
 _FIELD_STATUSES = frozenset({400, 422})
 _SERVER_ERRORS = 500
+_PROXY_REFUSES = 407
 _FAILED_DEPENDENCY = 424
 _NEVER_SUPPORTED_STATUSES = frozenset({501, 505})
 
@@ -86,7 +90,9 @@ def status_error(
         start: the position of the first document in the call.
     """
     status, message = response.status, _message(response)
-    quoted = _quote(message, key=key, texts=[*query, *documents])
+    # A proxy may repeat its password, which is not ours and so not masked.
+    quotable = "" if status == _PROXY_REFUSES else message
+    quoted = _quote(quotable, key=key, texts=[*query, *documents])
     what = f"{where} answered {status}" + (f": {quoted}" if quoted else "")
     retry_after = _retry_after(response.headers)
     if status in _KEY_STATUSES or (status in _OVERLOADED_STATUSES and _LOCKED_OUT.search(message)):
@@ -109,8 +115,8 @@ def status_error(
     elif status in _TOO_LARGE_STATUSES:
         size = sum(len(text.encode()) for text in (*query, *documents))
         what = f"{what}; it got document {start} alone, {size} bytes with the query; shorten it"
-    elif status in _NOT_FOUND_STATUSES:
-        what = f"{what}; check `base_url` and `model`"
+    elif hint := _HINTS.get(status):
+        what = f"{what}; {hint}"
     elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on the text of another caller
         return BackendError(what)
     elif status >= _SERVER_ERRORS and status not in _NEVER_SUPPORTED_STATUSES:

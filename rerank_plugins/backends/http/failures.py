@@ -26,6 +26,7 @@ _CLOSED = re.compile("peer closed|peer unexpectedly closed|Server disconnected|t
 _HEADERS_TOO_LONG = re.compile("Receive buffer too long")
 TRY_DOCTOR = " Try: rerank-plugins doctor"
 """The advice after a failed connection; the doctor itself leaves it out."""
+_STATUS = re.compile(r"\d{3}\b")
 _CERTIFICATE = "; if you trust it, set `verify` to the file of its CA, as in verify=ca.pem"
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -54,6 +55,9 @@ def translated(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
     if isinstance(exc, httpx.TransportError) and _is_not_http(exc):
         # Without its cause, which quotes what came: that may hold one of our texts.
         return InvalidResponse(f"{call.where}: the response is not HTTP; check `base_url`")
+    if isinstance(exc, httpx.ProxyError) and (status := _STATUS.match(str(exc))):
+        # Without its cause, which quotes the proxy: that may repeat its password.
+        return BackendUnavailable(f"{call.where}: no connection: the proxy answered {status[0]}")
     error = _error(exc, call)
     error.__cause__ = exc
     return error

@@ -2,6 +2,8 @@
 
 import gzip
 import pathlib
+import socket
+import threading
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -181,6 +183,27 @@ def test_an_unusable_proxy_does_not_show_its_password(fake_server, ask, monkeypa
     monkeypatch.setenv("HTTP_PROXY", f"ftp://user:{KEY}@proxy")
     with pytest.raises(RerankError, match="proxy") as caught:
         ask(make(fake_server))
+
+    assert KEY not in report(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_refuses_does_not_show_its_password(ask, monkeypatch, scheme):
+    """Of a tunnel's refusal the client library quotes the phrase."""
+
+    def refuse():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100_000)
+            head = f"HTTP/1.1 407 not {KEY}\r\nContent-Length: {len(KEY)}\r\n\r\n"
+            connection.sendall((head + KEY).encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, daemon=True).start()
+        proxy = f"http://user:{KEY}@127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy)
+        with pytest.raises(RerankError, match=r"proxy.*407|407.*proxy") as caught:
+            ask(HTTPBackend(f"{scheme}://gpu.test", dialect="tei"))
 
     assert KEY not in report(caught.value)
 

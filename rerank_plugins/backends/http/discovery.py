@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from urllib.parse import quote, urlsplit
 
 from rerank_plugins._internal.secret import Secret
@@ -28,6 +28,10 @@ _OWN_REALM = 'realm="rerank"'
 _UNAUTHORIZED = frozenset({401, 403})
 _XINFERENCE_VERSION = "/v1/cluster/version"
 """Only administrators may read it; a key that may score is refused."""
+_OTHER_MODELS = ("classifier", "embedding")
+"""What TEI calls the models that don't rerank."""
+_MAX_TEXT = 200
+_MAX_NUMBER = 2**31
 _TOO_MANY_REQUESTS = 429
 _OK = 200
 
@@ -76,6 +80,11 @@ class _Page(NamedTuple):
     def field(self, name: str) -> Any:
         """Return a field of the body; None if there is no such field."""
         return self.body.get(name) if isinstance(self.body, dict) else None
+
+    def text(self, name: str) -> str | None:
+        """Return a field that is a name or a version; None if it is anything else."""
+        value = self.field(name)
+        return value if _is_text(value) else None
 
 
 _Get: TypeAlias = Callable[[str], _Page]
@@ -166,18 +175,19 @@ def _tei(root: str, get: _Get) -> DiscoveredServer | None:
     if not isinstance(kind, dict):
         return None
     if "reranker" not in kind:
+        other = next((name for name in _OTHER_MODELS if name in kind), "something else")
         raise BackendRejected(
-            f"the TEI server at {root} serves {', '.join(map(str, kind))}, not a reranker; start "
-            "one with a sequence classification model"
+            f"the TEI server at {root} serves {other}, not a reranker; start one with a sequence "
+            "classification model"
         )
     return DiscoveredServer(
         dialect="tei",
         base_url=root,
         models=_names([info.body], "model_id"),
-        version=info.field("version"),
+        version=info.text("version"),
         software=_OWN if isinstance(info.field("limits"), dict) else None,
-        max_documents=info.field("max_client_batch_size"),
-        max_length=info.field("max_input_length"),
+        max_documents=_number(info.field("max_client_batch_size")),
+        max_length=_number(info.field("max_input_length")),
     )
 
 
@@ -189,19 +199,19 @@ def _model_list(root: str, get: _Get) -> DiscoveredServer | None:
         owners = {str(model.get("owned_by")) for model in models}
         if "xinference" in owners:
             able = [model for model in models if model.get("model_type") == "rerank"]
-            version = get(_XINFERENCE_VERSION).field("version")
+            version = get(_XINFERENCE_VERSION).text("version")
             return _info("xinference", root, able, version=version)
         if "infinity" in owners:
             able = [model for model in models if _can_rerank(model)]
             return _info("infinity", root + prefix, able)
         if "vllm" in owners:
             length = models[0].get("max_model_len")
-            version = get("/version").field("version")
+            version = get("/version").text("version")
             return _info("vllm", root, models, version=version, max_length=length)
         if "sglang" in owners:
             return _info("sglang", root, models, max_length=models[0].get("max_model_len"))
         if "llamacpp" in owners or page.headers.get("server") == "llama.cpp":
-            return _info("llamacpp", root, models, version=get("/props").field("build_info"))
+            return _info("llamacpp", root, models, version=get("/props").text("build_info"))
     return None
 
 
@@ -227,7 +237,7 @@ def _open_pages(root: str, get: _Get) -> DiscoveredServer | None:
     if health.field("status") == "ok":
         return _info("llamacpp", root, [])
     if health.status == _OK and health.empty:
-        if version := get("/version").field("version"):
+        if version := get("/version").text("version"):
             return _info("vllm", root, [], version=version)
         if get("/info").status in _UNAUTHORIZED:
             return _info("tei", root, [])
@@ -240,7 +250,7 @@ def _info(
     models: list[Any],
     *,
     version: str | None = None,
-    max_length: int | None = None,
+    max_length: object = None,
 ) -> DiscoveredServer:
     return DiscoveredServer(
         dialect=dialect,
@@ -248,10 +258,20 @@ def _info(
         models=_names(models, "id"),
         version=version,
         max_documents=DIALECTS[dialect].max_documents,
-        max_length=max_length,
+        max_length=_number(max_length),
     )
 
 
 def _names(models: list[Any], key: str) -> tuple[str, ...]:
     names = (model.get(key) for model in models if isinstance(model, dict))
-    return tuple(name for name in names if isinstance(name, str))
+    return tuple(name for name in names if _is_text(name))
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value can be a name or a version that is shown, and stand in a spec."""
+    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT and value.isprintable()
+
+
+def _number(value: object) -> int | None:
+    """Return a limit of documents or tokens; None if it is none."""
+    return value if type(value) is int and 0 < value <= _MAX_NUMBER else None

@@ -172,6 +172,39 @@ def test_vendors_are_recognised_by_their_host(name):
     assert name == probe(hosts[name]).dialect
 
 
+ODD = [True, -1, 1.5, 10**300, [], {"a": 1}, "", "\x1b[31m", "\u202e", "x" * 100_000]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("dialect", ["tei", "vllm"])
+def test_odd_facts_are_none(dialect, odd):
+    pages = {
+        "/info": TEI | dict.fromkeys(["model_id", "version", "max_input_length"], odd),
+        "/v1/models": {"data": [{"id": odd, "owned_by": "vllm", "max_model_len": odd}]},
+        "/version": {"version": odd},
+    }
+    pages["/info"]["max_client_batch_size"] = odd
+    if dialect == "vllm":
+        del pages["/info"]
+    with serving(pages) as fake_server:
+        found = probe(fake_server.url)
+
+    assert (dialect, (), None) == (found.dialect, found.models, found.version)
+    assert found.max_documents is found.max_length is None
+
+
+def test_an_odd_kind_of_tei_is_not_quoted():
+    kinds = {"\x1b[31m" + "x" * 100_000: {}}
+    with (
+        serving({"/info": TEI | {"model_type": kinds}}) as fake_server,
+        pytest.raises(BackendRejected, match=r"something else, not a reranker") as caught,
+    ):
+        probe(fake_server.url)
+
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 def test_an_embedding_server_is_rejected_by_its_kind():
     with (
         serving({"/info": TEI | {"model_type": {"embedding": {"pooling": "cls"}}}}) as fake_server,

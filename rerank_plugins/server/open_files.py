@@ -17,10 +17,13 @@ _OTHER_FILES = 64
 """Files that are no connections: logs, pipes to models, keys, the loop's own."""
 
 _MAX_BACKLOG = 2048
-_BACKLOG_SHARE = 2
-"""The loop accepts all that wait before it can close one, so these need room too.
+_BACKLOG_SHARE = 8
+"""With a shorter queue of new connections, a client that meets a full one waits a second."""
 
-With less of a queue, a client that meets a full one waits a second for its next try.
+_ROUNDS = 4
+"""In each round the loop accepts all that wait, and it takes four until another is closed for one.
+
+Out of files, the loop would accept nobody for a second.
 """
 
 
@@ -51,7 +54,7 @@ def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:
 
 
 def _files_for(connections: int, backlog: int) -> int:
-    return connections + spare_connections(connections) + backlog + _OTHER_FILES
+    return connections + spare_connections(connections) + _ROUNDS * backlog + _OTHER_FILES
 
 
 def _raised_limit(wanted: int) -> int:

@@ -44,7 +44,7 @@ def test_a_low_limit_is_raised_where_the_system_allows_it(limited, hard):
     settings = ServerSettings(max_connections=4096)
 
     assert (settings, 2048) == within_open_files(settings)
-    assert 4096 + 64 + 2048 + 64 == limits.limits[0]
+    assert 4096 + 64 + 4 * 2048 + 64 == limits.limits[0]
     assert hard == limits.limits[1]
 
 
@@ -54,9 +54,9 @@ def test_fewer_connections_fit_a_limit_that_stays(limited, hard, caplog):
     settings, backlog = within_open_files(ServerSettings(max_connections=4096))
     connections = settings.max_connections
 
-    assert min(hard // 2, 2048) == backlog
+    assert min(hard // 8, 2048) == backlog
     assert hard // 4 < connections < hard
-    assert connections + spare_connections(connections) + backlog + 64 <= hard
+    assert connections + spare_connections(connections) + 4 * backlog + 64 <= hard
     assert f"at most {connections} connections instead of 4096" in caplog.text
 
 
@@ -73,5 +73,5 @@ def test_a_few_connections_fit_a_low_limit(limited, caplog):
     limited(512, 512)
     settings = ServerSettings(max_connections=100)
 
-    assert (settings, 256) == within_open_files(settings)
+    assert (settings, 64) == within_open_files(settings)
     assert not caplog.text

@@ -247,6 +247,10 @@ def test_two_backends_are_shown_side_by_side(page, url_of_two):
     assert names == [e.text for e in page.all("#board h2")]
     assert set(page.texts(0)) == set(page.texts(1))
     assert "of the top 5 in common" in page("#verdict").text
+    assert "▲ green is higher here" in page("#verdict").text
+    first = page("#documents").get_attribute("value").split("\n")
+    before = [int(e.text.removeprefix("before: ")) for e in page.all("#board small")]
+    assert [first[place - 1] for place in before[:8]] == page.texts(0)
     assert len(page.all(".lane path")) == 8
     for column, name in enumerate(names):
         documents = page("#documents").get_attribute("value").split("\n")
@@ -263,8 +267,8 @@ def test_the_page_prompts_for_the_key_and_keeps_it_in_memory_only(page, monkeypa
         page.example("en")
         assert page("#key-dialog").is_displayed()
         page("#secret").send_keys("a-wrong-key-0123456789", Keys.ENTER)
-        page.rerank()
-        assert page("#error").text == "This server needs a valid key."
+        page.until(lambda: page("#error").text == "The server refused this key.")
+        assert page("#key-dialog").is_displayed()
         page("#secret").send_keys(KEY, Keys.ENTER)
         page.until(lambda: page("#state").text == "ready")
         page.rerank()

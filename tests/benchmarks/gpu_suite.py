@@ -210,7 +210,7 @@ def measure_model(run: Run, name: str, folder: Path) -> None:
             scores = measure(run, shape, title, score, bulk=bulk, small=small)
             agree(run, name, title, exact, scores)
             run.results.setdefault("describe", {})[f"{name}, {title}"] = backend.describe()
-            rate = queries_within(backend, small[0], _LIMIT, most=4 if run.tiny else 256)
+            rate = queries_within(backend, small[0], _LIMIT, max_callers=4 if run.tiny else 256)
             run.row(name, title, queries_in_80_ms=rate)
 
     run.stage(f"{name} reference float32", 30, lambda: reference("float32"))

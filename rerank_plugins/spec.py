@@ -277,17 +277,19 @@ def _build(options: Mapping[str, object], *, where: str, table: str = "backend")
             f"the table `{table}` {where} names no `kind`; valid: {', '.join(_kinds())}"
         )
     kind = options["kind"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"`kind` in the table `{table}` {where} must be a string, not {kind!r}")
     keywords = {str(name): value for name, value in options.items() if name != "kind"}
     fixed: dict[str, object] = {}
     if kind in _LOCAL_KINDS:
-        constructor = _LOCAL_KINDS[str(kind)].load()
+        constructor = _LOCAL_KINDS[kind].load()
     elif _is_dialect(kind):
         constructor, fixed = _HTTP.load(), {"dialect": kind}
-    elif isinstance(kind, str) and (own := _OWN_CLASS.fullmatch(kind)):
+    elif own := _OWN_CLASS.fullmatch(kind):
         constructor = _own_class(own["module"], own["name"])
     else:
         raise ConfigError(
-            unknown("kind of backend", str(kind), _kinds())
+            unknown("kind of backend", kind, _kinds())
             + ', or a class of yours: kind = "package.module:Class"'
         )
     checked = checked_options(constructor, keywords, what=f"kind {kind!r}", fixed=fixed)

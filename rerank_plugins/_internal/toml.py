@@ -31,3 +31,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from exc
     except ValueError as exc:  # broken TOML, or NUL in the path
         raise ConfigError(f"{os.fspath(path)!r} is not valid TOML: {exc}") from exc
+    except RecursionError:
+        pass
+    # Outside of the handler, because the parser's error has a frame for each level.
+    raise ConfigError(f"{os.fspath(path)!r} is not valid TOML: it is nested too deeply")

@@ -17,12 +17,14 @@ def test_tables_are_read_with_and_without_a_byte_order_mark(tmp_path, mark):
 
 def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path):
     (tmp_path / "broken.toml").write_text("[backend")
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 10_000 + "]" * 10_000)
     (tmp_path / "latin.toml").write_bytes(b'x = "\xff"')
     (tmp_path / "powershell.toml").write_bytes("x = 1".encode("utf-16"))
     for name, message in {
         "missing.toml": "can't read .*missing.toml': No such file",
         "": "can't read .*: Is a directory",
         "broken.toml": "broken.toml' is not valid TOML",
+        "deep.toml": "deep.toml' is not valid TOML: it is nested too deeply",
         "latin.toml": "latin.toml' is not valid TOML: it is not UTF-8; save it as UTF-8",
         "powershell.toml": "is not valid TOML: it is UTF-16; save it as UTF-8",
         "nul\0.toml": "is not valid TOML",

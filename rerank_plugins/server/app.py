@@ -150,6 +150,9 @@ async def _send_error(request: Request, error: Exception) -> Response:
         request.app.state.metrics.rejected.labels(error.type).inc()
     else:
         error = api_error_of(error)
+        paths = public_paths(request.app.openapi())
         if error.status_code == HTTPStatus.NOT_FOUND:
-            error.detail += f": {', '.join(public_paths(request.app.openapi()))}"
+            error.detail += f": {', '.join(paths)}"
+        elif others := [path for path in paths if path.startswith(f"{request.method} ")]:
+            error.detail += f"; there are {', '.join(others)}"
     return error_response(error, request.state.request_id)

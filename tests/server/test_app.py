@@ -237,11 +237,17 @@ def test_a_wrong_method_names_the_right_one(client, method, path):
     reply = client.request(method, path)
 
     assert (405, "POST") == (reply.status_code, reply.headers["allow"])
-    assert "this path takes POST, with a body of JSON" == reply.json()["message"]
+    assert "this path takes POST, with a body of JSON" in reply.json()["message"]
+    assert ("GET /info" in reply.json()["message"]) is (method == "GET")
 
 
-def test_the_method_of_other_paths_is_named_too(client):
-    assert "this path takes GET" == client.post("/info").json()["message"]
+@pytest.mark.parametrize("path", ["/", "/info", "/health", "/v1/models", "/v1/models/one"])
+def test_a_request_to_another_path_is_led_to_those_of_its_method(client, path):
+    """As of a client whose base URL ends too early, and then posts to `/`."""
+    message = client.post(path, json={}).json()["message"]
+
+    expected = "this path takes GET; there are POST /v1/rerank, POST /v2/rerank, POST /rerank"
+    assert expected == message
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/api/rerank", "/v1/nope/rerank"])

@@ -104,8 +104,9 @@ def _meta(scores: Scores, count: TokenCount) -> dict[str, object]:
         "billed_units": {"search_units": -(-len(scores) // _UNIT) if units is None else units},
         "tokens": {"input_tokens": count.tokens, "output_tokens": 0},
     }
-    if count.estimated:
-        meta["estimated"] = True
+    estimated = (("billed_units", units is None), ("tokens", count.estimated))
+    if names := [name for name, is_estimated in estimated if is_estimated]:
+        meta["estimated"] = names
     if scored_by := scores.model or scores.label:
         meta["scored_by"] = without_folders(scored_by)
     if scores.truncated:

@@ -282,8 +282,8 @@ class ResponseMeta(BaseModel):
     api_version: APIVersion
     billed_units: CohereBilledUnits
     tokens: CohereTokens
-    estimated: Literal[True] | None = None
-    """Sent if the backend counts no tokens: those here and in `usage` are estimated."""
+    estimated: list[Literal["billed_units", "tokens"]] | None = None
+    """Which of them the backend does not report; tokens are then an estimate, in `usage` too."""
     scored_by: str | None = None
     """The model that scored, which in a chain with fallbacks may be another one each time."""
     truncated: list[int] | None = None

@@ -362,7 +362,7 @@ class TestFacts:
         assert 10 * documents <= tokens <= 20 * documents
         assert tokens == body["usage"]["prompt_tokens"] == meta["tokens"]["input_tokens"]
         assert {"search_units": units} == meta["billed_units"]
-        assert meta["estimated"] is True
+        assert ["billed_units", "tokens"] == meta["estimated"]
         assert "truncated" not in meta
 
     def test_estimates_are_not_counted_in_the_metrics(self, client):

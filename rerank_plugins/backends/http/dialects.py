@@ -96,7 +96,8 @@ def decode_usage(body: object) -> Usage | None:
     """Return the tokens and search units that a response reports; None if it reports neither.
 
     One reader for all dialects: `usage.total_tokens` or `usage.prompt_tokens`, or Cohere's
-    `meta.tokens.input_tokens` and `meta.billed_units.search_units`. Other values are ignored.
+    `meta.tokens.input_tokens` and `meta.billed_units.search_units`. Other values are ignored, and
+    those that a server of ours lists in `meta.estimated`: nobody counted them.
     """
     usage = _child(body, "usage")
     meta = _child(body, "meta")
@@ -107,6 +108,10 @@ def decode_usage(body: object) -> Usage | None:
     )
     tokens = next((count for count in counts if count is not None), None)
     search_units = _count(_child(meta, "billed_units"), "search_units")
+    estimated = _child(meta, "estimated")
+    if isinstance(estimated, list):
+        tokens = None if "tokens" in estimated else tokens
+        search_units = None if "billed_units" in estimated else search_units
     return None if tokens is None and search_units is None else Usage(tokens, search_units)
 
 

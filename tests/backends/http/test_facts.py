@@ -39,6 +39,17 @@ USAGES = {
         Usage(43, 1),
     ),
     "empty": ({"usage": {}, "meta": {}}, None),
+    "what our server estimates": (
+        {"usage": {"total_tokens": 9}, "meta": {"estimated": ["billed_units", "tokens"]}},
+        None,
+    ),
+    "estimated units": (
+        {
+            "usage": {"total_tokens": 9},
+            "meta": {"billed_units": {"search_units": 1}, "estimated": ["billed_units"]},
+        },
+        Usage(9, None),
+    ),
     "null": ({"usage": None, "meta": {"tokens": None, "billed_units": None}}, None),
     "only the prompt": ({"usage": {"prompt_tokens": 43}}, Usage(43)),
     "search units": ({"meta": {"billed_units": {"search_units": 2}}}, Usage(None, 2)),

@@ -80,7 +80,10 @@ def test_every_dialect_returns_the_servers_scores(keyed, dialect, monkeypatch):
     monkeypatch.setenv("THE_KEY", KEY)
     spec = f"{dialect}+{keyed}?model=fake&api_key_env=THE_KEY"
     with load_backend(spec) as backend:
-        assert pytest.approx(SCORES) == backend.score(QUERY, DOCUMENTS)
+        scores = backend.score(QUERY, DOCUMENTS)
+
+    assert pytest.approx(SCORES) == list(scores)
+    assert scores.usage is None  # the server's estimates are no counts
 
 
 def test_a_wrong_key_is_an_authentication_error(keyed, dialect, monkeypatch):

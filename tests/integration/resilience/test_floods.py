@@ -128,7 +128,7 @@ def test_ten_thousand_connections_keep_nobody_out(tmp_path):
     flags = ("--no-model-process",)
     with many_files(12_000), server_process(tmp_path, *flags, table=table) as (process, url):
         wait_for_status(url, 200)
-        before = flood(url, process, count=10_000, most_bytes=160 * MIB)
+        before = flood(url, process, count=10_000, most_bytes=288 * MIB)
         wait_until_quiet(process, before.files)
 
 
@@ -142,4 +142,4 @@ def test_a_flood_with_little_memory_keeps_nobody_out(tmp_path):
         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
         size = pages * resource.getpagesize()
         resource.prlimit(process.pid, resource.RLIMIT_AS, (size + 400 * MIB, -1))
-        flood(url, process, count=5000, most_bytes=160 * MIB)
+        flood(url, process, count=5000, most_bytes=288 * MIB)

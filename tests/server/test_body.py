@@ -46,7 +46,7 @@ MALFORMED = {
     "a byte order mark": (b"\xef\xbb\xbf" + body(), 400),
     "a lone surrogate": (rb'{"query":"q","documents":["\ud800"]}', 422),
     "deep nesting": (b'{"documents":' + b"[" * 50, 400),
-    "deeper nesting": (b'{"documents":' + b"[" * 90_000, 400),
+    "deeper nesting": (b'{"documents":' + b"[" * 30_000, 400),
     "the deepest nesting": (b'{"documents":' + b"[" * 150_000, 413),
     "more lists in an unknown field": (b'{"x":[' + b"[]," * 60_000 + b"[]]}", 413),
     "a lone surrogate in the query": (rb'{"query":"\udfff","documents":["a"]}', 422),
@@ -90,7 +90,7 @@ MALFORMED = {
 }
 
 IGNORED = {
-    "lists in an unknown field": body(**{SECRET: [[]] * 20_000}),
+    "lists in an unknown field": body(**{SECRET: [[]] * 15_000}),
     "objects in an unknown field": body(**{SECRET: [{}] * 40}),
     "numbers in an unknown field": body(**{SECRET: [1.5] * 20_000}),
     "a long number in an unknown field": body(**{SECRET: 10**4000}),
@@ -188,7 +188,10 @@ HEAVY = {
     "a long fraction": filled(b'{"query":"q","documents":[],"top_n":1.', b"9", b"}"),
     "a long key": filled(b'{"query":"q","', b"k", b'":1}'),
     "documents of lists": filled(b'{"query":"q","documents":[{"text":"a","x":[', b"0,", b"0]}]}"),
-    "numbers in an ignored field": b'{"query":"q","documents":[],"x":[' + b"1," * 49_990 + b"1]}",
+    "numbers in an ignored field": b'{"query":"q","documents":[],"x":[' + b"1," * 39_000 + b"1]}",
+    "objects in an ignored field": b'{"query":"q","documents":[],"x":['
+    + b'{"":1},' * 13_000
+    + b"1]}",
     "an open string": filled(b'{"query":"q","documents":["', b"a", b""),
     "white space": filled(b'{"query":"q","documents":["a"]', b" ", b"x}"),
 }
@@ -198,13 +201,13 @@ HEAVY = {
 @pytest.mark.parametrize("name", HEAVY)
 @pytest.mark.parametrize("model", [RerankRequest, AnyRerankRequest])
 def test_no_body_is_costly_to_refuse(model, name):
-    """It blocks the event loop, so it takes at most 50 ms of CPU per megabyte."""
+    """It blocks the event loop, so it takes at most 50 ms of CPU per megabyte, or 30."""
     content = HEAVY[name]
     began = time.thread_time()
     with contextlib.suppress(APIError):
         parse(model, content, max_documents=1000)
 
-    assert time.thread_time() - began < 0.05 * len(content) / 1e6
+    assert time.thread_time() - began < max(0.05 * len(content) / 1e6, 0.03)
 
 
 def request(content, *headers, read=None):

@@ -14,7 +14,7 @@ from rerank_plugins.server import run
 def served(monkeypatch):
     """The applications that `serve` would have run."""
     served = []
-    monkeypatch.setattr(run, "serve", served.append)
+    monkeypatch.setattr(run, "serve", lambda app, **_: served.append(app))
     monkeypatch.setattr("rerank_plugins.server.logs.configure_logs", lambda level: _Log())
     return served
 

@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -185,13 +184,19 @@ class TestRerank:
             ((x for x in "ab"), r"pass list\(documents\)$"),
             ({"a", "b"}, r"pass list\(documents\)$"),
             (np.array(["a", "b"]), r"pass documents.tolist\(\)$"),
-            (pd.Series(["a", "b"]), r"pass documents.tolist\(\)$"),
-            (pd.DataFrame({"text": ["a"]}), r"pass .* documents\['text'\].tolist\(\)$"),
         ],
     )
     def test_documents_that_are_not_a_list_are_refused(self, documents, answer):
         with pytest.raises(UnsupportedInputError, match=answer):
             rerank(QUERY, documents, backend=FakeBackend())
+
+    def test_those_of_pandas_are_answered_with_how_to_make_them_a_list(self):
+        frame = pytest.importorskip("pandas").DataFrame({"text": ["a", "b"]})
+
+        with pytest.raises(UnsupportedInputError, match=r"pass documents.tolist\(\)$"):
+            rerank(QUERY, frame["text"], backend=FakeBackend())
+        with pytest.raises(UnsupportedInputError, match=r"documents\['text'\].tolist\(\)$"):
+            rerank(QUERY, frame, backend=FakeBackend())
 
     @pytest.mark.parametrize(
         ("document", "answer"),
@@ -253,6 +258,7 @@ class TestRerankResult:
 
 class TestDataFrame:
     def test_has_a_row_for_each_kept_document(self):
+        pytest.importorskip("pandas")
         frame = rerank("q", ["0.25", "0.125", "0.5"], backend=numbers(), top_n=2).to_pandas()
 
         assert [
@@ -275,6 +281,7 @@ class TestDataFrame:
         ] == frame.to_dict("records")
 
     def test_an_empty_result_has_the_same_columns(self):
+        pytest.importorskip("pandas")
         assert "moved" in rerank("q", [], backend=FakeBackend()).to_pandas().columns
 
     def test_without_pandas_the_error_says_what_to_install(self, monkeypatch):

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("fastapi", reason="needs the extra `server`")
+
 from tests.benchmarks.worst_texts import PIECES, STAGES, measure, text_of
 
 LONG = STAGES[:-1]

@@ -663,7 +663,7 @@ def test_a_listwise_backend_is_refused(wrap):
         ({"ttl": 0.0}, "`ttl` must be None or a number of seconds above 0, not 0.0"),
         ({"ttl": float("nan")}, "`ttl`"),
         ({"ttl": float("inf")}, "`ttl`"),
-        ({"store": "disk"}, "unknown kind of store 'disk'"),
+        ({"store": "disk"}, "'disk' is no kind of store; for a file write: sqlite:PATH"),
         ({"secret_env": "s3cret-value"}, "must be the name of an environment variable"),
     ],
 )

@@ -32,7 +32,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("qwen3", marks=pytest.mark.nightly)])
 def test_a_compiled_model_scores_the_same(
     kind: str, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rerank_plugins._internal.parallel import in_thread
 from rerank_plugins.content import TEXT_ONLY, Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores, check_scores
 
-__all__ = ["Backend", "as_scores", "ascore_with"]
+__all__ = ["Backend", "OwnProcess", "ServerCheck", "as_scores", "ascore_with"]
+
+
+class OwnProcess(Protocol):
+    """A process, other than this one, that runs the model of a backend and is replaced if it ends.
+
+    A server is not ready while one restarts, and kills it if it must end at once.
+    """
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether calls fail for now."""
+
+    def restarting_for(self) -> float:
+        """Return for how many seconds calls have been failing; 0 if they don't."""
+
+    def kill(self) -> None:
+        """Kill the process, also one that still loads the model; never wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCheck:
+    """Whether a server that a backend calls can score; sent no text and paid for nothing."""
+
+    ok: bool
+    """Whether it answers and has the model."""
+    detail: str
+    """What answers there, or what is wrong and what to do."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What it says of itself, JSON-ready; empty if it says nothing."""
 
 
 class Backend(ABC):
@@ -79,6 +108,11 @@ class Backend(ABC):
         return None
 
     @property
+    def process(self) -> OwnProcess | None:
+        """The process in which this backend runs its model; None: this one, or that of a child."""
+        return None
+
+    @property
     def children(self) -> tuple[Backend, ...]:
         """The backends that this one scores with; none for one that scores by itself."""
         return ()
@@ -132,6 +166,11 @@ class Backend(ABC):
         """
         for child in self.children:
             child.check_requirements()
+
+    def check_servers(self) -> Iterator[ServerCheck]:
+        """Check each server that this backend calls; sends nothing that is scored or billed."""
+        for child in self.children:
+            yield from child.check_servers()
 
     def to_spec(self) -> dict[str, object]:
         """Return the mapping from which `load_backend()` rebuilds this backend; no secrets.

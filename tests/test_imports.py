@@ -244,3 +244,28 @@ def test_the_library_never_prints():
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
 
         assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path
+
+
+def test_no_module_asks_which_backend_it_has():
+    """A backend says what it is; who asks for a class of ours overlooks a user's own."""
+    classes = {
+        node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    backends, found = set(), {"Backend"}
+    while found:
+        backends |= found
+        found = {name for name, bases in classes.items() if bases & backends} - backends
+    assert {"EmbeddedBackend", "HTTPBackend", "ModelProcess", "RetryingBackend"} < backends
+    concrete = backends - {"Backend"}
+
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+                "isinstance",
+                "issubclass",
+            }:
+                names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(node)}
+                assert not names & concrete, f"{path}:{node.lineno}"

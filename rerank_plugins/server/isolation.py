@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, OwnProcess
 from rerank_plugins.backends.local.lockfile import LockedFiles, check_lock
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.process import ModelProcess
@@ -19,9 +20,9 @@ def is_remote(backend: Backend) -> bool:
     return any(part.endpoint is not None for part in backend.walk())
 
 
-def model_processes(backend: Backend) -> list[ModelProcess]:
-    """Return the backends of a chain that run in a process of their own."""
-    return [part for part in backend.walk() if isinstance(part, ModelProcess)]
+def model_processes(backend: Backend) -> list[OwnProcess]:
+    """Return the processes of their own in which backends of a chain run their models."""
+    return [part.process for part in backend.walk() if part.process is not None]
 
 
 def isolate(
@@ -29,8 +30,19 @@ def isolate(
 ) -> Backend:
     """Return a copy of a chain in which each model of this machine has a process of its own.
 
-    `on_restart` is called in a thread whenever another process has to start.
+    Those that have one keep it. `on_restart` is called in a thread whenever another process has to
+    start.
+
+    Raises:
+        ConfigError: a model has its own process already, which can't check it against the lock.
     """
+    if backend.process is not None:
+        if settings.model_lock is not None:
+            raise ConfigError(
+                f"`model_lock` can't be checked in the process of {backend!r}; leave that wrapper "
+                "out, because the server runs each model in a process of its own"
+            )
+        return backend
     if not backend.children:
         if is_remote(backend):
             return backend
@@ -73,7 +85,7 @@ def _check_files(lock: str, model: Backend) -> Callable[[], None]:
 
 def _models_here(backend: Backend) -> Iterator[Backend]:
     """Yield the models of a chain, except for remote ones and those in other processes."""
-    if isinstance(backend, ModelProcess):
+    if backend.process is not None:
         return
     if not backend.children and not is_remote(backend):
         yield backend

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.locks import (
@@ -105,6 +105,10 @@ class ModelProcess(WrapperBackend):
     @property
     def name(self) -> str:
         return str(self.describe()["name"])
+
+    @property
+    def process(self) -> Self:
+        return self
 
     @property
     def is_restarting(self) -> bool:

@@ -19,11 +19,13 @@ from rerank_plugins.server.isolation import (
     isolate,
     model_processes,
 )
+from rerank_plugins.server.lifecycle import Lifecycle
+from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
-from rerank_plugins.wrappers.process import ModelRestarting
+from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
 from rerank_plugins.wrappers.retry import RetryingBackend
-from tests.support.doubles import Marked
+from tests.support.doubles import Marked, OwnClient, OwnWrapper
 from tests.support.serving import ready
 
 SETTINGS = ServerSettings(watchdog_seconds=7.0)
@@ -34,10 +36,21 @@ class Listwise(FakeBackend):
     pointwise = False
 
 
-class OwnClient(FakeBackend):
-    """A client of another server that a user has written."""
+class OwnSidecar(FakeBackend):
+    """A model that a user runs in a process of their own."""
 
-    endpoint = "gpu:9997"
+    is_restarting = False
+    killed = False
+
+    @property
+    def process(self):
+        return self
+
+    def restarting_for(self):
+        return 3600.0 if self.is_restarting else 0.0
+
+    def kill(self):
+        self.killed = True
 
 
 def kinds(backend):
@@ -75,6 +88,36 @@ def test_a_users_remote_backend_stays_in_this_process():
 
     assert is_remote(chain)
     assert kinds(chain) == kinds(isolate(chain, SETTINGS))
+
+
+@pytest.mark.parametrize("around", [lambda b: b, RetryingBackend, OwnWrapper])
+@pytest.mark.parametrize("make", [OwnSidecar, lambda: ModelProcess(Marked())])
+def test_a_model_that_has_its_own_process_gets_no_other(around, make):
+    backend = around(make())
+
+    assert kinds(backend) == kinds(isolate(backend, SETTINGS))
+    assert 1 == len(model_processes(backend))
+
+
+@pytest.mark.parametrize("around", [lambda b: b, RetryingBackend, OwnWrapper])
+def test_a_users_own_process_counts_as_one(around):
+    sidecar = OwnSidecar()
+    lifecycle = Lifecycle(around(sidecar), SETTINGS, ServerMetrics())
+
+    assert "loading" == lifecycle.why_not_ready()
+    assert lifecycle.is_alive
+    sidecar.is_restarting = True
+    assert not lifecycle.is_alive
+    lifecycle.kill()
+    assert sidecar.killed
+
+
+@pytest.mark.parametrize("make", [OwnSidecar, lambda: ModelProcess(Marked())])
+def test_a_process_that_cannot_check_the_lock_is_refused(make):
+    settings = ServerSettings(model_lock="model.lock")
+
+    with pytest.raises(ConfigError, match="`model_lock` can't be checked in the process of <"):
+        isolate(OwnWrapper(make()), settings)
 
 
 def test_restarts_of_a_models_process_are_counted():

@@ -1,4 +1,4 @@
-"""Backends for the server's tests, which other processes can import."""
+"""Backends that other processes, and specs, can import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ import time
 from collections.abc import Sequence
 
 from rerank_plugins import ConfigError, InvalidResponse
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, ServerCheck
 from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.hooks import Truncated
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scores
+from rerank_plugins.testing import FakeBackend
 
-__all__ = ["Frozen", "Hungry", "Marked", "Stuck", "Unloadable", "Verbose", "VerboseUnloadable"]
+__all__ = [
+    "Frozen",
+    "Hungry",
+    "Marked",
+    "OwnClient",
+    "OwnClientInside",
+    "OwnWrapper",
+    "Stuck",
+    "Unloadable",
+    "Verbose",
+    "VerboseUnloadable",
+]
 
 
 class Panic(BaseException):
@@ -152,3 +164,35 @@ class Unloadable(Marked):
     @property
     def name(self) -> str:
         raise ConfigError("there is no such model")
+
+
+class OwnClient(FakeBackend):
+    """A client of another server that a user has written."""
+
+    endpoint = "gpu:9997"
+
+    def check_servers(self):
+        yield ServerCheck(ok=False, detail="gpu:9997 sleeps; wake it", facts={"version": "7"})
+
+
+class OwnWrapper(Backend):
+    """A wrapper that a user has written from the interface alone."""
+
+    name = "own"
+    children = ()
+
+    def __init__(self, wrapped):
+        self.children = (wrapped,)
+
+    def with_children(self, children):
+        return OwnWrapper(*children)
+
+    def score(self, query, documents):
+        return self.children[0].score(query, documents)
+
+
+class OwnClientInside(OwnWrapper):
+    """The two together, as a file can name them."""
+
+    def __init__(self):
+        super().__init__(OwnClient())

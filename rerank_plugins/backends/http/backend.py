@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,10 +16,10 @@ from rerank_plugins._internal.checks import check_boolean, check_choice, check_i
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import aside_by_side, side_by_side
 from rerank_plugins._internal.secret import Secret
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, ServerCheck
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialects import DIALECTS, Dialect
-from rerank_plugins.backends.http.discovery import DiscoveredServer, probe
+from rerank_plugins.backends.http.discovery import UnknownServer, probe
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.headers import check_headers
 from rerank_plugins.backends.http.requests import Job, RequestFlow
@@ -26,7 +27,7 @@ from rerank_plugins.backends.http.splitting import Part, merge_parts
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.backends.scale import Scaling
 from rerank_plugins.content import Document, Query, Requests, check_request
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.errors import ConfigError, RerankError
 from rerank_plugins.scores import Scale, Scores
 
 __all__ = ["HTTPBackend"]
@@ -258,14 +259,23 @@ class HTTPBackend(Backend):
         variables = " or ".join(self._dialect.key_variables)
         raise ConfigError(f"{self.kind!r} needs a key: set {variables}")
 
-    def identify(self, base_url: str) -> DiscoveredServer:
-        """Ask one of `base_urls` which server it is; sends GETs only, with this backend's key.
+    def check_servers(self) -> Iterator[ServerCheck]:
+        return map(self._check_server, self.base_urls)
 
-        Raises:
-            BackendError: nothing answers there, or no known server that reranks.
-            ConfigError: the variable of the key is not set.
-        """
-        return probe(base_url, api_key=self._credentials.read().value, verify=self._verify)
+    def _check_server(self, url: str) -> ServerCheck:
+        try:
+            server = probe(url, api_key=self._credentials.read().value, verify=self._verify)
+        except UnknownServer:  # a proxy, perhaps: scoring shows it
+            detail = f"{url} does not identify itself; taken for {self.kind!r}, as configured"
+            return ServerCheck(ok=True, detail=detail)
+        except RerankError as error:
+            return ServerCheck(ok=False, detail=str(error))
+        by_name = self._dialect.needs_model and DIALECTS[server.dialect].needs_model
+        if by_name and server.models and self._model not in server.models:
+            models = ", ".join(server.models)
+            detail = f"it has no rerank model {self._model!r}; it has: {models}"
+            return ServerCheck(ok=False, detail=detail, facts=asdict(server))
+        return ServerCheck(ok=True, detail=server.summary, facts=asdict(server))
 
     def to_spec(self) -> dict[str, object]:
         self._check_literal_key()

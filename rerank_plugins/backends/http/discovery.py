@@ -67,6 +67,17 @@ class DiscoveredServer:
         model = f"?model={quote(self.models[0], safe='/:')}" if self.models else ""
         return f"{self.dialect}+{self.base_url}{model}"
 
+    @property
+    def summary(self) -> str:
+        """What it is and where, in one line."""
+        words = f"{self.software or self.dialect} {self.version or ''} at {self.base_url}"
+        if self.software:
+            words += f", asked as {self.dialect}"
+        if not self.authorized:
+            variables = " or ".join(DIALECTS[self.dialect].key_variables)
+            words += f", which does not list its models without a valid key: set {variables}"
+        return " ".join(words.split())
+
 
 class _Page(NamedTuple):
     """The response to a GET."""

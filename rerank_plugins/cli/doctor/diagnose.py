@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from rerank_plugins.backend import Backend
-from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.discovery import DiscoveredServer, UnknownServer, probe
+from rerank_plugins.backends.http.discovery import probe
 from rerank_plugins.backends.http.failures import TRY_DOCTOR
 from rerank_plugins.cli.doctor.report import Check, Report
 from rerank_plugins.errors import ConfigError, MissingDependencyError, RerankError
@@ -56,9 +55,9 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
         return report
     with backend:
         if not report.server:  # a plain URL was identified above
-            for leaf in leaves:
-                if isinstance(leaf, HTTPBackend):
-                    _check_servers(report, leaf)
+            for check in backend.check_servers():
+                report.server = report.server or check.facts
+                report.add("server", _without_advice(check.detail), ok=check.ok)
         # Of several backends, another may score in the place of one whose server is down.
         if score and (report.ok or len(leaves) > 1):
             report.checks.append(score_pair(backend))
@@ -87,53 +86,21 @@ def _identify(report: Report) -> bool:
         if key and not server.authorized:
             server = probe(report.spec, api_key=key)
     except RerankError as error:
-        report.add("server", _problem(error), ok=False)
+        report.add("server", _without_advice(str(error)), ok=False)
         return False
     report.server = asdict(server)
     # Without a key there is no model to put into the spec.
     if not server.authorized and not server.models and DIALECTS[server.dialect].needs_model:
-        report.add("server", _described(server), ok=False)
+        report.add("server", server.summary, ok=False)
         return False
     report.spec = server.spec
-    report.add("server", _described(server))
+    report.add("server", server.summary)
     return True
 
 
-def _check_servers(report: Report, leaf: HTTPBackend) -> None:
-    """Check that each server of a remote backend answers and has the model."""
-    for url in leaf.base_urls:
-        try:
-            server = leaf.identify(url)
-        except UnknownServer:  # a proxy, perhaps: scoring shows it
-            detail = f"{url} does not identify itself; taken for {leaf.kind!r}, as configured"
-            report.add("server", detail)
-            continue
-        except RerankError as error:
-            report.add("server", _problem(error), ok=False)
-            continue
-        report.server = report.server or asdict(server)
-        by_name = leaf.dialect.needs_model and DIALECTS[server.dialect].needs_model
-        if by_name and server.models and leaf.model not in server.models:
-            models = ", ".join(server.models)
-            detail = f"it has no rerank model {leaf.model!r}; it has: {models}"
-            report.add("server", detail, ok=False)
-        else:
-            report.add("server", _described(server))
-
-
-def _problem(error: RerankError) -> str:
+def _without_advice(text: str) -> str:
     """Return an error's text without the advice to run this command."""
-    return str(error).partition(TRY_DOCTOR)[0]
-
-
-def _described(server: DiscoveredServer) -> str:
-    words = f"{server.software or server.dialect} {server.version or ''} at {server.base_url}"
-    if server.software:
-        words += f", asked as {server.dialect}"
-    if not server.authorized:
-        variables = " or ".join(DIALECTS[server.dialect].key_variables)
-        words += f", which does not list its models without a valid key: set {variables}"
-    return " ".join(words.split())
+    return text.partition(TRY_DOCTOR)[0]
 
 
 def _key(variables: Sequence[str]) -> str | None:
@@ -149,7 +116,7 @@ def score_pair(backend: Backend) -> Check:
             relevant, unrelated = backend.score(_QUERY, [_RELEVANT, _UNRELATED])
             seconds.append(time.perf_counter() - started)
     except RerankError as error:
-        return Check("score", ok=False, detail=_problem(error))
+        return Check("score", ok=False, detail=_without_advice(str(error)))
     scores = f"{relevant:.4g} for a relevant document, {unrelated:.4g} for an unrelated one"
     if relevant <= unrelated:
         return Check(

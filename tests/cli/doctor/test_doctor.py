@@ -293,6 +293,17 @@ class TestDiagnose:
         assert ("server", False) == (last.name, last.ok)
         assert "127.0.0.1:9" in last.detail
 
+    @pytest.mark.parametrize("kind", ["OwnClient", "OwnClientInside"])
+    @pytest.mark.parametrize("tables", ["", "[retry]\n[cache]\n"])
+    def test_the_servers_of_a_users_own_backend_are_checked(self, tmp_path, kind, tables):
+        path = tmp_path / "own.toml"
+        path.write_text(f'[backend]\nkind = "tests.support.doubles:{kind}"\n{tables}')
+        report = diagnose(str(path), score=False)
+
+        assert [("spec", True), ("server", False)] == [(c.name, c.ok) for c in report.checks]
+        assert "gpu:9997 sleeps; wake it" == report.checks[-1].detail
+        assert {"version": "7"} == report.server
+
     def test_every_server_of_a_chain_is_checked(self, tmp_path):
         path = tmp_path / "rerank.toml"
         with FakeServer(xinference("bge")) as one, FakeServer(xinference("bge")) as two:

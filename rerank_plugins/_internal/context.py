@@ -1,4 +1,4 @@
-"""What travels with a call besides its arguments: its deadline."""
+"""What travels with a call besides its arguments: its deadline, and for whom it is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TypeVar
 
-__all__ = ["deadline", "restore", "until"]
+__all__ = ["client", "deadline", "on_behalf_of", "restore", "until"]
 
 _Value = TypeVar("_Value")
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+_client: ContextVar[str | None] = ContextVar("client", default=None)
 
 
 def restore(variable: ContextVar[_Value], token: Token[_Value]) -> None:
@@ -34,3 +35,18 @@ def until(end: float) -> Iterator[None]:
 def deadline() -> float:
     """Return when the call must be over, in seconds of `time.monotonic()`; `inf` for never."""
     return _deadline.get()
+
+
+@contextmanager
+def on_behalf_of(name: str) -> Iterator[None]:
+    """Have the calls in this block share what there is with those of other clients."""
+    token = _client.set(name)
+    try:
+        yield
+    finally:
+        restore(_client, token)
+
+
+def client() -> str | None:
+    """Return for which client of a server the call is; None outside of servers."""
+    return _client.get()

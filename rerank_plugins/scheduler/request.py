@@ -22,6 +22,7 @@ class QueuedRequest:
 
     __slots__ = (
         "__weakref__",
+        "client",
         "costs",
         "deficit",
         "dispatcher",
@@ -41,7 +42,9 @@ class QueuedRequest:
         documents: Sequence[Document],
         costs: Sequence[int],
         dispatcher: Dispatcher | None,
+        client: str | None = None,
     ) -> None:
+        self.client = client
         self.query = query
         self.documents = documents
         self.costs = costs

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from rerank_plugins._internal.context import client
 from rerank_plugins._internal.locks import ForkSafeCondition, reset_in_forked_child
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query
@@ -25,6 +26,8 @@ _IDLE_SECONDS = 10.0
 """How long the worker waits for work before its thread ends; it starts again on demand."""
 _SLICE_SECONDS = 0.1
 """How long a slice of a large request takes: what the next request waits for, at most."""
+_LEAST_BATCH_SHARE = 16
+"""Where small batches take as long as large ones, batches must not shrink for ever."""
 
 
 class Scheduler:
@@ -33,7 +36,9 @@ class Scheduler:
     Requests wait in a queue while a batch is being scored; the next batch starts as soon as the
     last one ends, never later on purpose. A batch is filled by deficit round robin over the
     requests, in units of cost, so a request of 20 documents overtakes one of 1,000 (Shreedhar
-    and Varghese, "Efficient Fair Queueing Using Deficit Round Robin", 1996). A large request is
+    and Varghese, "Efficient Fair Queueing Using Deficit Round Robin", 1996). The clients of a
+    server take turns first, and then the requests of each: one that sends many leaves the others
+    their share, and is the first to meet a full queue. A large request is
     scored in slices of about a tenth of a second, so those that come meanwhile wait for one slice,
     and none is refused for what a large one has to wait for. Cancelled requests cost nothing more
     once the batch in progress ends.
@@ -50,10 +55,13 @@ class Scheduler:
         backend: gives the facts, such as its name, of scores that `run` returns without any.
         batch_cost: the maximum cost of a batch, except for a single document that costs more.
         batch_pairs: the maximum number of documents in a batch; None is no limit but `batch_cost`.
+        batch_seconds: the longest batch, at the speed of the last ones; it has a sixteenth of
+            `batch_cost` at least. None looks at the cost alone.
         queue_cost: the maximum cost of a new request and of what is scored before its last
             document; an empty queue accepts any request.
         queue_pairs: the maximum number of its documents and of those that wait, of each request at
-            most as many as its own; None is no limit but `queue_cost`.
+            most as many as its own, and of each other client as of this one; None is no limit but
+            `queue_cost`.
         queue_seconds: the longest wait for the others, at the speed of the last batches; None looks
             at the cost alone.
         quantum: what each request may spend per round; as much as the usual request costs, or it
@@ -69,6 +77,7 @@ class Scheduler:
         backend: Backend | None = None,
         batch_cost: int = 16_384,
         batch_pairs: int | None = None,
+        batch_seconds: float | None = None,
         queue_cost: int = 4_194_304,
         queue_pairs: int | None = None,
         queue_seconds: float | None = None,
@@ -79,6 +88,8 @@ class Scheduler:
         self._dispatcher = Dispatcher(hooks) if hooks else None
         self._scorer = BatchScorer(run, backend=backend, batch_cost=batch_cost)
         self._batch_pairs = batch_pairs
+        self._batch_seconds = batch_seconds
+        self._least_batch = batch_cost // _LEAST_BATCH_SHARE
         self._queue_cost = queue_cost
         self._queue_pairs = math.inf if queue_pairs is None else queue_pairs
         self._queue_seconds = queue_seconds
@@ -140,7 +151,9 @@ class Scheduler:
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
         self._scorer.quarantine.check(query, documents)
-        request = QueuedRequest(query, documents, costs, merged((dispatcher(), self._dispatcher)))
+        request = QueuedRequest(
+            query, documents, costs, merged((dispatcher(), self._dispatcher)), client()
+        )
         with self._changed:
             self._set_pace()
             if not wait:
@@ -183,8 +196,17 @@ class Scheduler:
         if speed == math.inf:
             return
         self._queue.slice_cost = int(speed * _SLICE_SECONDS)
+        if self._batch_seconds is not None:
+            self._queue.quantum = min(self._quantum, self._next_cost())
         if self._queue_seconds is not None:
             self._queue.longest_wait = speed * self._queue_seconds
+
+    def _next_cost(self) -> int:
+        """Return the maximum cost of the next batch, for which those that come meanwhile wait."""
+        if self._batch_seconds is None:
+            return self.batch_cost
+        in_time = self._scorer.speed * self._batch_seconds
+        return int(min(self.batch_cost, max(in_time, self._least_batch)))
 
     def _refuse_if_full(self, request: QueuedRequest) -> None:
         queue = self._queue
@@ -211,7 +233,7 @@ class Scheduler:
                 self._set_pace()
                 self._queue.admit()
                 if self._queue:
-                    return self._queue.fill(cost=self.batch_cost, pairs=self._batch_pairs)
+                    return self._queue.fill(cost=self._next_cost(), pairs=self._batch_pairs)
                 idle = self._closing or not self._changed.wait(_IDLE_SECONDS)
                 if idle and not self._queue and not self._queue.has_outside:
                     self._worker = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rerank_plugins._internal.context import on_behalf_of
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.errors import RerankError
 from rerank_plugins.ranking import rank
@@ -119,7 +120,8 @@ class RerankHandler:
             APIError: there are no scores.
         """
         self._check(body, texts)
-        scores = asyncio.ensure_future(self._lifecycle.scoring().score(body.query, texts))
+        with on_behalf_of(request.state.client):
+            scores = asyncio.ensure_future(self._lifecycle.scoring().score(body.query, texts))
         disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
             await asyncio.wait(

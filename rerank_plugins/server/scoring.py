@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
-from rerank_plugins._internal.context import until
+from rerank_plugins._internal.context import client, until
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import check_texts
@@ -19,6 +19,10 @@ from rerank_plugins.scores import Scores
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
+
+
+_BATCH_SECONDS = 0.25
+"""How long a batch takes at most: what the next request of another client waits for."""
 
 
 class Scoring(Protocol):
@@ -67,6 +71,7 @@ class BatchedScoring:
             backend=backend,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
+            batch_seconds=_BATCH_SECONDS,
             queue_cost=settings.queue_tokens,
             queue_pairs=settings.queue_pairs,
             queue_seconds=settings.queue_seconds,
@@ -108,14 +113,14 @@ class ConcurrentScoring:
         self._queue_pairs = settings.queue_pairs
         self._dispatcher = Dispatcher(hooks)
         self._seconds = settings.request_seconds
-        self._in_flight: list[int] = []
-        """The number of documents of each request."""
+        self._in_flight: dict[str | None, list[int]] = {}
+        """The number of documents of each request, by client."""
         self.queued_cost = 0
         self.batch_cost = 0
 
     @property
     def queued_pairs(self) -> int:
-        return sum(self._in_flight)
+        return sum(map(sum, self._in_flight.values()))
 
     def stalled_for(self) -> float:
         return 0.0
@@ -127,7 +132,8 @@ class ConcurrentScoring:
         self._refuse_if_full(len(texts))
         cost = sum(estimated_tokens(query, text, limit=2**31) for text in texts)
         started = monotonic()
-        self._in_flight.append(len(texts))
+        own = self._in_flight.setdefault(client(), [])
+        own.append(len(texts))
         self.queued_cost += cost
         try:
             with until(started + self._seconds), dispatch_to([self._dispatcher]):
@@ -144,7 +150,9 @@ class ConcurrentScoring:
                 raise
             raise error from raised
         finally:
-            self._in_flight.remove(len(texts))
+            own.remove(len(texts))
+            if not own:
+                del self._in_flight[client()]
             self.queued_cost -= cost
         self._dispatcher(BatchFinished(len(texts), cost, "ok", monotonic() - started))
         return scores
@@ -153,11 +161,14 @@ class ConcurrentScoring:
         """Do nothing: there is no background thread."""
 
     def _refuse_if_full(self, new: int) -> None:
-        waiting = fair_share(self._in_flight, new)
+        own = fair_share(self._in_flight.get(client(), ()), new)
+        others = (sum(sizes) for name, sizes in self._in_flight.items() if name != client())
+        waiting = own + fair_share(others, own + new)
         if waiting and waiting + new > self._queue_pairs:
             raise BackendOverloaded(
                 f"{self.queued_pairs} pairs wait and this request has {new}; the limit is "
-                f"{self._queue_pairs}, of each request at most as many as the new one has",
+                f"{self._queue_pairs}, of each request at most as many as the new one has, and of "
+                "each other client as of this one",
                 retry_after=1.0,
             )
 

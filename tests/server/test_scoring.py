@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins import BackendOverloaded
+from rerank_plugins._internal.context import on_behalf_of
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.scoring import BatchedScoring, ConcurrentScoring, select_scoring
 from rerank_plugins.testing import FakeBackend
@@ -76,3 +77,28 @@ def test_a_large_request_to_another_server_takes_no_more_of_the_queue_than_a_sma
         return queued, scoring.queued_pairs, [len(each) for each in scores]
 
     assert (105, 0, [90, 5, 5, 5]) == asyncio.run(requests())
+
+
+def test_a_client_with_many_requests_to_another_server_is_refused_before_the_others():
+    async def requests():
+        backend = Slow()
+        backend.may_score = asyncio.Event()
+        scoring = ConcurrentScoring(backend, ServerSettings(queue_pairs=100), ())
+
+        def ask(name, count):
+            with on_behalf_of(name):
+                return asyncio.create_task(scoring.score("q", ["a"] * count))
+
+        tasks = [ask("heavy", 10) for _ in range(10)]
+        await asyncio.sleep(0)
+        with pytest.raises(BackendOverloaded, match="100 pairs wait and this request has 10"):
+            await ask("heavy", 10)
+        tasks += [ask(f"light {number}", 10) for number in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(BackendOverloaded, match="140 pairs wait and this request has 30"):
+            await ask("light 0", 30)
+        backend.may_score.set()
+        scores = await asyncio.gather(*tasks)
+        return [len(each) for each in scores], scoring._in_flight
+
+    assert ([10] * 14, {}) == asyncio.run(requests())

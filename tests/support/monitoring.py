@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,10 +17,10 @@ from tests.support.memory import resident
 __all__ = ["ProcessResources", "children", "get", "metric", "process_resources", "wait_until"]
 
 
-def get(url: str, path: str) -> tuple[int, str]:
+def get(url: str, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Return the status and the text of a reply."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    connection.request("GET", path)
+    connection.request("GET", path, headers=headers or {})
     reply = connection.getresponse()
     response = reply.status, reply.read().decode()
     connection.close()

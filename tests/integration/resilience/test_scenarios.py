@@ -44,11 +44,11 @@ def gate():
     backend.open.set()
 
 
-def post_rerank(url, documents, path="/v1/rerank"):
+def post_rerank(url, documents, path="/v1/rerank", headers=()):
     """Return the status, the headers and the parsed reply."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     body = json.dumps({"query": "q", "documents": documents})
-    connection.request("POST", path, body, {"content-type": "application/json"})
+    connection.request("POST", path, body, {"content-type": "application/json", **dict(headers)})
     reply = connection.getresponse()
     response = reply.status, dict(reply.getheaders()), json.loads(reply.read())
     connection.close()
@@ -130,6 +130,48 @@ def waiting(futures, count):
     """Wait until only `count` are not done, and return those."""
     wait_until(lambda: sum(not future.done() for future in futures) == count)
     return [future for future in futures if not future.done()]
+
+
+CLIENTS = {
+    "address": [{"x-forwarded-for": "192.0.2.1"}, {"x-forwarded-for": "192.0.2.2"}],
+    "key": [{"authorization": "Bearer heavy-secret"}, {"authorization": "Bearer light-secret"}],
+    "network": [{"x-forwarded-for": "2001:db8::1"}, {"x-forwarded-for": "2001:db8:1::1"}],
+}
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_client_that_fills_the_queue_is_refused_and_not_the_others(gate, tmp_path, kind):
+    """S2: it is told apart by its key or its address; the others have their turns."""
+    (tmp_path / "keys").write_text("heavy:heavy-secret\nlight:light-secret\n")
+    (tmp_path / "keys").chmod(0o600)
+    settings = {"queue_pairs": 100, "batch_pairs": 100, "trusted_proxies": ("127.0.0.1",)}
+    if kind == "key":
+        settings["api_keys_file"] = str(tmp_path / "keys")
+    heavy, light = CLIENTS[kind]
+    with (
+        listening(gate, warm_up=False, **settings) as url,
+        ThreadPoolExecutor(61) as pool,
+    ):
+
+        def ask(client, number):
+            texts = numbers(1000 * number, 20)
+            return pool.submit(post_rerank, url, texts, headers=client)
+
+        first = pool.submit(post_rerank, url, ["1"], headers=heavy)
+        gate.entered.acquire(timeout=30)
+        requests = [ask(heavy, number) for number in range(1, 41)]
+        waiting(requests, 5)
+        others = [ask(light, number) for number in range(101, 103)]
+        wait_until(lambda: "rerank_queue_pairs 140.0" in get(url, "/metrics", heavy)[1])
+        refused = ask(heavy, 41).result(60)
+        gate.open.set()
+
+        assert 503 == refused[0]
+        assert [200] * 3 == [reply.result(60)[0] for reply in (first, *others)]
+        assert 5 == sum(reply.result(60)[0] == 200 for reply in requests)
+    order = [int(text) for batch in gate.batches for text in batch]
+    last = max(place for place, number in enumerate(order) if number > 100_000)
+    assert sum(number < 100_000 for number in order[:last]) < 60  # of 101 that came before
 
 
 def test_a_request_of_a_thousand_documents_delays_no_small_one(gate):

@@ -148,7 +148,7 @@ class FairQueue:
                 break  # this request comes first in the next batch
             if request in taken and (len(taken) > 1 or self._has_several()):
                 break  # or the others would wait for more than its turn
-            share = min(budget, self._share(client))
+            share = int(min(budget, self._share(client)))
             if client.spent and next_cost > share:
                 self._end_turn(client)
                 continue

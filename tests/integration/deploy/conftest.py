@@ -1,15 +1,12 @@
 """The manifests, rendered once, and a labelled set of real questions."""
 
 import json
-import sys
 
 import pytest
 
 pytest.register_assert_rewrite("tests.integration.deploy.recipes")
 
 from tests.integration.deploy.recipes import DEPLOY, ROOT, run  # noqa: E402  # after the line above
-
-sys.path.insert(0, str(DEPLOY / "update"))
 
 
 @pytest.fixture(scope="session")

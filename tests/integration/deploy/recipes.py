@@ -1,5 +1,6 @@
 """The recipes of `examples/deploy`, and the tools that check them."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -28,6 +29,15 @@ def tool(name):
     if is_required():
         pytest.fail(f"{name} is not installed, and {REQUIRED} is set")
     pytest.skip(f"{name} is not installed")
+
+
+def script(path):
+    """Import a script by its place, as `path.stem`: so its neighbours import it, too."""
+    if path.stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[path.stem]
 
 
 def run(name, *arguments, cwd=DEPLOY):

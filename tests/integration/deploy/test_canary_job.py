@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 
-import manifests
 import pytest
-from update import Figures, Gates
 
 from rerank_plugins import load_backend
 from tests.integration.deploy.processes import KEY, server
-from tests.integration.deploy.recipes import DEPLOY, documents
+from tests.integration.deploy.recipes import DEPLOY, documents, script
 from tests.support.ports import free_ports
 from tests.support.pushgateway import pushgateway
 
+manifests = script(DEPLOY / "update" / "manifests.py")
+update = script(DEPLOY / "update" / "update.py")
 BASE = DEPLOY / "kubernetes" / "base"
 IMAGE = "registry.example.com/rerank-plugins@sha256:" + "a" * 64
 
@@ -125,12 +125,12 @@ def test_an_update_reads_what_its_job_measured(address, labelled):
             case = json.loads(line)
             scores = backend.score(case["query"], case["documents"])
             places.append(1 + sum(score > scores[2] for score in scores))
-    figures = Figures.read(done.stdout.splitlines()[-1])
+    figures = update.Figures.read(done.stdout.splitlines()[-1])
 
     assert done.returncode == 0, done.stderr
     assert figures.mrr_at_10 == pytest.approx(sum(1 / place for place in places) / 30)
     assert 0 < figures.p95_seconds < 60
-    Gates().check(figures, figures)
+    update.Gates().check(figures, figures)
     limit = pod["containers"][0]["resources"]["limits"]["memory"]
     assert memory < 1024 * int(limit.removesuffix("Mi")) / 2
 
@@ -142,7 +142,7 @@ def test_the_job_the_alert_and_the_update_want_the_same_mrr():
     alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
     (alarming,) = re.findall(r"rerank_canary_mrr_at_10 < ([\d.]+)", alerts)
 
-    assert Gates().min_mrr == float(alarming) == float(minimum.removeprefix("--min="))
+    assert update.Gates().min_mrr == float(alarming) == float(minimum.removeprefix("--min="))
 
 
 @pytest.mark.parametrize("job", ["hourly", "of an update"])

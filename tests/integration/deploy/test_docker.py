@@ -1,7 +1,6 @@
 """The images: pinned, locked, without a model, and built as an unprivileged user wants them."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -17,10 +16,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rerank_plugins import load_backend
-from tests.integration.deploy.recipes import DEPLOY, REQUIRED, ROOT, is_required, run, tool
+from tests.integration.deploy.recipes import DEPLOY, REQUIRED, ROOT, is_required, run, script, tool
 
 DOCKER = DEPLOY / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+refresh = script(DEPLOY / "refresh.py")
 LOCKS = sorted(DOCKER.glob("requirements-*.txt"))
 PINNED = re.compile(r"@sha256:(?!0{64})[0-9a-f]{64}$")
 
@@ -86,19 +86,12 @@ def test_every_locked_package_has_its_hashes(lock):
         assert "://" not in entry
 
 
-def refresh():
-    spec = importlib.util.spec_from_file_location("refresh", DEPLOY / "refresh.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("name", refresh().LOCKS)
+@pytest.mark.parametrize("name", refresh.LOCKS)
 def test_locks_hold_all_requirements_of_the_package(name):
     """A new dependency, or a higher floor, needs `refresh.py packages`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"]]
-    for extra in refresh().LOCKS[name]:
+    for extra in refresh.LOCKS[name]:
         wanted += project["optional-dependencies"][extra]
     text = (DOCKER / name).read_text(encoding="utf-8")
     locked = {
@@ -126,7 +119,7 @@ def test_digests_are_renewed_by_tag(tmp_path, monkeypatch, capsys):
     (files / "compose" / "compose.yaml").write_text(
         f"a: redis:8@{old}\nb: python:3.13-slim@{old}\n"
     )
-    refresh().refresh_images(files)
+    refresh.refresh_images(files)
 
     assert (files / "Dockerfile").read_text() == f"ARG PYTHON_IMAGE=python:3.13-slim@{new}\n"
     assert old not in (files / "compose" / "compose.yaml").read_text()

@@ -7,12 +7,13 @@ import copy
 import json
 import subprocess
 
-import manifests
 import pytest
 import yaml
-from update import Gates, Update, real_kubectl
 
-from tests.integration.deploy.recipes import DEPLOY, documents, run, tool
+from tests.integration.deploy.recipes import DEPLOY, documents, run, script, tool
+
+manifests = script(DEPLOY / "update" / "manifests.py")
+program = script(DEPLOY / "update" / "update.py")
 
 OLD = "registry.example.com/rerank-plugins@sha256:" + "a" * 64
 NEW = "registry.example.com/rerank-plugins@sha256:" + "b" * 64
@@ -116,11 +117,11 @@ def update(cluster, labelled):
 
     def run_it(image=NEW, **gates):
         output = []
-        code = Update(
+        code = program.Update(
             kubectl=cluster,
             image=image,
             labelled=labelled,
-            gates=Gates(**{"watch_seconds": 60, **gates}),
+            gates=program.Gates(**{"watch_seconds": 60, **gates}),
             say=output.append,
             sleep=lambda _: None,
         ).run()
@@ -333,7 +334,9 @@ def test_kubectl_knows_every_command(update, cluster):
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
     for call in distinct.values():
         with pytest.raises(subprocess.CalledProcessError) as caught:
-            real_kubectl("rerank")(*call.split(" "), "--server=http://127.0.0.1:9", stdin=text)
+            program.real_kubectl("rerank")(
+                *call.split(" "), "--server=http://127.0.0.1:9", stdin=text
+            )
         assert "refused" in caught.value.stderr, f"{call}: {caught.value.stderr}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from rerank_plugins._internal import flow
 from rerank_plugins._internal.locks import ForkSafeLock
@@ -34,6 +34,8 @@ _CONNECTIONS = 100
 _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=4.0
 )
+
+_Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
 Exchange: TypeAlias = Generator[tuple[HTTPRequest, float], HTTPResponse, Scores]
 """Yields requests with their deadlines, receives the responses, and returns the scores."""
@@ -204,27 +206,25 @@ async def _lifetime(trusted: ssl.SSLContext) -> AsyncGenerator[httpx.AsyncClient
 
 
 def _new_client(trusted: ssl.SSLContext) -> httpx.Client:
-    with _usable_proxy():
-        client = httpx.Client(
-            verify=trusted,
-            cookies=_no_cookies(),
-            limits=_LIMITS,
-            event_hooks={"response": [_keep_location]},
-        )
-    replace_network(client)
-    return client
+    return _built(httpx.Client, trusted, _keep_location)
 
 
 def _new_async_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
     async def keep_location(response: httpx.Response) -> None:
         _keep_location(response)
 
+    return _built(httpx.AsyncClient, trusted, keep_location)
+
+
+def _built(
+    client_type: type[_Client], trusted: ssl.SSLContext, on_response: Callable[..., object]
+) -> _Client:
     with _usable_proxy():
-        client = httpx.AsyncClient(
+        client = client_type(
             verify=trusted,
             cookies=_no_cookies(),
             limits=_LIMITS,
-            event_hooks={"response": [keep_location]},
+            event_hooks={"response": [on_response]},
         )
     replace_network(client)
     return client

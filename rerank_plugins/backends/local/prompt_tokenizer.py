@@ -14,7 +14,7 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.engine import Request, query_text
 from rerank_plugins.backends.local.prompts import Prompt, split_template
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
-from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.tokenizer import Pairs, token_ids, without_limits
 from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 
@@ -22,7 +22,6 @@ __all__ = ["PromptTokenizer"]
 
 _log = logging.getLogger(__name__)
 
-_CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
 _MAX_INSTRUCTIONS = 64  # instructions of calls whose layout is kept
 _FILLERS = ("0", "1 2 3 4")
 """Documents without a common token, so that only the template is common to their prompts."""
@@ -60,10 +59,7 @@ class PromptTokenizer:
     def __init__(
         self, tokenizer: Any, prompt: Prompt, *, max_length: int, cached_tokens: int
     ) -> None:
-        backend = tokenizer.backend_tokenizer
-        self._tokenizer = type(backend).from_str(backend.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = without_limits(tokenizer.backend_tokenizer)
         self._chat_tokenizer = tokenizer
         self._prompt = prompt
         self._max_length = max_length
@@ -161,13 +157,9 @@ class PromptTokenizer:
         return ids
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:
-        tokens: list[Tokens] = []
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-                ids = np.array(encoding.ids, dtype=np.int32)
-                tokens.append((ids[: self._max_length].copy(), len(ids)))
-        return tokens
+        return [
+            (ids[: self._max_length].copy(), len(ids)) for ids in token_ids(self._tokenizer, texts)
+        ]
 
     def _cut_query(self, query: str, layout: _PromptLayout, pairs: int) -> tuple[str, bool]:
         """Return the query, or its start if it is too long, and whether it was cut."""

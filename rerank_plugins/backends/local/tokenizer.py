@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -19,7 +19,15 @@ from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scores, Usage
 
-__all__ = ["PairTokenizer", "Pairs", "Pooling", "cut_pair", "scores_by_request"]
+__all__ = [
+    "PairTokenizer",
+    "Pairs",
+    "Pooling",
+    "cut_pair",
+    "scores_by_request",
+    "token_ids",
+    "without_limits",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +112,22 @@ def scores_by_request(
     return scores
 
 
+def without_limits(tokenizer: Any) -> Any:
+    """Return a copy of a `tokenizers.Tokenizer` that neither cuts nor pads."""
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Yield the ids of each text, without special tokens."""
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            yield np.array(encoding.ids, dtype=np.int32)
+
+
 class PairTokenizer:
     """Encodes pairs as the model's own tokenizer would: same ids, same types, same cuts.
 
@@ -135,9 +159,7 @@ class PairTokenizer:
         query_prefix: str = "",
     ) -> None:
         self._query_prefix = query_prefix
-        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = without_limits(tokenizer)
         template = _Template.of(self._tokenizer)
         self._template = template if uses_types else template.without_types()
         self._room = max_length - self._template.special_tokens
@@ -200,13 +222,10 @@ class PairTokenizer:
         }
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:
-        tokens: list[Tokens] = []
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-                ids = np.array(encoding.ids, dtype=np.int32)
-                tokens.append((self._cut(ids, self._room).copy(), len(ids)))
-        return tokens
+        return [
+            (self._cut(ids, self._room).copy(), len(ids))
+            for ids in token_ids(self._tokenizer, texts)
+        ]
 
     def _cut(self, ids: NDArray[np.int32], keep: int) -> NDArray[np.int32]:
         return ids[len(ids) - keep :] if self._cut_left and keep < len(ids) else ids[:keep]

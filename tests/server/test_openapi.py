@@ -19,6 +19,8 @@ from rerank_plugins.server import ServerSettings, create_app
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from tests.support.serving import listening, serving
 
+pytest_plugins = ["schemathesis.pytest.plugin"]  # it takes a second, so only here
+
 KEY = "a-key-for-tests-0123456789"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 TOO_LONG = "413"

@@ -7,13 +7,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.hub import fetch
+from rerank_plugins.backends.local.not_a_model import (
+    check_is_model,
+    check_names,
+    describe_architectures,
+    describe_file,
+    without_tokenizer,
+)
 from rerank_plugins.backends.local.prompts import (
     AnswerTokens,
     Prompt,
@@ -21,6 +28,7 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
+from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.errors import ConfigError
 
@@ -37,6 +45,11 @@ _OFFSET_POSITIONS = frozenset(
      "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )  # fmt: skip
 """Model types whose positions start behind the padding index, as fairseq counted them."""
+
+_WORDS_AS_TYPES = frozenset(
+    {"codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt"}
+)
+"""Model types that would read a token type as one more word; their tokenizers make none."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model",
                     "spm.model", "spiece.model", "tokenizer.model")  # fmt: skip
@@ -123,7 +136,8 @@ class Checkpoint:
     @property
     def uses_types(self) -> bool:
         """Whether the model reads token types, which tell the query from the document."""
-        names = self.tokenizer_config.get("model_input_names") or ("token_type_ids",)
+        usual = () if self.model_type in _WORDS_AS_TYPES else ("token_type_ids",)
+        names = self.tokenizer_config.get("model_input_names") or usual
         return "token_type_ids" in names and int(self.config.get("type_vocab_size", 2)) > 1
 
     @property
@@ -188,6 +202,8 @@ def resolve(
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
         return _read(folder.resolve().name, folder, None, **read)
     if folder.is_file():
+        if description := describe_file(folder):
+            raise ConfigError(f"{model!r} {description}")
         raise ConfigError(f"{model!r} is a file; give the folder that it is in: {folder.parent}")
     if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
         path = str(folder.absolute())
@@ -225,20 +241,34 @@ def _read(
     pickle: bool,
     prompt_options: PromptOptions,
 ) -> Checkpoint:
+    where = repr(str(folder) if commit is None else model)
+    weights = _weights(folder)
+    check_is_model(folder, where, has_weights=bool(weights))
     config = _json(folder / "config.json")
     if config is None:
-        raise ConfigError(f"{str(folder)!r} holds no model: there is no config.json")
-    weights = _weights(folder)
+        raise ConfigError(
+            f"{where} holds no model: there is no config.json; give a folder that transformers "
+            "saved, or the id of a reranker on the hub"
+        )
+    if not weights and pickle:
+        raise ConfigError(
+            f"{where} has no weights: neither model.safetensors nor pytorch_model.bin; save or "
+            "download the model again"
+        )
     if not weights or (weights[0].suffix != ".safetensors" and not pickle):
         raise ConfigError(
-            f"{model!r} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
+            f"{where} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
             "you trust its files: unpickling can run any code"
         )
     for name in INDICES:
         if (folder / name).exists():
-            shards(folder / name)  # transformers would read files elsewhere, too
+            for shard in shards(folder / name):  # transformers would read files elsewhere, too
+                if name == INDICES[0] and not shard.exists():
+                    raise ConfigError(
+                        f"{where} lacks {shard.name!r}, which {name} names; download it again"
+                    )
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
-        raise ConfigError(f"{model!r} has no tokenizer; save one beside it (tokenizer.json)")
+        raise ConfigError(f"{where} {without_tokenizer(folder)}")
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     for name in tokenizer_config.get("fast_tokenizer_files") or ():
         check_beside(folder / "tokenizer_config.json", name)
@@ -248,6 +278,7 @@ def _read(
             "weights, and libraries differ in which they use; merge it, and remove its files"
         )
     _check_kind(model, config)
+    _check_names(where, config, weights)
     prompt_config = read_prompt_config(
         model,
         config,
@@ -277,13 +308,19 @@ def _check_kind(model: str, config: Mapping[str, Any]) -> None:
         return
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ConfigError(
-            f"{model!r} is neither a sequence classifier nor a language model (architectures: "
+            f"{model!r} {describe_architectures(architectures)} (architectures: "
             f"{architectures}), so its scores would be meaningless; choose a reranker "
             "(cross-encoder)"
         )
     labels = _num_labels(config)
     if labels != 1:
         raise ConfigError(f"{model!r} gives {labels} labels per pair; a reranker gives 1")
+
+
+def _check_names(where: str, config: Mapping[str, Any], weights: Sequence[Path]) -> None:
+    is_classifier = "ForSequenceClassification" in str(config.get("architectures"))
+    if is_classifier and not config.get("auto_map") and weights[0].suffix == ".safetensors":
+        check_names(where, {name for file in weights for name in read_header(file).tensors})
 
 
 def _num_labels(config: Mapping[str, Any]) -> int:

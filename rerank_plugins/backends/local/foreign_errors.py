@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.errors import BackendError, ConfigError, RerankError
 
-__all__ = ["load_errors", "score_errors"]
+__all__ = ["load_errors", "reason_of", "score_errors"]
+
+_LONGEST = 300
+"""Most characters of a library's own words in a message."""
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return a library's words in one line, cut where they become a page."""
+    text = " ".join(str(exc).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
 
 
 @contextmanager
@@ -30,7 +39,11 @@ def load_errors(model: str) -> Iterator[None]:
             raise BackendError(
                 f"the model {model!r} does not fit into memory; choose a smaller one"
             ) from exc
-        reason = " ".join(f"{type(exc).__name__}: {exc}".split())
+        reason = f"{type(exc).__name__}: {reason_of(exc)}"
+        if isinstance(exc, ImportError):
+            raise ConfigError(
+                f"the model {model!r} needs a package that is not installed: {reason}"
+            ) from exc
         raise ConfigError(
             f"the model {model!r} can't be loaded; its files may be damaged, so download it again: "
             f"{reason}"

@@ -24,6 +24,22 @@ def test_a_model_that_libraries_can_not_load_is_one_line(error):
         raise error
 
 
+@pytest.mark.parametrize("error", [ImportError("no optimum"), ModuleNotFoundError("no peft")])
+def test_a_package_that_a_model_needs_is_no_damage(error):
+    with (
+        pytest.raises(ConfigError, match=r"'m' needs a package that is not installed: .*no "),
+        load_errors("m"),
+    ):
+        raise error
+
+
+def test_a_page_of_a_library_is_cut():
+    with pytest.raises(ConfigError) as raised, load_errors("m"):
+        raise ValueError("word " * 1000)
+
+    assert 450 > len(str(raised.value))
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")], ids=repr)
 def test_memory_that_runs_out_is_told_from_damage(error):
     with pytest.raises(BackendError, match="does not fit into memory"), load_errors("m"):

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.onnx.build.weights import Array
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
@@ -56,7 +57,7 @@ class Session:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as exc:  # onnxruntime has a class per status code, without a public base
-            raise ConfigError(f"ONNX Runtime can't load the model: {exc}") from exc
+            raise ConfigError(f"ONNX Runtime can't load the model: {reason_of(exc)}") from exc
         self._table = table
         inputs = {i.name: i.type for i in self._session.get_inputs()}
         if table is not None:

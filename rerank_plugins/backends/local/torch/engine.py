@@ -17,6 +17,7 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
+from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.backends.local.torch.devices import DevicePool
@@ -63,7 +64,7 @@ def _load_replica(
         return Replica(load_in, dtype, checkpoint, settings)
     except (RuntimeError, MemoryError) as exc:
         raise BackendError(
-            f"the model {checkpoint.model!r} can't start on {device}: {exc}"
+            f"the model {checkpoint.model!r} can't start on {device}: {reason_of(exc)}"
         ) from exc
 
 

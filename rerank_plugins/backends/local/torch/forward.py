@@ -40,7 +40,7 @@ def choose_forward(
     if settings.attention == "padded":
         if faster:
             raise UnsupportedByEngine('`compile` and `cuda_graphs` need attention="packed"')
-        return PaddedForward(model, checkpoint, save=True), "set by `attention`"
+        return PaddedForward(model, checkpoint, check=True), "set by `attention`"
     try:
         packed = PackedForward(model, checkpoint)
     except CannotPack as exc:
@@ -48,10 +48,10 @@ def choose_forward(
             raise UnsupportedByEngine(
                 f"{checkpoint.model!r} can't be scored without padding: {exc}"
             ) from exc
-        return PaddedForward(model, checkpoint, save=True), str(exc)
+        return PaddedForward(model, checkpoint, check=True), str(exc)
     if settings.compile:
         _compile(packed, checkpoint)
-    reason = "gave the same scores as padding when it was loaded"
+    reason = "gave the scores of pairs one by one when it was loaded"
     return (_graphed(packed, checkpoint) if settings.cuda_graphs else packed), reason
 
 

@@ -12,11 +12,17 @@ from transformers.utils import logging as transformers_logging
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
 __all__ = ["choose_devices", "choose_dtype", "limit_memory", "load_model"]
+
+_LISTED = 4
+"""Most names of weights in a message."""
+_NAMED_DEVICES = frozenset({"cpu", "cuda", "mps"})
+"""Devices that torch itself says are there or not."""
 
 
 def choose_devices(device: str) -> list[torch.device]:
@@ -40,7 +46,7 @@ def choose_devices(device: str) -> list[torch.device]:
     if device == "cuda:all" and count:
         names = numbered
     for name in names:
-        if name not in available and name.partition(":")[0] in {"cpu", "cuda", "mps"}:
+        if name not in available and name.partition(":")[0] in _NAMED_DEVICES:
             raise ConfigError(f"device {name!r} is not available here; available: {available}")
     try:
         devices = [torch.device(name) for name in names]
@@ -48,9 +54,23 @@ def choose_devices(device: str) -> list[torch.device]:
         raise ConfigError(
             f"torch does not know the device {device!r}; available: {available}"
         ) from exc
+    for each in devices:
+        if each.type not in _NAMED_DEVICES and not _computes(each):
+            raise ConfigError(
+                f"this torch ({torch.__version__}) can't compute on device {str(each)!r}: it is "
+                f"not there, or needs another build of torch; available: {available}"
+            )
     if len({(each.type, each.index or 0) for each in devices}) < len(devices):
         raise ConfigError(f"device {device!r} names one device twice")
     return devices
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether a number that goes to a device comes back."""
+    try:
+        return bool(torch.ones(1, device=device).item() == 1)
+    except Exception:  # noqa: BLE001 - each of torch's backends raises what it likes
+        return False
 
 
 def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
@@ -133,17 +153,25 @@ def load_model(
         ValueError,
         safetensors.SafetensorError,
     ) as exc:
-        reason = " ".join(str(exc).split())
+        if checkpoint.config.get("auto_map") and not settings.trust_remote_code:
+            raise ConfigError(
+                f"{checkpoint.model!r} brings Python code of its own, and transformers "
+                f"{transformers.__version__} can't load it without; if you have read that code and "
+                "trust it, pass `trust_remote_code=True` (a hub model also needs its commit as "
+                "`revision`)"
+            ) from exc
         raise ConfigError(
-            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {reason}"
+            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: "
+            f"{reason_of(exc)}"
         ) from exc
     finally:
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
-    if report["missing_keys"]:
+    if missing := sorted(report["missing_keys"]):
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise ConfigError(
-            f"{checkpoint.model!r} lacks the weights {sorted(report['missing_keys'])}, which would "
-            "be random and give meaningless scores; choose a trained reranker"
+            f"{checkpoint.model!r} lacks the weights {missing[:_LISTED]}{more}, which would be "
+            "random and give meaningless scores; choose a trained reranker"
         )
     model.config.get_text_config().use_cache = False
     if answers:

@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.tokenizer import Pairs, Pooling
 from rerank_plugins.backends.local.torch.attention import varlen_attention
 from rerank_plugins.backends.local.torch.heads import (
@@ -24,7 +25,11 @@ from rerank_plugins.backends.local.torch.heads import (
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
 from rerank_plugins.backends.local.torch.packing import Pack, pack, pack_shared
 from rerank_plugins.backends.local.torch.padded import PaddedForward
-from rerank_plugins.backends.local.torch.self_check import find_difference, make_check_pairs
+from rerank_plugins.backends.local.torch.self_check import (
+    CHECK_ERRORS,
+    find_difference,
+    make_check_pairs,
+)
 
 __all__ = ["CannotPack", "PackedForward"]
 
@@ -45,7 +50,7 @@ class PackedForward:
 
     Raises:
         CannotPack: the model does not use transformers' attention interface, or the scores differ
-            from padded ones.
+            from those of pairs that are scored one by one.
     """
 
     name = "packed"
@@ -65,6 +70,9 @@ class PackedForward:
         self._pooled = _Pooled(getattr(self._backbone, "pooler", None))
         self._head = copy.copy(model)
         self._head._modules = {**model._modules, model.base_model_prefix: self._pooled}  # noqa: SLF001 - torch's own way to share all but one part
+        if self._pad is None:  # such a head reads one row at a time, unless it knows some padding
+            self._head.config = copy.copy(model.config)
+            self._head.config.get_text_config().pad_token_id = 0
         self._last: LastLayer | None = None
         self.shares = False
         """Whether the common prefix of a group of pairs is computed once."""
@@ -159,11 +167,16 @@ class PackedForward:
         return (sums / offsets.diff()[:, None]).to(states.dtype)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Compare with padded scores on pairs of different lengths; keep what gives the same."""
+        """Compare with scores one by one, of different lengths; keep what gives the same."""
         pairs = make_check_pairs(self.model.config, checkpoint)
         before = self.model.config._attn_implementation  # noqa: SLF001 - it has no public reader
         with torch.inference_mode():
-            expected = PaddedForward(self.model, checkpoint)(pairs)
+            try:
+                expected = PaddedForward(self.model, checkpoint).one_by_one(pairs)
+            except CHECK_ERRORS as exc:
+                if is_out_of_memory(exc):
+                    raise
+                raise CannotPack(f"not checked: {exc}") from exc
             AttentionInterface.register(_ATTENTION, _attention)
             self.model.set_attn_implementation(_ATTENTION)
             reason = self._differs(pairs, expected)
@@ -177,7 +190,7 @@ class PackedForward:
         """Return how the scores of pairs differ from the expected ones; None if they don't."""
         try:
             return find_difference(self(pairs), expected, self.dtype)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
+        except CHECK_ERRORS as exc:
             return f"{type(exc).__name__}: {exc}"
 
     def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:

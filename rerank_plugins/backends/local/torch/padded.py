@@ -1,14 +1,16 @@
-"""Padded batches: rows of one length, which every transformers model can read."""
+"""Padded batches: rows of one length, for models whose scores padding leaves alone."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.local.torch.heads import (
     find_dtype,
@@ -17,7 +19,11 @@ from rerank_plugins.backends.local.torch.heads import (
     scores,
 )
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
-from rerank_plugins.backends.local.torch.self_check import find_difference, make_check_pairs
+from rerank_plugins.backends.local.torch.self_check import (
+    CHECK_ERRORS,
+    find_difference,
+    make_check_pairs,
+)
 
 __all__ = ["PaddedForward"]
 
@@ -28,14 +34,16 @@ class PaddedForward:
     Args:
         model: the transformers model.
         checkpoint: the files of the model.
-        save: compute only the pooled rows of the last layer if the scores stay the same.
+        check: score random pairs together and one by one. A model whose scores differ (it
+            convolves over the padding, or mixes all tokens) then gets one pair at a time, and
+            only the pooled rows of the last layer are computed if that leaves the scores alone.
     """
 
     name = "padded"
     padded = True
     shares = False
 
-    def __init__(self, model: Any, checkpoint: Checkpoint, *, save: bool = False) -> None:
+    def __init__(self, model: Any, checkpoint: Checkpoint, *, check: bool = False) -> None:
         self.model = model
         self.dtype = find_dtype(model)
         self._pad = model.config.get_text_config().pad_token_id
@@ -45,13 +53,13 @@ class PaddedForward:
         )
         self._pooling = find_pooling(model, checkpoint)
         self._answers = checkpoint.answer_tokens is not None
-        self.max_pairs = 1 if self._pad is None and not self._answers else None
+        self.max_pairs: int | None = 1 if self._pad is None and not self._answers else None
         """The most pairs in a batch; a model without a padding token reads one at a time."""
         self._last: LastLayer | None = None
         self.facts: dict[str, object] = {}
         """The optimisations in use, or why they are not."""
-        if save:
-            self._save_last_layer(checkpoint)
+        if check:
+            self._check(checkpoint)
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], on the model's device, without waiting for them."""
@@ -91,22 +99,56 @@ class PaddedForward:
         real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
         return mark_overflow(values, states, real.bool())
 
-    def _save_last_layer(self, checkpoint: Checkpoint) -> None:
+    def one_by_one(self, pairs: Pairs) -> torch.Tensor:
+        """Return the logits of the pairs, [n], each scored alone: what batches have to equal."""
+        return torch.cat([self(pairs.take([index])) for index in range(len(pairs))])
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        pairs = make_check_pairs(self.model.config, checkpoint)
+        with torch.inference_mode():
+            try:
+                expected = self.one_by_one(pairs)
+            except CHECK_ERRORS as exc:
+                if is_out_of_memory(exc):
+                    raise
+                self.max_pairs = 1  # random tokens are not for this model: nothing can be checked
+                self.facts["last_layer"] = self.facts["batches"] = f"not checked: {exc}"
+                return
+            if self.max_pairs is None and bool(torch.isfinite(expected).all()):
+                reason = self._difference(self, pairs, expected)
+                if reason is not None:
+                    self.max_pairs = 1
+                    self.facts["batches"] = f"one pair at a time: {reason}"
+            self._save_last_layer(pairs, expected)
+
+    def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:
         if self._pooling == "mean":
             self.facts["last_layer"] = "the head reads all rows"
             return
-        pairs = make_check_pairs(self.model.config, checkpoint)
+        reason: str | None
         try:
-            with torch.inference_mode():
-                expected = self(pairs)
-                self._last = LastLayer(getattr(self.model, self.model.base_model_prefix))
-                reason = find_difference(self(pairs), expected, self.dtype)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as exc:
+            self._last = LastLayer(getattr(self.model, self.model.base_model_prefix))
+        except (AttributeError, ValueError) as exc:
             reason = str(exc)
+        else:
+            reason = self._difference(self.one_by_one, pairs, expected)
+            if reason is None and self.max_pairs is None:
+                reason = self._difference(self, pairs, expected)
         if reason is not None and self._last is not None:
             self._last.remove()
             self._last = None
         self.facts["last_layer"] = reason or "pooled rows only"
+
+    def _difference(
+        self, score: Callable[[Pairs], torch.Tensor], pairs: Pairs, expected: torch.Tensor
+    ) -> str | None:
+        """Return how scores differ from the expected ones, or fail; None if they are equal."""
+        try:
+            return find_difference(score(pairs), expected, self.dtype)
+        except CHECK_ERRORS as exc:
+            if is_out_of_memory(exc):
+                raise
+            return f"{type(exc).__name__}: {exc}"
 
 
 def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

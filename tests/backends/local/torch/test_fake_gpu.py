@@ -108,7 +108,7 @@ def test_packed(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None
 def test_padded(kind: str, dtype: Any, checkpoint: Callable[[str], str]) -> None:
     model, resolved = loaded(checkpoint(kind), dtype)
     path, pairs = (
-        PaddedForward(model, resolved, save=True),
+        PaddedForward(model, resolved, check=True),
         make_check_pairs(model.config, resolved),
     )
     with gpu(model):

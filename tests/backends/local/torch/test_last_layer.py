@@ -72,21 +72,21 @@ def test_padded_layers_compute_one_row_per_pair(
     model, resolved, pairs = loaded(checkpoint(kind))
     with torch.inference_mode():
         expected = PaddedForward(model, resolved)(pairs)
-    path = PaddedForward(model, resolved, save=True)
+    path = PaddedForward(model, resolved, check=True)
     rows, scores = rows_of_the_last_mlp(model, path, pairs)
 
     assert len(DOCUMENTS) == rows
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
+@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, check=True)])
 def test_a_mean_needs_all_rows(save: Any, checkpoint: Callable[[str], str]) -> None:
     model, resolved, _ = loaded(checkpoint("modernbert"))
 
     assert "the head reads all rows" == save(model, resolved).facts["last_layer"]
 
 
-@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, save=True)])
+@pytest.mark.parametrize("save", [PackedForward, lambda *given: PaddedForward(*given, check=True)])
 def test_a_layer_that_is_not_what_it_seems_is_computed_whole(
     save: Any, checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

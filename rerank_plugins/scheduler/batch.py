@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from time import monotonic
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ from rerank_plugins.hooks._dispatch import dispatch_to, emit
 from rerank_plugins.scheduler.limit import BatchLimit
 from rerank_plugins.scheduler.quarantine import Quarantine, refusal
 from rerank_plugins.scheduler.request import Batch
+from rerank_plugins.scheduler.suspension import ClientSuspended, Suspensions
 from rerank_plugins.scores import Scores, check_results, check_scores
 
 __all__ = ["BatchScorer", "Run"]
@@ -36,7 +38,8 @@ class BatchScorer:
 
     A batch that fails is halved until the request that breaks it stands alone;
     `BackendUnavailable` fails all of it at once. After `BackendCrashed`, each document of it is
-    scored alone if it comes again, and refused once it was alone twice. When memory runs out, the
+    scored alone if it comes again, and refused once it was alone twice; and its clients share no
+    batch for a while, so that the one to blame is found and suspended. When memory runs out, the
     batch is scored in smaller parts, down to single documents. If these fit, the batch was too
     large, and the next ones are smaller; if one doesn't, it is to blame, and not the batch's size.
 
@@ -48,6 +51,7 @@ class BatchScorer:
 
     def __init__(self, run: Run, *, backend: Backend | None, batch_cost: int) -> None:
         self.quarantine = Quarantine()
+        self.suspensions = Suspensions()
         self._limit = BatchLimit(batch_cost)
         self._run = run
         self._backend = backend
@@ -75,7 +79,7 @@ class BatchScorer:
             _emit_waits(batch)
             with dispatch_to(request.dispatcher for request, _ in batch):
                 for part in self._apart(batch):
-                    self._score_alive(part)
+                    self._score_alive(self._allowed(part))
         except BaseException as raised:  # noqa: BLE001  # else the thread ends, and callers hang
             for request, _ in batch:
                 request.fail(as_error(raised))
@@ -83,9 +87,39 @@ class BatchScorer:
             self._began = None
 
     def _apart(self, batch: Batch) -> list[Batch]:
-        """Return a batch without the suspects in it, and then each of these."""
+        """Return a batch without the suspects in it, then theirs, and then each suspect document.
+
+        Those that are likely to end the process come last.
+        """
+        rest, alone = self._without_suspects(batch)
+        shared: Batch = []
+        apart: dict[object, tuple[int, Batch]] = {}
+        for request, indices in rest:
+            danger = self.suspensions.danger(request.client)
+            if danger:
+                owner = request.client if danger == 1 else request
+                apart.setdefault(owner, (danger, []))[1].append((request, indices))
+            else:
+                shared.append((request, indices))
+        parts = [part for _, part in sorted(apart.values(), key=itemgetter(0))]
+        alone.sort(key=lambda part: self.suspensions.danger(part[0][0].client))
+        return [*([shared] if shared else []), *parts, *alone]
+
+    def _allowed(self, batch: Batch) -> Batch:
+        """Return a batch without the requests of clients who are suspended by now."""
+        allowed: Batch = []
+        for request, indices in batch:
+            try:
+                self.suspensions.check(request.client)
+                allowed.append((request, indices))
+            except ClientSuspended as error:
+                request.fail(error)
+        return allowed
+
+    def _without_suspects(self, batch: Batch) -> tuple[Batch, list[Batch]]:
+        """Return a batch without documents that may have ended a process, and each of these."""
         if not self.quarantine.has_suspects:
-            return [batch]
+            return batch, []
         rest: Batch = []
         alone: list[Batch] = []
         for request, indices in batch:
@@ -94,7 +128,7 @@ class BatchScorer:
             alone += [[(request, [index])] for index, suspect in marked if suspect]
             if others := [index for index, suspect in marked if not suspect]:
                 rest.append((request, others))
-        return [rest, *alone] if rest else alone
+        return rest, alone
 
     def _score(self, batch: Batch) -> bool:
         """Score a batch; return whether memory ran out for something that can't be split."""
@@ -143,11 +177,19 @@ class BatchScorer:
         """Record what a process was scoring when it ended; return the error for it."""
         if pairs == 1:
             ((request, (index,)),) = batch
-            if self.quarantine.suspect_alone(request.query, request.documents[index]):
+            document = request.documents[index]
+            if not any(self.quarantine.suspects(request.query, [document])):
+                self.suspensions.blame(request.client)
+            if self.quarantine.suspect_alone(request.query, document):
                 return refusal(index)
             return error
         for request, indices in batch:
             self.quarantine.suspect(request.query, request.part(indices))
+        clients = {request.client for request, _ in batch}
+        if len(clients) == 1:
+            self.suspensions.blame(*clients)
+        else:
+            self.suspensions.suspect(clients)
         return error
 
     def _score_halves(self, batch: Batch, pairs: int) -> bool:

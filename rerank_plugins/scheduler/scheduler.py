@@ -46,7 +46,8 @@ class Scheduler:
     A batch that fails is halved until the request that breaks it stands alone, and only that one
     fails; `BackendUnavailable` fails all of a batch at once, since no request is to blame. After
     `BackendCrashed` the documents of the batch are scored alone if they come again; one that
-    crashes the backend alone, twice, is refused from then on, for ten minutes. When
+    crashes the backend alone, twice, is refused from then on, for ten minutes. A client whose
+    documents crash it, others each time, is suspended for a while if there are other clients. When
     memory runs out (`MemoryError`), the batch is scored in smaller parts, down to single documents;
     if these fit, later batches are smaller for a while (see `BatchLimit`).
 
@@ -148,8 +149,10 @@ class Scheduler:
 
         Raises:
             DocumentQuarantined: one of the documents ended the process of the model three times.
+            ClientSuspended: documents of this client ended it more than once.
             BackendOverloaded: the queue is full and `wait` is False; `retry_after` is an estimate.
         """
+        self._scorer.suspensions.arrive(client())
         self._scorer.quarantine.check(query, documents)
         request = QueuedRequest(
             query, documents, costs, merged((dispatcher(), self._dispatcher)), client()

@@ -18,6 +18,7 @@ from rerank_plugins.errors import (
     DocumentQuarantined,
     UnsupportedInputError,
 )
+from rerank_plugins.scheduler import ClientSuspended
 from rerank_plugins.wrappers.process import ModelRestarting
 
 __all__ = ["APIError", "api_error_of", "error_response"]
@@ -70,6 +71,14 @@ def api_error_of(error: Exception) -> APIError:
             return APIError(422, "document_quarantined", str(error))
         case BackendTimeout():
             return APIError(504, "timeout", "the scores did not come in time", retry_after=1)
+        case ClientSuspended():
+            return APIError(
+                503,
+                "client_suspended",
+                "documents of this client ended the model's process more than once; wait, and "
+                "leave them out",
+                retry_after=error.retry_after,
+            )
         case BackendOverloaded():
             return APIError(
                 503,

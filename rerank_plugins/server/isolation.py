@@ -51,6 +51,7 @@ def isolate(
             backend,
             batch_seconds=settings.watchdog_seconds,
             load_seconds=settings.load_seconds,
+            wait_seconds=settings.queue_seconds,
             prepare=None if lock is None else partial(_check_files, lock),
             on_restart=on_restart,
         )

@@ -42,15 +42,17 @@ _MAX_PAUSE = 30.0
 class ModelProcess(WrapperBackend):
     """Runs a backend in another process, and starts a new one whenever that dies or hangs.
 
-    The call in progress then fails with `ModelCrashed` at once, and so do others with
-    `ModelRestarting` until the next process has loaded the model. The first call starts the first
-    process and waits for it. A forked child starts a process of its own.
+    The call in progress then fails with `ModelCrashed` at once. Others wait for the next process
+    for `wait_seconds`, and fail with `ModelRestarting` from then on until it has loaded the model.
+    The first call starts the first process and waits for it. A forked child starts a process of its
+    own.
 
     Args:
         wrapped: the backend; it is sent to the process and never used in this one.
         batch_seconds: a call that takes longer hangs, and its process is killed.
         load_seconds: a process that takes longer to load the model hangs, and is killed: the first
             call raises `BackendTimeout`, and later ones have another process started.
+        wait_seconds: how long calls wait for the next process, from the end of the last one on.
         prepare: called with the backend in the new process, before anything else. What it returns
             is called after the load and after each batch, and raises if the model can't be
             trusted any more; the process is then replaced.
@@ -58,7 +60,8 @@ class ModelProcess(WrapperBackend):
             logged.
 
     Raises:
-        ConfigError: `batch_seconds` or `load_seconds` is not a positive number.
+        ConfigError: `batch_seconds` or `load_seconds` is not a positive number, or `wait_seconds`
+            is negative.
     """
 
     def __init__(
@@ -67,14 +70,17 @@ class ModelProcess(WrapperBackend):
         *,
         batch_seconds: float = 60.0,
         load_seconds: float = 600.0,
+        wait_seconds: float = 0.0,
         prepare: Prepare | None = None,
         on_restart: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(wrapped)
         check_number("batch_seconds", batch_seconds, above=0, unit="seconds")
         check_number("load_seconds", load_seconds, above=0, unit="seconds")
+        check_number("wait_seconds", wait_seconds, least=0, unit="seconds")
         self._batch_seconds = batch_seconds
         self._load_seconds = load_seconds
+        self._wait_seconds = wait_seconds
         self._prepare = prepare
         self._on_restart = on_restart
         self._facts: dict[str, Any] | None = None
@@ -136,6 +142,7 @@ class ModelProcess(WrapperBackend):
         return scores
 
     def _score(self, requests: Requests) -> list[Scores]:
+        self._wait_for_next()
         with self._one_call:
             worker = self._current_worker()
             self._call_started = monotonic()
@@ -179,6 +186,13 @@ class ModelProcess(WrapperBackend):
         for worker in (self._worker, self._next_worker):
             if worker is not None:
                 worker.process.kill()
+
+    def _wait_for_next(self) -> None:
+        """Wait for the next worker, before the call takes a lock that its start needs."""
+        with self._changed:
+            seconds = self._dropped_at + self._wait_seconds - monotonic()
+            if self.is_restarting and seconds > 0:
+                self._changed.wait_for(lambda: not self.is_restarting, seconds)
 
     def _current_worker(self) -> WorkerProcess:
         """Return the worker; the first call starts it.
@@ -252,6 +266,7 @@ class ModelProcess(WrapperBackend):
             with self._changed:
                 if not closing.is_set():
                     self._worker = worker
+                    self._changed.notify_all()
             _log.info("the model is loaded again after %.1f s", monotonic() - worker.started)
 
     def _drop(self, worker: WorkerProcess) -> None:

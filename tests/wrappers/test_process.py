@@ -216,6 +216,34 @@ def test_calls_fail_at_once_while_it_is_started_again():
     assert [1] == restarts
 
 
+@pytest.mark.parametrize("calls", [1, 4])
+def test_calls_may_wait_until_it_has_started_again(calls):
+    with (
+        ModelProcess(Marked(), wait_seconds=60) as model,
+        ThreadPoolExecutor(calls) as pool,
+    ):
+        model.score("q", ["a"])
+        with pytest.raises(ModelCrashed):
+            model.score("q", ["kill"])
+        results = [pool.submit(model.score, "q", ["bb"]) for _ in range(calls)]
+
+        assert [[2.0]] * calls == [list(each.result(60)) for each in results]
+
+
+def test_calls_wait_for_no_process_that_takes_too_long(tmp_path):
+    """The time counts from the end of the last one: what comes later fails at once."""
+    blocked = tmp_path / "blocked"
+    with ModelProcess(Stuck(blocked=str(blocked)), wait_seconds=0.5) as model:
+        model.score("q", ["a"])
+        blocked.touch()
+        os.kill(model.process_id, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(ModelRestarting):
+                model.score("q", ["a"])
+        assert model.is_restarting
+        assert model.restarting_for() >= 0.5
+
+
 @pytest.mark.slow
 def test_a_stopped_process_does_not_block_a_large_request():
     """Its pipe is full and nobody reads it."""

@@ -1,5 +1,6 @@
 """S6: the model's process is killed again and again; all get an answer, and nothing leaks."""
 
+import http.client
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -97,15 +99,46 @@ def test_killed_models_restart_hang_no_client_and_leak_nothing(
         for reply in responses
         if reply.began < moment < reply.ended
     ]
-    slowest = max(seconds for _, seconds in in_flight)
+    slowest = max(seconds for reply, seconds in in_flight if reply.status == 503)
+    last = max(seconds for _, seconds in in_flight)  # that waited for the next process
     longest = max(end - begin for begin, end in zip(killed, back, strict=True))
     log.info("%s", Counter((reply.status, reply.type) for reply in responses))
-    log.info("%d in flight, answered within %.3f s", len(in_flight), slowest)
+    log.info("%d in flight, refused within %.3f s, served in %.3f", len(in_flight), slowest, last)
     log.info("back within %.3f s; %s, then %s", longest, before, after)
     assert {(200, None), (503, "model_restarting")} == {
         (each.status, each.type) for each in responses
     }
     assert slowest <= max_response_seconds
+    assert last <= max_restart_seconds
     assert longest <= max_restart_seconds
     assert after.threads <= before.threads + 4
     assert after.files <= before.files + 8
+
+
+def post_from(url, address, query, document):
+    """Return the status, the type of an error, and `Retry-After`, for a client of this address."""
+    netloc = urlsplit(url).netloc
+    connection = http.client.HTTPConnection(netloc, timeout=60, source_address=(address, 0))
+    body = json.dumps({"query": query, "documents": [document]})
+    connection.request("POST", "/v1/rerank", body, {"content-type": "application/json"})
+    reply = connection.getresponse()
+    content = json.loads(reply.read())
+    connection.close()
+    kind = None if reply.status == 200 else content["error"]["type"]
+    return reply.status, kind, reply.headers["retry-after"]
+
+
+def test_a_client_that_kills_the_model_is_refused_and_the_others_are_served(tmp_path):
+    """Each time with a text that the server does not know: two crashes are all it gets."""
+    with double_process(tmp_path, "Marked") as (_, url):
+        wait_for_status(url, 200)
+        killer = []
+        for number in range(6):
+            killer.append(post_from(url, "127.0.0.2", f"q{number}", "kill"))
+            assert (200, None, None) == post_from(url, "127.0.0.3", "q", "a")
+        restarts = metric(url, "rerank_model_restarts_total")
+
+    assert 2 == restarts
+    assert [(503, "model_restarting")] * 2 == [reply[:2] for reply in killer[:2]]
+    assert [(503, "client_suspended")] * 4 == [reply[:2] for reply in killer[2:]]
+    assert all(1 <= int(seconds) <= 10 for *_, seconds in killer[2:])

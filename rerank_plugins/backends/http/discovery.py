@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Key, without_scheme
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.errors import status_error
+from rerank_plugins.backends.http.errors import status_error, via_proxy
 from rerank_plugins.backends.http.reading import parse_json
 from rerank_plugins.backends.http.responses import HTTPRequest
 from rerank_plugins.backends.http.transport import Transport
@@ -32,7 +32,8 @@ _OTHER_MODELS = ("classifier", "embedding")
 """What TEI calls the models that don't rerank."""
 _MAX_TEXT = 200
 _MAX_NUMBER = 2**31
-_TOO_MANY_REQUESTS = 429
+_NOT_ITS_OWN = frozenset({407, 429})
+"""Statuses that say nothing about the server: a proxy's, and a lock-out."""
 _OK = 200
 
 
@@ -139,14 +140,16 @@ def probe(
     encrypted = root.startswith("https:")
     transport = Transport(connect_timeout=timeout, verify=verify if encrypted else None)
     refused: list[str] = []
+    via: list[str] = []
 
     def get(path: str) -> _Page:
         headers: dict[str, str | Secret] = {"Accept": "application/json"}
         if key:
             headers["Authorization"] = key.after("Bearer ")
         response = transport.send(HTTPRequest("GET", root + path, headers), deadline)
-        if response.status == _TOO_MANY_REQUESTS:
+        if response.status in _NOT_ITS_OWN:
             raise status_error(response, where=root, key=Key(key, "wait, or ask its operator"))
+        via.append(via_proxy(response))
         if response.status in _UNAUTHORIZED and path != _XINFERENCE_VERSION:
             refused.append(path)
         try:
@@ -163,8 +166,8 @@ def probe(
         transport.close()
     given = _RERANK_NAME.split(url)[0]
     raise UnknownServer(
-        f"{root} answers, but like no known rerank server; name its kind in a spec, such as "
-        f"cohere+{given}?model=NAME for a proxy with Cohere's protocol. Kinds: "
+        f"{root} answers{via[-1]}, but like no known rerank server; name its kind in a spec, "
+        f"such as cohere+{given}?model=NAME for a proxy with Cohere's protocol. Kinds: "
         f"{', '.join(DIALECTS)}"
     )
 

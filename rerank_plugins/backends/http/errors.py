@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from rerank_plugins.backends.http.credentials import Key
+from rerank_plugins.backends.http.proxies import GO_AROUND
 from rerank_plugins.backends.http.reading import parse_message
 from rerank_plugins.backends.http.responses import HTTPResponse
 from rerank_plugins.errors import (
@@ -22,7 +23,7 @@ from rerank_plugins.errors import (
     BackendUnavailable,
 )
 
-__all__ = ["quote_message", "status_error"]
+__all__ = ["quote_message", "status_error", "via_proxy"]
 
 _MAX_MESSAGE = 200
 _MAX_MASKED = 20 * _MAX_MESSAGE
@@ -37,12 +38,13 @@ _TIMEOUT_STATUSES = frozenset({408, 504})
 _REDIRECT_STATUSES = range(300, 400)
 _HINTS = {
     **dict.fromkeys((404, 405), "check `base_url` and `model`"),
-    407: "that is the proxy: correct its user and password in HTTP_PROXY",
+    407: "that is a proxy: correct its user and password",
 }
 _TOO_LARGE_STATUSES = frozenset({413, 422})
 _FIELD_STATUSES = frozenset({400, 422})
 _SERVER_ERRORS = 500
 _PROXY_REFUSES = 407
+_GATEWAY_STATUSES = frozenset({502, 503, 504})
 _FAILED_DEPENDENCY = 424
 _NEVER_SUPPORTED_STATUSES = frozenset({501, 505})
 
@@ -93,7 +95,7 @@ def status_error(
     # A proxy may repeat its password, which is not ours and so not masked.
     quotable = "" if status == _PROXY_REFUSES else message
     quoted = _quote(quotable, key=key, texts=[*query, *documents])
-    what = f"{where} answered {status}" + (f": {quoted}" if quoted else "")
+    what = f"{where} answered {status}" + (f": {quoted}" if quoted else "") + via_proxy(response)
     retry_after = _retry_after(response.headers)
     if status in _KEY_STATUSES or (status in _OVERLOADED_STATUSES and _LOCKED_OUT.search(message)):
         return AuthenticationError(f"{what}; {key.source}", status_code=status)
@@ -115,7 +117,7 @@ def status_error(
     elif status in _TOO_LARGE_STATUSES:
         size = sum(len(text.encode()) for text in (*query, *documents))
         what = f"{what}; it got document {start} alone, {size} bytes with the query; shorten it"
-    elif hint := _HINTS.get(status):
+    elif hint := _hint(response):
         what = f"{what}; {hint}"
     elif status == _FAILED_DEPENDENCY:  # TEI's model failed, perhaps on the text of another caller
         return BackendError(what)
@@ -124,6 +126,23 @@ def status_error(
             return BackendError(what)
         return BackendUnavailable(what + later, retry_after=retry_after)
     return BackendRejected(what, status_code=status)
+
+
+def _hint(response: HTTPResponse) -> str | None:
+    if response.status == _PROXY_REFUSES and response.proxy is not None:
+        return f"that is {response.proxy.words}: {response.proxy.wrong_user}"
+    return _HINTS.get(response.status)
+
+
+def via_proxy(response: HTTPResponse) -> str:
+    """Return words about the proxy that may have answered itself; "" if none did."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media_type.endswith(("/json", "+json"))
+    if response.proxy is None or response.status == _PROXY_REFUSES:
+        return ""
+    if is_json and response.status not in _GATEWAY_STATUSES:
+        return ""
+    return f" (through {response.proxy.words}, which may have answered itself; {GO_AROUND})"
 
 
 def quote_message(response: HTTPResponse, *, key: Key, texts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rerank_plugins.backends.http.client import httpx
+from rerank_plugins.backends.http.proxies import GO_AROUND, EnvironmentProxy
 from rerank_plugins.errors import (
     BackendError,
     BackendTimeout,
@@ -28,6 +29,10 @@ TRY_DOCTOR = " Try: rerank-plugins doctor"
 """The advice after a failed connection; the doctor itself leaves it out."""
 _STATUS = re.compile(r"\d{3}\b")
 _CERTIFICATE = "; if you trust it, set `verify` to the file of its CA, as in verify=ca.pem"
+_TLS_PROXY = "; most proxies want http:// in that variable, also for servers with https"
+_WRONG_PROXY_USER = 407
+_REFUSALS = frozenset(range(400, 500)) - {408, 429}
+"""What a proxy will answer again."""
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
@@ -44,6 +49,8 @@ class FailedCall(Protocol):
     """The time there was for a connection."""
     stage: str
     """What was under way."""
+    proxy: EnvironmentProxy | None
+    """What it went through."""
 
 
 def translated(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
@@ -54,30 +61,52 @@ def translated(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
     strip(exc)
     if isinstance(exc, httpx.TransportError) and _is_not_http(exc):
         # Without its cause, which quotes what came: that may hold one of our texts.
+        if call.proxy is not None:
+            return InvalidResponse(
+                f"{call.where}: what came through {call.proxy.words} is not HTTP; check that "
+                f"variable; {GO_AROUND}"
+            )
         return InvalidResponse(f"{call.where}: the response is not HTTP; check `base_url`")
     if isinstance(exc, httpx.ProxyError) and (status := _STATUS.match(str(exc))):
         # Without its cause, which quotes the proxy: that may repeat its password.
-        return BackendUnavailable(f"{call.where}: no connection: the proxy answered {status[0]}")
+        return _refused_by_proxy(int(status[0]), call)
     error = _error(exc, call)
     error.__cause__ = exc
     return error
+
+
+def _refused_by_proxy(status: int, call: FailedCall) -> BackendError:
+    proxy = call.proxy
+    if proxy is None:
+        return BackendUnavailable(f"{call.where}: no connection: the proxy answered {status}")
+    advice = proxy.wrong_user if status == _WRONG_PROXY_USER else GO_AROUND
+    kind = BackendError if status in _REFUSALS else BackendUnavailable
+    return kind(f"{call.where}: no connection: {proxy.words} answered {status}; {advice}")
 
 
 def _error(exc: Exception, call: FailedCall) -> BackendError | ConfigError:
     if isinstance(exc, httpx.ConnectTimeout):
         reason = f": {exc}" if "look-up" in str(exc) else ""
         return BackendTimeout(
-            f"{call.where}: no connection in {call.connect_timeout:.3g} s{reason} "
+            f"{call.where}: no connection{_to_proxy(call)} in {call.connect_timeout:.3g} s{reason} "
             f"(stage: connect); {_limiting_option(call, connecting=True)}"
         )
     if isinstance(exc, httpx.TimeoutException | TimeoutError):
         return BackendTimeout(
-            f"{call.where}: no complete response in {call.seconds:.3g} s "
+            f"{call.where}: no complete response{_through_proxy(call)} in {call.seconds:.3g} s "
             f"(stage: {call.stage}); {_limiting_option(call)}"
         )
     if isinstance(exc, httpx.InvalidURL):
         return ConfigError(f"`base_url` can't be used: {exc}")
     return _connection_error(exc, call)
+
+
+def _to_proxy(call: FailedCall) -> str:
+    return "" if call.proxy is None else f" to {call.proxy.words}"
+
+
+def _through_proxy(call: FailedCall) -> str:
+    return "" if call.proxy is None else f" through {call.proxy.words}"
 
 
 def _limiting_option(call: FailedCall, *, connecting: bool = False) -> str:
@@ -93,7 +122,8 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):
             hint = _CERTIFICATE if isinstance(cause, ssl.SSLCertVerificationError) else ""
             return BackendError(
-                f"{call.where}: no trusted encryption: {cause.reason or cause}{hint}"
+                f"{call.where}: no trusted encryption{_through_proxy(call)}: "
+                f"{cause.reason or cause}{_TLS_PROXY if _speaks_tls(call) else hint}"
             )
     if are_headers_too_long(exc):
         return BackendError(f"{call.where}: the headers of the response are too long")
@@ -102,7 +132,13 @@ def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
     hint = ""
     if isinstance(exc, httpx.ConnectError):
         hint = f"; is it running?{TRY_DOCTOR} {call.origin}"
-    return BackendUnavailable(f"{call.where}: no connection: {reason}{hint}")
+    if call.proxy is not None:
+        hint = f"; correct {call.proxy.variable}; {GO_AROUND}"
+    return BackendUnavailable(f"{call.where}: no connection{_to_proxy(call)}: {reason}{hint}")
+
+
+def _speaks_tls(call: FailedCall) -> bool:
+    return call.proxy is not None and call.proxy.address.startswith("https:")
 
 
 def are_headers_too_long(exc: Exception) -> bool:

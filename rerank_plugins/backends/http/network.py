@@ -30,7 +30,7 @@ _thread = threading.local()
 def thread_deadline(deadline: float) -> Iterator[None]:
     """Set the deadline of this thread's requests, in seconds of `time.monotonic()`.
 
-    It holds for the blocking clients that `replace_network()` prepared.
+    It holds for the blocking transports that `replace_network()` prepared.
     """
     _thread.deadline = deadline
     try:
@@ -39,17 +39,16 @@ def thread_deadline(deadline: float) -> Iterator[None]:
         del _thread.deadline
 
 
-def replace_network(client: httpx.Client | httpx.AsyncClient) -> None:
-    """Put the network of this module under a client."""
+def replace_network(transport: httpx.HTTPTransport | httpx.AsyncHTTPTransport) -> None:
+    """Put the network of this module under a transport of the library."""
     # The library has no option for the network, but its core does; `test_client.py` names these
     # internals, and pyproject.toml bounds the versions.
-    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001  # see above
-        if isinstance(transport, httpx.HTTPTransport):
-            pool = transport._pool  # noqa: SLF001  # see above
-            pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001  # see above
-        elif isinstance(transport, httpx.AsyncHTTPTransport):
-            apool = transport._pool  # noqa: SLF001  # see above
-            apool._network_backend = _AsyncNetwork(apool._network_backend)  # noqa: SLF001  # see above
+    if isinstance(transport, httpx.HTTPTransport):
+        pool = transport._pool  # noqa: SLF001  # see above
+        pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001  # see above
+    else:
+        apool = transport._pool  # noqa: SLF001  # see above
+        apool._network_backend = _AsyncNetwork(apool._network_backend)  # noqa: SLF001  # see above
 
 
 def is_answered(response: httpx.Response) -> bool:

@@ -12,7 +12,7 @@ from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Credentials, Key
 from rerank_plugins.backends.http.dialects import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
-from rerank_plugins.backends.http.errors import quote_message, status_error
+from rerank_plugins.backends.http.errors import quote_message, status_error, via_proxy
 from rerank_plugins.backends.http.headers import read_headers
 from rerank_plugins.backends.http.limits import size_limit
 from rerank_plugins.backends.http.reading import parse_json
@@ -245,7 +245,7 @@ class RequestFlow:
         # Outside of the handler: what was raised there may hold the key, sent back as a header.
         if message := quote_message(response, key=key, texts=[*query, *part.texts]):
             problem += f"; the server says {message}"
-        raise kind(f"{endpoint.where}: {problem}")
+        raise kind(f"{endpoint.where}: {problem}{via_proxy(response)}")
 
     def _refused_field(self, endpoint: Endpoint, response: HTTPResponse) -> str | None:
         """Return which of the fields that every request holds an older server does not know."""

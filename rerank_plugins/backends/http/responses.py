@@ -13,6 +13,7 @@ from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.client import httpx
 from rerank_plugins.backends.http.failures import are_headers_too_long
 from rerank_plugins.backends.http.network import is_answered
+from rerank_plugins.backends.http.proxies import EnvironmentProxy
 from rerank_plugins.errors import (
     BackendError,
     BackendUnavailable,
@@ -60,6 +61,8 @@ class HTTPResponse:
     headers: Mapping[str, str]
     """Keys are case-insensitive."""
     content: bytes
+    proxy: EnvironmentProxy | None = None
+    """What forwarded it, and may have answered itself; None for an encrypted connection."""
 
     def __repr__(self) -> str:
         return f"<status {self.status}, {len(self.content)} bytes>"
@@ -84,6 +87,8 @@ class ResponseReader:
         url = urlsplit(request.url)
         self.where = request.server or url.netloc
         self.origin = f"{url.scheme}://{url.netloc}"
+        self.proxy: EnvironmentProxy | None = None
+        """What the request goes through."""
         self.met_stale_connection = False
         self._deadline = deadline
         self._opened_connection = False
@@ -154,7 +159,8 @@ class ResponseReader:
         elif packing != "identity":
             raise InvalidResponse(f"{self.where}: the response is packed as {packing}, unrequested")
         content = bytes(self._content[: self._limit])
-        return HTTPResponse(self._status, self._headers, content)
+        proxy = self.proxy if self.origin.startswith("http:") else None
+        return HTTPResponse(self._status, self._headers, content, proxy)
 
     def _unpack(self) -> None:
         unpacker = zlib.decompressobj(_GZIP)

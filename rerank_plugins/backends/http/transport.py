@@ -6,9 +6,10 @@ import asyncio
 import os
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -18,12 +19,18 @@ from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.client import httpx
 from rerank_plugins.backends.http.failures import FOREIGN, strip, translated
 from rerank_plugins.backends.http.network import replace_network, thread_deadline
+from rerank_plugins.backends.http.proxies import (
+    GO_AROUND,
+    EnvironmentProxies,
+    EnvironmentProxy,
+)
 from rerank_plugins.backends.http.responses import (
     LOCATION,
     HTTPRequest,
     HTTPResponse,
     ResponseReader,
 )
+from rerank_plugins.backends.http.routes import PROXY, AsyncRoutes, Routes
 from rerank_plugins.errors import BackendUnavailable, ConfigError
 from rerank_plugins.scores import Scores
 
@@ -36,6 +43,7 @@ _LIMITS = httpx.Limits(
 )
 
 _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+_HTTPTransport = TypeVar("_HTTPTransport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
 Exchange: TypeAlias = Generator[tuple[HTTPRequest, float], HTTPResponse, Scores]
 """Yields requests with their deadlines, receives the responses, and returns the scores."""
@@ -46,7 +54,7 @@ class Transport:
 
     There is one client for all threads and one for each running event loop; the latter closes
     when `asyncio.run` ends its loop. Redirects and cookies are off. The proxies and certificates
-    that the environment names are used, as is the client library's default.
+    that the environment names are used.
 
     Args:
         connect_timeout: seconds to wait for a connection.
@@ -78,6 +86,7 @@ class Transport:
             ConfigError: the certificates or the proxies can't be used.
         """
         reader = ResponseReader(request, deadline, self._connect_timeout)
+        reader.proxy = self._here().find_proxy(request.url)
         try:
             with thread_deadline(deadline):
                 threads = self._thread_client()  # a reference, so that `close` waits for this call
@@ -96,6 +105,7 @@ class Transport:
         """Like `send`, on the running event loop; a cancelled call closes its connection."""
         reader = ResponseReader(request, deadline, self._connect_timeout)
         reader.stage = "queue"
+        reader.proxy = self._here().find_proxy(request.url)
         try:
             async with asyncio.timeout(reader.seconds):
                 loop_client = await self._loop_client()
@@ -117,7 +127,8 @@ class Transport:
 
         Those of an event loop close with the loop.
         """
-        self._here().threads = None
+        here = self._here()
+        here.threads = here.proxies = None
 
     async def aclose(self) -> None:
         """Close the connections of threads and of the running event loop."""
@@ -190,10 +201,18 @@ class _ProcessClients:
 
     lock: ForkSafeLock = field(default_factory=ForkSafeLock)
     trusted: ssl.SSLContext | None = None
+    proxies: EnvironmentProxies | None = None
     threads: _ThreadClient | None = None
     loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient] = field(
         default_factory=weakref.WeakKeyDictionary
     )
+
+    def find_proxy(self, url: str) -> EnvironmentProxy | None:
+        """Return the proxy for a URL; the environment is read once."""
+        proxies = self.proxies
+        if proxies is None:
+            proxies = self.proxies = EnvironmentProxies()
+        return proxies.find(url)
 
 
 async def _lifetime(trusted: ssl.SSLContext) -> AsyncGenerator[httpx.AsyncClient, None]:
@@ -206,37 +225,45 @@ async def _lifetime(trusted: ssl.SSLContext) -> AsyncGenerator[httpx.AsyncClient
 
 
 def _new_client(trusted: ssl.SSLContext) -> httpx.Client:
-    return _built(httpx.Client, trusted, _keep_location)
+    routes = Routes(partial(_new_transport, httpx.HTTPTransport, trusted))
+    return _built(httpx.Client, routes, _keep_location)
 
 
 def _new_async_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
     async def keep_location(response: httpx.Response) -> None:
         _keep_location(response)
 
-    return _built(httpx.AsyncClient, trusted, keep_location)
+    routes = AsyncRoutes(partial(_new_transport, httpx.AsyncHTTPTransport, trusted))
+    return _built(httpx.AsyncClient, routes, keep_location)
 
 
 def _built(
-    client_type: type[_Client], trusted: ssl.SSLContext, on_response: Callable[..., object]
+    client_type: type[_Client], routes: Routes | AsyncRoutes, on_response: Callable[..., object]
 ) -> _Client:
-    with _usable_proxy():
-        client = client_type(
-            verify=trusted,
-            cookies=_no_cookies(),
-            limits=_LIMITS,
-            event_hooks={"response": [on_response]},
-        )
-    replace_network(client)
-    return client
+    return client_type(
+        transport=routes,  # type: ignore[arg-type]  # each type gets its own
+        cookies=_no_cookies(),
+        trust_env=False,
+        event_hooks={"response": [on_response]},
+    )
 
 
-@contextmanager
-def _usable_proxy() -> Iterator[None]:
+def _new_transport(
+    transport_type: type[_HTTPTransport], trusted: ssl.SSLContext, proxy: EnvironmentProxy | None
+) -> _HTTPTransport:
+    """Return what connects to servers directly, or through one proxy."""
+    problem = ""
     try:
-        yield
-    except (ImportError, ValueError) as exc:
-        strip(exc)  # they hold the proxy's password
-        raise ConfigError(f"the proxy that the environment names can't be used: {exc}") from exc
+        transport = transport_type(
+            verify=trusted, limits=_LIMITS, proxy=None if proxy is None else proxy.url.reveal()
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as exc:
+        strip(exc)  # it holds the proxy's password
+        problem = str(exc) if isinstance(exc, ImportError) else "its URL can't be read"
+    if problem and proxy is not None:
+        raise ConfigError(f"{proxy.words} can't be used: {problem}; {GO_AROUND}")
+    replace_network(transport)
+    return transport
 
 
 def _no_cookies() -> CookieJar:
@@ -293,11 +320,12 @@ def _build(reader: ResponseReader, trace: Callable[[str, object], object]) -> ht
         name: value.reveal() if isinstance(value, Secret) else value
         for name, value in request.headers.items()
     }
-    timeout = dict.fromkeys(("pool", "read", "write"), reader.seconds)
+    timeout: dict[str, float] = dict.fromkeys(("pool", "read", "write"), reader.seconds)
+    timeout["connect"] = reader.connect_timeout
     return httpx.Request(
         request.method,
         request.url,
         headers={**headers, "Accept-Encoding": "gzip"},
         content=request.body,
-        extensions={"timeout": {**timeout, "connect": reader.connect_timeout}, "trace": trace},
+        extensions={"timeout": timeout, "trace": trace, PROXY: reader.proxy},
     )

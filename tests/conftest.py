@@ -18,6 +18,7 @@ from rerank_plugins.testing import FakeServer, serve_dialect
 from tests.support.asking import ascore, score
 from tests.support.places import ROOT
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads would spin
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no bug
 hypothesis.settings.load_profile("untimed")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import Scope
 
-__all__ = ["client_address", "rate_key"]
+__all__ = ["Network", "client_address", "is_trusted", "rate_key"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -23,7 +23,7 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     the trusted proxies write.
     """
     address = str((scope.get("client") or ("unknown", 0))[0])
-    if not trusted or not _is_in(address, trusted):
+    if not trusted or not is_trusted(address, trusted):
         return address
     lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
     hops = b",".join(lines).decode("latin-1").split(",")[-_MAX_HOPS:]
@@ -31,7 +31,7 @@ def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
         if _parse(hop.strip()) is None:
             break
         address = hop.strip()
-        if not _is_in(address, trusted):
+        if not is_trusted(address, trusted):
             break
     return address
 
@@ -55,6 +55,7 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
     return parsed
 
 
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
+def is_trusted(address: str, networks: Sequence[Network]) -> bool:
+    """Return whether an address is in one of these networks."""
     parsed = _parse(address)
     return parsed is not None and any(parsed in network for network in networks)

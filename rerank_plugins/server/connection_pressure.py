@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
-from itertools import chain
+from itertools import islice
 from typing import Protocol
 
 __all__ = ["Connections", "Member", "State", "spare_connections"]
 
 _SPARE_SHARE, _LEAST_SPARE = 64, 8
+
+_MOST_LOOKS = 32
+"""How many connections of each kind are looked at to find the one to close."""
 
 
 class State(Enum):
@@ -25,8 +29,15 @@ class State(Enum):
 class Member(Protocol):
     """A connection, as seen from here."""
 
+    @property
+    def owner(self) -> str | None:
+        """Whose it is, by its address; None if that stands for many, as a proxy's does."""
+
     def evict(self) -> None:
         """Close at once: another connection needs the place."""
+
+    def has_input(self) -> bool:
+        """Whether something came that has not been read: then it waits for us, not its client."""
 
 
 def spare_connections(most: int) -> int:
@@ -41,7 +52,9 @@ class Connections:
     """Keeps count of all connections, and closes the longest waiting for those that come.
 
     An attacker's connections wait for seconds, those of others for milliseconds; so a flood of
-    connections that send or read slowly, or not at all, mostly pushes out itself.
+    connections that send or read slowly, or not at all, mostly pushes out itself. Of those that
+    have waited longest, the one goes whose owner has the most connections; one that has sent what
+    is not read yet is spared, if there are others.
 
     Args:
         most: the largest number of requests in progress.
@@ -55,6 +68,7 @@ class Connections:
         self._idle: dict[Member, None] = {}
         self._slow: dict[Member, None] = {}
         self._serving: dict[Member, None] = {}
+        self._owned: Counter[str] = Counter()
         self._held: dict[Member, int] = {}
         self.held_bytes = 0
 
@@ -69,12 +83,21 @@ class Connections:
     def add(self, member: Member, state: State) -> bool:
         """Take a connection in; return whether there is room for it."""
         if len(self) >= self._most_connections:
-            oldest = next(chain(self._idle, self._slow), None)
+            oldest = self._longest_waiting()
             if oldest is None:
                 return False
             self._evict(oldest)
         self._group(state)[member] = None
+        if member.owner is not None:
+            self._owned[member.owner] += 1
         return True
+
+    def _longest_waiting(self) -> Member | None:
+        """Return the one to close: of the owner with the most, and that has sent nothing new."""
+        oldest = [*islice(self._idle, _MOST_LOOKS), *islice(self._slow, _MOST_LOOKS)]
+        oldest.sort(key=lambda member: -self._owned.get(member.owner or "", 0))
+        silent = (member for member in oldest if not member.has_input())
+        return next(silent, oldest[0] if oldest else None)
 
     def move(self, member: Member, old: State, new: State) -> None:
         """Note that a connection waits for something else, from now on."""
@@ -100,7 +123,12 @@ class Connections:
         """Forget a connection, known or not."""
         self._release(member)
         for group in (self._idle, self._slow, self._serving):
-            group.pop(member, None)
+            if member in group:
+                del group[member]
+                if member.owner is not None:
+                    self._owned[member.owner] -= 1
+                    if not self._owned[member.owner]:
+                        del self._owned[member.owner]
 
     def _group(self, state: State) -> dict[Member, None]:
         """Return the connections that are alike in this, the longest waiting first."""

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -17,12 +17,14 @@ from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from rerank_plugins.server.client_address import Network, is_trusted, rate_key
 from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.exchange import Exchange, status_line
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.socket_input import unread_bytes
 
 __all__ = ["HTTPConnection", "http_protocol"]
 
@@ -69,6 +71,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
         server_state: uvicorn's record of connections and tasks.
         app_state: the state of the application's lifespan.
         settings: the limits.
+        trusted: the proxies, each of whose connections may be another client's.
         connections: all connections of the server.
         read_buffer: what every connection reads into; each takes its bytes out at once.
         on_refused: called with the type of each error that the application never sees.
@@ -82,6 +85,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         settings: ServerSettings,
+        trusted: Sequence[Network],
         connections: Connections,
         read_buffer: bytearray,
         on_refused: Callable[[str], None],
@@ -92,11 +96,14 @@ class HTTPConnection(asyncio.BufferedProtocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._settings = settings
+        self._trusted = trusted
         self._connections = connections
         self._read_buffer = read_buffer
         self._on_refused = on_refused
         self._transport: asyncio.Transport
         self._addresses: dict[str, Any] = {}
+        self.owner: str | None = None
+        """The address of the client, if it is not that of a trusted proxy."""
 
         self._state = State.HEAD
         self._deadline = 0.0
@@ -151,6 +158,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
             "server": _address(transport.get_extra_info("sockname")),
             "scheme": "https" if is_tls else "http",
         }
+        self.owner = self._owner()
         if not self._connections.add(self, self._state):
             transport.abort()
             return
@@ -220,6 +228,16 @@ class HTTPConnection(asyncio.BufferedProtocol):
             self._transport.close()
         else:
             self._transport.abort()
+
+    def _owner(self) -> str | None:
+        client = self._addresses["client"]
+        if client is None or is_trusted(client[0], self._trusted):
+            return None
+        return rate_key(client[0])
+
+    def has_input(self) -> bool:
+        """Whether something came that has not been read."""
+        return unread_bytes(self._transport.get_extra_info("socket").fileno()) > 0
 
     # As an exchange sees it
 
@@ -600,6 +618,7 @@ def http_protocol(settings: ServerSettings, metrics: ServerMetrics) -> Any:
     return partial(
         HTTPConnection,
         settings=settings,
+        trusted=settings.trusted_networks(),
         connections=Connections(settings.max_connections, settings.buffer_bytes),
         read_buffer=bytearray(_READ_BYTES),
         on_refused=lambda reason: metrics.rejected.labels(reason).inc(),

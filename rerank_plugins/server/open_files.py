@@ -16,12 +16,14 @@ _log = logging.getLogger(__name__)
 _OTHER_FILES = 64
 """Files that are no connections: logs, pipes to models, keys, the loop's own."""
 
-_MAX_BACKLOG = 2048
-_BACKLOG_SHARE = 8
-"""With a shorter queue of new connections, a client that meets a full one waits a second."""
+_ACCEPTED_AT_ONCE, _ACCEPTED_SHARE = 2048, 32
+"""How many connections the loop may accept before it reads from those that it has, of all files.
+
+Where there may be few, more would push each other out before any of them is read.
+"""
 
 _ROUNDS = 4
-"""In each round the loop accepts all that wait, and it takes four until another is closed for one.
+"""In each round the loop accepts as many, and it takes four until another is closed for one.
 
 Out of files, the loop would accept nobody for a second.
 """
@@ -33,15 +35,15 @@ def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:
     A server without a free file can take no connection, not even a probe's.
 
     Returns:
-        The settings, and how many connections may wait to be accepted.
+        The settings, and how many connections may be accepted at once.
     """
-    wanted = _files_for(settings.max_connections, _MAX_BACKLOG)
+    wanted = _files_for(settings.max_connections, _ACCEPTED_AT_ONCE)
     limit = _raised_limit(wanted)
     if limit >= wanted:
-        return settings, _MAX_BACKLOG
-    backlog = min(_MAX_BACKLOG, max(1, limit // _BACKLOG_SHARE))
+        return settings, _ACCEPTED_AT_ONCE
+    accepted = min(_ACCEPTED_AT_ONCE, max(1, limit // _ACCEPTED_SHARE))
     connections = settings.max_connections
-    while connections > 1 and _files_for(connections, backlog) > limit:
+    while connections > 1 and _files_for(connections, accepted) > limit:
         connections -= 1
     if connections < settings.max_connections:
         _log.warning(
@@ -50,11 +52,11 @@ def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:
             connections,
             settings.max_connections,
         )
-    return replace(settings, max_connections=connections), backlog
+    return replace(settings, max_connections=connections), accepted
 
 
-def _files_for(connections: int, backlog: int) -> int:
-    return connections + spare_connections(connections) + _ROUNDS * backlog + _OTHER_FILES
+def _files_for(connections: int, accepted: int) -> int:
+    return connections + spare_connections(connections) + _ROUNDS * accepted + _OTHER_FILES
 
 
 def _raised_limit(wanted: int) -> int:

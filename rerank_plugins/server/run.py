@@ -29,6 +29,8 @@ __all__ = ["serve"]
 _log = logging.getLogger(__name__)
 
 _TICK = 0.05
+_QUEUED_CONNECTIONS = 2048
+"""How many connections wait to be accepted; the system may allow fewer."""
 
 
 def serve(app: FastAPI, *, greet: bool = False) -> Exception | None:
@@ -48,7 +50,7 @@ def serve(app: FastAPI, *, greet: bool = False) -> Exception | None:
     Raises:
         ConfigError: the address can't be listened on, because another program does.
     """
-    settings, backlog = within_open_files(app.state.settings)
+    settings, accepted_at_once = within_open_files(app.state.settings)
     _check_address(settings.host, settings.port)
     lifecycle: Lifecycle = app.state.lifecycle
     config = uvicorn.Config(
@@ -56,7 +58,7 @@ def serve(app: FastAPI, *, greet: bool = False) -> Exception | None:
         host=settings.host,
         port=settings.port,
         http=http_protocol(settings, app.state.metrics),
-        backlog=backlog,
+        backlog=accepted_at_once,  # that is what asyncio makes of it, too
         ws="none",
         loop="asyncio",  # uvloop accepts one connection after each round of reads: floods delay all
         lifespan="on",
@@ -98,6 +100,8 @@ class _UvicornServer(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in [each for server in self.servers for each in server.sockets]:
+            _lengthen_queue(listener.fileno())
         for server in self.servers[:1] if self.started else ():
             url = _url(self._settings.host, server.sockets[0].getsockname()[1])
             page = f"; in a browser: {url}/ui" if self._settings.ui else ""
@@ -142,6 +146,16 @@ class _UvicornServer(uvicorn.Server):
             await asyncio.sleep(_TICK)
         self.config.timeout_graceful_shutdown = 1
         self.should_exit = True
+
+
+def _lengthen_queue(listener: int) -> None:
+    """Let connections wait for their turn to be accepted, however few are at once.
+
+    A client that meets a full queue waits for a second or more.
+    """
+    if os.name == "posix":
+        with socket(fileno=os.dup(listener)) as same:
+            same.listen(_QUEUED_CONNECTIONS)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -9,9 +9,16 @@ from rerank_plugins.server.connection_pressure import Connections, State, spare_
 
 class Client:
     evicted = False
+    has_sent = False
+
+    def __init__(self, owner=None):
+        self.owner = owner
 
     def evict(self):
         self.evicted = True
+
+    def has_input(self):
+        return self.has_sent
 
 
 def crowd(connections, *states):
@@ -37,6 +44,43 @@ def test_connections_that_wait_for_their_client_are_evicted_longest_first(state)
         assert connections.add(Client(), state)
     assert [False, True, True, False] == [client.evicted for client in clients[:4]]
     assert len(clients) == len(connections)
+
+
+@pytest.mark.parametrize("state", [State.IDLE, State.HEAD, State.BODY, State.WRITING])
+def test_a_connection_that_has_sent_what_is_not_read_yet_is_spared(state):
+    """Else those that are accepted together push each other out before one is read."""
+    connections, clients = filled(state)
+    for client in clients[:-1]:
+        client.has_sent = True
+    assert connections.add(Client(), state)
+    assert [*[False] * 11, True] == [client.evicted for client in clients]
+
+    newest = Client()
+    newest.has_sent = True
+    connections, clients = filled(state)
+    for client in clients:
+        client.has_sent = True
+    assert connections.add(newest, state)
+    assert [True, *[False] * 11] == [client.evicted for client in clients]
+
+
+@pytest.mark.parametrize("state", [State.IDLE, State.HEAD, State.ENDING])
+def test_who_has_the_most_connections_loses_them_first(state):
+    """A flood from one address leaves those of others alone, also where these waited longer."""
+    connections = Connections(4, 1000)
+    light = [Client("light"), Client("other"), Client(None)]
+    for client in light:
+        assert connections.add(client, State.IDLE)
+    flood = [Client("heavy") for _ in range(100)]
+    for client in flood:
+        assert connections.add(client, state)
+
+    assert 12 == len(connections)
+    assert not any(client.evicted for client in light)
+    assert [True] * 91 + [False] * 9 == [client.evicted for client in flood]
+    for client in flood:
+        connections.remove(client)
+    assert {"light": 1, "other": 1} == connections._owned
 
 
 def test_a_connection_with_a_request_in_progress_is_not_evicted():

@@ -203,9 +203,13 @@ def _refuse_unknown(content: dict[str, Any], model: type[BaseModel]) -> None:
     if not content.keys() <= model.model_fields.keys():
         valid = ", ".join(model.model_fields)
         raise APIError(422, "invalid_request", f"the body has an unknown field; valid: {valid}")
+    ranked_by = content.get("rank_fields")
+    known = {"text"}
+    if isinstance(ranked_by, list):
+        known |= {name for name in ranked_by if isinstance(name, str)}
     for values in content.values():
         if isinstance(values, list) and any(
-            isinstance(value, dict) and not value.keys() <= {"text"} for value in values
+            isinstance(value, dict) and not value.keys() <= known for value in values
         ):
             raise APIError(422, "invalid_request", "a document has an unknown field; valid: text")
 

@@ -17,6 +17,7 @@ from rerank_plugins.server.schemas import (
     AnyRerankRequest,
     ErrorResponse,
     RerankRequest,
+    V1RerankRequest,
 )
 from rerank_plugins.server.settings import ANY_MODEL, ServerSettings
 
@@ -67,7 +68,7 @@ def complete_openapi(
         definitions = schema["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, never sent
             definitions.pop(name, None)
-        for model in (RerankRequest, AnyRerankRequest):
+        for model in (RerankRequest, V1RerankRequest, AnyRerankRequest):
             _limit_request(definitions[model.__name__]["properties"], settings, max_length)
             definitions[model.__name__]["additionalProperties"] = not settings.strict
         definitions["DocumentObject"]["additionalProperties"] = not settings.strict

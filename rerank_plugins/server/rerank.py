@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,10 +25,18 @@ from rerank_plugins.server.responses import (
     plain_response,
     tei_response,
 )
-from rerank_plugins.server.schemas import LENGTHS, AnyRerankRequest, DocumentObject, RerankRequest
+from rerank_plugins.server.schemas import (
+    LENGTHS,
+    AnyRerankRequest,
+    DocumentObject,
+    RerankRequest,
+    V1RerankRequest,
+)
 from rerank_plugins.server.settings import ServerSettings
 
 __all__ = ["RerankHandler"]
+
+_Body: TypeAlias = RerankRequest | V1RerankRequest | AnyRerankRequest
 
 _MAX_LOGIT = 36.7
 """The logit from which a float can't tell the probability from 1."""
@@ -42,25 +51,17 @@ class RerankHandler:
 
     async def rerank(self, request: Request, body: RerankRequest) -> Response:
         """Handle a request of Cohere's, Jina's or Xinference's shape."""
-        texts = [_text(document) for document in body.documents]
-        scores = await self._score(request, body, texts)
-        return cohere_response(
-            rank(self._rescale(scores, raw=body.raw), top_n=body.most),
-            texts,
-            scores,
-            self._count(body, texts, scores),
-            model=self._model_name(body),
-            version="2" if route_path(request.scope).startswith("/v2") else "1",
-            return_documents=self._returns_documents(body),
-        )
+        return await self._rerank_cohere(request, body)
+
+    async def rerank_v1(self, request: Request, body: V1RerankRequest) -> Response:
+        """Handle a request to `/v1/rerank`; one with `texts` is answered as TEI does."""
+        answer = self._rerank_cohere if body.texts is None else self._rerank_tei
+        return await answer(request, body)
 
     async def rerank_any(self, request: Request, body: AnyRerankRequest) -> Response:
         """Handle a request of any shape, and respond in the same."""
         if body.texts is not None:
-            scores = await self._score(request, body, body.texts)
-            ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.most)
-            return_text = bool(body.return_text or body.return_documents)
-            return tei_response(ranked, body.texts, scores, return_text=return_text)
+            return await self._rerank_tei(request, body)
         texts = [_text(document) for document in body.documents or body.candidates or []]
         scores = await self._score(request, body, texts)
         ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.most)
@@ -78,14 +79,38 @@ class RerankHandler:
             return_documents=self._returns_documents(body),
         )
 
-    def _check(self, body: RerankRequest | AnyRerankRequest, texts: Sequence[str]) -> None:
+    async def _rerank_cohere(
+        self, request: Request, body: RerankRequest | V1RerankRequest
+    ) -> Response:
+        texts = [_text(document) for document in body.documents or []]
+        scores = await self._score(request, body, texts)
+        return cohere_response(
+            rank(self._rescale(scores, raw=body.raw), top_n=body.most),
+            texts,
+            scores,
+            self._count(body, texts, scores),
+            model=self._model_name(body),
+            version="2" if route_path(request.scope).startswith("/v2") else "1",
+            return_documents=self._returns_documents(body),
+        )
+
+    async def _rerank_tei(
+        self, request: Request, body: V1RerankRequest | AnyRerankRequest
+    ) -> Response:
+        texts = body.texts or []
+        scores = await self._score(request, body, texts)
+        ranked = rank(self._rescale(scores, raw=body.raw), top_n=body.most)
+        return_text = bool(body.return_text or body.return_documents)
+        return tei_response(ranked, texts, scores, return_text=return_text)
+
+    def _check(self, body: _Body, texts: Sequence[str]) -> None:
         """Check what depends on the settings and the model.
 
         Raises:
             APIError: the request is too long, names another model, or needs what the model lacks.
         """
         settings = self._settings
-        is_tei = isinstance(body, AnyRerankRequest) and body.texts is not None
+        is_tei = not isinstance(body, RerankRequest) and body.texts is not None
         if body.model and not is_tei:  # TEI has one model, and ignores a name
             self._lifecycle.check_model(body.model)
         if len(body.query) > settings.query_characters:
@@ -111,9 +136,7 @@ class RerankHandler:
         if body.raw and self._lifecycle.backend.scale == "unknown":
             raise APIError(422, "unsupported", "the scale of the scores is not known")
 
-    async def _score(
-        self, request: Request, body: RerankRequest | AnyRerankRequest, texts: Sequence[str]
-    ) -> Scores:
+    async def _score(self, request: Request, body: _Body, texts: Sequence[str]) -> Scores:
         """Return the scores, unless the client disconnects or the time runs out before.
 
         Raises:
@@ -131,6 +154,7 @@ class RerankHandler:
             )
             if scores.done():
                 self._lifecycle.count_usage(scores.result())
+                self._check_cuts(body, scores.result())
                 return scores.result()
         except (RerankError, MemoryError) as error:
             raise api_error_of(error) from error
@@ -141,6 +165,23 @@ class RerankHandler:
             raise APIError(499, "client_gone", "the client closed the connection")
         raise APIError(504, "timeout", "the scores did not come in time", retry_after=1)
 
+    def _check_cuts(self, body: _Body, scores: Scores) -> None:
+        """Refuse what was cut against the client's wish, as TEI does.
+
+        Raises:
+            APIError: `truncate` is false, and the model read only a part of a text.
+        """
+        if body.truncate is not False or not scores.truncated:
+            return
+        length = self._lifecycle.max_length
+        most = "" if length is None else f" of at most {length} tokens"
+        raise APIError(
+            422,
+            "input_too_long",
+            f"document {min(scores.truncated)} does not fit into the model's input{most} with the "
+            "query, and `truncate` is false; send true, or shorter texts",
+        )
+
     def _rescale(self, scores: Sequence[float], *, raw: bool | None) -> Sequence[float]:
         """Return the scores on the scale of the request."""
         scale = self._lifecycle.backend.scale
@@ -148,20 +189,18 @@ class RerankHandler:
             return scores
         return [_logit(score) for score in scores] if raw else to_probability(scores)
 
-    def _count(
-        self, body: RerankRequest | AnyRerankRequest, texts: Sequence[str], scores: Scores
-    ) -> TokenCount:
+    def _count(self, body: _Body, texts: Sequence[str], scores: Scores) -> TokenCount:
         if scores.usage is not None and scores.usage.tokens is not None:
             return TokenCount(scores.usage.tokens, estimated=False)
         limit = self._lifecycle.assumed_length
         costs = (estimated_tokens(body.query, text, limit=limit) for text in texts)
         return TokenCount(sum(costs), estimated=True)
 
-    def _returns_documents(self, body: RerankRequest | AnyRerankRequest) -> bool:
+    def _returns_documents(self, body: _Body) -> bool:
         asked = body.return_documents
         return self._settings.return_documents if asked is None else asked
 
-    def _model_name(self, body: RerankRequest | AnyRerankRequest) -> str:
+    def _model_name(self, body: _Body) -> str:
         return body.model or self._lifecycle.model_names()[0]
 
 

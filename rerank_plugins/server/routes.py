@@ -92,7 +92,7 @@ def routes(
     handler = RerankHandler(lifecycle, settings)
     any_response = RerankResponse | list[TEIResult] | PlainResponse
     for path, endpoint, response_model in (
-        ("/v1/rerank", handler.rerank, RerankResponse),
+        ("/v1/rerank", handler.rerank_v1, RerankResponse | list[TEIResult]),
         ("/v2/rerank", handler.rerank, RerankResponse),
         ("/rerank", handler.rerank_any, any_response),
     ):

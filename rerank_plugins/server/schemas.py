@@ -36,6 +36,7 @@ __all__ = [
     "ServerInfo",
     "ServerPaths",
     "TEIResult",
+    "V1RerankRequest",
 ]
 
 
@@ -66,7 +67,6 @@ NEUTRAL: Mapping[str, bool | int] = {
     "max_chunks_per_doc": 1,
     "overlap_tokens": 0,
     "priority": 0,
-    "truncate": True,
 }
 """The fields that the server ignores, with the value that says what it does anyway.
 
@@ -106,6 +106,11 @@ _NO_INSTRUCTION = _only("", why="the server can't follow instructions; leave it 
 _NO_KWARGS = _only("{}", "null", "", why="the server has no more options; send {} or nothing")
 
 Text: TypeAlias = Annotated[str, Strict()]
+# A schema can't say that each document has to hold one of the fields; `text` they all have.
+RankFields: TypeAlias = Annotated[
+    list[Annotated[Text, Field(min_length=1)]],
+    Field(min_length=1, json_schema_extra={"contains": {"const": "text"}}),
+]
 AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=_MAX), _INTEGER] | None
 AtLeastZero: TypeAlias = Annotated[int, Field(ge=0, le=_MAX), _INTEGER] | None
 Instruction: TypeAlias = Annotated[Literal[""], _NO_INSTRUCTION] | None
@@ -123,6 +128,20 @@ class DocumentObject(BaseModel):
         if isinstance(fields, dict) and any(fields.get(name) for name in _OTHER_MEDIA):
             raise ValueError("the server reads text only")
         return fields
+
+
+def _with_text(document: object, names: list[Any]) -> object:
+    """Return a document whose text is that of the named fields, in their order.
+
+    Raises:
+        ValueError: it has none of them, or one that holds no text.
+    """
+    if not isinstance(document, dict):
+        return document
+    values = [document[name] for name in names if isinstance(name, str) and name in document]
+    if not values or not all(isinstance(value, str) for value in values):
+        raise ValueError("rank_fields: each document must hold text in one of these fields")
+    return {**document, "text": "\n".join(values)}
 
 
 _OTHER_MEDIA = ("audio", "image", "video")
@@ -159,8 +178,9 @@ class _AnyShapeRequest(BaseModel):
     """-1, or at least the length at which the model itself cuts."""
     truncation_side: Literal["right"] | None = None
     truncate: bool | None = None
-    """Ignored: the server always cuts texts that are too long."""
-    rank_fields: list[Literal["text"]] | None = None
+    """Whether to cut texts that are too long; False refuses a request that holds one."""
+    rank_fields: RankFields | None = None
+    """The fields of document objects to score, one after another; None: `text` alone."""
     max_chunks_per_doc: AtLeastOne = None
     """Ignored: a document is one chunk."""
     overlap_tokens: AtLeastZero = None
@@ -173,6 +193,20 @@ class _AnyShapeRequest(BaseModel):
     instruct: Instruction = None
     kwargs: Annotated[Literal["{}", "null", ""], _NO_KWARGS] | None = None
     """Xinference's client always sends it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_rank_fields(cls, fields: Any) -> Any:
+        """Put the fields to rank by into the text of each document."""
+        names = fields.get("rank_fields") if isinstance(fields, dict) else None
+        if not isinstance(names, list) or names in ([], ["text"]):
+            return fields
+        lists = {
+            name: [_with_text(document, names) for document in fields[name]]
+            for name in ("documents", "candidates")
+            if isinstance(fields.get(name), list)
+        }
+        return {**fields, **lists}
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
@@ -205,6 +239,31 @@ class RerankRequest(_AnyShapeRequest):
     model_config = ConfigDict(json_schema_extra={"allOf": [*_CONTRADICTIONS]})
 
     documents: Documents
+
+
+class V1RerankRequest(_AnyShapeRequest):
+    """A request to `/v1/rerank`: as `RerankRequest`, or with the `texts` of a TEI client.
+
+    Applications that add `/v1` to any base URL send these there.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [_having(**{name: "array"}) for name in ("texts", "documents")],
+            "allOf": [*_CONTRADICTIONS],
+        }
+    )
+
+    documents: Documents | None = None
+    texts: Texts | None = None
+    return_text: bool | None = None
+    """TEI's name of `return_documents`."""
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if (self.documents is None) is (self.texts is None):
+            raise ValueError("give one of: documents, texts")
+        return self
 
 
 class AnyRerankRequest(_AnyShapeRequest):

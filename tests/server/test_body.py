@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from rerank_plugins import Backend, Scores
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server import body as body_module
 from rerank_plugins.server.body import BodyReader, parse
@@ -79,7 +80,21 @@ MALFORMED = {
     "two numbers of results": (body(top_n=1, top_k=1), 422),
     "true for a number": (body(max_chunks_per_doc=True), 422),
     "a word for a boolean": (body(return_documents=SECRET), 422),
-    "fields to rank by that are not read": (body(rank_fields=["title", "text"]), 422),
+    "fields to rank by that no document has": (
+        body(documents=[{"text": "a"}], rank_fields=["title"]),
+        422,
+    ),
+    "fields to rank by that one document lacks": (
+        body(documents=[{"title": SECRET}, {"text": "b"}], rank_fields=["title"]),
+        422,
+    ),
+    "a field to rank by without text": (
+        body(documents=[{"title": {SECRET: 1}}], rank_fields=["title"]),
+        422,
+    ),
+    "no fields to rank by": (body(rank_fields=[]), 422),
+    "numbers as fields to rank by": (body(documents=[{"text": "a"}], rank_fields=[1]), 422),
+    "texts beside documents": (body(texts=["a"]), 422),
     "an image beside a text": (body(documents=[{"text": "a", "image": SECRET}]), 422),
     "a document without a text": (body(documents=["a", {"title": SECRET}]), 422),
     "a text that is a number": (body(documents=[{"text": 1}]), 422),
@@ -104,7 +119,6 @@ IGNORED = {
     "a number for a boolean": body(return_len=0),
     "more chunks": body(max_chunks_per_doc=10),
     "chunks that overlap": body(overlap_tokens=80, max_chunks_per_doc=1024),
-    "no cutting": body(truncate=False),
     "a priority": body(priority=-3),
 }
 """What other servers take as well, and a strict one does not."""
@@ -143,7 +157,7 @@ def test_what_changes_nothing_is_ignored_unless_the_server_is_strict(client, str
     assert SECRET not in refusal.text
 
 
-NEUTRAL_FIELDS = {"truncate": True, "max_chunks_per_doc": 1, "overlap_tokens": 0, "priority": 0}
+NEUTRAL_FIELDS = {"truncate": False, "max_chunks_per_doc": 1, "overlap_tokens": 0, "priority": 0}
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
@@ -155,6 +169,93 @@ def test_nulls_and_defaults_are_taken_by_a_strict_server_too(strict, path):
         reply = strict.post(path, content=body(**{**fields, "query": "q"}), headers=JSON)
 
         assert 200 == reply.status_code, reply.text
+
+
+RANKED_BY = {
+    "one field": (["title"], [{"title": "panda"}, {"title": "hi", "text": "panda"}]),
+    "two fields": (["title", "text"], [{"title": "a", "text": "panda"}, {"title": "hi"}]),
+    "fields that some lack": (["name", "title"], [{"title": "panda"}, {"name": "hi"}]),
+    "text after another": (["body", "text"], [{"text": "panda", "body": "x"}, {"body": "hi"}]),
+    "strings beside": (["title"], [{"title": "panda"}, "hi"]),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+@pytest.mark.parametrize("case", RANKED_BY)
+def test_documents_are_scored_by_the_fields_that_are_named(case, path):
+    """One after another, as Cohere and Pinecone do; also by a strict server."""
+    names, documents = RANKED_BY[case]
+    content = json.dumps({"query": "q", "documents": documents, "rank_fields": names}).encode()
+    with serving(KeywordBackend(), strict=True) as keyword:
+        reply = keyword.post(path, content=content, headers=JSON)
+
+    assert 200 == reply.status_code, reply.text
+    assert {0: 1.0, 1: 0.0} == {
+        result["index"]: result["relevance_score"] for result in reply.json()["results"]
+    }
+
+
+class KeywordBackend(Backend):
+    """Gives 1.0 to documents with the word `panda`."""
+
+    name = "keyword"
+
+    def score(self, query, documents):
+        return [float("panda" in document) for document in documents]
+
+    def to_spec(self):
+        return {"kind": "keyword"}
+
+
+class CuttingBackend(Backend):
+    """Reads ten characters of a document, and says so."""
+
+    name = "cutting"
+
+    def score(self, query, documents):
+        cut = [index for index, document in enumerate(documents) if len(document) > 10]
+        return Scores([0.5] * len(documents), truncated=cut)
+
+    def to_spec(self):
+        return {"kind": "cutting"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/rerank", "texts"),
+        ("/v1/rerank", "texts"),
+        ("/v1/rerank", "documents"),
+        ("/rerank", "candidates"),
+    ],
+)
+@pytest.mark.parametrize("truncate", [True, False, None, "false"])
+def test_a_text_is_not_cut_against_the_clients_wish(path, name, truncate):
+    """TEI answers 422 then; without a wish, the server cuts."""
+    long, short = ["short", "a document of many words"], ["short", "words"]
+    with serving(CuttingBackend()) as cutting:
+        replies = [
+            cutting.post(path, json={"query": "q", name: texts, "truncate": truncate})
+            for texts in (long, short)
+        ]
+
+    expected = 422 if truncate in (False, "false") else 200
+    assert [expected, 200] == [reply.status_code for reply in replies]
+    if expected == 422:
+        assert "input_too_long" == replies[0].json()["error"]["type"]
+        assert "document 1 does not fit" in replies[0].json()["message"]
+
+
+def test_texts_are_taken_at_v1_too_and_answered_as_tei_does(client):
+    """Applications that add `/v1` to any base URL send TEI's requests there."""
+    request = {"query": "q", "texts": ["a", "b"], "return_text": True}
+    expected = client.post("/rerank", json=request)
+
+    for path in ("/v1/rerank", "/v1/v1/rerank"):
+        reply = client.post(path, json=request)
+        assert (200, expected.json()) == (reply.status_code, reply.json())
+    assert {"index", "score", "text"} == expected.json()[0].keys()
+    assert 422 == client.post("/v2/rerank", json=request).status_code
 
 
 def test_many_fields_of_many_documents_are_no_large_request(client):

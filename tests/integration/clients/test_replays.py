@@ -165,6 +165,10 @@ REPLAYS = {
     ),
     "Cherry Studio": lists("/v1/rerank", top_n=2),
     "Cherry Studio TEI": texts("/rerank", {"0.text": str}, return_text=True),
+    "Cherry Studio TEI, without the slash": texts("/v1/rerank", {"0.text": str}, return_text=True),
+    "Cohere v1, other fields": lists(
+        "/v1/rerank", documents=OBJECTS, rank_fields=["title", "text"]
+    ),
     "n8n": lists("/v1/rerank", TEXT, top_n=2, return_documents=True),
 }
 

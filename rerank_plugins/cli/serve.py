@@ -72,7 +72,9 @@ def serve(
     log = configure_logs(log_level)
     backend = load_backend(spec)
     create = isolated_app if settings.model_process else create_app
-    failure = run(create(backend, settings=settings), greet=is_read_by_a_person())
+    app = create(backend, settings=settings)
+    app.state.metrics.dropped_log_lines = lambda: log.dropped
+    failure = run(app, greet=is_read_by_a_person())
     log.flush()
     if failure is not None and log.waiting:
         raise typer.Exit(1)  # nobody reads, so to write the error would take for ever

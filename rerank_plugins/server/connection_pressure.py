@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from itertools import islice
 from typing import Protocol
@@ -59,9 +60,13 @@ class Connections:
     Args:
         most: the largest number of requests in progress.
         most_bytes: of the bodies that arrive and of the responses that wait to be read.
+        on_evicted: called with what others needed, `place` or `memory`.
     """
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(
+        self, most: int, most_bytes: int, *, on_evicted: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._on_evicted = on_evicted
         self._most = most
         self._most_connections = most + spare_connections(most)
         self._most_bytes = most_bytes
@@ -86,7 +91,7 @@ class Connections:
             oldest = self._longest_waiting()
             if oldest is None:
                 return False
-            self._evict(oldest)
+            self._evict(oldest, "place")
         self._group(state)[member] = None
         if member.owner is not None:
             self._owned[member.owner] += 1
@@ -117,7 +122,7 @@ class Connections:
             oldest = next((each for each in self._slow if each in self._held), None)
             if oldest is None:
                 return
-            self._evict(oldest)
+            self._evict(oldest, "memory")
 
     def remove(self, member: Member) -> None:
         """Forget a connection, known or not."""
@@ -140,8 +145,9 @@ class Connections:
             case _:
                 return self._slow
 
-    def _evict(self, member: Member) -> None:
+    def _evict(self, member: Member, needed: str) -> None:
         self.remove(member)
+        self._on_evicted(needed)
         member.evict()
 
     def _release(self, member: Member) -> None:

@@ -619,7 +619,11 @@ def http_protocol(settings: ServerSettings, metrics: ServerMetrics) -> Any:
         HTTPConnection,
         settings=settings,
         trusted=settings.trusted_networks(),
-        connections=Connections(settings.max_connections, settings.buffer_bytes),
+        connections=Connections(
+            settings.max_connections,
+            settings.buffer_bytes,
+            on_evicted=lambda needed: metrics.evicted.labels(needed).inc(),
+        ),
         read_buffer=bytearray(_READ_BYTES),
         on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
     )

@@ -68,11 +68,14 @@ class NonBlockingHandler(logging.Handler):
         self._queued = 0
         self._written = 0
         self._dropped = 0
+        self.dropped = 0
+        """How many lines were dropped in all."""
         threading.Thread(target=self._write_lines, name="rerank-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.waiting >= _QUEUED:
             self._dropped += 1
+            self.dropped += 1
             return
         try:
             if self._dropped:

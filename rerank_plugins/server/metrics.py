@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,6 +13,8 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from rerank_plugins.hooks import (
     BatchFinished,
@@ -127,6 +130,15 @@ class ServerMetrics:
             buckets=_SHORT,
             registry=registry,
         )
+        self.evicted = Counter(
+            "rerank_evicted_connections",
+            "Connections that were closed because others needed their place or memory, by which.",
+            ["needed"],
+            registry=registry,
+        )
+        self.dropped_log_lines: Callable[[], int] = lambda: 0
+        """Returns how many lines nobody read; a logger may count where nothing may wait."""
+        registry.register(_DroppedLogLines(self))
         self.auth_failures = Counter(
             "rerank_auth_failures",
             "Requests without a valid key, by reason.",
@@ -154,3 +166,17 @@ class ServerMetrics:
                 self.cancelled.labels("queued").inc(documents)
             case _:
                 self._prometheus(event)
+
+
+class _DroppedLogLines(Collector):
+    """Reads the count when it is asked for it."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "rerank_dropped_log_lines",
+            "Lines of the log that were dropped because nobody read them.",
+            value=self._metrics.dropped_log_lines(),
+        )

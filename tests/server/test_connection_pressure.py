@@ -125,6 +125,18 @@ def test_the_slowest_are_evicted_when_all_buffer_too_much():
     assert 1 == connections.held_bytes
 
 
+def test_each_eviction_is_told_with_its_reason():
+    needed = []
+    connections = Connections(4, 1000, on_evicted=needed.append)
+    clients = crowd(connections, *[State.BODY] * 12)
+    assert connections.add(Client(), State.HEAD)
+    for client in clients[1:4]:
+        connections.hold(client, 400)
+    connections.remove(clients[5])
+
+    assert ["place", "memory"] == needed
+
+
 def test_evicted_connections_are_no_longer_counted():
     connections, clients = filled(State.HEAD)
     connections.hold(clients[0], 500)

@@ -675,14 +675,11 @@ def crowded(url, count, data=b""):
 def test_the_connections_that_wait_longest_are_evicted(data):
     """A crowd of clients that do nothing keeps nobody out, neither new ones nor those at work."""
     with listening(FakeBackend(), max_connections=20, warm_up=False) as url:
-        first = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
         for _ in range(3):
-            with crowded(url, 20, data):
-                first.request("POST", "/v1/rerank", BODY, {"content-type": "application/json"})
-                reply = first.getresponse()
-                reply.read()
-                assert 200 == reply.status
-        first.close()
+            with crowded(url, 60, data):
+                request = post(BODY, "Connection: close")
+                assert [200] == statuses(received(opened(url, request)))
+        assert metric(url, "rerank_evicted_connections_total", needed="place") >= 3 * 30
 
 
 def test_too_many_requests_in_progress_are_refused_except_probes(gate):

@@ -9,8 +9,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
+from prometheus_client import generate_latest
+
 from rerank_plugins import ConfigError
 from rerank_plugins.server.logs import NonBlockingHandler, configure_logs
+from rerank_plugins.server.metrics import ServerMetrics
 
 LINES = 20_000
 
@@ -65,6 +68,7 @@ def test_lines_for_a_full_pipe_are_dropped_without_waiting(pipe):
     assert [f"line {number}" for number in range(4096)] == before[-4096:]
     note = f"{LINES - 4096} lines of the log were dropped: nobody read them in time"
     assert [note, "line 0"] == after
+    assert LINES - 4096 == handler.dropped
 
 
 def test_all_lines_are_written_in_order_before_the_end(pipe):
@@ -128,3 +132,10 @@ def test_a_terminal_gets_plain_lines_and_a_pipe_json(monkeypatch, is_terminal, e
 def test_unknown_levels_are_refused():
     with pytest.raises(ConfigError, match="`log_level` must be one of debug, info"):
         configure_logs("loud")
+
+
+def test_the_metrics_count_the_lines_that_were_dropped():
+    metrics = ServerMetrics()
+    metrics.dropped_log_lines = lambda: 7
+
+    assert b"rerank_dropped_log_lines_total 7.0\n" in generate_latest(metrics.registry)

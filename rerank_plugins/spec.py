@@ -97,6 +97,11 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         if not spec.lower().endswith(".toml"):
             return _build(_parse(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
+        if os.path.isdir(spec):  # noqa: PTH112 - it takes both
+            raise ConfigError(
+                f"{os.fspath(spec)!r} is a folder, not a TOML file; for the model in it write "
+                f"local:{os.fspath(spec)}"
+            )
         return _from_tables(read_toml(spec), where=f"in {os.fspath(spec)!r}")
     if isinstance(spec, Mapping):
         if "kind" in spec:

@@ -1,7 +1,7 @@
 """From a spec to a backend."""
 
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
@@ -450,3 +450,22 @@ def test_every_dialect_is_a_kind():
 def test_a_chain_is_labelled_by_its_models(tmp_path):
     """Without loading one."""
     assert "tei | vllm:m | local:m" == load_backend(write(tmp_path, CHAIN)).label
+
+
+class AnyPath:
+    """A path of another library's."""
+
+    def __fspath__(self) -> str:
+        return "a/model"
+
+
+@pytest.mark.parametrize("path", [AnyPath(), PurePosixPath("a/model"), PureWindowsPath("a/model")])
+def test_any_path_is_as_good_as_its_text(path):
+    assert load_backend({"kind": "local", "model": path}).model.replace("\\", "/") == "a/model"
+
+
+@pytest.mark.parametrize("form", [Path, str])
+def test_a_folder_is_no_toml_file(tmp_path, form):
+    (tmp_path / "model.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"is a folder, not a TOML file; .*write local:.*toml"):
+        load_backend(form(tmp_path / "model.toml"))

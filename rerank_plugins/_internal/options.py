@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -227,7 +228,7 @@ def _as(value: object, choice: Any) -> object:
 
 
 def _as_instance(value: object, choice: Any) -> object:
-    if choice is Path and isinstance(value, str):
+    if choice is Path and isinstance(value, str | os.PathLike):
         return Path(value)
     if not inspect.isclass(choice) or isinstance(value, choice):
         return value  # of what is no class, such as `Callable[[], int]`, the constructor knows

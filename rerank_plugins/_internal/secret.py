@@ -35,6 +35,12 @@ class Secret:
         """Return the secret without what `prefix` matches at its start."""
         return Secret(prefix.sub("", self._value, count=1))
 
+    def bare(self) -> Secret:
+        """Return the secret without the space and the quotes around it, as files have them."""
+        stripped = self._value.strip()
+        quoted = re.fullmatch(r"""(["'])(.*)\1""", stripped)
+        return Secret(quoted[2] if quoted else stripped)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret can't be pickled")
 

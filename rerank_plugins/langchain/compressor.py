@@ -21,7 +21,7 @@ from rerank_plugins._adapter import (
 )
 from rerank_plugins.backend import ascore_with
 from rerank_plugins.errors import UnsupportedInputError
-from rerank_plugins.langchain.documents import best, check_documents
+from rerank_plugins.langchain.documents import are_documents, best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
 from rerank_plugins.spec import BackendSpec
 
@@ -175,7 +175,7 @@ class RerankCompressor(
         request = {"top_n": self.top_n, "min_score": self.min_score, **ours, **settings}
         for name, others in _OTHER_NAMES.items():
             if name not in request:
-                raise UnsupportedInputError(_lacks(name, others & chain_input.keys()))
+                raise UnsupportedInputError(_lacks(name, others, chain_input))
         checked = cast("RerankInput", request)
         check_documents(checked["documents"])
         check_settings(self.backend, top_n=checked["top_n"], min_score=checked["min_score"])
@@ -201,14 +201,18 @@ class RerankCompressor(
         return _best(request, outcome)
 
 
-def _lacks(name: str, others: Collection[str]) -> str:
+def _lacks(name: str, others: Collection[str], chain_input: Mapping[str, object]) -> str:
     """Return the error's text for an input without a key, which may have another name there."""
     written = {"documents": "[…]", "query": "'…'"}
     text = f"the input lacks `{name}`"
-    if others:
-        other = min(others)
-        text += f", and has `{other}`"
-        written[name] = f"state[{other!r}]"
+    found = sorted(others & chain_input.keys()) or [
+        key
+        for key, value in chain_input.items()
+        if name == "documents" and are_documents(value) and key.isidentifier()
+    ]
+    if found:
+        text += f", and has `{found[0]}`"
+        written[name] = f"state[{found[0]!r}]"
     return f"{text}; pass " + "{" + ", ".join(f"{key!r}: {written[key]}" for key in written) + "}"
 
 

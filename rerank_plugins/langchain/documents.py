@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts, plain
 from rerank_plugins.errors import UnsupportedInputError
 
-__all__ = ["RELEVANCE_SCORE", "best", "check_documents"]
+__all__ = ["RELEVANCE_SCORE", "are_documents", "best", "check_documents"]
 
 RELEVANCE_SCORE = "relevance_score"
 """Metadata key: the score the reranker gave the document, on the scale of its backend."""
@@ -29,8 +29,21 @@ def check_documents(documents: object) -> None:
         if not isinstance(document, Document):
             raise UnsupportedInputError(
                 f"document {position} must be a LangChain `Document`, "
-                f"not `{type(document).__name__}`"
+                f"not `{type(document).__name__}`{_hint(document)}"
             )
+
+
+def are_documents(value: object) -> bool:
+    """Whether something is a list of documents, with one at least."""
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Document)
+
+
+def _hint(document: object) -> str:
+    if isinstance(document, str):
+        return "; pass Document(page_content=text)"
+    if are_documents(document):  # as the searches with scores return them
+        return "; pass [document for document, _ in documents]"
+    return ""
 
 
 def best(

@@ -244,3 +244,21 @@ def test_numpy_scores_become_floats():
     ranked = compressor.compress_documents(documents()[:2], QUERY)
 
     assert [float, float] == [type(document.metadata["relevance_score"]) for document in ranked]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            {"query": "q", "retrieved": [Document("a")]},
+            r"has `retrieved`; pass .*state\['retrieved'\]",
+        ),
+        ({"query": "q", "top": (Document("a"),), "chat_history": []}, "has `top`; pass"),
+        ({"query": "q", "chat_history": ["a"]}, "lacks `documents`; pass"),
+        ({"query": "q", "documents": ["a"]}, r"not `str`; pass Document\(page_content=text\)"),
+        ({"query": "q", "documents": [(Document("a"), 0.5)]}, "pass .document for document, _ in"),
+    ],
+)
+def test_documents_in_other_places_and_forms_are_answered(state, message):
+    with pytest.raises(UnsupportedInputError, match=message):
+        RerankCompressor(backend="embedded").invoke(state)

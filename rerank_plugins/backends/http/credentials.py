@@ -98,19 +98,19 @@ class Credentials:
 
 
 def without_scheme(key: Secret, prefix: str = "Bearer ") -> Secret:
-    """Return a key without the words of a header that were copied along with it.
+    """Return a key without what was copied along with it: space, quotes, words of a header.
 
     Args:
         key: as in `"k"`, `"Bearer k"` or `"Authorization: Bearer k"`.
         prefix: what is sent before the key.
     """
-    return key.without(_header(prefix))
+    return key.bare().without(_header(prefix)).bare()
 
 
 @cache
 def _header(prefix: str) -> re.Pattern[str]:
     words = "|".join(re.escape(word) for word in {"Bearer", prefix.strip()} if word)
-    return re.compile(rf"(?:authorization:\s*)?(?:(?:{words})(?:\s+|$))*", re.IGNORECASE)
+    return re.compile(rf"(?:authorization:\s*)?(?:(?:{words}):?(?:\s+|$))*", re.IGNORECASE)
 
 
 def _checked(key: Secret, source: str) -> Secret:

@@ -59,12 +59,15 @@ _TITLES = ("title", "h1")
 _LOWERED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """`str.lower()` may change the length of a text."""
 _MESSAGE_FIELDS = frozenset(
-    {"description", "detail", "error", "error_description", "error_message", "error_msg", "errors"}
-    | {"fault", "faultstring", "message", "msg", "reason", "title"}
+    {"cause", "description", "detail", "error", "error_description", "error_message", "error_msg"}
+    | {"errormessage", "errors", "fault", "faultstring", "message", "msg", "reason", "reasons"}
+    | {"result", "title"}
 )
 """Where servers write a reason, in small letters."""
 _ABOUT_FIELDS = re.compile(
     r"(field|parameter|property|argument)s? (is |are )?(required|missing)|is required|required prop"
+    r"|'required' tag|(must|may|can) ?not be (null|empty|blank)"
+    r"|must be (given|provided|set|specified)"
     r"|(missing|unknown|unexpected|unrecogni[sz]ed|extra|invalid|no such) .{0,12}"
     r"(field|parameter|propert|argument|input|key)|not permitted|valid (string|list|integer|dict)",
     re.IGNORECASE,
@@ -176,7 +179,7 @@ def _title(page: str) -> str:
 
 def _json_message(body: object) -> str:
     if isinstance(body, str):
-        return body
+        return _unwrapped(body)
     if isinstance(body, list):
         return "; ".join(filter(None, map(_json_message, body[:3])))
     if not isinstance(body, dict):
@@ -188,6 +191,16 @@ def _json_message(body: object) -> str:
     # The longest: beside the reason there may be a code, a title or the name of the status.
     named = (value for name, value in body.items() if name.lower() in _MESSAGE_FIELDS)
     return max((_json_message(value) or _by_field(value) for value in named), key=len, default="")
+
+
+def _unwrapped(text: str) -> str:
+    """Return the reason in a text that is JSON itself, as gateways pass it on."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return _json_message(parse_message(text)) or text
+    except (BackendError, ValueError):
+        return text
 
 
 def _by_field(errors: object) -> str:

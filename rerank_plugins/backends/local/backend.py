@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -350,7 +351,7 @@ def _check_request(query: str | Query, documents: Sequence[Document]) -> Request
 
 
 def _as_text(path: object) -> object:
-    return str(path) if isinstance(path, Path) else path
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -443,6 +443,11 @@ def test_odd_times_to_wait_are_ignored(fake_server, ask, value):
 REASONS = {
     "Amazon": {"Message": "the reason it has"},
     "ASP.NET": {"title": "One or more errors", "errors": {"query": ["the reason it has"]}},
+    "a cause": {"code": 400, "cause": "the reason it has"},
+    "a function's": {"errorType": "x", "errorMessage": "the reason it has"},
+    "a result": {"result": {"error": "the reason it has"}},
+    "JSON in a text": {"error": json.dumps({"message": "the reason it has"})},
+    "reasons": {"status": "fail", "reasons": ["the reason it has"]},
     "a code": {"error": "bad_request", "message": "the reason it has"},
     "a fault": {"fault": {"faultstring": "the reason it has", "detail": {"errorcode": "x"}}},
     "a list of errors": {"errors": [{"code": 7, "message": "the reason it has"}]},
@@ -472,6 +477,9 @@ FIELDS = {
     "FastAPI, a type": {"detail": [{"loc": ["body"], "msg": "Input should be a valid list"}]},
     "Rust": "Failed to deserialize the JSON body: missing field `texts` at line 1 column 40",
     "Rust, strict": {"error": "unknown field `documents`, expected `query` or `texts`"},
+    "Go": {"error": "Field validation for 'TopN' failed on the 'required' tag"},
+    "Java": {"message": "query must not be blank"},
+    "a demand": {"error": "top_k must be specified"},
     "JSON schema": {"message": "must have required property 'input'"},
 }
 

@@ -176,6 +176,11 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(pasted):
         f"bearer   {SECRET}",
         f"Authorization: Bearer {SECRET}",
         f"BEARER Bearer {SECRET}",
+        f"Bearer: {SECRET}",
+        f'"{SECRET}"',
+        f"'Bearer {SECRET}'",
+        f"Bearer '{SECRET}'",
+        f" {SECRET}\r\n",
     ],
 )
 def test_a_key_is_sent_once_with_its_word(fake_server, ask, monkeypatch, key):

@@ -20,13 +20,14 @@ class Pair:
         context.load_cert_chain(*authority)
         self.client, server = socket.socketpair()
         self.client.settimeout(10)
-        threading.Thread(target=self.echo, args=(server, context), daemon=True).start()
+        self.server = threading.Thread(target=self.echo, args=(server, context), daemon=True)
+        self.server.start()
         self.ends = self.client.recv, self.client.sendall
 
     def echo(self, server, context):
         try:
             with context.wrap_socket(server, server_side=True) as encrypted:
-                while (data := encrypted.recv(65536)) != b"end":
+                while (data := encrypted.recv(65536)) not in (b"", b"end"):
                     encrypted.sendall(data)
         except OSError:
             server.close()
@@ -37,6 +38,8 @@ def pair(authority):
     pair = Pair(authority)
     yield pair
     pair.client.close()
+    pair.server.join(10)
+    assert not pair.server.is_alive()  # it would take a core from the tests that follow
 
 
 def connected(pair, authority):

@@ -210,7 +210,14 @@ class TestJSONLines:
         assert ["a", "b"] == data.texts("q", 10)
 
     @pytest.mark.parametrize(
-        "names", [("pos", "neg"), ("pos", "negative"), ("positive", "negative")]
+        "names",
+        [
+            ("pos", "neg"),
+            ("pos", "negative"),
+            ("positive", "negative"),
+            ("positives", "negatives"),
+            ("positive", "hard_negatives"),
+        ],
     )
     def test_flag_embeddings_names_are_read(self, tmp_path, names):
         row = {"query": "q", names[0]: ["good"], names[1]: ["a", "b"], "prompt": "", "id": "7"}
@@ -220,6 +227,14 @@ class TestJSONLines:
         assert ["good"] == [
             data.documents[name] for name, grade in data.qrels["7"].items() if grade
         ]
+
+    @pytest.mark.parametrize("name", ["negative_passages", "negative_1", "wrong"])
+    def test_a_file_of_relevant_texts_alone_is_not_perfect(self, tmp_path, name):
+        """Their others stand under a key that is not read."""
+        row = {"query": "q", "positive": ["good"], name: ["a", "b"]}
+
+        with pytest.raises(DataError, match=f"every text is relevant, .* query, positive, {name}"):
+            self.read(tmp_path, row)
 
     def test_positive_and_negative_texts_are_shuffled(self, tmp_path):
         rows = [

@@ -14,8 +14,15 @@ from rerank_plugins.evaluation.datasets.dataset import Dataset, checked
 __all__ = ["read_json_lines"]
 
 _KEYS = ("id", "query", "documents", "relevant", "positive", "negative")
-_OTHER_NAMES = {"pos": "positive", "neg": "negative"}
-"""What FlagEmbedding calls a key → what it is here."""
+_OTHER_NAMES = {
+    "anchor": "query",
+    "hard_negatives": "negative",
+    "neg": "negative",
+    "negatives": "negative",
+    "pos": "positive",
+    "positives": "positive",
+}
+"""What FlagEmbedding and sentence-transformers call a key → what it is here."""
 
 
 def read_json_lines(path: Path) -> Dataset:
@@ -27,7 +34,7 @@ def read_json_lines(path: Path) -> Dataset:
       grade; or else a grade, `relevance`, in each relevant document.
     - `positive` and `negative` instead of both: lists of texts. They are unordered, so the first
       stage's order is a shuffle that depends on the texts alone. `pos` and `neg`, as FlagEmbedding
-      writes, are the same.
+      writes, are the same, and so are `positives`, `negatives` and `hard_negatives`.
     - `id`: the query's name; by default the line number.
 
     Raises:
@@ -59,6 +66,12 @@ def read_json_lines(path: Path) -> Dataset:
                 raise DataError(f"{where}: document {document!r} has another text than before")
         queries[query], qrels[query] = fields["query"], grades
         candidates[query] = list(texts)
+    judged = [grade for grades in qrels.values() for grade in grades.values()]
+    if unordered == len(queries) and judged and all(judged):
+        raise DataError(
+            f"{str(path)!r}: every text is relevant, so any order is perfect; do the others stand "
+            f"under another key than `negative`? Keys of the last line: {', '.join(read)}"
+        )
     return checked(
         path.name.partition(".")[0],
         queries=queries,

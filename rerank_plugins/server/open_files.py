@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 _OTHER_FILES = 64
 """Files that are no connections: logs, pipes to models, keys, the loop's own."""
 
-_ACCEPTED_AT_ONCE, _ACCEPTED_SHARE = 2048, 32
-"""How many connections the loop may accept before it reads from those that it has, of all files.
+_ACCEPTED_SHARE = 8
+"""The share of all connections that the loop accepts before it reads from those that it has.
 
-Where there may be few, more would push each other out before any of them is read.
+More would push each other out before any of them is read, which takes three rounds.
 """
 
 _ROUNDS = 4
@@ -37,13 +37,10 @@ def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:
     Returns:
         The settings, and how many connections may be accepted at once.
     """
-    wanted = _files_for(settings.max_connections, _ACCEPTED_AT_ONCE)
+    wanted = _files_for(settings.max_connections)
     limit = _raised_limit(wanted)
-    if limit >= wanted:
-        return settings, _ACCEPTED_AT_ONCE
-    accepted = min(_ACCEPTED_AT_ONCE, max(1, limit // _ACCEPTED_SHARE))
     connections = settings.max_connections
-    while connections > 1 and _files_for(connections, accepted) > limit:
+    while connections > 1 and _files_for(connections) > limit:
         connections -= 1
     if connections < settings.max_connections:
         _log.warning(
@@ -52,11 +49,16 @@ def within_open_files(settings: ServerSettings) -> tuple[ServerSettings, int]:
             connections,
             settings.max_connections,
         )
-    return replace(settings, max_connections=connections), accepted
+    return replace(settings, max_connections=connections), _accepted_at_once(connections)
 
 
-def _files_for(connections: int, accepted: int) -> int:
-    return connections + spare_connections(connections) + _ROUNDS * accepted + _OTHER_FILES
+def _accepted_at_once(connections: int) -> int:
+    return max(1, connections // _ACCEPTED_SHARE)
+
+
+def _files_for(connections: int) -> int:
+    accepted = _ROUNDS * _accepted_at_once(connections)
+    return connections + spare_connections(connections) + accepted + _OTHER_FILES
 
 
 def _raised_limit(wanted: int) -> int:

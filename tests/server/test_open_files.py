@@ -43,8 +43,8 @@ def test_a_low_limit_is_raised_where_the_system_allows_it(limited, hard):
     limits = limited(256, hard)
     settings = ServerSettings(max_connections=4096)
 
-    assert (settings, 2048) == within_open_files(settings)
-    assert 4096 + 64 + 4 * 2048 + 64 == limits.limits[0]
+    assert (settings, 512) == within_open_files(settings)
+    assert 4096 + 64 + 4 * 512 + 64 == limits.limits[0]
     assert hard == limits.limits[1]
 
 
@@ -54,8 +54,8 @@ def test_fewer_connections_fit_a_limit_that_stays(limited, hard, caplog):
     settings, accepted = within_open_files(ServerSettings(max_connections=4096))
     connections = settings.max_connections
 
-    assert hard // 32 == accepted
-    assert hard // 2 < connections < hard
+    assert connections // 8 == accepted
+    assert hard * 0.45 < connections < hard
     assert connections + spare_connections(connections) + 4 * accepted + 64 <= hard
     assert f"at most {connections} connections instead of 4096" in caplog.text
 
@@ -69,9 +69,8 @@ def test_a_limit_that_is_high_enough_stays(limited, caplog):
 
 
 def test_a_few_connections_fit_a_low_limit(limited, caplog):
-    """Only what is accepted at once is less."""
     limited(512, 512)
     settings = ServerSettings(max_connections=100)
 
-    assert (settings, 16) == within_open_files(settings)
+    assert (settings, 12) == within_open_files(settings)
     assert not caplog.text

@@ -9,27 +9,31 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
-import httptools
-from httptools import HttpParserError, HttpParserUpgrade
 from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from rerank_plugins.server.client_address import Network, is_trusted, rate_key
+from rerank_plugins.server.connection_clock import Clock
 from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.exchange import Exchange, status_line
 from rerank_plugins.server.metrics import ServerMetrics
 from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
+from rerank_plugins.server.request_parser import (
+    HEADERS_TOO_LARGE,
+    MAX_HEAD_BYTES,
+    Head,
+    RequestParser,
+    RequestRefused,
+    StopParsing,
+)
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.socket_input import unread_bytes
 
 __all__ = ["HTTPConnection", "http_protocol"]
 
-_MAX_HEAD_BYTES = 65_536
-_MAX_HEADERS = 100
 _MAX_AHEAD, _MAX_AHEAD_BYTES = 16, 65_536
 """How many requests, and how much of them, may wait for the responses before theirs.
 
@@ -106,20 +110,14 @@ class HTTPConnection(asyncio.BufferedProtocol):
         """The address of the client, if it is not that of a trusted proxy."""
 
         self._state = State.HEAD
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = Clock(self._loop, self._end_state)
 
         # What comes
-        self._parser = httptools.HttpRequestParser(self)
-        self._method = self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._header_bytes = 0
+        self._parser = RequestParser(self)
         self._in_head = True
         """Whether a byte of a next request is there, or is due because the connection is new."""
         self._incoming: Exchange | None = None
         """The exchange whose body is not complete."""
-        self._upgrade = False
-        """Whether the parser stops after this head, since the client proposes another protocol."""
         self._part = 0
         """The number of heads and bodies that were complete."""
         self._part_bytes = 0
@@ -132,8 +130,8 @@ class HTTPConnection(asyncio.BufferedProtocol):
         self._looks = 0
         """How often it was seen whether a client that will send no more is there."""
         self._is_reading = True
-        self._problem: tuple[int, str, str] | None = None
-        """What is wrong with a request, if it is not its syntax: status, type, message."""
+        self._is_refused = False
+        """Whether the last response is to what is not HTTP."""
 
         # What goes
         self._exchanges: deque[Exchange] = deque()
@@ -167,13 +165,12 @@ class HTTPConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # of asyncio
         self._server_state.connections.discard(self)
         self._connections.remove(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._clock.stop()
         self._is_deaf = True
         for exchange in self._exchanges:
             exchange.disconnect()
         self._all_read.set()
-        del self._parser  # it refers to this connection
+        self._parser.close()
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  # of asyncio
         return self._read_buffer
@@ -308,28 +305,13 @@ class HTTPConnection(asyncio.BufferedProtocol):
                 return _FIRST_LOOK if self._has_eof else None
 
     def _start_clock(self) -> None:
-        seconds = self._seconds()
-        if seconds is None:
-            self._deadline = float("inf")
-            return
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            self._set_timer()
+        self._clock.start(self._seconds())
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._check_clock)
-
-    def _check_clock(self) -> None:
-        """End if the time is up; else it was another state's."""
-        self._timer = None
+    def _end_state(self) -> None:
+        """End, since the time is up."""
         if self._transport.is_closing():
             return
-        if self._loop.time() < self._deadline:
-            if self._deadline < float("inf"):
-                self._set_timer()
-        elif self._state is State.SERVING:
+        if self._state is State.SERVING:
             self._look_for_client()
         elif self._state is State.IDLE:
             self._transport.close()
@@ -357,41 +339,16 @@ class HTTPConnection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._looks += 1
-        self._deadline = self._loop.time() + min(_FIRST_LOOK * 2**self._looks, _LAST_LOOK)
-        self._set_timer()
+        self._clock.start(min(_FIRST_LOOK * 2**self._looks, _LAST_LOOK))
 
     # What comes
 
     def _parse(self, data: bytes) -> None:
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            head, rest = self._head_without_upgrade(), data[upgrade.args[0] :]
-            self._parser = httptools.HttpRequestParser(self)
-            self._parse(head)
-            self._parse(rest)
-        except HttpParserError:
+            self._parser.feed(data)
+        except RequestRefused as error:
             if not self._is_deaf:  # else only that there is more, which is nobody's concern
-                self._refuse(
-                    *(self._problem or (400, "bad_request", "this is not a valid HTTP/1.1 request"))
-                )
-
-    def _head_without_upgrade(self) -> bytes:
-        """Return the head that the parser stopped at, as if the client proposed no other protocol.
-
-        llhttp takes what follows such a head for that protocol; a server that does not speak it
-        responds in HTTP (RFC 9110, 7.8), and reads the body.
-        """
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._method, self._url, version)]
-        for name, value in self._headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                kept = b", ".join(each for each in options if each.lower() != b"upgrade")
-                lines.append(name + b": " + kept)
-            elif name != b"upgrade":
-                lines.append(name + b": " + value)
-        return b"\r\n".join([*lines, b"", b""])
+                self._refuse(error.status, error.type, error.message)
 
     def _check_budget(self) -> None:
         most_unwanted = self._settings.body_bytes * _LINGER_BODIES
@@ -399,8 +356,8 @@ class HTTPConnection(asyncio.BufferedProtocol):
             if self._part_bytes > most_unwanted:
                 self._transport.abort()
         elif self._incoming is None:
-            if self._part_bytes > _MAX_HEAD_BYTES:
-                self._refuse(*_HEADERS_TOO_LARGE)
+            if self._part_bytes > MAX_HEAD_BYTES:
+                self._refuse(*HEADERS_TOO_LARGE)
         elif self._part_bytes > _FRAMING_BYTES + self._body_bytes // _FRAMING_SHARE:
             self._refuse(400, "framing_too_large", "the chunks of the body are too small")
         elif self._incoming.response_complete and self._body_bytes > most_unwanted:
@@ -422,61 +379,38 @@ class HTTPConnection(asyncio.BufferedProtocol):
         self._part += 1
         self._part_bytes = 0
 
-    # As llhttp sees it
+    # As the parser sees it
 
-    def on_message_begin(self) -> None:
+    def begin_request(self) -> None:
+        """Note the first byte of a request."""
         if len(self._exchanges) > _MAX_AHEAD:
             self._drop_rest()
         self._in_head = True
-        self._url = b""
-        self._headers = []
-        self._header_bytes = 0
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-        self._count_header(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._incoming is not None:
-            return  # a trailer
-        self._headers.append((name.lower(), value))
-        self._count_header(len(name) + len(value) + 4)
-
-    def on_headers_complete(self) -> None:
-        self._method = self._parser.get_method()
-        if self._method == b"CONNECT":
-            self._stop(405, "wrong_method", "this server is no proxy")
-        version = self._parser.get_http_version()
-        hosts = sum(name == b"host" for name, _ in self._headers)
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            self._stop(400, "bad_host", "a request has one header `Host`")
-        if any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in self._headers):
-            self._stop(501, "unknown_encoding", "send the body in no Transfer-Encoding but chunked")
-        self._upgrade = self._parser.should_upgrade()
-        if self._upgrade:
-            return
-        keep_alive = version == "1.1" and self._parser.should_keep_alive()
+    def receive_head(self, head: Head) -> None:
+        """Begin the exchange of a request."""
         self._incoming = Exchange(
             self,
-            self._scope(version),
-            keep_alive=keep_alive,
-            expects_continue=version == "1.1"
-            and any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._headers),
+            self._scope(head),
+            keep_alive=head.keep_alive,
+            expects_continue=head.expects_continue,
             headers=self._server_state.default_headers,
         )
         self._exchanges.append(self._incoming)
         self._body_bytes = 0
         self._end_part()
-        self._count_ahead(self._header_bytes)
+        self._count_ahead(head.size)
 
-    def on_body(self, body: bytes) -> None:
+    def receive_body(self, body: bytes) -> None:
+        """Pass a part of a body on."""
         self._body_bytes += len(body)
         self._count_ahead(len(body))
         if self._incoming is not None:
             self._incoming.receive_body(body)
 
-    def on_message_complete(self) -> None:
-        if self._upgrade or self._incoming is None:
+    def end_request(self) -> None:
+        """Note that a request is complete."""
+        if self._incoming is None:
             return
         if not self._incoming.keep_alive:
             self._is_deaf = self._is_last = True
@@ -484,11 +418,6 @@ class HTTPConnection(asyncio.BufferedProtocol):
         self._incoming = None
         self._in_head = False
         self._end_part()
-
-    def _count_header(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > _MAX_HEAD_BYTES or len(self._headers) > _MAX_HEADERS:
-            self._stop(*_HEADERS_TOO_LARGE)
 
     def _count_ahead(self, size: int) -> None:
         if self._incoming is None or len(self._exchanges) <= 1:
@@ -503,25 +432,19 @@ class HTTPConnection(asyncio.BufferedProtocol):
         """Serve what there is in full, and then end."""
         self._is_deaf = True
         self._make_last()
-        raise _StopParsing
+        raise StopParsing
 
-    def _stop(self, status: int, type_: str, message: str) -> None:
-        self._problem = status, type_, message
-        raise _StopParsing
-
-    def _scope(self, version: str) -> Scope:
-        url = httptools.parse_url(self._url)
-        path = url.path.decode("ascii")
+    def _scope(self, head: Head) -> Scope:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self._method.decode("ascii"),
-            "path": self._root_path + unquote(path),
-            "raw_path": self._root_path.encode() + url.path,
-            "query_string": url.query or b"",
+            "http_version": head.version,
+            "method": head.method,
+            "path": self._root_path + head.path,
+            "raw_path": self._root_path.encode() + head.raw_path,
+            "query_string": head.query,
             "root_path": self._root_path,
-            "headers": self._headers,
+            "headers": head.headers,
             "state": {**self._app_state, TOO_MANY_CONNECTIONS: self._connections.is_full},
             **self._addresses,
         }
@@ -563,7 +486,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         """Close; if the client may still be sending, after it could read the last response."""
-        is_sending = self._incoming is not None or self._problem is not None
+        is_sending = self._incoming is not None or self._is_refused
         if self._has_eof or not is_sending or not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -578,8 +501,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, type_: str, message: str) -> None:
         """Have an error be the last response; where one has begun already, that is the last."""
-        self._is_deaf = self._is_last = True
-        self._problem = status, type_, message
+        self._is_deaf = self._is_last = self._is_refused = True
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             if incoming.response_started:
@@ -595,17 +517,6 @@ class HTTPConnection(asyncio.BufferedProtocol):
             *(name + b": " + value for name, value in response.raw_headers),
         ]
         self._refusal = b"\r\n".join([*head, b"", response.body])
-
-
-class _StopParsing(Exception):
-    """Ends the parser from within; it wraps this in an error of its own."""
-
-
-_HEADERS_TOO_LARGE = (
-    431,
-    "headers_too_large",
-    f"the headers are larger than {_MAX_HEAD_BYTES // 1024} KiB, or more than {_MAX_HEADERS}",
-)
 
 
 def _address(address: Any) -> tuple[str, int] | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from rerank_plugins._internal.lazy_class import LazyClass
 from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.wrappers._specs import applies
+from rerank_plugins.wrappers._specs import WRAPPERS, applies
 
 __all__ = ["ENVIRONMENT_VARIABLE", "BackendSpec", "load_backend"]
 
@@ -28,31 +29,14 @@ BackendSpec: TypeAlias = Backend | str | os.PathLike[str] | Mapping[str, object]
 """What `load_backend()` takes."""
 
 
-@dataclass(frozen=True)
-class _Class:
-    """Where a class is defined; it is imported when it is needed."""
-
-    module: str
-    name: str
-
-    def load(self) -> type[Any]:
-        loaded: type[Any] = getattr(importlib.import_module(self.module), self.name)
-        return loaded
-
-
-_LOCAL_KINDS: Mapping[str, _Class] = {
-    "embedded": _Class("rerank_plugins.backends.embedded", "EmbeddedBackend"),
-    "local": _Class("rerank_plugins.backends.local", "LocalBackend"),
+_LOCAL_KINDS: Mapping[str, LazyClass] = {
+    "embedded": LazyClass("rerank_plugins.backends.embedded", "EmbeddedBackend"),
+    "local": LazyClass("rerank_plugins.backends.local", "LocalBackend"),
 }
-_HTTP = _Class("rerank_plugins.backends.http", "HTTPBackend")
-_WRAPPERS: Mapping[str, _Class] = {  # innermost first
-    "retry": _Class("rerank_plugins.wrappers.retry", "RetryingBackend"),
-    "breaker": _Class("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
-    "cache": _Class("rerank_plugins.wrappers.cache", "CachedBackend"),
-}
-_FALLBACK = _Class("rerank_plugins.wrappers.fallback", "FallbackBackend")
-_INSTRUMENT = _Class("rerank_plugins.wrappers.instrument", "InstrumentedBackend")
-_TABLES = ("backend", *_WRAPPERS, "fallback", "instrument", "server")
+_HTTP = LazyClass("rerank_plugins.backends.http", "HTTPBackend")
+_TABLES = ("backend", *WRAPPERS, "server")
+_PER_BACKEND = (*itertools.takewhile(lambda table: table != "fallback", WRAPPERS),)
+"""The tables that add a wrapper around each backend of a chain, innermost first."""
 
 _URL_SPEC = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
 _URL_SEPARATOR = re.compile(r",(?=https?://)")
@@ -150,13 +134,13 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
         _wrap(_build(options, where=where, table=table), tables, kind=options["kind"])
         for table, options in entries
     ]
-    for name in _WRAPPERS:
+    for name in _PER_BACKEND:
         if name in tables and not any(applies(name, options["kind"]) for _, options in entries):
             raise ConfigError(
                 f"`[{name}]` applies to remote backends only, and there is none {where}; remove it"
             )
-    chain: Backend = _FALLBACK.load()(backends) if others else backends[0]
-    return _add_wrapper(chain, _INSTRUMENT, "instrument", tables)
+    chain: Backend = WRAPPERS["fallback"].load()(backends) if others else backends[0]
+    return _add_wrapper(chain, "instrument", tables)
 
 
 def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -> None:
@@ -173,22 +157,20 @@ def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -
 
 def _wrap(backend: Backend, tables: Mapping[str, object], *, kind: object) -> Backend:
     """Put the wrappers that `tables` name around a backend."""
-    for name, wrapper in _WRAPPERS.items():
+    for name in _PER_BACKEND:
         if applies(name, kind):
-            backend = _add_wrapper(backend, wrapper, name, tables)
+            backend = _add_wrapper(backend, name, tables)
     return backend
 
 
-def _add_wrapper(
-    backend: Backend, wrapper: _Class, name: str, tables: Mapping[str, object]
-) -> Backend:
+def _add_wrapper(backend: Backend, name: str, tables: Mapping[str, object]) -> Backend:
     """Put the wrapper of one table around a backend, if there is that table."""
     table = tables.get(name)
     if table is None:
         return backend
     if not isinstance(table, Mapping):
         raise ConfigError(f"`{name}` must be a table, not {table!r}; write: [{name}]")
-    constructor = wrapper.load()
+    constructor = WRAPPERS[name].load()
     options = {str(option): value for option, value in table.items()}
     checked = checked_options(constructor, options, what=f"table {name!r}", fixed=["wrapped"])
     wrapped: Backend = constructor(backend, **checked)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from rerank_plugins._internal.lazy_class import LazyClass
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["applies", "tables_around", "tables_of", "wrappers_of_file"]
+__all__ = ["WRAPPERS", "applies", "tables_around", "tables_of", "wrappers_of_file"]
 
-_TABLES = ("retry", "breaker", "cache", "fallback", "instrument")
-"""The tables that add a wrapper, innermost first."""
+WRAPPERS: Mapping[str, LazyClass] = {
+    "retry": LazyClass("rerank_plugins.wrappers.retry", "RetryingBackend"),
+    "breaker": LazyClass("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
+    "cache": LazyClass("rerank_plugins.wrappers.cache", "CachedBackend"),
+    "fallback": LazyClass("rerank_plugins.wrappers.fallback", "FallbackBackend"),
+    "instrument": LazyClass("rerank_plugins.wrappers.instrument", "InstrumentedBackend"),
+}
+"""The wrapper that each table adds, innermost first: below `fallback` around each backend."""
+_ORDER = (*WRAPPERS,)
 _REMOTE_ONLY = frozenset({"retry", "breaker"})
 """The tables that a model on this machine does not need."""
 _LOCAL_KINDS = frozenset({"embedded", "local"})
@@ -46,4 +54,4 @@ def tables_around(table: str, tables: Iterable[str]) -> list[str]:
 
 
 def _place(table: str) -> int:
-    return _TABLES.index(table) if table in _TABLES else -1
+    return _ORDER.index(table) if table in _ORDER else -1

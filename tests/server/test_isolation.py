@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.lockfile import lock_of
 from rerank_plugins.server import ServerSettings
-from rerank_plugins.server.app import isolated_app
+from rerank_plugins.server.app import create_app, isolated_app
 from rerank_plugins.server.isolation import (
     check_locked_models,
     is_remote,
@@ -25,7 +25,8 @@ from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelProcess, ModelRestarting
 from rerank_plugins.wrappers.retry import RetryingBackend
-from tests.support.doubles import Marked, OwnClient, OwnWrapper
+from tests.support.doubles import Marked, OwnClient, OwnWrapper, Swapping
+from tests.support.monitoring import wait_until
 from tests.support.serving import ready
 
 SETTINGS = ServerSettings(watchdog_seconds=7.0)
@@ -175,3 +176,24 @@ def test_only_models_of_this_process_are_checked_against_the_lock(tmp_path):
     check_locked_models(isolate(unknown, settings), settings)
     with pytest.raises(ConfigError, match="there is no folder"):
         check_locked_models(RetryingBackend(unknown), settings)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("make_app", [create_app, isolated_app])
+def test_files_that_are_exchanged_between_the_check_and_the_load_are_not_served(
+    tmp_path, make_app, back
+):
+    """Also if the right ones are there again by then; in both kinds of processes."""
+    (tmp_path / "weights").write_bytes(b"right")
+    (tmp_path / "others").write_bytes(b"wrong")
+    backend = Swapping(folder=str(tmp_path), back=back)
+    lock = tmp_path / "model.lock"
+    lock.write_text(json.dumps(lock_of([backend])))
+    app = make_app(backend, settings=ServerSettings(model_lock=str(lock)))
+    with TestClient(app) as client:
+        wait_until(lambda: app.state.lifecycle.failure is not None)
+        status = client.get("/readyz").json()["status"]
+
+    assert "failed" == status
+    assert "'weights' was changed while" in str(app.state.lifecycle.failure)
+    assert isinstance(app.state.lifecycle.failure, ConfigError)

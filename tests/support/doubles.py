@@ -9,9 +9,11 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rerank_plugins import ConfigError, InvalidResponse
 from rerank_plugins.backend import Backend, ServerCheck
+from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.hooks import Truncated
 from rerank_plugins.hooks._dispatch import emit
@@ -26,6 +28,7 @@ __all__ = [
     "OwnClientInside",
     "OwnWrapper",
     "Stuck",
+    "Swapping",
     "Unloadable",
     "Verbose",
     "VerboseUnloadable",
@@ -138,6 +141,36 @@ class Stuck(Marked):
                 re.match("(a+)+$", "a" * 60 + "b")
             time.sleep(3600)
         return "stuck"
+
+
+class Swapping(Marked):
+    """Its weights are exchanged after they were checked and before they are opened.
+
+    Args:
+        folder: holds `weights`, and `others` that take their place.
+        back: whether they are there again once the model is loaded.
+    """
+
+    def __init__(self, *, folder: str, back: bool = False) -> None:
+        super().__init__()
+        self.folder = folder
+        self.back = back
+        self.loaded = b""
+
+    def model_files(self) -> ModelFiles:
+        return ModelFiles("swapping", "1", {"weights": Path(self.folder, "weights")})
+
+    @property
+    def name(self) -> str:
+        weights, others = Path(self.folder, "weights"), Path(self.folder, "others")
+        if not self.loaded:
+            kept = weights.rename(weights.with_name("kept"))
+            others.rename(weights)
+            self.loaded = weights.read_bytes()
+            if self.back:
+                weights.rename(others)
+                kept.rename(weights)
+        return "swapping"
 
 
 class Verbose(Marked):

@@ -1,4 +1,4 @@
-"""The clock of a connection, which starts anew with each state."""
+"""The clock of a connection, which starts anew with each state, and how long each may last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,37 @@ import asyncio
 import math
 from collections.abc import Callable
 
-__all__ = ["Clock"]
+from rerank_plugins.server.connection_pressure import State
+from rerank_plugins.server.settings import ServerSettings
+
+__all__ = ["Clock", "seconds_in"]
+
+_BODY_GRACE_SECONDS, _BODY_GRACE_SHARE = 1.0, 0.25
+"""How much longer a body may take here than in the application, which responds 408 to it."""
+
+_LINGER_SECONDS = 1.0
+"""How long a client that is still sending has to read the last response.
+
+Closing at once would reset the connection, and the response might be lost with it.
+"""
+
+
+def seconds_in(state: State, settings: ServerSettings) -> float | None:
+    """Return how long a connection may be in a state; None leaves it to the application."""
+    match state:
+        case State.IDLE:
+            return settings.keep_alive_seconds
+        case State.HEAD:
+            return settings.header_seconds
+        case State.BODY:
+            grace = min(_BODY_GRACE_SECONDS, settings.body_seconds * _BODY_GRACE_SHARE)
+            return settings.body_seconds + grace
+        case State.WRITING:
+            return settings.write_seconds
+        case State.ENDING:
+            return _LINGER_SECONDS
+        case State.SERVING:
+            return None
 
 
 class Clock:

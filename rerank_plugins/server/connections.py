@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from rerank_plugins.server.client_address import Network, is_trusted, rate_key
-from rerank_plugins.server.connection_clock import Clock
+from rerank_plugins.server.connection_clock import Clock, seconds_in
 from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.exchange import Exchange, status_line
@@ -49,14 +49,8 @@ _MAX_UNREAD_BYTES = 65_536
 _FRAMING_BYTES, _FRAMING_SHARE = 65_536, 4
 """Chunk sizes, their extensions and trailers may have so many bytes, and a quarter of the body."""
 
-_BODY_GRACE_SECONDS, _BODY_GRACE_SHARE = 1.0, 0.25
-"""How much longer a body may take here than in the application, which responds 408 to it."""
-
-_LINGER_SECONDS, _LINGER_BODIES = 1.0, 4
-"""How long a client that is still sending has to read the last response, and how much it may send.
-
-Closing at once would reset the connection, and the response might be lost with it.
-"""
+_LINGER_BODIES = 4
+"""How much more a client may send that has to read the last response."""
 
 _FIRST_LOOK, _LAST_LOOK = 0.02, 0.5
 """Seconds between looks whether a client is gone that will send no more."""
@@ -286,26 +280,9 @@ class HTTPConnection(asyncio.BufferedProtocol):
             return State.SERVING
         return State.HEAD if self._in_head else State.IDLE
 
-    def _seconds(self) -> float | None:
-        """Return how long the connection may be in its state; None leaves it to the application."""
-        settings = self._settings
-        match self._state:
-            case State.IDLE:
-                return settings.keep_alive_seconds
-            case State.HEAD:
-                return settings.header_seconds
-            case State.BODY:
-                grace = min(_BODY_GRACE_SECONDS, settings.body_seconds * _BODY_GRACE_SHARE)
-                return settings.body_seconds + grace
-            case State.WRITING:
-                return settings.write_seconds
-            case State.ENDING:
-                return _LINGER_SECONDS
-            case State.SERVING:
-                return _FIRST_LOOK if self._has_eof else None
-
     def _start_clock(self) -> None:
-        self._clock.start(self._seconds())
+        looks = self._state is State.SERVING and self._has_eof
+        self._clock.start(_FIRST_LOOK if looks else seconds_in(self._state, self._settings))
 
     def _end_state(self) -> None:
         """End, since the time is up."""

@@ -121,7 +121,8 @@ def test_a_flood_with_few_files_keeps_nobody_out(tmp_path):
         assert "out of system resource" not in log  # accept() had a file for each
 
 
-@pytest.mark.nightly  # takes a minute
+@pytest.mark.nightly  # takes minutes
+@pytest.mark.timeout(900)
 def test_ten_thousand_connections_keep_nobody_out(tmp_path):
     """With the default limits, and an eighth of the default buffer."""
     table = f"buffer_bytes = {32 * MIB}\n"
@@ -132,7 +133,8 @@ def test_ten_thousand_connections_keep_nobody_out(tmp_path):
         wait_until_quiet(process, before.files)
 
 
-@pytest.mark.nightly  # takes a minute
+@pytest.mark.nightly  # takes minutes
+@pytest.mark.timeout(900)
 def test_a_flood_with_little_memory_keeps_nobody_out(tmp_path):
     """The system gives the server 400 MiB more than it has once it is ready."""
     table = f"buffer_bytes = {32 * MIB}\n"

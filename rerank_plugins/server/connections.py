@@ -24,7 +24,7 @@ from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
 from rerank_plugins.server.request_parser import (
     HEADERS_TOO_LARGE,
     MAX_HEAD_BYTES,
-    Head,
+    RequestHead,
     RequestParser,
     RequestRefused,
     StopParsing,
@@ -364,7 +364,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
             self._drop_rest()
         self._in_head = True
 
-    def receive_head(self, head: Head) -> None:
+    def receive_head(self, head: RequestHead) -> None:
         """Begin the exchange of a request."""
         self._incoming = Exchange(
             self,
@@ -411,7 +411,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
         self._make_last()
         raise StopParsing
 
-    def _scope(self, head: Head) -> Scope:
+    def _scope(self, head: RequestHead) -> Scope:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade
 __all__ = [
     "HEADERS_TOO_LARGE",
     "MAX_HEAD_BYTES",
-    "Head",
+    "RequestHead",
     "RequestParser",
     "RequestRefused",
     "StopParsing",
@@ -29,7 +29,7 @@ HEADERS_TOO_LARGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class RequestHead:
     """The head of a request."""
 
     method: str
@@ -52,7 +52,7 @@ class Receiver(Protocol):
     def begin_request(self) -> None:
         """Note the first byte of a request."""
 
-    def receive_head(self, head: Head) -> None:
+    def receive_head(self, head: RequestHead) -> None:
         """Take the head of the request."""
 
     def receive_body(self, body: bytes) -> None:
@@ -177,7 +177,7 @@ class RequestParser:
         self._has_head = True
         url = httptools.parse_url(self._url)
         self._receiver.receive_head(
-            Head(
+            RequestHead(
                 method=method.decode("ascii"),
                 path=unquote(url.path.decode("ascii")),
                 raw_path=url.path,

@@ -62,7 +62,7 @@ OnError: TypeAlias = Literal["raise", "original_order"]
 _SETTING = "is a setting of the backend; give it in `backend`, as in "
 _KEY = (
     "is read from the environment; name the variable in `backend`, as in "
-    "backend='cohere:rerank-v3.5?api_key_env=COHERE_API_KEY'"
+    "backend='cohere:rerank-v4.0-pro?api_key_env=COHERE_API_KEY'"
 )
 _MODEL = _SETTING + (
     "backend='local:BAAI/bge-reranker-v2-m3' or backend='xinference+http://host:9997?model=UID'"

@@ -59,7 +59,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         spec: one of
 
             - a string: `"local:BAAI/bge-reranker-v2-m3?device=cuda:0"`,
-              `"xinference+http://gpu:9997?model=bge-reranker-large"`, `"cohere:rerank-v3.5"`,
+              `"xinference+http://gpu:9997?model=bge-reranker-large"`, `"cohere:rerank-v4.0-pro"`,
               `"tei+http://one:8080,http://two:8080"` for several servers of one model,
               `"embedded"`, or the path of a `.toml` file;
             - a mapping: `{"kind": "local", "model": "…"}`, or the content of such a file; the

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rerank_plugins.errors import InvalidResponse
 from rerank_plugins.scores import Scale
 
-__all__ = ["Scaling", "sigmoid", "to_probability"]
+__all__ = ["Scaling", "may_be_probabilities", "sigmoid", "to_probability"]
 
 _TOLERANCE = 1e-6
 
@@ -26,6 +26,11 @@ def sigmoid(logit: float) -> float:
         return 1.0 / (1.0 + math.exp(-logit))
     small = math.exp(logit)
     return small / (1.0 + small)
+
+
+def may_be_probabilities(scores: Sequence[float]) -> bool:
+    """Whether several scores all lie between 0 and 1, as logits seldom do."""
+    return len(scores) > 1 and all(0 <= score <= 1 for score in scores)
 
 
 @dataclass(frozen=True)

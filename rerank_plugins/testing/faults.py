@@ -21,6 +21,8 @@ __all__ = ["corrupt", "cut_short", "drip", "faults", "hang_up", "reset", "silenc
 _Results: TypeAlias = list[dict[str, Any]]
 
 _JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+_LISTS = ("results", "data", "rankings")
+"""Where a dialect's response holds its results."""
 _PIECES = 100_000
 """Bounds a dripping response, in case a test never hangs up."""
 _MEGABYTE = 2**20
@@ -109,22 +111,33 @@ def corrupt(dialect: str, change: Callable[[_Results], object]) -> Behaviour:
     Args:
         dialect: as for `serve_dialect()`.
         change: called with the list of results, objects with an `index` and a score; edits it.
+            Where a dialect sends numbers alone, what it does to an `index` is lost.
     """
     healthy = serve_dialect(dialect)
 
     def behave(received: Received) -> FakeResponse:
         response = healthy(received)
         if response.status == 200:
-            change(_results(response.body))
+            _change(response.body, change)
         return response
 
     return behave
 
 
+def _change(body: Any, change: Callable[[_Results], object]) -> None:
+    if isinstance(body, dict) and "scores" in body:
+        results = [{"index": at, "score": score} for at, score in enumerate(body["scores"])]
+        change(results)
+        body["scores"] = [result.get("score") for result in results]
+    else:
+        change(_results(body))
+
+
 def _results(body: Any) -> _Results:
     if isinstance(body, list):
         return body
-    results: _Results = body["output"]["results"] if "output" in body else next(iter(body.values()))
+    fields = body.get("output", body)
+    results: _Results = next(fields[name] for name in _LISTS if name in fields)
     return results
 
 

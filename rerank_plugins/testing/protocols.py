@@ -94,13 +94,70 @@ def _dashscope(body: Any, score: _Score) -> FakeResponse:
     return FakeResponse({"output": response.body, "request_id": "1"}, response.status)
 
 
+def _deepinfra(body: Any, score: _Score) -> FakeResponse:
+    queries, documents = body.get("queries"), body.get("documents")
+    if body.keys() - {"queries", "documents", "instruction"}:
+        return FakeResponse({"detail": {"error": "unexpected fields"}}, 422)
+    if not documents or len(queries) != len(documents) or not all(documents):
+        return FakeResponse({"detail": {"error": "queries and documents must be pairs"}}, 422)
+    pairs = zip(queries, documents, strict=True)
+    return FakeResponse(
+        {
+            "scores": [score(query, document) for query, document in pairs],
+            "input_tokens": 42,
+            "request_id": None,
+            "inference_status": {"status": "succeeded", "tokens_input": 42},
+        }
+    )
+
+
+def _mixedbread(body: Any, score: _Score) -> FakeResponse:
+    """Return the ten best results unless told otherwise."""
+    fields = {name: value for name, value in body.items() if name != "top_k"}
+    respond = _protocol(
+        documents="input",
+        results="data",
+        number="score",
+        fields=frozenset({"model", "query", "input"}),
+    )
+    response = respond(fields, score)
+    if response.status == _OK:
+        response.body["data"] = response.body["data"][: body.get("top_k", 10)]
+        response.body["usage"] = {"prompt_tokens": 9, "total_tokens": 9}
+    return response
+
+
+def _pinecone(body: Any, score: _Score) -> FakeResponse:
+    if not all(isinstance(document, dict) for document in body["documents"]):
+        return FakeResponse({"error": {"code": "INVALID_ARGUMENT", "message": "no object"}}, 400)
+    respond = _protocol(
+        results="data",
+        number="score",
+        limit=100,
+        fields=_COHERE | {"parameters", "return_documents"},
+    )
+    response = respond(body, score)
+    if response.status == _OK and body.get("return_documents", True):
+        for item in response.body["data"]:
+            item["document"] = body["documents"][item["index"]]
+    if response.status == _OK:
+        response.body["usage"] = {"rerank_units": 1}
+    return response
+
+
+_OK = 200
 _COHERE = frozenset({"model", "query", "documents"})
 _PROTOCOLS: dict[str, _Protocol] = {
+    "azure": _protocol(limit=1000),
     "cohere": _protocol(limit=1000),
+    "contextual": _protocol(fields=_COHERE | {"instruction"}),
     "dashscope": _dashscope,
+    "dashscope-compatible": _protocol(limit=500, fields=_COHERE | {"instruct"}),
+    "deepinfra": _deepinfra,
     "infinity": _protocol(limit=2048, fields=_COHERE | {"raw_scores"}),
     "jina": _protocol(),
     "llamacpp": _protocol(logits=True),
+    "mixedbread": _mixedbread,
     "nim": _protocol(
         documents="passages",
         results="rankings",
@@ -109,6 +166,10 @@ _PROTOCOLS: dict[str, _Protocol] = {
         fields=frozenset({"model", "query", "passages", "truncate"}),
         logits=True,
     ),
+    "openvino": _protocol(),
+    "pinecone": _pinecone,
+    "qianfan": _protocol(limit=64),
+    "rerank": _protocol(limit=1000, fields=_COHERE | {"instruction", "raw_scores"}),
     "siliconflow": _protocol(fields=_COHERE | {"instruction"}),
     "sglang": _protocol(results=None, number="score", fields=_COHERE | {"instruct"}, blanks=False),
     "tei": _protocol(
@@ -123,4 +184,6 @@ _PROTOCOLS: dict[str, _Protocol] = {
     ),
     "voyage": _protocol(results="data", limit=1000, fields=_COHERE | {"truncation"}),
     "xinference": _protocol(fields=_COHERE | {"kwargs"}),
+    "zeroentropy": _protocol(),
+    "zhipu": _protocol(limit=128),
 }

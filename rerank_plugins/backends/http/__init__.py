@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rerank_plugins.backends.http.dialects import Dialect
+from rerank_plugins.backends.http.dialect import Dialect
 
 if TYPE_CHECKING:
     from rerank_plugins.backends.http.backend import HTTPBackend

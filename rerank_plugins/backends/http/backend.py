@@ -18,7 +18,8 @@ from rerank_plugins._internal.parallel import aside_by_side, side_by_side
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backend import Backend, ServerCheck
 from rerank_plugins.backends.http.credentials import Credentials
-from rerank_plugins.backends.http.dialects import DIALECTS, Dialect
+from rerank_plugins.backends.http.dialect import Dialect
+from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.http.discovery import UnknownServer, probe
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.headers import check_headers
@@ -100,8 +101,8 @@ class HTTPBackend(Backend):
         urls = _rerank_urls(protocol, base_url, endpoints, model)
         if protocol.needs_model and not model:
             raise ConfigError(f"{protocol.name!r} needs `model`: the model's name on the server")
-        if instruction is not None and protocol.instruct is None:
-            able = ", ".join(name for name, other in DIALECTS.items() if other.instruct)
+        if instruction is not None and not protocol.takes_instructions:
+            able = ", ".join(name for name, other in DIALECTS.items() if other.takes_instructions)
             raise ConfigError(f"{protocol.name!r} can't send an `instruction`; these can: {able}")
         check_choice("scale", scale, ("probability", "logit"))
         check_choice("server_scale", server_scale, get_args(Scale), optional=True)
@@ -132,7 +133,7 @@ class HTTPBackend(Backend):
         self._scaling = _scaling(protocol, scale, server_scale)
         self.scale = self._scaling.scale
         self.cacheable = self.pointwise = not listwise
-        self.instructions = protocol.instruct is not None
+        self.instructions = protocol.takes_instructions
         self._servers = Endpoints([Endpoint(url, dialect=protocol.name) for url in urls])
         self._credentials = Credentials(
             key, api_key_env, protocol.key_variables, prefix=protocol.key_prefix
@@ -144,6 +145,7 @@ class HTTPBackend(Backend):
             credentials=self._credentials,
             headers=self._headers or {},
             scaling=self._scaling,
+            scale_is_assumed=server_scale is None,
             max_documents=max_documents or protocol.max_documents,
             listwise=listwise,
             send_top_n=send_top_n,
@@ -327,7 +329,7 @@ def _rerank_urls(
             raise ConfigError("give either `base_url` or `endpoints`, not both")
         if isinstance(endpoints, str) or not endpoints:
             raise ConfigError(f"`endpoints` must be a list of URLs, not {endpoints!r}")
-        return list(dict.fromkeys(map(dialect.rerank_url, endpoints)))
+        return list(dict.fromkeys(dialect.rerank_url(url, model) for url in endpoints))
     address = dialect.base_url if base_url is None else base_url
     if address is None:
         query = f"?model={model}" if model else ""
@@ -335,7 +337,7 @@ def _rerank_urls(
             f"{dialect.name!r} needs `base_url`, the server's URL; in a spec string write "
             f"{dialect.name}+http://HOST:8000{query}"
         )
-    return [dialect.rerank_url(address)]
+    return [dialect.rerank_url(address, model)]
 
 
 def _scaling(

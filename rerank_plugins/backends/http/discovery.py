@@ -184,7 +184,7 @@ def _hosted(root: str) -> DiscoveredServer | None:
 def _tei(root: str, get: _Get) -> DiscoveredServer | None:
     info = get("/info")
     if info.status in _UNAUTHORIZED and _OWN_REALM in info.headers.get("www-authenticate", ""):
-        return replace(_info("tei", root, []), software=_OWN)
+        return replace(_info("rerank", root, []), software=_OWN)
     kind = info.field("model_type")
     if not isinstance(kind, dict):
         return None
@@ -194,12 +194,13 @@ def _tei(root: str, get: _Get) -> DiscoveredServer | None:
             f"the TEI server at {root} serves {other}, not a reranker; start one with a sequence "
             "classification model"
         )
+    is_own = isinstance(info.field("limits"), dict)
     return DiscoveredServer(
-        dialect="tei",
+        dialect="rerank" if is_own else "tei",
         base_url=root,
         models=_names([info.body], "model_id"),
         version=info.text("version"),
-        software=_OWN if isinstance(info.field("limits"), dict) else None,
+        software=_OWN if is_own else None,
         max_documents=_number(info.field("max_client_batch_size")),
         max_length=_number(info.field("max_input_length")),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import traceback
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Credentials, Key
-from rerank_plugins.backends.http.dialects import Dialect
+from rerank_plugins.backends.http.dialect import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.errors import quote_message, status_error, via_proxy
 from rerank_plugins.backends.http.headers import read_headers
@@ -19,7 +20,7 @@ from rerank_plugins.backends.http.reading import parse_json
 from rerank_plugins.backends.http.responses import SUCCESS, HTTPRequest, HTTPResponse
 from rerank_plugins.backends.http.splitting import Part, merge_parts, split, to_json
 from rerank_plugins.backends.http.transport import Exchange
-from rerank_plugins.backends.scale import Scaling
+from rerank_plugins.backends.scale import Scaling, may_be_probabilities
 from rerank_plugins.errors import (
     AuthenticationError,
     BackendError,
@@ -33,6 +34,8 @@ from rerank_plugins.scores import Scores, check_scores
 
 __all__ = ["Job", "RequestFlow"]
 
+_log = logging.getLogger(__name__)
+
 MAX_BODY = 1_000_000
 """Largest request in bytes, where it can be split: nginx refuses more than 1 MiB by default."""
 
@@ -42,6 +45,10 @@ _RESPONSE_VALUES, _VALUES_PER_DOCUMENT = 2**10, 2**8
 
 _REFUSALS = frozenset({400, 422})
 
+_DOUBT = (
+    "%s should send logits, and all scores of a response lie between 0 and 1; if they are "
+    "probabilities, set server_scale='probability', else server_scale='logit'"
+)
 _MISREADINGS = (
     *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
 )
@@ -67,6 +74,8 @@ class RequestFlow:
         credentials: where the key is.
         headers: what is sent besides, as `read_headers` takes it.
         scaling: how to turn what the servers send into the scale of the backend.
+        scale_is_assumed: whether nobody has said what the servers send; what contradicts the
+            assumption is then logged, once.
         max_documents: maximum documents in one request; None is no limit.
         listwise: whether documents must not be split.
         send_top_n: whether to send `top_n`, the number of documents in the request.
@@ -81,6 +90,7 @@ class RequestFlow:
         credentials: Credentials,
         headers: Mapping[str, str],
         scaling: Scaling,
+        scale_is_assumed: bool,
         max_documents: int | None,
         listwise: bool,
         send_top_n: bool,
@@ -91,6 +101,7 @@ class RequestFlow:
         self._credentials = credentials
         self._headers = headers
         self._scaling = scaling
+        self._doubts_scale = scale_is_assumed and scaling.sent == "logit"
         self.max_documents = max_documents
         self._listwise = listwise
         self._send_top_n = send_top_n
@@ -132,6 +143,7 @@ class RequestFlow:
             max_documents=min(filter(None, limits), default=len(part.texts)),
             max_bytes=(self._endpoints.maximum("bytes") or MAX_BODY)
             - len(to_json([job.query, job.instruction])),
+            overhead=len(to_json(job.query)) if self._dialect.repeats_query else 0,
         )
         if len(parts) > 1:
             emit(Split(self._endpoints.label, len(part.texts), len(parts)))
@@ -202,8 +214,9 @@ class RequestFlow:
             headers[self._dialect.key_header] = key.value.after(self._dialect.key_prefix)
         elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
             raise AuthenticationError(f"{endpoint.where}: {key.source}")
-        own = {name.lower() for name in headers}
-        headers |= {name: value for name, value in extra_headers.items() if name.lower() not in own}
+        for others in (extra_headers, self._dialect.headers):
+            own = {name.lower() for name in headers}
+            headers |= {name: value for name, value in others.items() if name.lower() not in own}
         content = to_json(body)
         return HTTPRequest(
             "POST",
@@ -239,7 +252,7 @@ class RequestFlow:
             raise error
         try:
             max_values = _RESPONSE_VALUES + _VALUES_PER_DOCUMENT * count
-            return self._read(parse_json(response, max_values=max_values), count)
+            return self._read(parse_json(response, max_values=max_values), count, endpoint)
         except BackendError as exc:
             kind, problem = type(exc), key.mask(str(exc)) or "the response can't be used"
         # Outside of the handler: what was raised there may hold the key, sent back as a header.
@@ -252,10 +265,14 @@ class RequestFlow:
         if response.status not in _REFUSALS:
             return None
         text = response.content.decode(errors="replace")
-        sent = (name for name in self._dialect.always if name not in endpoint.refused_fields)
-        return next((name for name in sent if re.search(rf"\b{re.escape(name)}\b", text)), None)
+        for name, value in self._dialect.always.items():
+            names = (name, *value) if isinstance(value, Mapping) else (name,)
+            named = any(re.search(rf"\b{re.escape(each)}\b", text) for each in names)
+            if named and name not in endpoint.refused_fields:
+                return name
+        return None
 
-    def _read(self, body: object, count: int) -> Scores:
+    def _read(self, body: object, count: int, endpoint: Endpoint) -> Scores:
         """Read scores and usage; a user's own dialect may stumble over a body or misread it."""
         try:
             values = check_scores(self._dialect.decode(body, count), count)
@@ -263,6 +280,9 @@ class RequestFlow:
         except _MISREADINGS as exc:
             reason = f"{type(exc).__name__} {_place(exc)}"
         else:
+            if self._doubts_scale and may_be_probabilities(values):
+                self._doubts_scale = False
+                _log.warning(_DOUBT, endpoint.where)
             return Scores(self._scaling.applied(values), usage=usage)
         # Outside of the handler: the message and the frames of its error may hold a document.
         raise InvalidResponse(f"the dialect can't read the response ({reason})")

@@ -29,22 +29,23 @@ def to_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def split(part: Part, *, max_documents: int, max_bytes: int) -> list[Part]:
+def split(part: Part, *, max_documents: int, max_bytes: int, overhead: int = 0) -> list[Part]:
     """Split `part` into runs within both limits; a document that is too large gets its own run.
 
     Args:
         part: what to split.
         max_documents: maximum documents in a run.
         max_bytes: maximum bytes of JSON in a run.
+        overhead: bytes that each document adds beside its own text.
     """
-    texts = part.texts
-    upper_bound = sum(map(len, texts)) * _MAX_BYTES_PER_CHARACTER + len(texts) * _OVERHEAD
+    texts, overhead = part.texts, overhead + _OVERHEAD
+    upper_bound = sum(map(len, texts)) * _MAX_BYTES_PER_CHARACTER + len(texts) * overhead
     if upper_bound <= max_bytes:  # no need to measure
         starts = list(range(0, len(texts), max_documents))
     else:
         starts, room = [0], max_bytes
         for position, text in enumerate(texts):
-            size = len(to_json(text)) + _OVERHEAD
+            size = len(to_json(text)) + overhead
             room -= size
             if position > starts[-1] and (room < 0 or position - starts[-1] == max_documents):
                 starts.append(position)

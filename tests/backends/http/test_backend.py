@@ -34,12 +34,13 @@ class TestContract(BackendContract):
             yield
 
     def make_backend(self):
-        return make(self.fake_server, self.dialect)
+        scale = {"server_scale": "logit"} if self.dialect == "llamacpp" else {}
+        return make(self.fake_server, self.dialect, **scale)
 
     def test_scores_are_those_of_the_server(self):
         with self.make_backend() as backend:
             expected = [word_overlap(self.query, document) for document in self.documents]
-            if backend.scale == "unknown" or self.dialect not in ("llamacpp", "nim"):
+            if self.dialect not in ("llamacpp", "nim"):
                 assert expected == backend.score(self.query, self.documents)
             else:
                 self.assert_close(expected, backend.score(self.query, self.documents))
@@ -81,7 +82,7 @@ def test_text_arrives_unchanged(fake_server, ask):
 
 def test_logits_become_probabilities_once(fake_server, ask):
     fake_server.response = FakeResponse(results(0.0, 3.0))
-    backend = make(fake_server, "llamacpp")
+    backend = make(fake_server, "nim")
 
     assert "probability" == backend.scale
     assert [0.5, pytest.approx(1 / (1 + math.exp(-3)))] == ask(backend)
@@ -90,7 +91,7 @@ def test_logits_become_probabilities_once(fake_server, ask):
 def test_extreme_logits_do_not_overflow(fake_server, ask):
     fake_server.response = FakeResponse(results(-1e308, 1e308))
 
-    assert [0.0, 1.0] == ask(make(fake_server, "llamacpp"))
+    assert [0.0, 1.0] == ask(make(fake_server, "nim"))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,9 @@ def test_extreme_logits_do_not_overflow(fake_server, ask):
         ("infinity", {}, {"raw_scores": True}),
         ("tei", {}, {"raw_scores": True}),
         ("vllm", {}, {"use_activation": False}),
-        ("llamacpp", {}, {}),
+        ("nim", {}, {}),
+        ("rerank", {}, {"raw_scores": True}),
+        ("llamacpp", {"server_scale": "logit"}, {}),
         ("tei", {"server_scale": "logit"}, {}),
         ("xinference", {"server_scale": "logit"}, {}),
     ],

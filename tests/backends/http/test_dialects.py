@@ -8,30 +8,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins import ConfigError, InvalidResponse
-from rerank_plugins.backends.http.dialects import DIALECTS, decode_results
+from rerank_plugins.backends.http.decoding import decode_results
+from rerank_plugins.backends.http.dialects import DIALECTS
 from tests.support.places import DATA
 
 RECORDED = sorted((DATA / "wire").glob("*.json"))
 
 FLAT = {"query": "q", "documents": ["a", "b"]}
+TEXTS = [{"text": "a"}, {"text": "b"}]
 BODIES = {
+    "azure": {"model": "m", **FLAT},
     "cohere": {"model": "m", **FLAT},
+    "contextual": {"model": "m", **FLAT},
     "dashscope": {"model": "m", "input": FLAT},
+    "dashscope-compatible": {"model": "m", **FLAT},
+    "deepinfra": {"queries": ["q", "q"], "documents": ["a", "b"]},
     "infinity": {"model": "m", **FLAT},
     "jina": {"model": "m", **FLAT},
     "llamacpp": {"model": "m", **FLAT},
-    "nim": {
+    "mixedbread": {"model": "m", "query": "q", "input": ["a", "b"], "top_k": 2},
+    "nim": {"model": "m", "query": {"text": "q"}, "passages": TEXTS, "truncate": "END"},
+    "openvino": {"model": "m", **FLAT},
+    "pinecone": {
         "model": "m",
-        "query": {"text": "q"},
-        "passages": [{"text": "a"}, {"text": "b"}],
-        "truncate": "END",
+        "query": "q",
+        "documents": TEXTS,
+        "return_documents": False,
+        "parameters": {"truncate": "END"},
     },
+    "qianfan": {"model": "m", **FLAT},
+    "rerank": {"model": "m", **FLAT},
     "sglang": {"model": "m", **FLAT},
     "siliconflow": {"model": "m", **FLAT},
     "tei": {"model": "m", "query": "q", "texts": ["a", "b"], "truncate": True},
     "vllm": {"model": "m", **FLAT, "truncate_prompt_tokens": -1},
     "voyage": {"model": "m", **FLAT, "truncation": True},
     "xinference": {"model": "m", **FLAT},
+    "zeroentropy": {"model": "m", **FLAT},
+    "zhipu": {"model": "m", **FLAT},
 }
 
 
@@ -49,10 +63,15 @@ def test_without_a_model_the_field_is_left_out(name):
 @pytest.mark.parametrize(
     ("name", "added"),
     [
+        ("contextual", {"instruction": "Säge"}),
         ("dashscope", {"parameters": {"instruct": "Säge"}}),
+        ("dashscope-compatible", {"instruct": "Säge"}),
+        ("deepinfra", {"instruction": "Säge"}),
+        ("rerank", {"instruction": "Säge"}),
         ("sglang", {"instruct": "Säge"}),
         ("siliconflow", {"instruction": "Säge"}),
         ("vllm", {"instruction": "Säge"}),
+        ("voyage", {"query": "Säge\nQuery: q"}),
         ("xinference", {"kwargs": '{"instruction": "Säge"}'}),
     ],
 )
@@ -66,6 +85,7 @@ def test_an_instruction_is_in_the_field_that_the_server_reads(name, added):
     ("name", "added"),
     [
         ("infinity", {"raw_scores": True}),
+        ("rerank", {"raw_scores": True}),
         ("tei", {"raw_scores": True}),
         ("vllm", {"use_activation": False, "activation": False}),
     ],
@@ -108,6 +128,61 @@ def test_a_base_url_becomes_the_rerank_url(name, base_url, expected):
     assert expected == DIALECTS[name].rerank_url(base_url)
 
 
+FOUNDRY = "https://name.services.ai.azure.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "expected"),
+    [
+        ("azure", FOUNDRY, f"{FOUNDRY}/providers/cohere/v2/rerank"),
+        ("azure", f"{FOUNDRY}/providers/cohere/", f"{FOUNDRY}/providers/cohere/v2/rerank"),
+        ("azure", f"{FOUNDRY}/v1/rerank", f"{FOUNDRY}/v1/rerank"),
+        ("contextual", None, "https://api.contextual.ai/v1/rerank"),
+        ("dashscope-compatible", None, "https://dashscope.aliyuncs.com/compatible-api/v1/reranks"),
+        ("mixedbread", None, "https://api.mixedbread.com/v1/reranking"),
+        ("openvino", "http://gpu:8000", "http://gpu:8000/v3/rerank"),
+        ("openvino", "http://gpu:8000/v3/", "http://gpu:8000/v3/rerank"),
+        ("pinecone", None, "https://api.pinecone.io/rerank"),
+        ("qianfan", None, "https://qianfan.baidubce.com/v2/rerank"),
+        ("rerank", "http://gpu:8787", "http://gpu:8787/v1/rerank"),
+        ("rerank", "http://gpu:8787/v2/rerank", "http://gpu:8787/v2/rerank"),
+        ("zeroentropy", None, "https://api.zeroentropy.dev/v1/models/rerank"),
+        (
+            "zeroentropy",
+            "https://api.zeroentropy.dev/v1",
+            "https://api.zeroentropy.dev/v1/models/rerank",
+        ),
+        ("zhipu", None, "https://open.bigmodel.cn/api/paas/v4/rerank"),
+        (
+            "zhipu",
+            "https://open.bigmodel.cn/api/paas/v4",
+            "https://open.bigmodel.cn/api/paas/v4/rerank",
+        ),
+    ],
+)
+def test_the_services_of_vendors_have_these_urls(name, base_url, expected):
+    dialect = DIALECTS[name]
+
+    assert expected == dialect.rerank_url(base_url or dialect.base_url)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "model", "expected"),
+    [
+        ("https://api.deepinfra.com", "Qwen/Qwen3-Reranker-8B", "Qwen/Qwen3-Reranker-8B"),
+        ("https://api.deepinfra.com/v1/inference/a/b", "a/b", "a/b"),
+        ("https://api.deepinfra.com/v1", "my model?x=#", "my%20model%3Fx%3D%23"),
+    ],
+)
+def test_a_model_may_stand_in_the_url_and_not_in_the_body(base_url, model, expected):
+    dialect = DIALECTS["deepinfra"]
+
+    assert f"https://api.deepinfra.com/v1/inference/{expected}" == dialect.rerank_url(
+        base_url, model
+    )
+    assert "model" not in dialect.encode("q", ["a"], model=model)
+
+
 @pytest.mark.parametrize(
     "base_url",
     [
@@ -145,7 +220,7 @@ def test_recorded_replies_are_read(path):
 
 
 def test_every_family_has_a_recorded_reply():
-    assert set(DIALECTS) <= {path.stem.partition("-")[0] for path in RECORDED}
+    assert set(DIALECTS) <= {path.stem for path in RECORDED}
 
 
 GOOD = [{"index": 0, "score": 0.5}, {"index": 1, "score": 0.25}]
@@ -175,6 +250,9 @@ BROKEN = {
     "numbers instead of objects": ({"results": [0.5, 0.25]}, "result 0"),
     "one score too few": ({"results": GOOD[:1]}, "1 scores for 2"),
     "one score too many": ({"results": [*GOOD, GOOD[0]]}, "3 scores for 2"),
+    "scores that are text": ({"scores": ["0.5", "0.25"]}, "document 0 is a string"),
+    "scores too few": ({"scores": [0.5]}, "1 scores for 2"),
+    "scores with null": ({"scores": [0.5, None]}, "document 1 is null"),
     "the same index twice": ({"results": [GOOD[0], GOOD[0]]}, "two scores for document 0"),
 }
 

@@ -230,7 +230,7 @@ def test_an_embedding_server_is_rejected_by_its_kind():
 def test_other_servers_are_rejected_with_advice(pages):
     with (
         serving(pages) as fake_server,
-        pytest.raises(BackendRejected, match=r"no known rerank server.*Kinds: cohere"),
+        pytest.raises(BackendRejected, match=r"no known rerank server.*Kinds: azure, cohere"),
     ):
         probe(fake_server.url)
 

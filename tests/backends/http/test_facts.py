@@ -3,13 +3,14 @@
 import pytest
 
 from rerank_plugins import BackendRejected, UnsupportedInputError
-from rerank_plugins.backends.http.dialects import DIALECTS, decode_usage
+from rerank_plugins.backends.http.decoding import decode_usage
+from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.content import Query
 from rerank_plugins.scores import Usage
-from rerank_plugins.testing import FakeResponse, serve_dialect
+from rerank_plugins.testing import FakeResponse, serve_dialect, word_overlap
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
 
-INSTRUCTED = sorted(name for name, dialect in DIALECTS.items() if dialect.instruct)
+INSTRUCTED = sorted(name for name, dialect in DIALECTS.items() if dialect.takes_instructions)
 
 
 def test_scores_name_backend_and_model(fake_server, ask):
@@ -50,6 +51,10 @@ USAGES = {
         },
         Usage(9, None),
     ),
+    "Pinecone's units": ({"usage": {"rerank_units": 3}}, Usage(None, 3)),
+    "SiliconFlow's tokens": ({"tokens": {"input_tokens": 43, "output_tokens": 0}}, Usage(43)),
+    "tokens beside the results": ({"total_tokens": 43, "total_bytes": 900}, Usage(43)),
+    "input tokens beside the results": ({"input_tokens": 43}, Usage(43)),
     "null": ({"usage": None, "meta": {"tokens": None, "billed_units": None}}, None),
     "only the prompt": ({"usage": {"prompt_tokens": 43}}, Usage(43)),
     "search units": ({"meta": {"billed_units": {"search_units": 2}}}, Usage(None, 2)),
@@ -118,9 +123,14 @@ def test_truncated_documents_are_listed(fake_server, ask):
     assert frozenset({2, 4}) == scores.truncated
 
 
+def ignoring_an_instruction(query, document):
+    """Score by the query alone, where a dialect writes the instruction into it."""
+    return word_overlap(query.rpartition("Query: ")[2], document)
+
+
 @pytest.mark.parametrize("dialect", INSTRUCTED)
 def test_an_instruction_of_the_query_replaces_that_of_the_backend(fake_server, ask, dialect):
-    fake_server.response = serve_dialect(dialect)
+    fake_server.response = serve_dialect(dialect, score=ignoring_an_instruction)
     backend = make(fake_server, dialect, instruction="general", model="m")
     assert backend.instructions
     for query, instruction in [
@@ -128,7 +138,8 @@ def test_an_instruction_of_the_query_replaces_that_of_the_backend(fake_server, a
         (Query(QUERY), "general"),
         (Query(QUERY, instruction="Säge"), "Säge"),
     ]:
-        with make(fake_server, dialect, instruction="general", model="m") as one:
+        options = {"instruction": "general", "model": "m", "server_scale": "probability"}
+        with make(fake_server, dialect, **options) as one:
             assert EXPECTED == one.score(query, DOCUMENTS)
         encoded = DIALECTS[dialect].encode(QUERY, DOCUMENTS, model="m", instruction=instruction)
         assert encoded == fake_server.requests[-1].body

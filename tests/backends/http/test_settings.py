@@ -26,9 +26,9 @@ WRONG = {
     "both keys": ({"api_key": "a", "api_key_env": "B"}, "either `api_key` or `api_key_env`"),
     "no instruction here": (
         {"instruction": "x"},
-        "these can: dashscope, sglang, siliconflow, vllm",
+        "these can: contextual, dashscope, .*deepinfra, rerank, .*, vllm, voyage, xinference$",
     ),
-    "no logits from here": ({"dialect": "cohere", "scale": "logit"}, "infinity, tei, vllm"),
+    "no logits from here": ({"dialect": "cohere", "scale": "logit"}, "infinity, rerank, tei, vllm"),
     "no parallel requests": (
         {"max_parallel": 0},
         "`max_parallel` must be an integer of at least 1",
@@ -123,8 +123,9 @@ def test_the_usual_variable_holds_the_key(fake_server, monkeypatch, dialect):
             monkeypatch.setenv(DIALECTS[dialect].key_variables[0], f" {key}\n")
             backend.score(QUERY, DOCUMENTS)
 
-    sent = [received.headers["Authorization"] for received in fake_server.requests]
-    assert ["Bearer one", "Bearer two"] == sent
+    header, prefix = DIALECTS[dialect].key_header, DIALECTS[dialect].key_prefix
+    sent = [received.headers[header] for received in fake_server.requests]
+    assert [f"{prefix}one", f"{prefix}two"] == sent
 
 
 @pytest.mark.usefixtures("_no_keys")

@@ -393,16 +393,16 @@ class TestDiagnose:
 
     @pytest.mark.parametrize("key", [None, "wrong", OWN_KEY])
     def test_our_own_server_is_recognised(self, monkeypatch, key):
-        monkeypatch.delenv("TEI_API_KEY", raising=False)
+        monkeypatch.delenv("RERANK_API_KEY", raising=False)
         if key:
-            monkeypatch.setenv("TEI_API_KEY", key)
+            monkeypatch.setenv("RERANK_API_KEY", key)
         with FakeServer(own_server) as fake_server:
             report = diagnose(fake_server.url)
 
             assert report.ok is (key == OWN_KEY)
             assert "rerank-plugins" in report.checks[0].detail
-            assert "asked as tei" in report.checks[0].detail
-            assert report.ok or "set TEI_API_KEY" in report.checks[0].detail
+            assert "asked as rerank" in report.checks[0].detail
+            assert report.ok or "set RERANK_API_KEY" in report.checks[0].detail
 
     @pytest.mark.parametrize(
         ("end", "kept"), [("/v3", "/v3"), ("/v3/rerank", "/v3"), ("/v1", ""), ("/team", "/team")]

@@ -55,7 +55,7 @@ def roomy():
         yield url
 
 
-@pytest.fixture(params=["cohere", "infinity", "jina", "tei", "vllm", "xinference"])
+@pytest.fixture(params=["cohere", "infinity", "jina", "rerank", "tei", "vllm", "xinference"])
 def dialect(request):
     return request.param
 

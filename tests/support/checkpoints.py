@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import rerank_plugins.backends
 
-__all__ = ["CHAT_TEMPLATE", "EVERY_KIND", "KINDS", "build", "build_language_model"]
+__all__ = ["CHAT_TEMPLATE", "EVERY_KIND", "KINDS", "build", "build_chain", "build_language_model"]
 
 _CORPUS = [
     "What is a panda? The giant panda is a bear species endemic to China.",
@@ -117,6 +117,38 @@ def build_language_model(
             prompts=prompts,
             default_prompt_name=None if prompt is None else "task",
         ).save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def build_chain(
+    kind: str, folder: Path, pooling: str, *modules: Any, template: str | None = None
+) -> Path:
+    """Write a cross-encoder of the body of one of `KINDS` and modules; return the folder.
+
+    Args:
+        kind: the body.
+        folder: where to.
+        pooling: the mode of sentence-transformers' Pooling.
+        modules: its modules behind the pooling, which get weights by a seed.
+        template: the chat template of the body's tokenizer.
+    """
+    from sentence_transformers import CrossEncoder  # noqa: PLC0415 - slow, and few need it
+    from sentence_transformers.base.modules import Transformer  # noqa: PLC0415
+    from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: PLC0415
+
+    build(kind, folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in modules:
+            for weight in module.parameters():
+                scale = 1.5 / weight.shape[-1] ** 0.5 if weight.ndim > 1 else 0.3
+                weight.add_(torch.randn(weight.shape, generator=generator) * scale)
+    body = Transformer(str(folder))
+    CrossEncoder(
+        modules=[body, Pooling(body.get_embedding_dimension(), pooling), *modules]
+    ).save_pretrained(str(folder), create_model_card=False)
     return folder
 
 

@@ -14,6 +14,13 @@ from typing import Any
 
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.hub import fetch
+from rerank_plugins.backends.local.module_chain import (
+    WEIGHTS,
+    ModuleChain,
+    list_modules,
+    module_folders,
+    read_chain,
+)
 from rerank_plugins.backends.local.not_a_model import (
     check_is_model,
     check_names,
@@ -61,7 +68,11 @@ _NO_PROMPT_OPTIONS = PromptOptions()
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One reranker on disk: a sequence classifier, or a language model that answers yes or no."""
+    """One reranker on disk.
+
+    It is a sequence classifier, a language model that answers yes or no, or a body with a chain of
+    modules as its head.
+    """
 
     model: str
     """The hub id, or the name of the folder."""
@@ -83,6 +94,8 @@ class Checkpoint:
     """The words whose logits make the score; None: a classifier gives it."""
     query_prefix: str = ""
     """The text before every query where there is no prompt."""
+    chain: ModuleChain | None = None
+    """What turns the body's states into scores; None: the model's own head."""
 
     @property
     def name(self) -> str:
@@ -131,6 +144,8 @@ class Checkpoint:
     @property
     def num_labels(self) -> int:
         """How many logits the head gives per pair."""
+        if self.chain is not None:
+            return self.chain.num_labels
         return _num_labels(self.config)
 
     @property
@@ -227,8 +242,9 @@ def resolve(
     folder = fetch_files(patterns=patterns)
     if allow_pickle and not _weights(folder):
         folder = fetch_files(patterns=[*patterns, "pytorch_model*.bin"])
-    if "LogitScore" in _text(folder / "modules.json"):
-        folder = fetch_files(patterns=["*_LogitScore/config.json"])
+    if folders := module_folders(_json(folder / "modules.json", kind=list)):
+        names = ("config.json", WEIGHTS)
+        folder = fetch_files(patterns=[f"{place}/{name}" for place in folders for name in names])
     return _read(model, folder, folder.name, **read)
 
 
@@ -250,6 +266,51 @@ def _read(
             f"{where} holds no model: there is no config.json; give a folder that transformers "
             "saved, or the id of a reranker on the hub"
         )
+    _check_files(where, folder, weights, pickle=pickle)
+    tokenizer_config = _json(folder / "tokenizer_config.json") or {}
+    for name in tokenizer_config.get("fast_tokenizer_files") or ():
+        check_beside(folder / "tokenizer_config.json", name)
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{model!r} holds an adapter of another model (adapter_config.json) beside its own "
+            "weights, and libraries differ in which they use; merge it, and remove its files"
+        )
+    read = functools.partial(_read_json, folder)
+    chain = read_chain(model, folder, list_modules(model, read("modules.json")), config, read)
+    if chain is None:
+        _check_kind(model, config)
+        _check_names(where, config, weights)
+    prompt_config = read_prompt_config(
+        model,
+        config,
+        read,
+        has_chat_template=_has_chat_template(folder, tokenizer_config),
+        prompt_options=prompt_options,
+    )
+    if chain is not None and prompt_config.query_prefix and not chain.include_prompt:
+        raise ConfigError(
+            f"the Pooling of {model!r} leaves out the prompt before the query (include_prompt), "
+            "which this package can't run"
+        )
+    longest = _longest(config, tokenizer_config, prompt_config)
+    files = (*prompt_config.files, *(() if chain is None else chain.files))
+    all_weights = (*weights, *(() if chain is None else chain.weights))
+    return Checkpoint(
+        model=model,
+        folder=folder,
+        revision=commit or digest(folder, all_weights, files),
+        config=config,
+        tokenizer_config=tokenizer_config,
+        max_length=_chosen(max_length, longest),
+        longest=longest,
+        prompt=prompt_config.prompt,
+        answer_tokens=prompt_config.answer_tokens,
+        query_prefix=prompt_config.query_prefix,
+        chain=chain,
+    )
+
+
+def _check_files(where: str, folder: Path, weights: Sequence[Path], *, pickle: bool) -> None:
     if not weights and pickle:
         raise ConfigError(
             f"{where} has no weights: neither model.safetensors nor pytorch_model.bin; save or "
@@ -269,36 +330,6 @@ def _read(
                     )
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ConfigError(f"{where} {without_tokenizer(folder)}")
-    tokenizer_config = _json(folder / "tokenizer_config.json") or {}
-    for name in tokenizer_config.get("fast_tokenizer_files") or ():
-        check_beside(folder / "tokenizer_config.json", name)
-    if (folder / "adapter_config.json").exists():
-        raise ConfigError(
-            f"{model!r} holds an adapter of another model (adapter_config.json) beside its own "
-            "weights, and libraries differ in which they use; merge it, and remove its files"
-        )
-    _check_kind(model, config)
-    _check_names(where, config, weights)
-    prompt_config = read_prompt_config(
-        model,
-        config,
-        lambda name: _json(folder / name, kind=list if name == "modules.json" else dict),
-        has_chat_template=_has_chat_template(folder, tokenizer_config),
-        prompt_options=prompt_options,
-    )
-    longest = _longest(config, tokenizer_config, prompt_config)
-    return Checkpoint(
-        model=model,
-        folder=folder,
-        revision=commit or digest(folder, weights, prompt_config.files),
-        config=config,
-        tokenizer_config=tokenizer_config,
-        max_length=_chosen(max_length, longest),
-        longest=longest,
-        prompt=prompt_config.prompt,
-        answer_tokens=prompt_config.answer_tokens,
-        query_prefix=prompt_config.query_prefix,
-    )
 
 
 def _check_kind(model: str, config: Mapping[str, Any]) -> None:
@@ -387,8 +418,8 @@ def _files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _read_json(folder: Path, name: str) -> Any:
+    return _json(folder / name, kind=list if name == "modules.json" else dict)
 
 
 def _json(path: Path, *, kind: type = dict) -> Any:

@@ -157,10 +157,14 @@ def _embedding_model(folder: Path) -> str | None:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         types = " ".join(str(module["type"]) for module in modules)
+        places = [folder / Path(str(module["path"])).name for module in modules[1:]]
     except (KeyError, OSError, TypeError, ValueError):
         return None
     if not re.search(r"Pooling|StaticEmbedding|Normalize|Dense\b|WordEmbeddings", types):
         return None
+    configs = [_json(place / "config.json") or {} for place in places]
+    if any(config.get("module_output_name") == "scores" for config in configs):
+        return None  # a cross-encoder with a head of its own
     return (
         "is an embedding model of sentence-transformers: it gives vectors, not scores of pairs; "
         "choose a reranker (cross-encoder)"

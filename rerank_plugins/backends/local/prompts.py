@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from rerank_plugins.backends.local.module_chain import list_modules
 from rerank_plugins.errors import ConfigError
 
 __all__ = [
@@ -22,9 +22,6 @@ __all__ = [
 
 PAIR = "pair"
 """The value of `template` that stands for the tokenizer's own way to join two texts."""
-
-_CHAIN = ("Transformer", "LogitScore")
-_FOLDER = re.compile(r"[\w-][\w.-]*")
 
 Read: TypeAlias = Callable[[str], Any]
 """Reads a JSON file of the checkpoint by its path in there; None: there is none."""
@@ -160,9 +157,12 @@ def read_prompt_config(
         ConfigError: the files don't say enough, and the message names the options that would;
             or an option does not suit the model.
     """
-    chain = _chain(model, read("modules.json"))
+    chain = list_modules(model, read("modules.json"))
     causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
-    if chain and (len(chain) > 1) != causal:
+    scorer = next((module for module in chain if module.kind == "LogitScore"), None)
+    if len(chain) > 1 and scorer is None:
+        causal = False  # its own head scores, whatever the body was trained for
+    elif chain and (scorer is not None) != causal:
         raise ConfigError(
             f"modules.json of {model!r} contradicts its architectures {config.get('architectures')}"
         )
@@ -177,7 +177,7 @@ def read_prompt_config(
         structured = None if form == "auto" else form == "structured"
         chat = Prompt(None, default, text_options.get("chat_template") or {}, structured)
     prompt = _prompt(model, prompt_options, chat)
-    files = (f"{chain[1]}/config.json",) if len(chain) > 1 else ()
+    files = () if scorer is None else (f"{scorer.folder}/config.json",)
     answer = _answer(model, prompt_options, read(files[0]) if files else None) if causal else None
     if not causal and (prompt_options.true_token or prompt_options.false_token):
         raise ConfigError(
@@ -195,23 +195,6 @@ def read_prompt_config(
         or (text_options.get("text") or {}).get("max_length"),
         files=files,
     )
-
-
-def _chain(model: str, modules: object) -> list[str]:
-    """Return the folders of the modules that sentence-transformers would run, in order."""
-    if modules is None:
-        return []
-    listed = modules if isinstance(modules, list) else []
-    names = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
-    if tuple(names) not in {_CHAIN[:1], _CHAIN}:
-        raise ConfigError(
-            f"{model!r} is a chain of the modules {names}, which this package can't run "
-            "(it runs sequence classifiers, and language models with a LogitScore)"
-        )
-    folders = [str(module.get("path", "")) for module in listed]
-    if folders[0] or not all(_FOLDER.fullmatch(folder) for folder in folders[1:]):
-        raise ConfigError(f"modules.json of {model!r} names unexpected folders: {folders}")
-    return folders
 
 
 def _default_prompt(settings: Mapping[str, Any]) -> str | None:

@@ -228,10 +228,27 @@ def test_the_answer_tokens_of_a_language_model_are_fetched_too(
     assert resolved.answer_tokens is not None
     assert isinstance(resolved.answer_tokens.true, int)
     assert ["*/*"] == made.asked[0]["ignore_patterns"]
-    assert (["*_LogitScore/config.json"], None) == (
+    assert (["1_LogitScore/config.json", "1_LogitScore/model.safetensors"], None) == (
         made.asked[1]["allow_patterns"],
         made.asked[1]["ignore_patterns"],
     )
+
+
+def test_only_folders_of_the_model_are_fetched_for_modules(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of places outside of it, `modules.json` says nothing that is asked for."""
+    commit = folder.rename(folder.with_name(COMMIT))
+    listed = [{"path": path} for path in ("", "1_Pooling", "../x", "a/b", "/etc", "*", "..")]
+    (commit / "modules.json").write_text(json.dumps(listed))
+    made = Hub(commit)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
+    with pytest.raises(ConfigError, match="is a chain of the modules"):
+        resolve("owner/tiny")
+
+    assert ["1_Pooling/config.json", "1_Pooling/model.safetensors"] == made.asked[1][
+        "allow_patterns"
+    ]
 
 
 def test_remote_code_needs_a_commit(hub: Hub) -> None:

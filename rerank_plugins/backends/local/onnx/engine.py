@@ -21,6 +21,7 @@ from rerank_plugins.backends.local.engine import (
 )
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.build import build_graph
+from rerank_plugins.backends.local.onnx.build.chain_head import read_chain_head
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.onnx.build.linear import Precision
 from rerank_plugins.backends.local.onnx.build.verify import Sample, verify, with_peaks
@@ -76,6 +77,8 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
 def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
     """Return a session over a graph that we build, verified against the reference."""
     encoder = read_encoder(checkpoint.folder)
+    if checkpoint.chain is not None:
+        encoder = replace(encoder, head=read_chain_head(checkpoint.chain, checkpoint.folder))
     head = encoder.head
     if head is None:
         raise UnsupportedByEngine(f"{checkpoint.model!r} has no classification head")
@@ -95,8 +98,8 @@ def _load_exported(
 ) -> tuple[Session, dict[str, object]]:
     """Return a session over the graph that was exported beside the weights."""
     path = next((p for name in _EXPORTED if (p := checkpoint.folder / name).exists()), None)
-    if path is None or dtype != "float32":
-        raise why_not_built
+    if path is None or dtype != "float32" or checkpoint.chain is not None:
+        raise why_not_built  # of a chain, only the body is exported
     facts: dict[str, object] = {
         "dtype": "as exported",
         "graph": path.name,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.module_chain import ChainPooling
 from rerank_plugins.backends.local.tokenizer import Pooling
 from rerank_plugins.errors import ConfigError
 
@@ -22,6 +23,11 @@ __all__ = [
 ]
 
 _HALF = (torch.float16, torch.bfloat16)
+_CHAIN_POOLINGS: Mapping[ChainPooling, Pooling] = {
+    "cls": "first",
+    "lasttoken": "last",
+    "mean": "mean",
+}
 
 
 def scores(logits: torch.Tensor) -> torch.Tensor:
@@ -31,6 +37,8 @@ def scores(logits: torch.Tensor) -> torch.Tensor:
 
 def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
     """Return which rows the model's head reads; the self-check finds a wrong guess."""
+    if checkpoint.chain is not None:
+        return _CHAIN_POOLINGS[checkpoint.chain.pooling]
     if checkpoint.answer_tokens is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"

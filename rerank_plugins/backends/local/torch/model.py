@@ -14,6 +14,7 @@ from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
+from rerank_plugins.backends.local.torch.chain import ChainModel
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
@@ -132,7 +133,9 @@ def load_model(
         BackendError: it does not fit onto the device.
     """
     kind: Any = transformers.AutoModelForSequenceClassification
-    if answers:
+    if checkpoint.chain is not None:
+        kind = transformers.AutoModel
+    elif answers:
         kind = transformers.AutoModelForCausalLM
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
@@ -167,7 +170,10 @@ def load_model(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
-    if missing := sorted(report["missing_keys"]):
+    unused = "pooler." if checkpoint.chain is not None else None
+    missing = [key for key in report["missing_keys"] if not (unused and key.startswith(unused))]
+    if missing:
+        missing.sort()
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise ConfigError(
             f"{checkpoint.model!r} lacks the weights {missing[:_LISTED]}{more}, which would be "
@@ -176,6 +182,8 @@ def load_model(
     model.config.get_text_config().use_cache = False
     if answers:
         keep_answer_rows(model, answers)
+    if checkpoint.chain is not None:
+        model = ChainModel(model, checkpoint.chain, checkpoint.folder)
     upcast_head(model)
     try:
         return model.eval().to(device)

@@ -60,7 +60,7 @@ class PackedForward:
     def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
         self.model = model
         self.dtype = find_dtype(model)
-        if not getattr(type(model), "_supports_attention_backend", False):
+        if not getattr(model, "_supports_attention_backend", False):
             raise CannotPack(f"{type(model).__name__} does not use the attention interface")
         self._backbone = getattr(model, model.base_model_prefix)
         self._takes_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters

@@ -141,7 +141,7 @@ def _bert(config: _Config, weights: _Weights) -> Encoder:
     config.require("position_embedding_type", "absolute")
     body = weights.below("bert") if weights.has("bert") else weights
     head = (
-        Head(body.linear("pooler.dense"), "tanh", None, weights.linear("classifier"))
+        Head.classifier(body.linear("pooler.dense"), "tanh", None, weights.linear("classifier"))
         if weights.has("classifier")
         else None
     )
@@ -164,7 +164,7 @@ def _dense_head(weights: _Weights, activation: Activation) -> Head | None:
     if not weights.has("classifier"):
         return None
     dense, classifier = weights.linear("classifier.dense"), weights.linear("classifier.out_proj")
-    return Head(dense, activation, None, classifier)
+    return Head.classifier(dense, activation, None, classifier)
 
 
 def _post_norm(
@@ -238,7 +238,7 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
         )
     head = None
     if weights.has("classifier"):
-        head = Head(
+        head = Head.classifier(
             dense=weights.linear(
                 "head.dense", bias=bool(config.get("classifier_bias", default=False))
             ),

@@ -73,14 +73,15 @@ def build_graph(
         raise UnsupportedByEngine("the checkpoint has no classification head to give logits")
     for layer in encoder.layers[:-1]:
         x = layers.layer(x, layer)
-    if head.pooling == "cls":
-        pooled = layers.norm(layers.first_rows(x, encoder.layers[-1]), encoder.last_norm)
-    else:
+    if head.pooling == "mean":
         rows = layers.norm(layers.layer(x, encoder.layers[-1]), encoder.last_norm)
-        rows = layers.by_sequence(rows)
-        pooled = graph.op("ReduceMean", rows, graph.integers(1), keepdims=0)
+        pooled = graph.op("ReduceMean", layers.by_sequence(rows), graph.integers(1), keepdims=0)
+    else:
+        row = layers.one_row(x, encoder.layers[-1], last=head.pooling == "last")
+        pooled = layers.norm(row, encoder.last_norm)
     graph.output(pooled, "pooled", ["sequences", encoder.width])
-    y = layers.activate(layers.linear_layers.exact(pooled, head.dense), head.activation)
-    y = layers.linear_layers.exact(layers.norm(y, head.norm), head.classifier)
-    graph.output(y, "logits", ["sequences", len(head.classifier.weight)])
+    vectors = {head.vector: pooled}
+    for step in head.steps:
+        vectors[step.target] = layers.head_step(vectors[step.source], step.operation)
+    graph.output(vectors[head.logits], "logits", ["sequences", head.labels])
     return graph

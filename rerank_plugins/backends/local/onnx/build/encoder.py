@@ -11,16 +11,19 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 
 __all__ = [
     "Activation",
+    "Dense",
     "Embeddings",
     "Encoder",
     "Head",
+    "HeadStep",
     "Layer",
     "Linear",
     "Norm",
     "Rotary",
+    "UnitLength",
 ]
 
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Norm:
 
     weight: Array
     bias: Array | None
+    epsilon: float | None = None
+    """Added to the variance; None: what the encoder says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +99,60 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """From the pooled vector to the logit: linear, activation, norm, linear."""
+class Dense:
+    """A linear layer with its activation, and what is added afterwards."""
 
-    dense: Linear
-    activation: Activation
-    norm: Norm | None
-    classifier: Linear
-    pooling: Literal["cls", "mean"] = "cls"
+    linear: Linear
+    activation: Activation | None = None
+    residual: Linear | None = None
+    """Through which the input is added."""
+    adds_input: bool = False
+    """Whether the input is added as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLength:
+    """A vector scaled to the length 1."""
+
+    least: float = 1e-12
+    """The smallest length that is divided by."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStep:
+    """One step of a head, which reads one named vector and writes one."""
+
+    operation: Dense | Norm | UnitLength
+    source: str = "vector"
+    target: str = "vector"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """From the pooled vector to the logits."""
+
+    steps: tuple[HeadStep, ...]
+    labels: int
+    """How many logits there are."""
+    pooling: Literal["cls", "last", "mean"] = "cls"
+    vector: str = "vector"
+    """What the steps call the pooled vector."""
+    logits: str = "vector"
+    """What they call the logits."""
+
+    @classmethod
+    def classifier(
+        cls,
+        dense: Linear,
+        activation: Activation,
+        norm: Norm | None,
+        classifier: Linear,
+        pooling: Literal["cls", "mean"] = "cls",
+    ) -> Head:
+        """Return the head of a sequence classifier: linear, activation, norm, linear."""
+        operations = (Dense(dense, activation), norm, Dense(classifier))
+        steps = tuple(HeadStep(each) for each in operations if each is not None)
+        return cls(steps, len(classifier.weight), pooling)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.encoder import (
     Activation,
+    Dense,
     Embeddings,
     Encoder,
     Layer,
     Linear,
     Norm,
     Rotary,
+    UnitLength,
 )
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
 from rerank_plugins.backends.local.onnx.build.linear import LinearLayers, Precision
@@ -33,10 +35,14 @@ _LOWEST: dict[Activation, float] = {
     "gelu": -0.17,
     "gelu_tanh": -0.171,
     "relu": 0.0,
+    "sigmoid": 0.0,
     "silu": -0.279,
     "tanh": -1.0,
 }
 """The minimum of each activation."""
+
+_END = 2**62
+"""Behind the last row, in `Slice`."""
 
 _FAR = -1e30
 """Added to the attention score of a token outside the window, whose weight becomes 0."""
@@ -150,25 +156,29 @@ class LayerBuilder:
             units = np.concatenate([units, units + len(layer.feed_in.weight) // 2])
         return _part(layer.feed_in, units)
 
-    def first_rows(self, x: str, layer: Layer) -> str:
-        """Return the output of a layer for the first row of each sequence only.
+    def one_row(self, x: str, layer: Layer, *, last: bool = False) -> str:
+        """Return the output of a layer for the first or the last row of each sequence only.
 
-        The other rows are only attended to. At position 0 the query needs no rotation.
+        The other rows are only attended to.
         """
         graph, width = self.graph, self._encoder.width
         rows = self.by_sequence(self._before(x, layer.attention_norm))
         if layer.window is not None:
-            seen = graph.integers(layer.window + 1)
-            rows = graph.op("Slice", rows, graph.integers(0), seen, graph.integers(1))
-        first = graph.op("Gather", rows, graph.constant(np.array(0, np.int64)), axis=1)
-        q = self.linear_layers.exact(first, _part(layer.attention_in, slice(width)))
+            seen = layer.window + 1
+            start, end = (-seen, _END) if last else (0, seen)
+            rows = graph.op(
+                "Slice", rows, graph.integers(start), graph.integers(end), graph.integers(1)
+            )
+        place = graph.constant(np.array(-1 if last else 0, np.int64))
+        row = graph.op("Gather", rows, place, axis=1)
+        q = self.linear_layers.exact(row, _part(layer.attention_in, slice(width)))
         mixed = (
             self._attend_to_rows(q, rows, layer)
             if layer.rotary is None
-            else self._attend_to_keys(q, rows, layer)
+            else self._attend_to_keys(q, rows, layer, last=last)
         )
         mixed = self.linear_layers.exact(mixed, layer.attention_out)
-        x = graph.op("Gather", self.by_sequence(x), graph.constant(np.array(0, np.int64)), axis=1)
+        x = graph.op("Gather", self.by_sequence(x), place, axis=1)
         x = self._add(x, mixed, layer.attention_norm)
         y = self._activate_feed(
             self.linear_layers.exact(self._before(x, layer.feed_norm), layer.feed_in)
@@ -203,10 +213,17 @@ class LayerBuilder:
     def _times_rows(self, x: str, rows: str, alpha: float = 1.0) -> str:
         return self.graph.op("FusedMatMul", x, rows, domain=CONTRIB, transB=1, alpha=alpha)
 
-    def _attend_to_keys(self, q: str, rows: str, layer: Layer) -> str:
-        """Attend in the same way where keys are rotated, and so must be computed."""
+    def _attend_to_keys(self, q: str, rows: str, layer: Layer, *, last: bool) -> str:
+        """Attend in the same way where keys are rotated, and so must be computed.
+
+        Only distances count, so the rows are rotated as if they were the whole sequence. The query
+        of the first one needs no rotation.
+        """
         graph, width = self.graph, self._encoder.width
         q = graph.op("Unsqueeze", q, graph.integers(1))
+        if last:
+            length = graph.op("Shape", rows, start=1, end=2)
+            q = self._rotate(q, layer.rotary, graph.op("Sub", length, graph.integers(1)))
         part = _part(layer.attention_in, slice(width, None))
         kv = self.linear_layers.linear(self._by_row(rows), part, layer.attention_peaks)
         kv = graph.op("Reshape", kv, self._join(graph.op("Shape", rows, end=2), 2 * width))
@@ -246,14 +263,15 @@ class LayerBuilder:
             self._windows[window] = graph.op("Unsqueeze", bias, graph.integers(0, 1))
         return self._windows[window]
 
-    def _rotate(self, x: str, rotary: Rotary | None) -> str:
+    def _rotate(self, x: str, rotary: Rotary | None, start: str | None = None) -> str:
+        """Rotate rows of each sequence; `start` is the position of the first, by default 0."""
         if rotary is None:
             return x
         size = self._encoder.width // self._encoder.heads
         angles = rotary.angles(self._max_length or _POSITIONS, size)
         cosines = self.graph.constant(np.cos(angles), f"cosines_{rotary.theta}")
         sines = self.graph.constant(np.sin(angles), f"sines_{rotary.theta}")
-        start = self.graph.integers(0)
+        start = start or self.graph.integers(0)
         return self.graph.op("RotaryEmbedding", x, start, cosines, sines, domain=CONTRIB)
 
     def norm(self, x: str, norm: Norm | None) -> str:
@@ -262,7 +280,7 @@ class LayerBuilder:
             return x
         weight = self.graph.constant(norm.weight)
         bias = () if norm.bias is None else (self.graph.constant(norm.bias),)
-        epsilon = self._encoder.epsilon
+        epsilon = self._encoder.epsilon if norm.epsilon is None else norm.epsilon
         return self.graph.op("LayerNormalization", x, weight, *bias, axis=-1, epsilon=epsilon)
 
     def activate(self, x: str, activation: Activation) -> str:
@@ -276,8 +294,27 @@ class LayerBuilder:
                 return self.graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)
             case "relu":
                 return self.graph.op("Relu", x)
+            case "sigmoid":
+                return self.graph.op("Sigmoid", x)
             case "tanh":
                 return self.graph.op("Tanh", x)
+
+    def head_step(self, x: str, operation: Dense | Norm | UnitLength) -> str:
+        """Return vectors after one step of a head, in float32."""
+        graph, exact = self.graph, self.linear_layers.exact
+        match operation:
+            case Norm():
+                return self.norm(x, operation)
+            case UnitLength():
+                length = graph.op("ReduceL2", x, graph.integers(1), keepdims=1)
+                length = graph.op("Max", length, graph.number(operation.least))
+                return graph.op("Div", x, length)
+        y = exact(x, operation.linear)
+        if operation.activation is not None:
+            y = self.activate(y, operation.activation)
+        if operation.residual is not None:
+            y = graph.op("Add", y, exact(x, operation.residual))
+        return graph.op("Add", y, x) if operation.adds_input else y
 
     def by_sequence(self, x: str, width: int = -1) -> str:
         """Reshape rows to sequences x length x width."""

@@ -6,12 +6,14 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.encoder import (
     Activation,
+    Dense,
     Encoder,
     Head,
     Layer,
     Linear,
     Norm,
     Rotary,
+    UnitLength,
 )
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
@@ -50,14 +52,34 @@ def tokens_of(
 
 def pooled_of(head: Head, tokens: Array) -> Array:
     """Return the vector that the head reads."""
-    pooled: Array = tokens[0] if head.pooling == "cls" else tokens.mean(axis=0)
-    return pooled
+    if head.pooling == "mean":
+        mean: Array = tokens.mean(axis=0)
+        return mean
+    row: Array = tokens[-1 if head.pooling == "last" else 0]
+    return row
 
 
 def logits_of(encoder: Encoder, head: Head, pooled: Array) -> Array:
     """Return the head's logits for a pooled vector."""
-    y = _activate(head.activation, _apply(head.dense, pooled))
-    return _apply(head.classifier, _normalise(encoder, head.norm, y))
+    vectors = {head.vector: pooled}
+    for step in head.steps:
+        vectors[step.target] = _head_step(encoder, step.operation, vectors[step.source])
+    return vectors[head.logits]
+
+
+def _head_step(encoder: Encoder, operation: Dense | Norm | UnitLength, x: Array) -> Array:
+    match operation:
+        case Norm():
+            return _normalise(encoder, operation, x)
+        case UnitLength():
+            scaled: Array = x / max(float(np.linalg.norm(x)), operation.least)
+            return scaled
+    y = _apply(operation.linear, x)
+    if operation.activation is not None:
+        y = _activate(operation.activation, y)
+    if operation.residual is not None:
+        y = y + _apply(operation.residual, x)
+    return y + x if operation.adds_input else y
 
 
 def _embed(encoder: Encoder, ids: Array, types: Array) -> Array:
@@ -120,16 +142,19 @@ def _normalise(encoder: Encoder, norm: Norm | None, x: Array) -> Array:
         return x
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    y: Array = centred / np.sqrt(variance + encoder.epsilon) * norm.weight
+    epsilon = encoder.epsilon if norm.epsilon is None else norm.epsilon
+    y: Array = centred / np.sqrt(variance + epsilon) * norm.weight
     return y if norm.bias is None else y + norm.bias
 
 
 def _activate(activation: Activation, x: Array) -> Array:
-    """Apply an activation; all but two multiply `x` by a share between 0 and 1."""
+    """Apply an activation; all but three multiply `x` by a share between 0 and 1."""
     share: Array
     match activation:
         case "relu":
             return np.maximum(x, 0)
+        case "sigmoid":
+            return (1 + np.tanh(x / 2)) / 2
         case "tanh":
             return np.tanh(x)
         case "gelu":

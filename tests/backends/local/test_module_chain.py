@@ -50,11 +50,12 @@ def scores(width: int, labels: int = 1) -> Any:
 
 
 def by_names() -> list[Any]:
-    """Two branches that read the pooled vector, one of them by way of another name."""
+    """Two branches from the pooled vector; the scores come from the one of other names."""
     return [
-        Dense(64, 48, activation_function=torch.nn.Sigmoid(), module_output_name="hidden"),
+        Dense(64, 48, activation_function=torch.nn.Tanh(), module_output_name="hidden"),
         Dropout(0.5),
         Normalize(module_input_name="hidden", module_output_name="unit"),
+        Dense(64, 48, activation_function=torch.nn.Sigmoid()),
         Dense(48, 1, activation_function=None, module_input_name="unit",
               module_output_name="scores"),
     ]  # fmt: skip
@@ -67,6 +68,7 @@ def residual() -> list[Any]:
         Normalize(),
         LayerNorm(32),
         Dense(32, 32, activation_function=torch.nn.SiLU()),
+        Dense(32, 32, activation_function=torch.nn.Sigmoid()),
         scores(32),
     ]
 

@@ -93,6 +93,9 @@ class LocalBackend(Backend):
         instruction: what a language model should judge; None: what its files say.
         true_token: the word whose logit is the score; None: what the files say.
         false_token: the word whose logit is subtracted; None: nothing is.
+        label: of a classifier with several labels, the name or number of the one that means
+            relevant; None: what its files say. The score is the logit of its probability: of two
+            labels, the difference of their logits.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
         local_files_only: never contact the hub.
@@ -127,6 +130,7 @@ class LocalBackend(Backend):
         instruction: str | None = None,
         true_token: str | None = None,
         false_token: str | None = None,
+        label: str | int | None = None,
         revision: str | None = None,
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
@@ -151,6 +155,7 @@ class LocalBackend(Backend):
             "instruction": instruction,
             "true_token": true_token,
             "false_token": false_token,
+            "label": label,
             "revision": revision,
             "cache_folder": _as_text(cache_folder),
             "local_files_only": local_files_only,
@@ -301,6 +306,7 @@ class LocalBackend(Backend):
                 allow_pickle=options["allow_pickle"],
                 trust_remote_code=options["trust_remote_code"],
                 prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
+                label=options["label"],
             )
 
     def _load(self) -> LoadedModel:
@@ -318,8 +324,9 @@ class LocalBackend(Backend):
     def _name(self, loaded: LoadedModel) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
         prompt = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
+        label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
         return (
-            f"local:{checkpoint.name}?engine={engine.name}{prompt}"
+            f"local:{checkpoint.name}?engine={engine.name}{prompt}{label}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}"
         )
 
@@ -379,6 +386,9 @@ def _check(options: dict[str, Any]) -> None:
     )
     for name in _SWITCHES:
         check_boolean(name, options[name])
+    label = options["label"]
+    if isinstance(label, bool) or not isinstance(label, str | int | None) or label == "":
+        raise ConfigError(f"`label` must be None, or a label's name or number, not {label!r}")
     for name in (*_PROMPT_OPTIONS, "revision", "cache_folder"):
         value = options[name]
         if value is not None and (not isinstance(value, str) or not value):

@@ -14,6 +14,7 @@ from typing import Any
 
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.hub import fetch
+from rerank_plugins.backends.local.labels import Label, find_label
 from rerank_plugins.backends.local.module_chain import (
     WEIGHTS,
     ModuleChain,
@@ -96,6 +97,8 @@ class Checkpoint:
     """The text before every query where there is no prompt."""
     chain: ModuleChain | None = None
     """What turns the body's states into scores; None: the model's own head."""
+    label: Label | None = None
+    """The label that means relevant; None: there is one score."""
 
     @property
     def name(self) -> str:
@@ -129,6 +132,8 @@ class Checkpoint:
         if self.answer_tokens is not None:
             facts["true_token"] = self.answer_tokens.true
             facts["false_token"] = self.answer_tokens.false
+        if self.label is not None:
+            facts["label"] = self.label.name
         return facts
 
     @property
@@ -182,6 +187,7 @@ def resolve(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     prompt_options: PromptOptions = _NO_PROMPT_OPTIONS,
+    label: str | int | None = None,
 ) -> Checkpoint:
     """Find a reranker's files, and download those that are missing.
 
@@ -198,6 +204,7 @@ def resolve(
         allow_pickle: accept pickled weights; unpickling can run any code.
         trust_remote_code: also download the Python files of the model.
         prompt_options: what the user sets about the prompt and its answer tokens.
+        label: the label that means relevant, by name or number; None: what the files say.
 
     Raises:
         ConfigError: there is no such model, it is not a reranker this package can run, or
@@ -211,6 +218,7 @@ def resolve(
         "max_length": max_length,
         "pickle": allow_pickle,
         "prompt_options": prompt_options,
+        "label": label,
     }
     if folder.is_dir():
         if revision is not None:
@@ -256,6 +264,7 @@ def _read(
     max_length: int | None,
     pickle: bool,
     prompt_options: PromptOptions,
+    label: str | int | None,
 ) -> Checkpoint:
     where = repr(str(folder) if commit is None else model)
     weights = _weights(folder)
@@ -293,6 +302,9 @@ def _read(
             "which this package can't run"
         )
     longest = _longest(config, tokenizer_config, prompt_config)
+    labels = 1 if prompt_config.answer_tokens is not None else _num_labels(config)
+    if chain is not None:
+        labels = chain.num_labels
     files = (*prompt_config.files, *(() if chain is None else chain.files))
     all_weights = (*weights, *(() if chain is None else chain.weights))
     return Checkpoint(
@@ -307,6 +319,7 @@ def _read(
         answer_tokens=prompt_config.answer_tokens,
         query_prefix=prompt_config.query_prefix,
         chain=chain,
+        label=find_label(model, config, labels, label, named=chain is None),
     )
 
 
@@ -343,9 +356,6 @@ def _check_kind(model: str, config: Mapping[str, Any]) -> None:
             f"{architectures}), so its scores would be meaningless; choose a reranker "
             "(cross-encoder)"
         )
-    labels = _num_labels(config)
-    if labels != 1:
-        raise ConfigError(f"{model!r} gives {labels} labels per pair; a reranker gives 1")
 
 
 def _check_names(where: str, config: Mapping[str, Any], weights: Sequence[Path]) -> None:

@@ -19,6 +19,7 @@ from rerank_plugins.backends.local.engine import (
     Request,
     UnsupportedByEngine,
 )
+from rerank_plugins.backends.local.labels import Label, label_logit
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.build import build_graph
 from rerank_plugins.backends.local.onnx.build.chain_head import read_chain_head
@@ -71,7 +72,8 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
         session, facts = _load_exported(checkpoint, dtype, exc)
         name = "onnx-exported"
     release_memory()
-    return ONNXEngine(session, tokenizer, name, settings.threads or usable_cpus(), facts)
+    threads = settings.threads or usable_cpus()
+    return ONNXEngine(session, tokenizer, name, threads, facts, label=checkpoint.label)
 
 
 def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
@@ -82,6 +84,11 @@ def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, d
     head = encoder.head
     if head is None:
         raise UnsupportedByEngine(f"{checkpoint.model!r} has no classification head")
+    if head.labels != checkpoint.num_labels:
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} has weights for {head.labels} labels, and config.json says "
+            f"{checkpoint.num_labels}"
+        )
     samples = Sample.draw(encoder, head, longest=checkpoint.max_length)
     if dtype == "int8":
         encoder = with_peaks(encoder, samples)
@@ -123,12 +130,15 @@ class ONNXEngine:
         name: str,
         threads: int,
         facts: dict[str, object],
+        *,
+        label: Label | None = None,
     ) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._name = name
         self._threads = threads
         self._facts = facts
+        self._label = label
         self._start_workers()
         reset_in_forked_child(self)
         self._lock = ForkSafeLock()
@@ -192,4 +202,5 @@ class ONNXEngine:
             raise
 
     def _logit(self, ids: Array, types: Array) -> float:
-        return float(self._session.run("logits", ids, types).item())
+        logits = self._session.run("logits", ids, types)
+        return float(logits.item()) if self._label is None else label_logit(logits[0], self._label)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.labels import Label
 from rerank_plugins.backends.local.module_chain import ChainPooling
 from rerank_plugins.backends.local.tokenizer import Pooling
 from rerank_plugins.errors import ConfigError
@@ -30,9 +31,18 @@ _CHAIN_POOLINGS: Mapping[ChainPooling, Pooling] = {
 }
 
 
-def scores(logits: torch.Tensor) -> torch.Tensor:
-    """Return one score per row: its only logit, or the first minus the second; [n, 1 or 2]."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
+def scores(logits: torch.Tensor, label: Label | None) -> torch.Tensor:
+    """Return one score per row of logits, [n, labels].
+
+    It is the only logit, or the logit of a label's probability. Of the answer tokens of a language
+    model, which come without a label, it is the first minus the second.
+    """
+    if label is None:
+        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
+    if not label.exclusive:
+        return logits[:, label.index]
+    others = [index for index in range(logits.shape[1]) if index != label.index]
+    return logits[:, label.index] - logits[:, others].logsumexp(1)
 
 
 def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:

@@ -60,6 +60,7 @@ class PackedForward:
     def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
         self.model = model
         self.dtype = find_dtype(model)
+        self._label = checkpoint.label
         if not getattr(model, "_supports_attention_backend", False):
             raise CannotPack(f"{type(model).__name__} does not use the attention interface")
         self._backbone = getattr(model, model.base_model_prefix)
@@ -130,7 +131,7 @@ class PackedForward:
         no_ids = torch.full((len(states), 1), -1, device=states.device)
         logits: torch.Tensor = self._head(input_ids=no_ids, attention_mask=None).logits
         self._pooled.states = None
-        values = scores(logits.reshape(len(states), -1))
+        values = scores(logits.reshape(len(states), -1), self._label)
         if states.dtype != torch.float16:
             return values
         return mark_overflow(values, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))

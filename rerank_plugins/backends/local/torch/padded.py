@@ -46,6 +46,7 @@ class PaddedForward:
     def __init__(self, model: Any, checkpoint: Checkpoint, *, check: bool = False) -> None:
         self.model = model
         self.dtype = find_dtype(model)
+        self._label = checkpoint.label
         self._pad = model.config.get_text_config().pad_token_id
         self._takes_types = (
             checkpoint.uses_types
@@ -90,7 +91,7 @@ class PaddedForward:
                 self._last.select = None
         if self._answers:
             logits = (logits if self._last is not None else _rows(logits, places))[:, 0]
-        values = scores(logits)
+        values = scores(logits, self._label)
         if backbone_states[0].dtype != torch.float16:
             return values
         states = backbone_states[0]

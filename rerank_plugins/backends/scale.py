@@ -15,9 +15,9 @@ __all__ = ["Scaling", "may_be_probabilities", "sigmoid", "to_probability"]
 _TOLERANCE = 1e-6
 
 
-def to_probability(logits: Iterable[float]) -> list[float]:
-    """Return the sigmoid of each logit, from 0 to 1."""
-    return [sigmoid(logit) for logit in logits]
+def to_probability(logits: Iterable[float], temperature: float = 1.0) -> list[float]:
+    """Return the sigmoid of each logit over a temperature, from 0 to 1."""
+    return [sigmoid(logit / temperature) for logit in logits]
 
 
 def sigmoid(logit: float) -> float:

@@ -87,6 +87,8 @@ class LocalBackend(Backend):
         batch_tokens: the most tokens in one batch; None: what suits the device. Halved for
             a while when memory runs out.
         scale: `"probability"` (0 to 1) or `"logit"`.
+        temperature: what a logit is divided by before the sigmoid, above 0; the model's card names
+            it where its probabilities need one.
         template: the prompt of a language model, in place of the one in its files: the name of a
             known template, a text with `{query}` and `{document}` (and maybe `{instruction}`), or
             `"pair"`, which joins the two texts as the tokenizer does.
@@ -126,6 +128,7 @@ class LocalBackend(Backend):
         max_length: int | None = None,
         batch_tokens: int | None = None,
         scale: Literal["probability", "logit"] = "probability",
+        temperature: float = 1.0,
         template: str | None = None,
         instruction: str | None = None,
         true_token: str | None = None,
@@ -151,6 +154,7 @@ class LocalBackend(Backend):
             "max_length": max_length,
             "batch_tokens": batch_tokens,
             "scale": scale,
+            "temperature": temperature,
             "template": template,
             "instruction": instruction,
             "true_token": true_token,
@@ -243,9 +247,16 @@ class LocalBackend(Backend):
                 "max_length": checkpoint.max_length,
                 "longest": checkpoint.longest,
                 **checkpoint.describe(),
+                **self._calibration(),
                 **loaded.engine.describe(),
                 "engine_chosen": loaded.reason,
             }
+
+    def _calibration(self) -> dict[str, object]:
+        if self.scale == "logit":
+            return {}
+        temperature = self._options["temperature"]
+        return {"calibration": "none" if temperature == 1 else f"temperature {temperature:g}"}
 
     def model_files(self) -> ModelFiles:
         """Return the files of the model without loading or downloading it.
@@ -324,10 +335,12 @@ class LocalBackend(Backend):
     def _name(self, loaded: LoadedModel) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
         prompt = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
+        scaled = self._options["temperature"]
+        temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
         label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
         return (
             f"local:{checkpoint.name}?engine={engine.name}{prompt}{label}"
-            f"&max_length={checkpoint.max_length}&scale={self.scale}"
+            f"&max_length={checkpoint.max_length}&scale={self.scale}{temperature}"
         )
 
     def _check_instructions(self, requests: Iterable[Request], checkpoint: Checkpoint) -> None:
@@ -342,7 +355,9 @@ class LocalBackend(Backend):
     def _scores(self, name: str, result: Scores) -> Scores:
         values = check_scores(result.values, len(result))
         return Scores(
-            values if self.scale == "logit" else to_probability(values),
+            values
+            if self.scale == "logit"
+            else to_probability(values, self._options["temperature"]),
             backend=name,
             model=self.model,
             scale=self.scale,
@@ -386,6 +401,12 @@ def _check(options: dict[str, Any]) -> None:
     )
     for name in _SWITCHES:
         check_boolean(name, options[name])
+    check_number("temperature", options["temperature"], above=0)
+    if options["scale"] == "logit" and options["temperature"] != 1:
+        raise ConfigError(
+            "`temperature` turns logits into probabilities, and `scale` is 'logit'; drop one of "
+            "them"
+        )
     label = options["label"]
     if isinstance(label, bool) or not isinstance(label, str | int | None) or label == "":
         raise ConfigError(f"`label` must be None, or a label's name or number, not {label!r}")

@@ -485,3 +485,51 @@ def test_torch_is_not_imported_to_build() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "[]" == run.stdout.strip()
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("temperature", [5, 0.25, 1e-300])
+def test_a_temperature_divides_the_logit(
+    engine: Any, temperature: float, checkpoint: Callable[[str], str]
+) -> None:
+    """As the card of zerank-2 wants it: sigmoid(logit / 5)."""
+    folder, documents = checkpoint("bert"), ["a", "The giant panda is a bear.", "x y z " * 30]
+    pairs = [("what is a panda?", document) for document in documents]
+    reference = CrossEncoder(folder, device="cpu")
+    logits = torch.tensor(reference.predict(pairs, activation_fn=torch.nn.Identity()))
+    options: dict[str, Any] = {"engine": engine, "device": "cpu"}
+    with LocalBackend(folder, temperature=temperature, **options) as backend:
+        scores = backend.score("what is a panda?", documents)
+        facts = backend.describe()
+
+    expected = (logits.double() / temperature).sigmoid().tolist()
+    assert expected == pytest.approx(list(scores), abs=1e-5)
+    assert f"temperature {temperature:g}" == facts["calibration"]
+
+
+def test_the_temperature_is_part_of_the_name(checkpoint: Callable[[str], str]) -> None:
+    folder = checkpoint("bert")
+    temperatures = [1.0, 2, 2.0, 2.0000001, 5]
+    names = [
+        LocalBackend(folder, engine="onnx", temperature=temperature).name
+        for temperature in temperatures
+    ]
+
+    assert names[1] == names[2]
+    assert 4 == len(set(names))
+    with LocalBackend(folder, engine="onnx") as plain:
+        assert names[0] == plain.name
+        assert "none" == plain.describe()["calibration"]
+    with LocalBackend(folder, engine="onnx", scale="logit") as raw:
+        assert "calibration" not in raw.describe()
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("inf"), float("nan"), True, "5"])
+def test_a_temperature_is_a_number_above_0(temperature: Any) -> None:
+    with pytest.raises(ConfigError, match="`temperature` must be a number"):
+        LocalBackend("x", temperature=temperature)
+
+
+def test_logits_have_no_temperature() -> None:
+    with pytest.raises(ConfigError, match="drop one of them"):
+        LocalBackend("x", temperature=5, scale="logit")

@@ -35,7 +35,7 @@ class ChromaRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
     ) -> list[Document]:
-        result = collection.query(query_embeddings=embed([query]), n_results=DEPTH)
+        result = collection.query(query_embeddings=embed([query], role="query"), n_results=DEPTH)
         return [
             Document(text, id=name)
             for name, text in zip(result["ids"][0], (result["documents"] or [[]])[0], strict=True)

@@ -6,15 +6,13 @@ Replace them with your own documents, embedding model and judged questions.
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from rerank_plugins import Backend, load_backend
+from rerank_plugins.backends.embedded.embedder import WINDOW, Role, TokenEmbedder
 from rerank_plugins.evaluation import Evaluation, evaluate, from_retriever, load_dataset
 
 BACKEND = sys.argv[1] if len(sys.argv) > 1 else "embedded"
@@ -43,40 +41,26 @@ def _parts(name: str) -> tuple[dict[str, str], Judged]:
     return dict(data.documents), judged
 
 
-class MiniLM:
-    """all-MiniLM-L6-v2 in 8 bits, from the files of this package: no torch, no download.
+@cache
+def _embedder() -> TokenEmbedder:
+    """multilingual-e5-small, from the files of this package: no torch, no download.
 
-    In your program this is one line: `SentenceTransformer("all-MiniLM-L6-v2").encode(texts)`.
+    In your program this is `SentenceTransformer("intfloat/multilingual-e5-small")`.
     """
-
-    def __init__(self) -> None:
-        folder = files("rerank_plugins.backends.embedded")
-        self.tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
-        self.tokenizer.enable_truncation(256)
-        self.session = onnxruntime.InferenceSession((folder / "model.onnx").read_bytes())
-        self.names = [node.name for node in self.session.get_inputs()]
-
-    def encode(self, text: str) -> NDArray[np.float32]:
-        """Return the mean of the token vectors, scaled to length 1."""
-        ids = np.array([self.tokenizer.encode(text).ids], np.int32)
-        feeds = dict(zip(self.names, (ids, np.zeros_like(ids)), strict=False))
-        mean = self.session.run(["tokens"], feeds)[0][0].mean(axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+    return TokenEmbedder(max_length=WINDOW, threads=1, cached_tokens=0)
 
 
 @cache
-def _model() -> MiniLM:
-    return MiniLM()
+def _embedded(text: str, *, role: Role) -> NDArray[np.float32]:
+    """Return the mean of the token vectors, scaled to length 1."""
+    tokens = _embedder().vectors(text, role)
+    mean = (tokens.directions * tokens.inverse_lengths[:, None]).mean(axis=0)
+    return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 
-@cache
-def _embedded(text: str) -> NDArray[np.float32]:
-    return _model().encode(text)
-
-
-def embed(texts: Iterable[str]) -> NDArray[np.float32]:
+def embed(texts: Iterable[str], *, role: Role = "passage") -> NDArray[np.float32]:
     """Return one unit vector of 384 dimensions per text, cached for the next recipe."""
-    return np.stack([_embedded(text) for text in texts])
+    return np.stack([_embedded(text, role=role) for text in texts])
 
 
 @cache

@@ -36,7 +36,10 @@ def by_words(question: str) -> list[int]:
 def by_vectors(question: str) -> list[int]:
     """Find rows by cosine, best first."""
     return [
-        int(row) for row in np.argsort(-(vectors @ embed([question])[0]), kind="stable")[:DEPTH]
+        int(row)
+        for row in np.argsort(-(vectors @ embed([question], role="query")[0]), kind="stable")[
+            :DEPTH
+        ]
     ]
 
 

@@ -34,7 +34,7 @@ class QdrantRetriever(BaseRetriever):
     """Finds passages by the cosine of their vectors."""
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = embed([query_bundle.query_str])[0].tolist()
+        vector = embed([query_bundle.query_str], role="query")[0].tolist()
         points = client.query_points("passages", query=vector, limit=DEPTH).points
         payloads = [(point.payload or {}, point.score) for point in points]
         return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,8 @@ __all__ = ["Mix", "Shape", "Workload"]
 
 Mix: TypeAlias = Literal["natural", "skewed"]
 """`"natural"`: lengths of paragraphs. `"skewed"`: two of five are long, the others short."""
+
+_WORD = re.compile(r"\b[a-z]{2,}\b")
 
 _Points: TypeAlias = Sequence[tuple[float, int]]
 
@@ -119,12 +123,15 @@ def _quantile(points: _Points, share: float) -> int:
 
 @cache
 def _words() -> tuple[list[str], list[float]]:
-    """Return words of one token each, most frequent first, and their cumulative Zipf weights."""
-    path = files("rerank_plugins.backends.embedded") / "tokenizer.json"
-    vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = [
-        word
-        for word in sorted(vocabulary, key=vocabulary.__getitem__)
-        if word.isascii() and word.isalpha() and len(word) > 1
-    ]
+    """Return words of one token each, most frequent first, and their cumulative Zipf weights.
+
+    They are the English words of the demo that are one piece of the embedded model's vocabulary.
+    """
+    folder = files("rerank_plugins")
+    pieces = folder / "backends" / "embedded" / "pieces.txt"
+    known = frozenset(pieces.read_text(encoding="utf-8").split("\n"))
+    corpus = folder / "evaluation" / "demo" / "covidqa" / "corpus.jsonl"
+    texts = [json.loads(line)["text"] for line in corpus.read_text(encoding="utf-8").splitlines()]
+    counts = Counter(word for text in texts for word in _WORD.findall(text) if f"▁{word}" in known)
+    words = [word for word, _ in counts.most_common()]
     return words, list(accumulate(1 / rank for rank in range(10, len(words) + 10)))

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from rerank_plugins.backends.embedded import EmbeddedBackend, char_ngrams, embedder
+from rerank_plugins.backends.embedded import EmbeddedBackend, files
+from rerank_plugins.backends.embedded.unigram import SPACE, UnigramTokenizer, normalize
 from rerank_plugins.server.body import parse
 from rerank_plugins.server.errors import APIError
 from rerank_plugins.server.schemas import AnyRerankRequest
@@ -53,7 +55,6 @@ PIECES = {
 """Name → what is repeated."""
 
 _LETTERS = 32_768  # the longest document of a server
-_QUERY_LETTERS = 4096
 
 
 class Stage(NamedTuple):
@@ -84,9 +85,9 @@ def _parse(body: bytes) -> None:
 
 
 def _stages() -> Iterator[Stage]:
-    tokenizer = Tokenizer.from_file(str(embedder._FOLDER / "tokenizer.json"))
+    pieces = (files.FOLDER / files.PIECES).read_text("utf-8").split("\n")
+    unigram = UnigramTokenizer(pieces, np.load(files.FOLDER / files.SCORES).tolist())
     backend = EmbeddedBackend(cached_tokens=0, threads=1)
-    long = char_ngrams.ngrams([text_of(PIECES["4,096 Chinese characters"], _QUERY_LETTERS)])
     yield Stage("parsing a body", lambda text: _parse(_body(text)), lambda t: len(_body(t)))
     yield Stage(
         "parsing a body in escapes",
@@ -94,11 +95,11 @@ def _stages() -> Iterator[Stage]:
         lambda text: len(_body(text, escaped=True)),
     )
     yield Stage(
-        "normalizing, and comparing with a query of 4,096 Chinese characters",
-        lambda text: char_ngrams.overlap(long, char_ngrams.split_unreadable(text)[1]),
+        "normalizing and tokenizing for the embedded model",
+        lambda text: unigram.encode(normalize(text), len(text)),
         _length,
     )
-    yield Stage("tokenizing (WordPiece)", tokenizer.encode, _length)
+    yield Stage("tokenizing (WordPiece)", _word_piece(pieces).encode, _length)
     yield Stage(
         "scoring with the embedded model, a document of 32,768 letters",
         lambda text: backend.score("what is a panda?", [text]),
@@ -109,6 +110,18 @@ def _stages() -> Iterator[Stage]:
         lambda text: backend.score("what is a panda?", [text[:300]]),
         lambda text: _length(text[:300]),
     )
+
+
+def _word_piece(pieces: list[str]) -> Tokenizer:
+    """Return a tokenizer of BERT's kind, with the embedded model's words."""
+    words = dict.fromkeys(
+        piece[1:] if piece.startswith(SPACE) else f"##{piece}" for piece in pieces[4:]
+    )
+    vocabulary = {word: index for index, word in enumerate(("[UNK]", *words))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
 
 
 STAGES = tuple(_stages())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,59 +11,66 @@ from numpy.typing import NDArray
 
 __all__ = ["TokenVectors", "max_sim", "quantize"]
 
-_SAME_TOKEN = 0.05
-"""Added to the cosine of two equal tokens, so that a literal match beats a paraphrase."""
-
 
 class TokenVectors(NamedTuple):
-    """A text as the model sees it: what each token is, and what it means in its context."""
+    """A text as the model sees it: what each token means in its context."""
 
-    ids: NDArray[np.int32]
-    """Vocabulary entry of each token."""
     directions: NDArray[np.int8]
     """One row per token; only its direction means anything."""
     inverse_lengths: NDArray[np.float32]
     """What scales each row to length 1."""
+    windows: tuple[int, ...] = ()
+    """Where each window starts, for a text with tokens: `(0,)` if it was read at once."""
+    tokens: int = 0
+    """How many tokens were read."""
     is_truncated: bool = False
     """Whether these are only the first tokens of the text."""
 
     def at(self, keep: NDArray[np.bool_]) -> TokenVectors:
-        """Return the tokens chosen by a mask."""
-        return TokenVectors(
-            self.ids[keep], self.directions[keep], self.inverse_lengths[keep], self.is_truncated
+        """Return the vectors chosen by a mask, as one window."""
+        return self._replace(
+            directions=self.directions[keep],
+            inverse_lengths=self.inverse_lengths[keep],
+            windows=(0,),
         )
 
 
-def quantize(
-    ids: NDArray[np.int32], vectors: NDArray[np.float32], *, is_truncated: bool = False
-) -> TokenVectors:
-    """Round vectors (tokens x width) to 8 bits, each row by its own largest value."""
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    directions = np.rint(vectors * (127.0 / largest)).astype(np.int8)
+def quantize(vectors: Sequence[NDArray[np.float32]], *, is_truncated: bool = False) -> TokenVectors:
+    """Round the vectors of windows, tokens x width each, to 8 bits, each row by its largest."""
+    rows = np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    directions = np.rint(rows * (127.0 / largest)).astype(np.int8)
     lengths = np.linalg.norm(directions.astype(np.float32), axis=1)
-    return TokenVectors(ids, directions, (1.0 / lengths).astype(np.float32), is_truncated)
+    starts = tuple(accumulate(map(len, vectors[:-1]), initial=0)) if vectors else ()
+    inverse = (1.0 / lengths).astype(np.float32)
+    return TokenVectors(directions, inverse, starts, len(rows), is_truncated)
 
 
 def max_sim(query: TokenVectors, documents: Sequence[TokenVectors]) -> NDArray[Any]:
-    """Return one number per document: the mean over query tokens of their best match there.
+    """Return one number per document, from -1 to 1: how well its best window matches the query.
 
-    A match is the cosine of two token vectors plus 0.05 for equal tokens, so results lie between
-    -1 and 1.05. A document without tokens gets 0. This is the MaxSim operator of ColBERT,
-    https://arxiv.org/abs/2004.12832, as a mean.
+    A window's match is the mean over query tokens of their largest cosine with a token there: the
+    MaxSim operator of ColBERT, https://arxiv.org/abs/2004.12832, as a mean. A document without
+    tokens gets 0.
     """
     scores = np.zeros(len(documents))
-    filled = [i for i, document in enumerate(documents) if len(document.ids)]
-    if not filled or not len(query.ids):
+    filled = [i for i, document in enumerate(documents) if document.windows]
+    if not filled or not query.windows:
         return scores
     joined = TokenVectors(
-        np.concatenate([documents[i].ids for i in filled]),
         np.concatenate([documents[i].directions for i in filled]),
         np.concatenate([documents[i].inverse_lengths for i in filled]),
     )
+    offsets = accumulate((len(documents[i].directions) for i in filled[:-1]), initial=0)
+    windows = [
+        offset + start
+        for offset, i in zip(offsets, filled, strict=True)
+        for start in documents[i].windows
+    ]
     matches = _unit(query) @ _unit(joined).T
-    matches += np.float32(_SAME_TOKEN) * (query.ids[:, None] == joined.ids)
-    starts = np.cumsum([0, *(len(documents[i].ids) for i in filled[:-1])])
-    scores[filled] = np.maximum.reduceat(matches, starts, axis=1).mean(axis=0)
+    by_window = np.maximum.reduceat(matches, windows, axis=1).mean(axis=0)
+    firsts = list(accumulate((len(documents[i].windows) for i in filled[:-1]), initial=0))
+    scores[filled] = np.maximum.reduceat(by_window, firsts)
     return scores
 
 

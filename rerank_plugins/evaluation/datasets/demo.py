@@ -33,7 +33,6 @@ def read_demo(name: str) -> Dataset:
         dataset,
         name=name,
         first_stage=BM25_NAME,
-        warnings=(*dataset.warnings, *filter(None, [_NOTES.get(name)])),
         credit=_CREDITS[name],
     )
 
@@ -42,9 +41,4 @@ _CREDITS = {
     "covidqa": "COVID-QA (Möller et al., 2020), Apache-2.0; passages from CORD-19 articles, "
     "CC BY 4.0; sampled",
     "xquad-zh": "XQuAD (Artetxe et al., 2020), CC BY-SA 4.0, from Wikipedia; sampled",
-}
-
-_NOTES = {
-    "xquad-zh": "the questions are Chinese: the embedded model reads English, and compares Chinese "
-    "by shared characters only",
 }

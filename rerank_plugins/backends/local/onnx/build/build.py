@@ -35,7 +35,8 @@ def build_encoder(
             the vector the head reads; `"tokens"` gives `tokens` (sequences x length x width),
             the last layer's vectors.
         dtype: `"int8"` keeps matrices and word embeddings in 8 bits, with a scale per output or
-            row, and quantises activations at run time; the head and norms stay float32.
+            row, and quantises activations at run time; `"int4"` keeps matrices in 4 bits, with a
+            scale per 32 numbers, and computes in float32. The head and norms stay float32.
         max_length: the most tokens in a sequence; None: as many as there are positions.
 
     Raises:
@@ -44,8 +45,9 @@ def build_encoder(
         ConfigError: the files are missing or broken.
     """
     encoder = read_encoder(Path(folder))
+    embeddings: EmbeddingSource = "float32" if dtype == "int4" else dtype
     graph = build_graph(
-        encoder, output=output, dtype=dtype, embeddings=dtype, max_length=max_length
+        encoder, output=output, dtype=dtype, embeddings=embeddings, max_length=max_length
     )
     return graph.to_bytes()
 

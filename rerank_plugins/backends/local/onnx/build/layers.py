@@ -136,7 +136,7 @@ class LayerBuilder:
         linear = self.linear_layers.linear_by_row if measured else self.linear_layers.linear
         x = self._add(x, linear(self._by_row(mixed), layer.attention_out), layer.attention_norm)
         before = self._before(x, layer.feed_norm)
-        if self._dtype == "float32" or layer.unit_peaks is None:
+        if self._dtype != "int8" or layer.unit_peaks is None:
             y = self._activate_feed(self.linear_layers.linear(before, layer.feed_in))
             return self._add(x, self.linear_layers.linear(y, layer.feed_out), layer.feed_norm)
         outliers, others = split_outliers(layer.feed_out, layer.unit_peaks)

@@ -8,15 +8,24 @@ import numpy as np
 
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
 from rerank_plugins.backends.local.onnx.build.graph import CONTRIB, Graph
-from rerank_plugins.backends.local.onnx.build.quantise import quantise, smooth
+from rerank_plugins.backends.local.onnx.build.quantise import (
+    BLOCK,
+    quantise,
+    quantise_blocks,
+    smooth,
+)
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
 __all__ = ["LinearLayers", "Precision"]
 
-Precision: TypeAlias = Literal["float32", "int8"]
+Precision: TypeAlias = Literal["float32", "int8", "int4"]
+"""How matrices are kept. Products are in float32 or, for `"int8"`, in 8 bits."""
 
 _TINY = 1e-30
 """The least scale, for rows of zeros."""
+
+_FLOAT32 = 1
+"""`accuracy_level` of `MatMulNBits`: the inputs are not rounded."""
 
 _MIDDLE, _LOW = 128, 16
 """The zero points in unsigned 8 bits: for both signs, and for mostly positive numbers."""
@@ -35,12 +44,12 @@ class LinearLayers:
         self._dtype = dtype
 
     def linear(self, x: str, linear: Linear, peaks: Array | None = None) -> str:
-        """Apply a linear layer to rows, in 8 bits if `dtype` says so.
+        """Apply a linear layer to rows, as `dtype` says.
 
         With `peaks`, the largest magnitudes of the inputs, these are smoothed before rounding.
         """
-        if self._dtype == "float32":
-            return self.exact(x, linear)
+        if self._dtype != "int8":
+            return self._by_blocks(x, linear) if self._dtype == "int4" else self.exact(x, linear)
         if peaks is not None:
             linear, factors = smooth(linear, peaks)
             x = self._graph.op("Mul", x, self._graph.constant(factors))
@@ -57,8 +66,8 @@ class LinearLayers:
         Special tokens have values ten times those of others. `lowest` is the minimum of the values;
         None: they range as far below 0 as above.
         """
-        if self._dtype == "float32":
-            return self.exact(x, linear)
+        if self._dtype != "int8":
+            return self.linear(x, linear)
         graph = self._graph
         zero = _MIDDLE if lowest is None else _LOW
         sizes = graph.op("Abs", x) if lowest is None else x
@@ -82,6 +91,25 @@ class LinearLayers:
         )
         y = graph.op("Mul", y, scale)
         return y if linear.bias is None else graph.op("Add", y, graph.constant(linear.bias))
+
+    def _by_blocks(self, x: str, linear: Linear) -> str:
+        """Apply a linear layer kept in 4 bits, whose numbers become float32 as they are needed."""
+        numbers, scales = quantise_blocks(linear.weight)
+        outputs, inputs = linear.weight.shape
+        y = self._graph.op(
+            "MatMulNBits",
+            x,
+            self._graph.constant(numbers),
+            self._graph.constant(scales.ravel()),
+            domain=CONTRIB,
+            K=inputs,
+            N=outputs,
+            bits=4,
+            block_size=BLOCK,
+            accuracy_level=_FLOAT32,
+        )
+        bias = linear.bias
+        return y if bias is None else self._graph.op("Add", y, self._graph.constant(bias))
 
     def exact(self, x: str, linear: Linear) -> str:
         """Apply a linear layer to rows in float32."""

@@ -1,4 +1,4 @@
-"""Quantising matrices to 8 bits, and preparing inputs to lose little in 8 bits."""
+"""Quantising matrices to 8 or 4 bits, and preparing inputs to lose little in 8 bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import numpy as np
 from rerank_plugins.backends.local.onnx.build.encoder import Linear
 from rerank_plugins.backends.local.onnx.build.weights import Array
 
-__all__ = ["quantise", "smooth", "split_outliers"]
+__all__ = ["BLOCK", "quantise", "quantise_blocks", "smooth", "split_outliers"]
+
+BLOCK = 32
+"""Numbers of a row that share a scale in 4 bits."""
 
 _SHARE = 0.65
 """How much of the range of inputs moves into the matrix (SmoothQuant's alpha)."""
@@ -32,6 +35,25 @@ def quantise(rows: Array, *, pairs: bool) -> tuple[Array, Array]:
     scales = np.where(largest == 0, 1, largest / 127).astype(np.float32)
     with np.errstate(invalid="ignore"):  # NaN weights propagate to the scale
         return np.rint(rows / scales).astype(np.int8), scales
+
+
+def quantise_blocks(rows: Array) -> tuple[Array, Array]:
+    """Return 4-bit integers, 0 to 15 where 8 stands for 0, two in a byte, and a scale per block.
+
+    The largest magnitude of a block becomes -8, as in llama.cpp's Q4_0, so that numbers which were
+    once rounded so come out the same.
+
+    Args:
+        rows: outputs x inputs, of which there is a multiple of 32.
+
+    Returns:
+        outputs x blocks x 16 bytes, the first number of two in the low bits, and outputs x blocks.
+    """
+    blocks = rows.reshape(len(rows), -1, BLOCK)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
+    scales = np.where(largest == 0, 1, largest / -8).astype(np.float32)
+    numbers = (np.rint(blocks / scales) + 8).clip(0, 15).astype(np.uint8)
+    return numbers[..., 0::2] | numbers[..., 1::2] << 4, scales[..., 0]
 
 
 def smooth(linear: Linear, peaks: Array) -> tuple[Linear, Array]:

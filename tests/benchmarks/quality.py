@@ -4,7 +4,7 @@ python tests/benchmarks/quality.py --data DIR --backend embedded --backend NAME=
     --out docs/quality/results.json --page docs/quality.md
 
 DIR holds BEIR folders, each with BM25's candidates (`candidates.tsv`). From each set
-300 questions are drawn, and those at odd positions are used: the others chose the
+up to 1,000 questions are drawn, and those at odd positions are used: the others chose the
 embedded model's method. `--scores` saves scores, so that a run can be interrupted, and a model
 added later.
 """
@@ -29,7 +29,7 @@ from rerank_plugins.evaluation import Dataset, Evaluation, evaluate, load_datase
 from tests.benchmarks.page import fill_marked  # noqa: E402 - only found by the line above
 from tests.benchmarks.plot import intervals  # noqa: E402 - as the line above
 
-DRAWN, SEED = 300, 13
+DRAWN, SEED = 1000, 13
 METRICS = ("nDCG@10", "MRR@10")
 
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def held_out(data: Dataset) -> Dataset:
-    """Return the questions at odd positions of 300 drawn; the even ones chose the method."""
+    """Return the questions at odd positions of those drawn; the even ones chose the method."""
     queries = list(data.queries)
     drawn = np.random.default_rng(SEED).permutation(len(queries))[:DRAWN]
     chosen = [queries[position] for position in drawn if position % 2]

@@ -8,7 +8,7 @@ import pytest
 from tests.support.places import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
-SCRIPTS = ("gpu", "install", "quality", "run", "serving", "train_cross_encoder")
+SCRIPTS = ("calibration", "gpu", "install", "quality", "run", "serving", "train_cross_encoder")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -15,7 +15,7 @@ __all__ = ["CHUNK", "LateInteractionScorer", "Match"]
 CHUNK = 64
 """Documents embedded and compared at once: keeps memory flat over any number of them."""
 
-# Log-odds of relevance: slope x match + offset. Fitted by `recipe.py`.
+# Log-odds of relevance: slope x match + offset. Fitted by `tests/benchmarks/calibration.py`.
 _SLOPE, _OFFSET = 51.9, -45.7
 
 

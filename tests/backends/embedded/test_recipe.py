@@ -35,12 +35,3 @@ def test_the_rarest_pieces_of_several_letters_are_left_out(monkeypatch):
     scores = np.array([0, 0, 0, 0, -9, -8, -20, -30, -2, 0], np.float32)
 
     assert [0, 1, 2, 3, 6, 7, 8] == recipe._kept(pieces, scores).tolist()
-
-
-def test_the_fit_finds_the_logistic_curve():
-    """One of four relevant at 0, three of four at 1: log-odds -ln 3 and +ln 3."""
-    pairs = [(0.0, True)] + [(0.0, False)] * 3 + [(1.0, True)] * 3 + [(1.0, False)]
-
-    slope, offset = recipe._logistic(np.array(pairs, float))
-
-    assert (slope, offset) == pytest.approx((2 * np.log(3), -np.log(3)))

@@ -44,12 +44,13 @@ def quantise_blocks(rows: Array) -> tuple[Array, Array]:
     once rounded so come out the same.
 
     Args:
-        rows: outputs x inputs, of which there is a multiple of 32.
+        rows: outputs x inputs; the last block is filled up with zeros.
 
     Returns:
         outputs x blocks x 16 bytes, the first number of two in the low bits, and outputs x blocks.
     """
-    blocks = rows.reshape(len(rows), -1, BLOCK)
+    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+    blocks = filled.reshape(len(rows), -1, BLOCK)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     scales = np.where(largest == 0, 1, largest / -8).astype(np.float32)
     numbers = (np.rint(blocks / scales) + 8).clip(0, 15).astype(np.uint8)

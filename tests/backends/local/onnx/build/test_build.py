@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,41 @@ def test_int8_stays_close_and_is_smaller(case):
 
             assert 0 < error < 0.15
     assert len(small) < len(shared_out) < len(large)
+
+
+def test_int4_equals_float32_on_weights_of_4_bits(case):
+    """Only matrices are rounded; what they are multiplied with is not."""
+    model, folder = case
+    encoder = read_encoder(folder)
+    layers = tuple(
+        replace(
+            layer,
+            **{
+                name: replace(linear, weight=rounded_to_blocks(linear.weight))
+                for name in ("attention_in", "attention_out", "feed_in", "feed_out")
+                for linear in [getattr(layer, name)]
+            },
+        )
+        for layer in encoder.layers
+    )
+    rounded = build_graph(replace(encoder, layers=layers), output="tokens").to_bytes()
+    small = build_encoder(folder, output="tokens", dtype="int4")
+    sessions = open_session(small), open_session(rounded)
+    for ids, types in sequences(getattr(model.config, "type_vocab_size", 1)):
+        actual, expected = (run(session, "tokens", ids, types) for session in sessions)
+
+        assert np.abs(actual - expected).max() < 1e-4
+    assert len(small) < len(rounded)
+
+
+def rounded_to_blocks(weights):
+    """By the definition of Q4_0, block by block."""
+    out = np.zeros_like(weights)
+    for row, start in itertools.product(range(len(weights)), range(0, weights.shape[1], 32)):
+        block = weights[row, start : start + 32]
+        scale = block[np.abs(block).argmax()] / np.float32(-8)
+        out[row, start : start + 32] = np.clip(np.rint(block / scale), -8, 7) * scale
+    return out
 
 
 def test_half_precision_checkpoints_score_in_float32(tmp_path: Path):

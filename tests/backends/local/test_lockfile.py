@@ -246,4 +246,4 @@ def test_the_command_writes_the_lock(model, tmp_path):
     assert lock_of([load_backend(model[1]), load_backend("embedded")]) == content
     local, embedded = content["models"]
     assert {"config.json", "model.safetensors"} < local["files"].keys()
-    assert {"model.onnx", "tokenizer.json"} == embedded["files"].keys()
+    assert {"model.onnx", "pieces.txt", "scores.npy", "words.npy"} == embedded["files"].keys()

@@ -34,7 +34,8 @@ def test_a_killed_model_hangs_no_request_and_restarts(tmp_path):
             os.kill(model, signal.SIGKILL)
             results = [reply.result(60) for reply in replies]
         assert {status for status, _ in results} <= {200, 503}
-        assert {"model_restarting"} >= {b["error"]["type"] for s, b in results if s == 503}
+        refused = {body["error"]["type"] for status, body in results if status == 503}
+        assert refused <= {"model_restarting", "overloaded"}, "the next process took too long"
         wait_for_status(url, 200)
         assert 200 == fetch(url, "/v1/rerank", BODY)[0]
         assert children(process.pid) != [model]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from rerank_plugins._internal.checks import check_choice
 from rerank_plugins._internal.options import unknown
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import Backend, as_scores
+from rerank_plugins.content import Query
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher
@@ -32,6 +33,7 @@ __all__ = [
     "add_facts",
     "check_on_error",
     "check_settings",
+    "instructed",
     "plain",
     "refuse_unknown",
     "reranking",
@@ -151,13 +153,20 @@ def refuse_unknown(names: Iterable[str], *, valid: Iterable[str], where: str) ->
         raise ConfigError(unknown("setting", name, sorted(valid), f" of `{where}`"))
 
 
-def check_settings(backend: Backend, *, top_n: int | None, min_score: float | None) -> None:
-    """Check the cut, and that a threshold means something for the scores of `backend`.
+def check_settings(
+    backend: Backend,
+    *,
+    top_n: int | None,
+    min_score: float | None,
+    instruction: str | None = None,
+) -> None:
+    """Check the cut, and that a threshold and an instruction mean something for `backend`.
 
     Raises:
         ConfigError: `top_n` is negative or not an integer, `min_score` is not finite, or
             `min_score` is given and the scale of `backend` is unknown, or `min_score` is
-            outside 0 to 1 for probabilities.
+            outside 0 to 1 for probabilities; `instruction` is blank or not a string, or
+            `backend` can't tell its model one.
     """
     check_cut(top_n=top_n, min_score=min_score)
     if min_score is not None and backend.scale == "probability" and not 0 <= min_score <= 1:
@@ -172,6 +181,25 @@ def check_settings(backend: Backend, *, top_n: int | None, min_score: float | No
             "choose a backend whose `scale` is 'probability' or 'logit'; if you know what a server "
             "sends, write server_scale=probability or server_scale=logit in its spec"
         )
+
+    if instruction is None:
+        return
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise ConfigError("`instruction` must be a string that is not blank")
+    if not backend.instructions:
+        raise ConfigError(
+            f"backend {backend.label!r} can't tell its model an `instruction`; leave it out, or "
+            "choose a model that takes instructions"
+        )
+
+
+def instructed(query: str | Query, instruction: str | None) -> str | Query:
+    """Return the query with an instruction, unless it has one of its own."""
+    if instruction is None:
+        return query
+    if isinstance(query, Query):
+        return replace(query, instruction=query.instruction or instruction)
+    return Query(query, instruction=instruction)
 
 
 def check_on_error(value: object) -> None:

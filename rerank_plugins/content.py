@@ -113,6 +113,7 @@ def check_request(
     *,
     inputs: Collection[str] = TEXT_ONLY,
     instructions: bool = False,
+    label: str | None = None,
 ) -> tuple[str | Query, CheckedDocuments]:
     """Return the request in its simplest form if a backend can score it.
 
@@ -129,6 +130,7 @@ def check_request(
         documents: what to rank.
         inputs: what documents and query may hold: `{"text"}` or `{"text", "image"}`.
         instructions: whether the query may hold an instruction.
+        label: what the message of a refused instruction calls the backend.
 
     Raises:
         UnsupportedInputError: a rule is broken; the message names the document, not its text.
@@ -137,7 +139,7 @@ def check_request(
         query, inputs, instructions=instructions
     ):
         return query, documents
-    query = _check_query(query, inputs, instructions=instructions)
+    query = _check_query(query, inputs, instructions=instructions, label=label)
     if isinstance(documents, str | bytes | Content):
         raise UnsupportedInputError(
             f"`documents` is a single {_type(documents)}; pass a list: [document]"
@@ -169,7 +171,9 @@ def check_texts(query: str | Query, documents: Sequence[Document]) -> tuple[str,
     return check_request(query, documents)  # type: ignore[return-value]  # text only: strings
 
 
-def _check_query(query: str | Query, inputs: Collection[str], *, instructions: bool) -> str | Query:
+def _check_query(
+    query: str | Query, inputs: Collection[str], *, instructions: bool, label: str | None
+) -> str | Query:
     text: object = query
     image = instruction = None
     if isinstance(query, Query):
@@ -177,8 +181,9 @@ def _check_query(query: str | Query, inputs: Collection[str], *, instructions: b
     if image is not None:
         _check_image(image, inputs, "the query")
     if instruction is not None and not instructions:
+        backend = f"backend {label!r}" if label else "this backend"
         raise UnsupportedInputError(
-            "the query holds an instruction, and this backend can't tell its model one; leave it "
+            f"the query holds an instruction, and {backend} can't tell its model one; leave it "
             "out, or use a model that takes instructions"
         )
     if text is not None or image is None:

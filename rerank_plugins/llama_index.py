@@ -18,6 +18,7 @@ from rerank_plugins._adapter import (
     add_facts,
     check_on_error,
     check_settings,
+    instructed,
     refuse_unknown,
     reranking,
 )
@@ -74,6 +75,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             names, else the embedded model. See `load_backend()`.
         top_n: keep at most this many nodes; None keeps all, 0 none.
         min_score: keep nodes that score at least this, on the scale of the backend.
+        instruction: what the model should judge, for backends that can tell their model.
         on_error: `"original_order"` returns the first `top_n` nodes as they came, with a score of
             None and whatever `min_score` says, when the backend is unavailable or breaks. Wrong
             input, a wrong key and other refusals are raised all the same.
@@ -98,6 +100,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """Keep at most this many nodes; None keeps all."""
     min_score: float | None = None
     """Keep nodes that score at least this, on the scale of the backend."""
+    instruction: str | None = None
+    """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
     """Whether a failure of the backend is raised, or leaves the nodes in their order."""
 
@@ -107,6 +111,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        instruction: str | None = None,
         on_error: OnError = "raise",
         callback_manager: CallbackManager | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
@@ -117,12 +122,13 @@ class RerankPostprocessor(BaseNodePostprocessor):
             where=type(self).__name__,
         )
         loaded = load_backend(backend)
-        check_settings(loaded, top_n=top_n, min_score=min_score)
+        check_settings(loaded, top_n=top_n, min_score=min_score, instruction=instruction)
         check_on_error(on_error)
         settings: dict[str, Any] = {
             "backend": loaded,
             "top_n": top_n,
             "min_score": min_score,
+            "instruction": instruction,
             "on_error": on_error,
         }
         super().__init__(callback_manager=callback_manager or CallbackManager(), **settings)
@@ -150,6 +156,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             "backend": self.backend,
             "top_n": self.top_n,
             "min_score": self.min_score,
+            "instruction": self.instruction,
             "on_error": self.on_error,
         }
 
@@ -167,7 +174,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         with self._reported(query, nodes) as reranked:
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
-                    outcome.scores = self.backend.score(_query(query), self._documents(nodes))
+                    outcome.scores = self.backend.score(self._query(query), self._documents(nodes))
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
 
@@ -180,7 +187,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             with reranking(self.backend, len(nodes), on_error=self.on_error) as outcome:
                 if nodes:
                     outcome.scores = await ascore_with(
-                        self.backend, _query(query), self._documents(nodes)
+                        self.backend, self._query(query), self._documents(nodes)
                     )
             reranked.extend(self._reranked(nodes, outcome))
         return reranked
@@ -189,7 +196,12 @@ class RerankPostprocessor(BaseNodePostprocessor):
         self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None
     ) -> QueryBundle:
         """Return the query if the request is sound, and so is what was assigned to settings."""
-        check_settings(self.backend, top_n=self.top_n, min_score=self.min_score)
+        check_settings(
+            self.backend,
+            top_n=self.top_n,
+            min_score=self.min_score,
+            instruction=self.instruction,
+        )
         if query_bundle is None:
             raise ConfigError(
                 "there is no query to rank by: pass `query_str` or `query_bundle` with the nodes"
@@ -223,6 +235,12 @@ class RerankPostprocessor(BaseNodePostprocessor):
             )
             for item in kept
         ]
+
+    def _query(self, bundle: QueryBundle) -> str | Query:
+        query: str | Query = bundle.query_str
+        if bundle.image_path is not None:
+            query = Query(text=bundle.query_str or None, image=str(bundle.image_path))
+        return instructed(query, self.instruction)
 
     def _documents(self, nodes: Sequence[NodeWithScore]) -> list[Document]:
         return [
@@ -307,12 +325,6 @@ def _image(node: BaseNode, position: int) -> str | bytes | None:
         except ValueError as exc:
             raise UnsupportedInputError(f"the image of node {position} is not base64") from exc
     return str(place) if place else None
-
-
-def _query(bundle: QueryBundle) -> str | Query:
-    if bundle.image_path is None:
-        return bundle.query_str
-    return Query(text=bundle.query_str or None, image=str(bundle.image_path))
 
 
 def _scored(

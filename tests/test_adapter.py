@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from rerank_plugins import ConfigError, load_backend
-from rerank_plugins._adapter import _RENAMED, refuse_unknown
+from rerank_plugins import ConfigError, Query, load_backend
+from rerank_plugins._adapter import _RENAMED, instructed, refuse_unknown
 
 SETTINGS = ("backend", "min_score", "top_n")
 
@@ -34,3 +34,17 @@ def test_the_error_for_an_unknown_name_lists_the_settings():
 
 def test_no_unknown_setting_is_fine():
     refuse_unknown([], valid=SETTINGS, where="Reranker")
+
+
+@pytest.mark.parametrize(
+    ("query", "instruction", "expected"),
+    [
+        ("q", None, "q"),
+        ("q", "find", Query("q", instruction="find")),
+        (Query("q"), "find", Query("q", instruction="find")),
+        (Query("q", instruction="own"), "find", Query("q", instruction="own")),
+        (Query(image="i.png"), "find", Query(image="i.png", instruction="find")),
+    ],
+)
+def test_a_query_gets_an_instruction_unless_it_has_one(query, instruction, expected):
+    assert expected == instructed(query, instruction)

@@ -15,7 +15,8 @@ from rerank_plugins._internal.terminal import to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import OutputError, printing
-from rerank_plugins.cli.rank import TEXT_KEY_HELP, standard_input
+from rerank_plugins.cli.rank import INSTRUCTION_HELP, TEXT_KEY_HELP, standard_input
+from rerank_plugins.content import Query
 from rerank_plugins.errors import DataError
 from rerank_plugins.evaluation.compare import Comparison
 from rerank_plugins.evaluation.compare import compare as compared
@@ -39,6 +40,7 @@ def compare(
             help="A backend, once or more. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
+    instruction: Annotated[str | None, typer.Option(metavar="TEXT", help=INSTRUCTION_HELP)] = None,
     top_n: Annotated[int, typer.Option("--top-n", "-n", min=1, help="Places to show.")] = 10,
     file_format: Annotated[
         FileFormat, typer.Option(help="How to read the files.")
@@ -68,7 +70,7 @@ def compare(
     with messages.status(activity) if messages.is_terminal else nullcontext():
         named = len(paths) > 1 or any(entry.id is not None for entry in entries)
         comparison = compared(
-            query,
+            query if instruction is None else Query(query, instruction=instruction),
             [entry.text for entry in entries],
             backends or [None],
             top_n=top_n,

@@ -16,12 +16,15 @@ from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.output import printing
+from rerank_plugins.content import Query
 from rerank_plugins.result import RerankResult, rerank
 
-__all__ = ["TEXT_KEY_HELP", "as_json", "as_lines", "rank", "standard_input"]
+__all__ = ["INSTRUCTION_HELP", "TEXT_KEY_HELP", "as_json", "as_lines", "rank", "standard_input"]
 
 TEXT_KEY_HELP = f"The key that holds the text of JSON lines. Else {', '.join(TEXT_KEYS)}."
 """The help of `--text-key`, in every command that has it."""
+
+INSTRUCTION_HELP = "What the model should judge, where it takes an instruction."
 
 _PER_DOCUMENT = frozenset({"truncated", "chunked"})
 """Facts that stand beside each document."""
@@ -47,6 +50,7 @@ def rank(
             help="A spec or a .toml file. Else $RERANK_BACKEND, else embedded.",
         ),
     ] = None,
+    instruction: Annotated[str | None, typer.Option(metavar="TEXT", help=INSTRUCTION_HELP)] = None,
     top_n: Annotated[
         int | None, typer.Option("--top-n", "-n", min=0, help="Keep at most N documents.")
     ] = None,
@@ -75,7 +79,7 @@ def rank(
     activity = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"
     with messages.status(activity) if messages.is_terminal else nullcontext():
         result = rerank(
-            query,
+            query if instruction is None else Query(query, instruction=instruction),
             [entry.text for entry in entries],
             backend=backend,
             top_n=top_n,
@@ -140,8 +144,10 @@ def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:
 def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
     """Return the result as one JSON document; scores are exact."""
     facts = facts_of(result.scores) | {"backend": result.backend}
+    query = result.query
     document = {
-        "query": result.query,
+        "query": query.text if isinstance(query, Query) else query,
+        **({"instruction": query.instruction} if isinstance(query, Query) else {}),
         **{name: value for name, value in facts.items() if name not in _PER_DOCUMENT},
         "documents": len(result.documents),
         "results": [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rerank_plugins._internal.display import excerpt, facts_of
 from rerank_plugins._internal.rank_statistics import kendall_tau
-from rerank_plugins.content import Document
+from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.evaluation.agreement import rank_biased_overlap
 from rerank_plugins.evaluation.labels import label_backends
@@ -128,7 +128,7 @@ class Comparison:
 
 
 def compare(
-    query: str,
+    query: str | Query,
     documents: Sequence[Document],
     backends: Mapping[str, BackendSpec] | Iterable[BackendSpec],
     *,
@@ -141,7 +141,7 @@ def compare(
     closed before the next one loads, so that large models need not fit into memory side by side.
 
     Args:
-        query: the query.
+        query: the query; one with an instruction needs backends that take it.
         documents: the candidates, in the first stage's order.
         backends: a list of specs or backends, a single one, or a mapping from labels to them.
         top_n: how many places to show and to count overlaps in.
@@ -171,7 +171,7 @@ def compare(
     orderings = (first, *(_ordering(names[label], results[label]) for label in results))
     top = min(top_n, len(documents))
     return Comparison(
-        query=query,
+        query=(query.text or "") if isinstance(query, Query) else query,
         documents=tuple(documents),
         ids=None if ids is None else tuple(ids),
         top_n=top,

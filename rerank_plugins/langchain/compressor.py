@@ -16,10 +16,12 @@ from rerank_plugins._adapter import (
     OnError,
     Outcome,
     check_settings,
+    instructed,
     refuse_unknown,
     reranking,
 )
 from rerank_plugins.backend import ascore_with
+from rerank_plugins.content import Query
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.langchain.documents import are_documents, best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
@@ -42,7 +44,7 @@ class RerankInput(TypedDict):
     """
 
     documents: Sequence[Document]
-    query: str
+    query: str | Query
     top_n: NotRequired[int | None]
     min_score: NotRequired[float | None]
 
@@ -79,6 +81,8 @@ class RerankCompressor(
             loaded before the first call.
         top_n: how many documents to keep at most; None keeps all, 0 none.
         min_score: the lowest score to keep; needs a backend that says what its scores mean.
+        instruction: what the model should judge, for backends that can tell their model; a
+            `rerank_plugins.Query` with one of its own replaces it.
         on_error: `"original_order"` returns the first `top_n` documents as they came, without a
             `relevance_score` and whatever `min_score` says, when the backend is unavailable or
             breaks. Wrong input, a wrong key and other refusals are raised all the same.
@@ -97,6 +101,7 @@ class RerankCompressor(
         *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
@@ -105,6 +110,7 @@ class RerankCompressor(
             backend=backend,
             top_n=top_n,
             min_score=min_score,
+            instruction=instruction,
             on_error=on_error,
             unknown=unknown,
             name=name,
@@ -138,9 +144,10 @@ class RerankCompressor(
 
         Args:
             input: the documents and the query; may also hold `top_n` and `min_score`. Other keys
-                are ignored, except for what other rerankers call these two.
+                are ignored, except for what other rerankers call these two; so is `instruction`,
+                which in the state of a chain may be meant for another model.
             config: callbacks and the like, as every `Runnable` takes them.
-            kwargs: `top_n` and `min_score` for this call; they win over `input`.
+            kwargs: `top_n`, `min_score` and `instruction` for this call; they win over `input`.
 
         Raises:
             ConfigError: a setting for this call is unknown, misnamed or wrong.
@@ -169,16 +176,24 @@ class RerankCompressor(
             )
         where = f"{type(self).__name__}.invoke"
         valid = RerankInput.__annotations__
-        refuse_unknown(settings.keys() - valid.keys(), valid=valid, where=where)
+        own = {**valid, "instruction": str}
+        refuse_unknown(settings.keys() - own.keys(), valid=own, where=where)
         refuse_unknown(sorted(OTHER_CUTS & chain_input.keys()), valid=valid, where=where)
         ours = {name: value for name, value in chain_input.items() if name in valid}
         request = {"top_n": self.top_n, "min_score": self.min_score, **ours, **settings}
+        instruction = request.pop("instruction", self.instruction)
         for name, others in _OTHER_NAMES.items():
             if name not in request:
                 raise UnsupportedInputError(_lacks(name, others, chain_input))
         checked = cast("RerankInput", request)
         check_documents(checked["documents"])
-        check_settings(self.backend, top_n=checked["top_n"], min_score=checked["min_score"])
+        check_settings(
+            self.backend,
+            top_n=checked["top_n"],
+            min_score=checked["min_score"],
+            instruction=instruction,
+        )
+        checked["query"] = instructed(checked["query"], instruction)
         return checked
 
     def _traced(self, config: RunnableConfig | None) -> RunnableConfig:

@@ -45,6 +45,8 @@ class Reranker(Serializable):
     """How many documents to keep at most; None keeps all, 0 none."""
     min_score: float | None = None
     """The lowest score to keep, on the scale of the backend; None keeps all."""
+    instruction: str | None = None
+    """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
     """Whether a failure of the backend is raised, or leaves the documents in their order."""
 
@@ -54,6 +56,7 @@ class Reranker(Serializable):
         backend: BackendSpec,
         top_n: int | None,
         min_score: float | None,
+        instruction: str | None,
         on_error: OnError,
         unknown: Iterable[str],
         **others: Any,
@@ -61,10 +64,15 @@ class Reranker(Serializable):
         """Check the settings before pydantic does: its errors are not ours, and show values."""
         refuse_unknown(unknown, valid=type(self).model_fields, where=type(self).__name__)
         scorer = load_backend(backend)
-        check_settings(scorer, top_n=top_n, min_score=min_score)
+        check_settings(scorer, top_n=top_n, min_score=min_score, instruction=instruction)
         check_on_error(on_error)
         super().__init__(
-            backend=scorer, top_n=top_n, min_score=min_score, on_error=on_error, **others
+            backend=scorer,
+            top_n=top_n,
+            min_score=min_score,
+            instruction=instruction,
+            on_error=on_error,
+            **others,
         )
 
     @field_serializer("backend", when_used="json")

@@ -39,6 +39,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         backend: as for `RerankCompressor`.
         top_n: as for `RerankCompressor`.
         min_score: as for `RerankCompressor`.
+        instruction: as for `RerankCompressor`.
         on_error: as for `RerankCompressor`.
         name: what to call the run in traces; by default the name of the class.
         tags: tags of the run.
@@ -61,6 +62,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
         tags: list[str] | None = None,
@@ -77,6 +79,7 @@ class RerankRetriever(Reranker, BaseRetriever):
             backend=backend,
             top_n=top_n,
             min_score=min_score,
+            instruction=instruction,
             on_error=on_error,
             unknown=unknown,
             retriever=retriever,
@@ -109,5 +112,6 @@ class RerankRetriever(Reranker, BaseRetriever):
             backend=self.backend,
             top_n=settings.pop("top_n", self.top_n),
             min_score=settings.pop("min_score", self.min_score),
+            instruction=settings.pop("instruction", self.instruction),
             on_error=self.on_error,
         )

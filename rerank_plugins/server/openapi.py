@@ -26,6 +26,9 @@ __all__ = ["complete_openapi"]
 _SPACE = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """What `str.isspace` knows as white space."""
 
+_OPTIONS = r'^(\{\}|null|\{"instruction": ?"[^"\\\x00-\x1f]*"\})?$'
+"""The JSON in `kwargs`; the server takes it however it is written."""
+
 _SECONDS = {"schema": {"type": "integer", "minimum": 1}}
 _TEXT = {"schema": {"type": "string"}}
 _HEADERS: Mapping[str, dict[str, Any]] = {
@@ -69,7 +72,9 @@ def complete_openapi(
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, never sent
             definitions.pop(name, None)
         for model in (RerankRequest, V1RerankRequest, AnyRerankRequest):
-            _limit_request(definitions[model.__name__]["properties"], settings, max_length)
+            properties = definitions[model.__name__]["properties"]
+            _limit_request(properties, settings, max_length)
+            _limit_instruction(properties, settings, taken=lifecycle.backend.instructions)
             definitions[model.__name__]["additionalProperties"] = not settings.strict
         definitions["DocumentObject"]["additionalProperties"] = not settings.strict
         _limit_text(definitions["DocumentObject"]["properties"]["text"], settings)
@@ -109,6 +114,19 @@ def _limit_request(
     if settings.strict:
         for name, neutral in NEUTRAL.items():
             properties[name]["anyOf"] = [{"const": neutral}, {"type": "null"}]
+
+
+def _limit_instruction(
+    properties: dict[str, Any], settings: ServerSettings, *, taken: bool
+) -> None:
+    """Add which instructions the server takes, if any."""
+    for name in ("instruction", "instruct"):
+        for schema in _alternatives(properties[name]):
+            if schema.get("type") == "string":
+                schema.update({"maxLength": settings.query_characters} if taken else {"const": ""})
+    for schema in _alternatives(properties["kwargs"]):
+        if schema.get("type") == "string":
+            schema.update({"pattern": _OPTIONS} if taken else {"enum": ["{}", "null", ""]})
 
 
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from rerank_plugins._internal.context import on_behalf_of
 from rerank_plugins.backends.scale import to_probability
+from rerank_plugins.content import Query
 from rerank_plugins.errors import RerankError
 from rerank_plugins.ranking import rank
 from rerank_plugins.scheduler import estimated_tokens
@@ -124,6 +125,17 @@ class RerankHandler:
                     "document_too_long",
                     f"document {index}: {settings.document_characters} characters at most",
                 )
+        instruction = body.wanted_instruction or ""
+        if instruction and not self._lifecycle.backend.instructions:
+            raise APIError(
+                422, "unsupported", "the server can't follow instructions; leave `instruction` out"
+            )
+        if len(instruction) > settings.query_characters:
+            raise APIError(
+                413,
+                "query_too_long",
+                f"an instruction has {settings.query_characters} characters at most",
+            )
         max_length = self._lifecycle.max_length
         for name, none in LENGTHS.items():
             length = getattr(body, name)
@@ -144,7 +156,7 @@ class RerankHandler:
         """
         self._check(body, texts)
         with on_behalf_of(request.state.client):
-            scores = asyncio.ensure_future(self._lifecycle.scoring().score(body.query, texts))
+            scores = asyncio.ensure_future(self._lifecycle.scoring().score(_query(body), texts))
         disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
             await asyncio.wait(
@@ -193,7 +205,8 @@ class RerankHandler:
         if scores.usage is not None and scores.usage.tokens is not None:
             return TokenCount(scores.usage.tokens, estimated=False)
         limit = self._lifecycle.assumed_length
-        costs = (estimated_tokens(body.query, text, limit=limit) for text in texts)
+        query = _query(body)
+        costs = (estimated_tokens(query, text, limit=limit) for text in texts)
         return TokenCount(sum(costs), estimated=True)
 
     def _returns_documents(self, body: _Body) -> bool:
@@ -207,6 +220,11 @@ class RerankHandler:
 async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _query(body: _Body) -> str | Query:
+    instruction = body.wanted_instruction
+    return body.query if instruction is None else Query(body.query, instruction=instruction)
 
 
 def _text(document: str | DocumentObject) -> str:

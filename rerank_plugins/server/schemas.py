@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -89,21 +91,33 @@ def _no_boolean(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _only(*values: str, why: str) -> BeforeValidator:
-    """Return a check that refuses other values for a reason."""
+def _instruction_in(kwargs: str) -> str | None:
+    """Return the instruction in the JSON text that Xinference's client sends; None without one.
 
-    def check(value: object) -> object:
-        if value not in values:
-            raise ValueError(why)
-        return value
+    Raises:
+        ValueError: it holds anything else.
+    """
+    try:
+        options = json.loads(kwargs) if kwargs else {}
+    except (ValueError, RecursionError):
+        options = None
+    else:
+        options = {} if options is None else options
+    if not isinstance(options, dict) or options.keys() - {"instruction"}:
+        raise ValueError("the server has no options but `instruction`; send {} or nothing")
+    instruction = options.get("instruction")
+    if not isinstance(instruction, str | None):
+        raise ValueError("`instruction` should be a string")  # noqa: TRY004  # pydantic's way
+    return instruction
 
-    return BeforeValidator(check)
+
+def _check_options(kwargs: str) -> str:
+    _instruction_in(kwargs)
+    return kwargs
 
 
 _INTEGER = BeforeValidator(_no_boolean)
 _MAX = 2**31 - 1
-_NO_INSTRUCTION = _only("", why="the server can't follow instructions; leave it out")
-_NO_KWARGS = _only("{}", "null", "", why="the server has no more options; send {} or nothing")
 
 Text: TypeAlias = Annotated[str, Strict()]
 # A schema can't say that each document has to hold one of the fields; `text` they all have.
@@ -113,7 +127,6 @@ RankFields: TypeAlias = Annotated[
 ]
 AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=_MAX), _INTEGER] | None
 AtLeastZero: TypeAlias = Annotated[int, Field(ge=0, le=_MAX), _INTEGER] | None
-Instruction: TypeAlias = Annotated[Literal[""], _NO_INSTRUCTION] | None
 ModelName: TypeAlias = Annotated[Text, Field(max_length=256)] | None
 
 
@@ -189,10 +202,12 @@ class _AnyShapeRequest(BaseModel):
     """Ignored: requests take turns."""
     return_len: bool | None = None
     """Xinference's wish for the tokens, which responses always have."""
-    instruction: Instruction = None
-    instruct: Instruction = None
-    kwargs: Annotated[Literal["{}", "null", ""], _NO_KWARGS] | None = None
-    """Xinference's client always sends it."""
+    instruction: Text | None = None
+    """What the model should judge, where it takes an instruction; a blank one is none."""
+    instruct: Text | None = None
+    """The same, as SGLang and DashScope call it."""
+    kwargs: Annotated[Text, AfterValidator(_check_options)] | None = None
+    """Xinference's client always sends it: JSON, which may hold an `instruction`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -214,6 +229,8 @@ class _AnyShapeRequest(BaseModel):
             raise ValueError("raw_scores and use_activation contradict each other")
         if self.top_n is not None and self.top_k is not None:
             raise ValueError("give top_n or top_k, not both")
+        if len({*self._instructions}) > 1:
+            raise ValueError("instruction, instruct and kwargs contradict each other")
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens: no token would be left")
         if info.context == STRICT:
@@ -226,6 +243,16 @@ class _AnyShapeRequest(BaseModel):
     def raw(self) -> bool | None:
         """Whether the client asks for logits; None leaves it to the server."""
         return self.raw_scores if self.use_activation is None else not self.use_activation
+
+    @property
+    def _instructions(self) -> list[str]:
+        given = (self.instruction, self.instruct, _instruction_in(self.kwargs or ""))
+        return [instruction for instruction in given if instruction and not instruction.isspace()]
+
+    @property
+    def wanted_instruction(self) -> str | None:
+        """What the model should judge; None leaves it to the backend."""
+        return next(iter(self._instructions), None)
 
     @property
     def most(self) -> int | None:

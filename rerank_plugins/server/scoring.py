@@ -10,7 +10,7 @@ from typing import Protocol
 from rerank_plugins._internal.context import client, until
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, ascore_with
-from rerank_plugins.content import check_texts
+from rerank_plugins.content import Query, check_request
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
@@ -43,7 +43,7 @@ class Scoring(Protocol):
     def stalled_for(self) -> float:
         """Return for how many seconds the batch in progress has been running."""
 
-    async def score(self, query: str, documents: Sequence[str]) -> Scores:
+    async def score(self, query: str | Query, documents: Sequence[str]) -> Scores:
         """Return one score per document.
 
         Raises:
@@ -65,6 +65,7 @@ class BatchedScoring:
         hooks: Sequence[Hook],
         max_length: int,
     ) -> None:
+        self._backend = backend
         self._max_length = max_length
         self._scheduler = Scheduler(
             backend.score_many,
@@ -94,8 +95,8 @@ class BatchedScoring:
     def stalled_for(self) -> float:
         return self._scheduler.stalled_for()
 
-    async def score(self, query: str, documents: Sequence[str]) -> Scores:
-        query, texts = check_texts(query, documents)
+    async def score(self, query: str | Query, documents: Sequence[str]) -> Scores:
+        query, texts = check_request(query, documents, instructions=self._backend.instructions)
         if not texts:
             return Scores(())
         costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
@@ -125,8 +126,8 @@ class ConcurrentScoring:
     def stalled_for(self) -> float:
         return 0.0
 
-    async def score(self, query: str, documents: Sequence[str]) -> Scores:
-        query, texts = check_texts(query, documents)
+    async def score(self, query: str | Query, documents: Sequence[str]) -> Scores:
+        query, texts = check_request(query, documents, instructions=self._backend.instructions)
         if not texts:
             return Scores((), scale=self._backend.scale)
         self._refuse_if_full(len(texts))

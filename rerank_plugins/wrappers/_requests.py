@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank_plugins.backend import Backend, as_scores
-from rerank_plugins.content import Requests, check_request
+from rerank_plugins.content import Query, Requests, check_request
 from rerank_plugins.scores import Scores, check_results
 
 __all__ = ["checked_requests", "score_with"]
@@ -17,7 +17,13 @@ def checked_requests(backend: Backend, requests: Requests) -> Requests:
     """
     inputs, instructions = backend.inputs, backend.instructions
     return [
-        check_request(query, documents, inputs=inputs, instructions=instructions)
+        check_request(
+            query,
+            documents,
+            inputs=inputs,
+            instructions=instructions,
+            label=backend.label if isinstance(query, Query) else None,
+        )
         for query, documents in requests
     ]
 

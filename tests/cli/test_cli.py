@@ -29,6 +29,7 @@ from rerank_plugins.cli import app
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.scores import Passage, Scores, Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from tests.support.instructed import InstructedBackend
 from tests.support.terminal import in_terminal
 
 QUERY = "what is a panda"
@@ -240,6 +241,22 @@ class TestRank:
 
         assert 3 == done.exit_code
         assert done.stderr.replace("\n", "").isprintable()
+
+    def test_an_instruction_reaches_the_model(self, notes, use):
+        backend = InstructedBackend()
+        use(backend)
+        done = run("rank", "panda", notes.name, "--instruction", "find bears", "--json")
+
+        assert ["find bears"] == backend.given
+        result = json.loads(done.stdout)
+        assert ("panda", "find bears") == (result["query"], result["instruction"])
+        assert ["find bears"] == backend.given
+
+    def test_a_backend_that_takes_no_instruction_refuses_it_by_name(self, notes):
+        done = run("rank", "panda", notes.name, "--instruction", "find", "-b", "tei+http://gpu:1")
+
+        assert 0 != done.exit_code
+        assert "holds an instruction, and backend 'tei' can't tell" in done.stderr
 
     def test_json_is_one_document(self, notes, use):
         use(FakeBackend())

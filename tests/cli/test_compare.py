@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rerank_plugins.cli import app
+from rerank_plugins.testing import FakeServer, serve_dialect
 
 
 @pytest.fixture
@@ -69,3 +70,22 @@ def test_mistakes_are_one_line_and_an_exit_code(file, arguments, code, message):
     assert code == done.exit_code
     assert message in done.stderr
     assert 1 == len(done.stderr.splitlines())
+
+
+def test_an_instruction_goes_to_each_backend(file):
+    with FakeServer(serve_dialect("vllm")) as server:
+        done = run(
+            *(
+                "bears",
+                file,
+                "-b",
+                f"vllm+{server.url}?model=a",
+                "-b",
+                f"vllm+{server.url}?model=b",
+            ),
+            *("--instruction", "find animals", "--json"),
+        )
+        sent = [received.body["instruction"] for received in server.requests]
+
+    assert (0, "bears") == (done.exit_code, json.loads(done.stdout)["query"])
+    assert ["find animals"] * 2 == sent

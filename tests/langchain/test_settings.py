@@ -63,7 +63,7 @@ def test_min_score_needs_a_scale():
         ("server_url", "xinference\\+http"),
         ("top_k", "is called `top_n`"),
         ("topn", "did you mean 'top_n'"),
-        ("whatever", "valid: backend, min_score, name, on_error, top_n"),
+        ("whatever", "valid: backend, instruction, min_score, name, on_error, top_n"),
     ],
 )
 def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):
@@ -100,7 +100,9 @@ def test_retriever_errors_translate_names_of_contextual_compression(name, answer
 def test_unknown_settings_of_a_call_are_refused():
     with pytest.raises(ConfigError, match="is called `top_n`"):
         everything().invoke(request(), k=3)
-    with pytest.raises(ConfigError, match=r"RerankCompressor.invoke.*valid: documents, min_score"):
+    with pytest.raises(
+        ConfigError, match=r"RerankCompressor.invoke.*valid: documents, instruction, min_score"
+    ):
         everything().invoke(request(), verbose=True)
 
 

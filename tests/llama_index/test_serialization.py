@@ -26,7 +26,8 @@ def test_settings_survive_every_round_trip(spec):
     written = postprocessor.to_dict()
 
     assert "RerankPostprocessor" == written["class_name"] == RerankPostprocessor.class_name()
-    assert {"backend", "top_n", "min_score", "on_error", "class_name"} == written.keys()
+    settings = {"backend", "top_n", "min_score", "instruction", "on_error"}
+    assert settings | {"class_name"} == written.keys()
     for again in (
         RerankPostprocessor.from_dict(written),
         RerankPostprocessor.from_json(postprocessor.to_json()),

@@ -202,7 +202,12 @@ class HTTPBackend(Backend):
         return self._merge(job, parts, scores)
 
     def _job(self, query: str | Query, documents: Sequence[Document]) -> Job:
-        query, texts = check_request(query, documents, instructions=self.instructions)
+        query, texts = check_request(
+            query,
+            documents,
+            instructions=self.instructions,
+            label=self.label if isinstance(query, Query) else None,
+        )
         instruction = query.instruction if isinstance(query, Query) else None
         text = query.text if isinstance(query, Query) else query
         return self._flow.job(text, texts, instruction or self._instruction)  # type: ignore[arg-type]  # checked: strings

@@ -158,7 +158,9 @@ def test_other_dialects_refuse_an_instruction(fake_server, dialect):
     """They would drop it, and the scores would be of another question."""
     with make(fake_server, dialect) as backend:
         assert not backend.instructions
-        with pytest.raises(UnsupportedInputError, match="instruction"):
+        with pytest.raises(
+            UnsupportedInputError, match=f"instruction, and backend '{dialect}:?m?' "
+        ):
             backend.score(Query(QUERY, instruction="find"), DOCUMENTS)
 
     assert [] == fake_server.requests

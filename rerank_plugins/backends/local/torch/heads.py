@@ -41,8 +41,9 @@ def scores(logits: torch.Tensor, label: Label | None) -> torch.Tensor:
         return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
     if not label.exclusive:
         return logits[:, label.index]
-    others = [index for index in range(logits.shape[1]) if index != label.index]
-    return logits[:, label.index] - logits[:, others].logsumexp(1)
+    # Slices: indices would be copied to the device, which a CUDA graph can't record.
+    others = torch.cat([logits[:, : label.index], logits[:, label.index + 1 :]], dim=1)
+    return logits[:, label.index] - others.logsumexp(1)
 
 
 def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:

@@ -62,7 +62,8 @@ class PackedForward:
         self.dtype = find_dtype(model)
         self._label = checkpoint.label
         if not getattr(model, "_supports_attention_backend", False):
-            raise CannotPack(f"{type(model).__name__} does not use the attention interface")
+            name = type(getattr(model, model.base_model_prefix, model)).__name__
+            raise CannotPack(f"{name} does not use the attention interface")
         self._backbone = getattr(model, model.base_model_prefix)
         self._takes_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
         self.pooling: Pooling = find_pooling(model, checkpoint)

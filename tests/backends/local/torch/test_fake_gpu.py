@@ -18,6 +18,8 @@ import pytest
 pytest.importorskip("transformers", reason="needs the extra `local`")
 
 import torch
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import LayerNorm
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import AutoTokenizer
 
@@ -31,7 +33,7 @@ from rerank_plugins.backends.local.torch.model import load_model
 from rerank_plugins.backends.local.torch.packed import PackedForward
 from rerank_plugins.backends.local.torch.padded import PaddedForward
 from rerank_plugins.backends.local.torch.self_check import make_check_pairs
-from tests.support.checkpoints import EVERY_KIND, build_language_model
+from tests.support.checkpoints import EVERY_KIND, build_chain, build_language_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torch's library has other names")
 
@@ -122,6 +124,23 @@ def test_a_language_model(path: Any, tmp_path: Path) -> None:
     answers = answer_token_ids(resolved, tokenizer)
     cpu, dtype = torch.device("cpu"), torch.bfloat16
     model = load_model(resolved, cpu, dtype, EngineSettings(), answers)
+    called, pairs = path(model, resolved), make_check_pairs(model.config, resolved)
+    with gpu(model):
+        check(called(pairs), len(pairs))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("path", [PackedForward, PaddedForward])
+@pytest.mark.parametrize("pooling", ["cls", "lasttoken", "mean"])
+def test_a_chain_of_modules(pooling: str, path: Any, dtype: Any, tmp_path: Path) -> None:
+    """With two labels, whose difference is computed on the device as well."""
+    head = [
+        Dense(64, 64, bias=False, activation_function=torch.nn.GELU(), use_residual=True),
+        LayerNorm(64),
+        Dense(64, 2, activation_function=None, module_output_name="scores"),
+    ]
+    folder = build_chain("qwen3", tmp_path / "model", pooling, *head)
+    model, resolved = loaded(str(folder), dtype)
     called, pairs = path(model, resolved), make_check_pairs(model.config, resolved)
     with gpu(model):
         check(called(pairs), len(pairs))

@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="needs the extra `local`")
 pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense, Normalize
@@ -23,7 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout, LayerNor
 from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.module_chain import ListedModule, read_chain
-from tests.support.checkpoints import CHAT_TEMPLATE, build_chain
+from tests.support.checkpoints import CHAT_TEMPLATE, KINDS, build_chain
 
 QUERY = "what is a panda?"
 DOCUMENTS = [
@@ -137,6 +138,42 @@ def test_torch_scores_equal_sentence_transformers(
 
     assert expected == pytest.approx(scored, abs=1e-5)
     assert np.ptp(expected) > 0.02
+
+
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "DebertaV2": ("bert", {"relative_attention": True, "type_vocab_size": 0}),
+    "FNet": ("bert", {"type_vocab_size": 4}),
+    "GPT2": ("qwen3", {}),
+    "MPNet": ("bert", {"max_position_embeddings": 514}),
+}
+"""Bodies that pack no pairs → whose tokenizer they get, and their settings."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "lasttoken", "mean"])
+@pytest.mark.parametrize("body", BODIES)
+def test_bodies_that_pack_no_pairs_score_as_well(
+    body: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, options = BODIES[body]
+    cls = getattr(transformers, f"{body}ForSequenceClassification")
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_labels": 1}
+    if body != "FNet":
+        small["num_attention_heads"] = 4
+
+    def make(tokenizer: Any) -> Any:
+        size = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        return cls(cls.config_class(**size, **small, **options)).eval()
+
+    monkeypatch.setitem(KINDS, body, (KINDS[kind][0], make))
+    folder = str(build_chain(body, tmp_path / "m", pooling, *ettin()))
+    model = CrossEncoder(folder, device="cpu", max_length=512)
+    none = torch.nn.Identity()  # one by one: padding changes the scores of FNet
+    expected = [float(model.predict([(QUERY, d)], activation_fn=none)[0]) for d in DOCUMENTS]
+
+    assert expected == pytest.approx(ours(folder, engine="torch"), abs=1e-5)
+    with LocalBackend(folder, engine="torch", device="cpu") as backend:
+        assert "padded" == backend.describe()["attention"]
 
 
 @pytest.mark.parametrize("name", params(CHAINS))

@@ -21,7 +21,7 @@ from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.deduplicate import deduplicate
-from rerank_plugins.backends.local.checkpoint import Checkpoint, resolve
+from rerank_plugins.backends.local.checkpoint import HUBS, Checkpoint, HubName, resolve
 from rerank_plugins.backends.local.engine import (
     Attention,
     DType,
@@ -98,6 +98,7 @@ class LocalBackend(Backend):
         label: of a classifier with several labels, the name or number of the one that means
             relevant; None: what its files say. The score is the logit of its probability: of two
             labels, the difference of their logits.
+        hub: where a model that is no folder comes from: `"huggingface"` or `"modelscope"`.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
         local_files_only: never contact the hub.
@@ -134,6 +135,7 @@ class LocalBackend(Backend):
         true_token: str | None = None,
         false_token: str | None = None,
         label: str | int | None = None,
+        hub: HubName = "huggingface",
         revision: str | None = None,
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
@@ -160,6 +162,7 @@ class LocalBackend(Backend):
             "true_token": true_token,
             "false_token": false_token,
             "label": label,
+            "hub": hub,
             "revision": revision,
             "cache_folder": _as_text(cache_folder),
             "local_files_only": local_files_only,
@@ -310,6 +313,7 @@ class LocalBackend(Backend):
         with load_errors(self.model):
             return resolve(
                 options["model"],
+                hub=options["hub"],
                 revision=options["revision"],
                 cache_folder=options["cache_folder"],
                 local_files_only=local_files_only,
@@ -385,6 +389,7 @@ def _check(options: dict[str, Any]) -> None:
         ("dtype", get_args(DType)),
         ("attention", get_args(Attention)),
         ("scale", ("probability", "logit")),
+        ("hub", HUBS),
     ):
         check_choice(name, options[name], choices)
     device = options["device"]

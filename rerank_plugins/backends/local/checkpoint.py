@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.hub import fetch
 from rerank_plugins.backends.local.labels import Label, find_label
+from rerank_plugins.backends.local.modelscope import fetch_from_modelscope
 from rerank_plugins.backends.local.module_chain import (
     WEIGHTS,
     ModuleChain,
@@ -40,7 +41,11 @@ from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["Checkpoint", "resolve"]
+__all__ = ["HUBS", "Checkpoint", "HubName", "resolve"]
+
+HubName: TypeAlias = Literal["huggingface", "modelscope"]
+"""Where models come from that are no folder."""
+HUBS = get_args(HubName)
 
 _DEFAULT_MAX_LENGTH = 1024
 """Tokens per pair by default; a model that reads 8,192 would take seconds for one pair."""
@@ -180,6 +185,7 @@ class Checkpoint:
 def resolve(
     model: str,
     *,
+    hub: HubName = "huggingface",
     revision: str | None = None,
     cache_folder: str | None = None,
     local_files_only: bool = False,
@@ -196,7 +202,8 @@ def resolve(
     milliseconds for any size, and does not depend on the path. It is not an integrity check.
 
     Args:
-        model: a folder, or the id of a model on the Hugging Face hub.
+        model: a folder, or the id of a model on the hub.
+        hub: which hub. ModelScope names no commit, so the revision of its models is that digest.
         revision: a branch, tag or commit on the hub.
         cache_folder: where hub models are kept; None: the hub client's own folder.
         local_files_only: take hub models from that folder only.
@@ -223,6 +230,8 @@ def resolve(
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
+        if hub != "huggingface":
+            raise ConfigError(f"`hub` belongs to hub models, and {model!r} is a folder")
         return _read(folder.resolve().name, folder, None, **read)
     if folder.is_file():
         if description := describe_file(folder):
@@ -241,7 +250,7 @@ def resolve(
         )
     patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
     fetch_files = functools.partial(
-        fetch,
+        fetch_from_modelscope if hub == "modelscope" else fetch,
         model,
         revision=revision,
         cache_folder=cache_folder,
@@ -253,7 +262,8 @@ def resolve(
     if folders := module_folders(_json(folder / "modules.json", kind=list)):
         names = ("config.json", WEIGHTS)
         folder = fetch_files(patterns=[f"{place}/{name}" for place in folders for name in names])
-    return _read(model, folder, folder.name, **read)
+    commit = folder.name if hub == "huggingface" else None
+    return _read(model, folder, commit, **read)
 
 
 def _read(

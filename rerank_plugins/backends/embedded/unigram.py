@@ -12,7 +12,10 @@ SPACE = "\u2581"
 """Marks the start of a word within pieces."""
 
 UNKNOWN = 3
-"""Id of characters that no piece holds; neighbours are one token."""
+"""Id of `<unk>`, the last of the pieces that are never found in a text."""
+
+_RARE = 8192
+"""How many of the rarest pieces may stand for a character that no piece holds."""
 
 _UNKNOWN_PENALTY = 10.0
 """How much less likely than the rarest piece an unknown character is."""
@@ -26,7 +29,7 @@ _CACHED_WORDS = 1 << 14
 _FULLWIDTH_TILDE = "\uff5e"
 """Stays as it is, other than in NFKC."""
 
-_CONTROLS = [*range(1, 9), 0xB, *range(0xE, 0x20), 0x7F, 0x8F, 0x9F]
+_CONTROLS = [*range(9), 0xB, *range(0xE, 0x20), 0x7F, 0x8F, 0x9F]
 _SPACES = [9, 0xA, 0xC, 0xD, 0x1680, *range(0x200B, 0x2010), 0x2028, 0x2029, 0xFEFF, 0xFFFD]
 _NMT: dict[int, str | None] = {
     **dict.fromkeys(_CONTROLS),
@@ -57,14 +60,25 @@ class UnigramTokenizer:
         pieces: the vocabulary; the id of a piece is its position. The first four are never found in
             a text: `<s>`, `<pad>`, `</s>` and `<unk>`.
         scores: the log-probability of each piece.
+
+    A character that no piece holds is read as one of the rarest letters, chosen by its code point:
+    as `<unk>`, a word in a script that the vocabulary lacks would match every other such word.
+
+    Raises:
+        ValueError: there are more pieces than scores, or fewer.
     """
 
     def __init__(self, pieces: Sequence[str], scores: Sequence[float]) -> None:
+        if len(pieces) != len(scores):
+            raise ValueError(f"{len(pieces)} pieces have {len(scores)} scores")
         first = UNKNOWN + 1
         self._ids = dict(zip(pieces[first:], range(first, len(pieces)), strict=True))
         self._scores = scores
         self._longest = max(map(len, pieces))
         self._unknown = min(scores) - _UNKNOWN_PENALTY
+        rarest = range(max(first, len(pieces) - _RARE), len(pieces))
+        letters = [i for i in rarest if len(pieces[i]) == 1 and pieces[i].isalnum()]
+        self._stand_ins = letters or [UNKNOWN]
         self._words: dict[str, list[int]] = {}
 
     def encode(self, text: str, limit: int) -> tuple[list[int], bool]:
@@ -96,7 +110,7 @@ class UnigramTokenizer:
         for start in range(size):
             if word[start] not in self._ids and best[start] + self._unknown > best[start + 1]:
                 best[start + 1] = best[start] + self._unknown
-                last[start + 1] = start, UNKNOWN
+                last[start + 1] = start, self._stand_in(word[start])
             for end in range(start + 1, min(start + self._longest, size) + 1):
                 piece = find(word[start:end])
                 if piece is not None and best[start] + scores[piece] > best[end]:
@@ -105,9 +119,11 @@ class UnigramTokenizer:
         ids: list[int] = []
         while size:
             size, piece = last[size]
-            if piece != UNKNOWN or ids[-1:] != [UNKNOWN]:
-                ids.append(piece)
+            ids.append(piece)
         return ids[::-1]
+
+    def _stand_in(self, character: str) -> int:
+        return self._stand_ins[ord(character) % len(self._stand_ins)]
 
 
 def _words(text: str) -> Iterator[str]:

@@ -26,6 +26,9 @@ WINDOW = 256
 _MAX_LETTERS_PER_TOKEN = 32
 """Text with longer tokens is white space or data, of which a megabyte need not be tokenised."""
 
+_ROW_BYTES = 384 // 32 * 18
+"""Of the 384 numbers of a word embedding, in blocks."""
+
 _START, _END = 0, 2
 
 Role: TypeAlias = Literal["query", "passage"]
@@ -55,8 +58,8 @@ class TokenEmbedder:
             self._session = onnxruntime.InferenceSession(
                 files.FOLDER / files.MODEL, options, providers=["CPUExecutionProvider"]
             )
-            self._words = EmbeddingTable(np.load(files.FOLDER / files.WORDS, mmap_mode="r"))
             pieces = (files.FOLDER / files.PIECES).read_text("utf-8").split("\n")
+            self._words = _read_words(len(pieces))
             self._tokenizer = UnigramTokenizer(
                 pieces, np.load(files.FOLDER / files.SCORES).tolist()
             )
@@ -107,7 +110,7 @@ class TokenEmbedder:
     def _ids(self, text: str) -> tuple[list[int], bool]:
         """Return the first ids of a text, and whether it has more."""
         limit = self._max_length * _MAX_LETTERS_PER_TOKEN
-        text = text.lstrip()
+        text = text.strip()
         ids, is_cut = self._tokenizer.encode(normalize(text[:limit]), self._max_length)
         return ids, is_cut or len(text) > limit
 
@@ -136,4 +139,21 @@ class TokenEmbedder:
                 raise MemoryError("the embedded model gets no memory; lower `threads`") from exc
             raise BackendError(f"the embedded model failed: {exc}") from exc
         vectors: NDArray[np.float32] = tokens[0, len(prefix) : -1]
+        if not np.isfinite(vectors).all():  # rounded, they would look like any others
+            raise BackendError(
+                f"the embedded model in {str(files.FOLDER)!r} gave numbers that are not finite; "
+                "reinstall rerank-plugins"
+            )
         return vectors
+
+
+def _read_words(count: int) -> EmbeddingTable:
+    """Return the word embeddings of so many pieces, mapped.
+
+    Raises:
+        ValueError: the file holds others.
+    """
+    words = np.load(files.FOLDER / files.WORDS, mmap_mode="r")
+    if (words.shape, words.dtype) != ((count, _ROW_BYTES), np.uint8):
+        raise ValueError(f"{files.WORDS} holds {words.shape} of {words.dtype}, for {count} pieces")
+    return EmbeddingTable(words)

@@ -36,7 +36,10 @@ class TokenVectors(NamedTuple):
 
 
 def quantize(vectors: Sequence[NDArray[np.float32]], *, is_truncated: bool = False) -> TokenVectors:
-    """Round the vectors of windows, tokens x width each, to 8 bits, each row by its largest."""
+    """Round the vectors of windows, tokens x width each, to 8 bits, each row by its largest.
+
+    All are finite, and none is zero.
+    """
     rows = np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)
     largest = np.abs(rows).max(axis=1, keepdims=True)
     directions = np.rint(rows * (127.0 / largest)).astype(np.int8)

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -92,7 +94,7 @@ def test_beats_the_order_of_bm25_by_the_figures_measured(embedded, name, before,
 
 
 def test_scores_are_pinned(embedded):
-    """On every processor, up to the rounding of floats: see `recipe.py`."""
+    """On every processor, up to the rounding of floats."""
     scores = embedded.score(PANDA, PANDAS)
 
     assert pytest.approx(SCORES, abs=1e-3) == scores
@@ -229,6 +231,45 @@ def test_missing_files_are_a_backend_error(monkeypatch, tmp_path):
         EmbeddedBackend().score(PANDA, PANDAS)
 
 
+def shorten(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = {
+    "no model": (files.MODEL, lambda path: path.write_bytes(b"")),
+    "half a model": (files.MODEL, shorten),
+    "half of the words": (files.WORDS, shorten),
+    "no word": (files.WORDS, lambda path: path.write_bytes(b"")),
+    "fewer words": (files.WORDS, lambda path: np.save(path, np.zeros((9, 216), np.uint8))),
+    "narrow words": (files.WORDS, lambda path: np.save(path, np.zeros((214_001, 18), np.uint8))),
+    "words of floats": (files.WORDS, lambda path: np.save(path, np.zeros((214_001, 216)))),
+    "half of the pieces": (files.PIECES, lambda path: path.write_text("\n".join("abcdefgh"))),
+    "pieces in another encoding": (files.PIECES, lambda path: path.write_bytes(b"\xff\xfe")),
+    "half of the scores": (files.SCORES, shorten),
+    "fewer scores": (files.SCORES, lambda path: np.save(path, np.zeros(7, np.float32))),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_files_are_a_backend_error(monkeypatch, tmp_path, name, damage):
+    """At load: a vocabulary that doesn't fit to the scores would only score badly."""
+    for each in files.DIGESTS:
+        place = shutil.copy if each == name else os.symlink
+        place(files.FOLDER / each, tmp_path / each)
+    damage(tmp_path / name)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
+
+    with pytest.raises(BackendError, match="reinstall rerank-plugins"):
+        EmbeddedBackend().score(PANDA, PANDAS)
+
+
+def test_white_space_around_a_text_is_no_truncation(embedded):
+    scores = embedded.score("panda", ["bear" + " " * 99_999, " " * 99_999 + "bear", "bear"])
+
+    assert not scores.truncated
+    assert scores[0] == scores[1] == pytest.approx(scores[2])
+
+
 class Full:
     """A session that runs out of memory, with the message of ONNX Runtime's arena."""
 
@@ -243,6 +284,22 @@ def test_running_out_of_memory_raises_out_of_memory(monkeypatch):
         monkeypatch.setattr(backend._scorer._embedder, "_session", Full())
 
         with pytest.raises(MemoryError, match="lower `threads`"):
+            backend.score(PANDA, PANDAS)
+
+
+class Broken:
+    """A session of damaged weights."""
+
+    def run(self, _, feeds):
+        return [np.full_like(feeds["words"], np.nan)]
+
+
+def test_numbers_that_are_not_finite_are_a_backend_error(monkeypatch):
+    with EmbeddedBackend(cached_tokens=0) as backend:
+        backend.score(PANDA, PANDAS)
+        monkeypatch.setattr(backend._scorer._embedder, "_session", Broken())
+
+        with pytest.raises(BackendError, match="not finite"):
             backend.score(PANDA, PANDAS)
 
 

@@ -31,7 +31,7 @@ They are 1.8 % of the text that the vocabulary was made from, and split into oth
 """
 
 _MAX_POSITIONS = WINDOW + 5
-"""A window between `<s>`, the two tokens of a role, and `</s>`."""
+"""A window between `<s>`, up to three tokens of a role, and `</s>`."""
 
 
 def build(source: Path, target: Path) -> None:

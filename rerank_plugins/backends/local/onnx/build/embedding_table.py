@@ -53,8 +53,8 @@ class EmbeddingTable:
             if len(unknown):
                 end = self._used + len(unknown)
                 self._rows[self._used : end] = self._table[unknown]
-                self._slots[unknown] = np.arange(self._used, end)
-                self._used = end
+                start, self._used = self._used, end  # first: a child forked below has free rows
+                self._slots[unknown] = np.arange(start, end)
                 self._release_pages()
             kept: Array = self._rows[self._slots[ids]]
             return kept

@@ -1,8 +1,10 @@
 """Rows of a word table on disk: always the table's own, and few pages of it in memory."""
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,34 @@ def test_threads_share_a_table() -> None:
         rows = list(pool.map(words.rows, texts))
 
     assert all(np.array_equal(TABLE[ids], row) for ids, row in zip(texts, rows, strict=True))
+
+
+class SlotsAtFork(np.ndarray[Any, np.dtype[np.int32]]):
+    """Slots that run something after each write, as a thread that forks does."""
+
+    after_write: Callable[[], None] | None = None
+
+    def __setitem__(self, ids: Any, slots: Any) -> None:
+        super().__setitem__(ids, slots)
+        if self.after_write is not None:
+            self.after_write()
+
+
+def test_a_process_forked_in_the_middle_of_a_read_has_the_right_rows() -> None:
+    """By another thread: the child gets what is written so far, and a free lock."""
+    parent, child = EmbeddingTable(TABLE, kept=40), EmbeddingTable(TABLE, kept=40)
+
+    def fork() -> None:
+        child._slots = np.array(parent._slots)
+        child._rows = parent._rows.copy()
+        child._used = parent._used
+
+    parent._slots = parent._slots.view(SlotsAtFork)
+    parent._slots.after_write = fork
+    parent.rows(np.arange(10))
+    child.rows(np.arange(20, 30))
+
+    assert np.array_equal(TABLE[:10], child.rows(np.arange(10)))
 
 
 def test_a_row_out_of_range_is_an_error() -> None:

@@ -35,12 +35,8 @@ def by_words(question: str) -> list[int]:
 
 def by_vectors(question: str) -> list[int]:
     """Find rows by cosine, best first."""
-    return [
-        int(row)
-        for row in np.argsort(-(vectors @ embed([question], role="query")[0]), kind="stable")[
-            :DEPTH
-        ]
-    ]
+    cosines = vectors @ embed([question], role="query")[0]
+    return [int(row) for row in np.argsort(-cosines, kind="stable")[:DEPTH]]
 
 
 def fused(*rankings: list[int]) -> list[int]:

@@ -30,9 +30,8 @@ def main(folder: str) -> None:
     table.create_index("text", config=FTS())
 
     def by_vectors(question: str) -> list[tuple[str, str]]:
-        query: Any = table.search(
-            embed([question], role="query")[0]
-        )  # its type depends on what is searched
+        vector = embed([question], role="query")[0]
+        query: Any = table.search(vector)  # its type depends on what is searched
         query = query.distance_type("cosine").limit(DEPTH)
         return [(row["id"], row["text"]) for row in query.to_list()]
 

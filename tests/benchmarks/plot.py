@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from xml.sax.saxutils import escape
 
 __all__ = ["bars", "intervals", "line", "reliability"]
@@ -111,7 +112,7 @@ def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, in
         parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{top}" y2="{top + size}"/>')
         parts.append(_text(left - 6, y + 4, f"{share:.1f}", "n", anchor="end"))
         parts.append(_text(x, top + size + 16, f"{share:.1f}", "n", anchor="middle"))
-    for n, ((name, points), colour) in enumerate(zip(series.items(), _CURVES, strict=False)):
+    for n, ((name, points), colour) in enumerate(zip(series.items(), cycle(_CURVES))):
         path = " ".join(f"{left + size * a:.1f},{top + size * (1 - b):.1f}" for a, b, _ in points)
         width = 1.5 if n else 3
         shape = f'fill="none" stroke="{colour}" stroke-width="{width}"'

@@ -29,4 +29,5 @@ def test_the_plot_names_each_curve():
     svg = reliability("x", {"all": bins(PAIRS), "a < b": bins(PAIRS)})
 
     assert "all (4 pairs)" in svg
+    assert 9 == reliability("x", {str(n): bins(PAIRS) for n in range(9)}).count("pairs)")
     assert "a &lt; b (4 pairs)" in svg

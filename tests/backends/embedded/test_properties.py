@@ -83,6 +83,8 @@ def test_the_answer_in_its_own_script_is_first_of_all_scripts(embedded, query, a
         ("ꀀꀁ", "ꀃ ꀀꀁ", "ꁑ ꁒꁓ"),
         ("🫠", "🫠", "🫥"),
         ("Qxvzyw", "Qxvzyw", "Zkrqyp"),
+        ("谁是繇？", "繇是一位将军。", "钺是一位将军。"),
+        ("什么是鲷？", "鲷是一种鱼。", "鹟是一种鱼。"),
         ("圐圙", "圐圙在内蒙古", "旮旯在内蒙古"),
         ("\ue001", "\ue001", "\ue002"),
     ],

@@ -5,6 +5,7 @@ loaded as a configuration. In `bash` blocks the commands of this package run. Hu
 the pages name are tiny checkpoints in a cache that the test makes, so nothing is downloaded.
 """
 
+import json
 import os
 import re
 import runpy
@@ -21,7 +22,8 @@ from rerank_plugins import load_backend
 from tests.support.places import ROOT
 
 PAGES = [ROOT / "README.md", *ROOT.glob("README.*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = {"README.zh-CN.md", "cli.md", "evaluation.md"}  # they run whole evaluations
+EVALUATION = ROOT / "docs" / "evaluation.md"
+SLOW = {"README.zh-CN.md", "cli.md"}  # they run whole evaluations
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 HUB_MODEL = re.compile(r"local:([\w.-]+/[\w.-]+)|model\"? ?[=:] ?\"([\w-]+/[\w.-]+)\"")
 
@@ -84,9 +86,41 @@ def run_shell(code):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in SLOW), id=p.name) for p in PAGES],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name)
+        for page in PAGES
+        if page != EVALUATION
+    ],
 )
 def test_every_block_runs(page, hub, workspace, capsys):
+    run_blocks(page, hub, workspace)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # it scores both demos
+@pytest.mark.parametrize("page", [EVALUATION], ids=["evaluation.md"])
+def test_every_block_of_the_evaluation_page_runs_and_gives_its_figures(
+    page, hub, workspace, capsys
+):
+    """On any processor, and with any version of ONNX Runtime."""
+    run_blocks(page, hub, workspace)
+    text = re.sub(r"\s+", " ", page.read_text(encoding="utf-8"))
+    for name, sentence in (
+        ("covidqa", r"raises MRR@10 from ([\d.]+) to ([\d.]+) \(p = 0.002, (\d+) queries\)"),
+        ("xquad-zh", r"raises it from ([\d.]+) to ([\d.]+) \((\d+) queries\)"),
+    ):
+        results = json.loads((workspace / "rerank-eval" / name / "results.json").read_bytes())
+        *stated, count = map(float, re.search(sentence, text).groups())
+
+        assert count == results["dataset"]["queries"]
+        assert stated == [
+            pytest.approx(system["figures"]["MRR@10"]["mean"], abs=0.002)
+            for system in results["systems"]
+        ]
+
+
+def run_blocks(page, hub, workspace):
+    """Run all blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
     for match in HUB_MODEL.finditer(text):
         hub(match[1] or match[2])

@@ -23,6 +23,7 @@ from rerank_plugins._adapter import (
     reranking,
 )
 from rerank_plugins._internal.optional import require
+from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
@@ -126,7 +127,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         check_on_error(on_error)
         settings: dict[str, Any] = {
             "backend": loaded,
-            "top_n": top_n,
+            "top_n": plain_integer(top_n),
             "min_score": min_score,
             "instruction": instruction,
             "on_error": on_error,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TypeGuard
 
 from rerank_plugins._internal.options import unknown
+from rerank_plugins._internal.plain_numbers import plain_integer, plain_number
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["check_boolean", "check_choice", "check_integer", "check_number"]
@@ -20,7 +21,8 @@ def check_integer(name: str, value: object, *, least: int = 1, optional: bool = 
     """Check that a setting is an integer of at least `least`, or None where it is `optional`."""
     if value is None and optional:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    integer = plain_integer(value)
+    if integer is None or integer < least:
         raise ConfigError(
             f"`{name}` must be {_none(optional)}an integer of at least {least}, not {value!r}"
         )
@@ -87,10 +89,9 @@ def check_boolean(name: str, value: object) -> None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
     try:
-        return not math.isnan(value)
+        number = plain_number(value)
+        return number is not None and not math.isnan(number)
     except OverflowError:  # an integer that no float holds
         return False
 

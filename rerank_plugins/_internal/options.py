@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from rerank_plugins._internal.other_names import number_hint, suggestion
+from rerank_plugins._internal.plain_numbers import plain_integer, plain_number, with_plain_numbers
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "with_options"]
@@ -99,7 +100,9 @@ def _hints(constructor: type) -> dict[str, Any]:
 def changed_options(constructor: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of `values` that are not the constructor's defaults: what a spec must say."""
     parameters = inspect.signature(constructor).parameters
-    return {name: value for name, value in values.items() if value != parameters[name].default}
+    return with_plain_numbers(
+        {name: value for name, value in values.items() if value != parameters[name].default}
+    )
 
 
 def with_options(options: Mapping[str, object], text: str) -> dict[str, object]:
@@ -220,8 +223,9 @@ def _as(value: object, choice: Any) -> object:
     elif choice in (int, float):
         if text is not None:
             return choice(text)
-        if isinstance(value, int | choice) and not isinstance(value, bool):
-            return choice(value)
+        number = plain_integer(value) if choice is int else plain_number(value)
+        if number is not None:
+            return choice(number)
     else:
         return _as_instance(value, choice)
     raise ValueError

@@ -19,6 +19,7 @@ from rerank_plugins._adapter import (
     check_settings,
     refuse_unknown,
 )
+from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -68,7 +69,7 @@ class Reranker(Serializable):
         check_on_error(on_error)
         super().__init__(
             backend=scorer,
-            top_n=top_n,
+            top_n=plain_integer(top_n),
             min_score=min_score,
             instruction=instruction,
             on_error=on_error,

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Any, ClassVar
 
 from rerank_plugins._internal.flow import arun, run
+from rerank_plugins._internal.plain_numbers import with_plain_numbers
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import ConfigError
@@ -121,7 +122,7 @@ class WrapperBackend(Backend):
         return (await arun(self.flow(checked_requests(self, [(query, documents)])), aperform))[0]
 
     def describe(self) -> dict[str, object]:
-        own = {self.table: self._options()} if self.table else {}
+        own = {self.table: with_plain_numbers(self._options())} if self.table else {}
         return {**self.wrapped.describe(), **own}
 
     def to_spec(self) -> dict[str, object]:
@@ -144,7 +145,7 @@ class WrapperBackend(Backend):
                 f"{self!r} can't be written as a spec: `[{self.table}]` applies to remote backends "
                 "only"
             )
-        return {**tables, self.table: self._options()}
+        return {**tables, self.table: with_plain_numbers(self._options())}
 
     def __reduce__(self) -> tuple[object, ...]:
         return self._rebuilt, (self._children, self._options())

@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 from langchain_core.load import dumpd, dumps, loads
 from langchain_core.runnables import (
@@ -126,3 +127,10 @@ def test_it_is_written_as_json():
 
     assert {"kind": "local", "model": "some/model"} == dumped["backend"]
     assert 2 == dumped["top_n"]
+
+
+def test_a_dump_is_json_when_settings_were_numbers_of_numpy():
+    compressor = RerankCompressor("embedded", top_n=np.int64(2), min_score=np.float32(0.5))
+
+    assert {"top_n": 2, "min_score": 0.5}.items() <= json.loads(dumps(compressor))["kwargs"].items()
+    assert 2 == restored(compressor).top_n

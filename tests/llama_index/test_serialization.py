@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -85,3 +86,10 @@ def test_copies_share_the_backend():
 
 def test_it_is_one_of_the_frameworks_own():
     assert isinstance(RerankPostprocessor(backend=FakeBackend()), BaseNodePostprocessor)
+
+
+def test_a_dump_is_json_when_settings_were_numbers_of_numpy():
+    postprocessor = RerankPostprocessor("embedded", top_n=np.int64(2), min_score=np.float32(0.5))
+
+    again = RerankPostprocessor.from_json(postprocessor.to_json())
+    assert (2, 0.5) == (again.top_n, again.min_score)

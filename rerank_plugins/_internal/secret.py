@@ -31,6 +31,11 @@ class Secret:
         """Return the secret with `prefix` before it."""
         return Secret(prefix + self._value)
 
+    def starts_with(self, prefix: re.Pattern[str]) -> str:
+        """Return the group 1 of what `prefix` matches at its start, which is no secret; or ""."""
+        found = prefix.match(self._value)
+        return (found[1] or "") if found else ""
+
     def without(self, prefix: re.Pattern[str]) -> Secret:
         """Return the secret without what `prefix` matches at its start."""
         return Secret(prefix.sub("", self._value, count=1))

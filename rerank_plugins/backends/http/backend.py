@@ -271,7 +271,7 @@ class HTTPBackend(Backend):
 
     def _check_server(self, url: str) -> ServerCheck:
         try:
-            server = probe(url, api_key=self._credentials.read().value, verify=self._verify)
+            server = probe(url, api_key=self._credentials.read().header, verify=self._verify)
         except UnknownServer:  # a proxy, perhaps: scoring shows it
             detail = f"{url} does not identify itself; taken for {self.kind!r}, as configured"
             return ServerCheck(ok=True, detail=detail)

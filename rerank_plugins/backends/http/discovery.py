@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from urllib.parse import quote, urlsplit
 
 from rerank_plugins._internal.secret import Secret
-from rerank_plugins.backends.http.credentials import Key, without_scheme
+from rerank_plugins.backends.http.credentials import Key, read_key
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.backends.http.errors import status_error, via_proxy
 from rerank_plugins.backends.http.reading import parse_json
@@ -128,9 +128,10 @@ def probe(
         UnknownServer: something answers, but no server of a known kind.
         BackendRejected: the server does not rerank.
     """
-    key = api_key if isinstance(api_key, Secret) else Secret(api_key or "")
+    secret = api_key if isinstance(api_key, Secret) else Secret(api_key or "")
     api_key = None  # no frame shows it any more
-    key = without_scheme(key)
+    prefix, secret = read_key(secret)
+    key = Key(secret, "wait, or ask its operator", prefix=prefix)
     url = DIALECTS["infinity"].rerank_url(base_url)
     base = _RERANK_PATH.split(url)[0]
     root = re.sub(r"/v\d+$", "", base)
@@ -144,11 +145,11 @@ def probe(
 
     def get(path: str) -> _Page:
         headers: dict[str, str | Secret] = {"Accept": "application/json"}
-        if key:
-            headers["Authorization"] = key.after("Bearer ")
+        if key.value:
+            headers["Authorization"] = key.header
         response = transport.send(HTTPRequest("GET", root + path, headers), deadline)
         if response.status in _NOT_ITS_OWN:
-            raise status_error(response, where=root, key=Key(key, "wait, or ask its operator"))
+            raise status_error(response, where=root, key=key)
         via.append(via_proxy(response))
         if response.status in _UNAUTHORIZED and path != _XINFERENCE_VERSION:
             refused.append(path)

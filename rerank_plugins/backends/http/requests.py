@@ -211,7 +211,7 @@ class RequestFlow:
             "Content-Type": "application/json",
         }
         if key.value:
-            headers[self._dialect.key_header] = key.value.after(self._dialect.key_prefix)
+            headers[self._dialect.key_header] = key.header
         elif self._dialect.base_url and endpoint.url.startswith(f"{self._dialect.base_url}/"):
             raise AuthenticationError(f"{endpoint.where}: {key.source}")
         for others in (extra_headers, self._dialect.headers):

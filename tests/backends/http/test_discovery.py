@@ -151,12 +151,20 @@ def test_a_gateways_prefix_stays_in_the_url():
         assert f"{fake_server.url}/team" == probe(f"{fake_server.url}/team").base_url
 
 
-@pytest.mark.parametrize("key", ["sk-key", "Bearer sk-key", "authorization: bearer sk-key"])
-def test_the_key_is_sent(key):
+@pytest.mark.parametrize(
+    ("key", "sent"),
+    [
+        ("sk-key", "Bearer sk-key"),
+        ("Bearer sk-key", "Bearer sk-key"),
+        ("authorization: bearer sk-key", "Bearer sk-key"),
+        ("Token sk-key", "Token sk-key"),
+    ],
+)
+def test_the_key_is_sent(key, sent):
     with serving(OPEN["tei"][0]) as fake_server:
         probe(fake_server.url, api_key=key)
 
-        assert "Bearer sk-key" == fake_server.requests[0].headers["Authorization"]
+        assert sent == fake_server.requests[0].headers["Authorization"]
 
 
 @pytest.mark.parametrize("name", ["cohere", "dashscope", "jina", "siliconflow", "voyage"])

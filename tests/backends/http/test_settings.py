@@ -200,6 +200,38 @@ def test_the_word_of_an_own_dialect_is_sent_once(fake_server, ask):
     assert f"Token {SECRET}" == fake_server.requests[0].headers["X-Key"]
 
 
+@pytest.mark.parametrize(
+    ("key", "sent"),
+    [
+        (f"Token {SECRET}", f"Token {SECRET}"),
+        (f"Basic {SECRET}==", f"Basic {SECRET}=="),
+        (f"ApiKey {SECRET}", f"ApiKey {SECRET}"),
+        (f"token  '{SECRET}'", f"token {SECRET}"),
+        (f"Authorization: Basic {SECRET}", f"Basic {SECRET}"),
+        (f"authorization: Signed-By-Us {SECRET}", f"Signed-By-Us {SECRET}"),
+        (f"Bearer Token {SECRET}", f"Bearer Token {SECRET}"),
+        (f"Tokenish {SECRET}", f"Bearer Tokenish {SECRET}"),
+        (f"Authorization: {SECRET}", f"Bearer {SECRET}"),
+    ],
+)
+def test_another_scheme_is_sent_as_it_is(fake_server, ask, monkeypatch, key, sent):
+    """What is no scheme, such as a password of several words, stays a part of the key."""
+    monkeypatch.setenv("TEAM_KEY", key)
+    ask(make(fake_server, api_key=key))
+    ask(make(fake_server, api_key_env="TEAM_KEY"))
+
+    headers = {received.headers.get("Authorization") for received in fake_server.requests}
+    assert {sent} == headers
+
+
+def test_a_key_with_another_scheme_is_masked_without_it(fake_server, ask):
+    fake_server.response = FakeResponse({"error": f"unknown key {SECRET}"}, status=401)
+    with pytest.raises(AuthenticationError) as caught:
+        ask(make(fake_server, api_key=f"Token {SECRET}"))
+
+    assert "unknown key [key]" in str(caught.value)
+
+
 @pytest.mark.usefixtures("_no_keys")
 @pytest.mark.parametrize("key", ["Bearer", "Bearer ", "Authorization: Bearer"])
 def test_a_word_without_a_key_is_no_key(fake_server, ask, monkeypatch, key):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.lazy_class import LazyClass
 from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins._internal.toml import read_toml
@@ -78,6 +79,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
         return _from_environment()
     if isinstance(spec, str):
         spec = spec.strip()
+        _refuse_file_url(spec)
         if not spec.lower().endswith(".toml"):
             return _build(_parse(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
@@ -175,6 +177,17 @@ def _add_wrapper(backend: Backend, name: str, tables: Mapping[str, object]) -> B
     checked = checked_options(constructor, options, what=f"table {name!r}", fixed=["wrapped"])
     wrapped: Backend = constructor(backend, **checked)
     return wrapped
+
+
+def _refuse_file_url(spec: str) -> None:
+    """Refuse a `file:` URL: a folder is written as its path, after `local:` if it holds a model."""
+    url = re.sub(r"^local[:+]", "", spec).partition("?")[0]
+    path = path_of_file_url(url)
+    if path is None:
+        return
+    if path.lower().endswith(".toml"):
+        raise ConfigError(f"{url!r} is a file on this machine; write its path: {path}")
+    raise ConfigError(f"{url!r} is a folder on this machine, and no server; write local:{path}")
 
 
 def _parse(spec: str) -> dict[str, object]:

@@ -17,6 +17,7 @@ from rerank_plugins._internal.checks import (
     check_integer,
     check_number,
 )
+from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
@@ -384,6 +385,8 @@ def _check(options: dict[str, Any]) -> None:
     model = options["model"]
     if not isinstance(model, str) or not model.strip():
         raise ConfigError(f"`model` must be a folder or the id of a hub model, not {model!r}")
+    if path := path_of_file_url(model):
+        raise ConfigError(f"`model` must be a folder's path, not its URL {model!r}; write {path!r}")
     for name, choices in (
         ("engine", get_args(EngineName)),
         ("dtype", get_args(DType)),

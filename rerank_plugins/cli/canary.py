@@ -14,6 +14,7 @@ import typer
 
 from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins.backend import Backend
+from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.errors import BackendError
 from rerank_plugins.evaluation.canary import Canary, CanaryRun, baseline_of, check
@@ -91,6 +92,7 @@ def canary(
     least = minimum if minimum is not None else 0.0
     if baseline is not None:
         least = max(least, baseline_of(baseline, _METRIC, label=label) - tolerance)
+    refuse_backends([dataset], what="dataset")
     data = load_dataset(dataset, depth=depth)
     data = data if queries is None else data.head(queries)
     published = Canary(name or data.name, textfile=textfile, gateway=push)

@@ -14,6 +14,7 @@ from rerank_plugins._internal.display import excerpt
 from rerank_plugins._internal.terminal import to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
+from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.cli.rank import INSTRUCTION_HELP, TEXT_KEY_HELP, standard_input
 from rerank_plugins.content import Query
@@ -60,6 +61,7 @@ def compare(
     from rich.console import Console  # noqa: PLC0415  # `--version` and errors need no rich
 
     paths = files or standard_input()
+    refuse_backends(paths, what="file")
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     if not entries:
         names = ", ".join(repr(str(path)) for path in paths)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerank_plugins.backend import Backend
+from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
@@ -111,6 +112,7 @@ def evaluate_datasets(
     messages, console = Console(stderr=True), Console()
     chosen = tuple(dict.fromkeys(map(metric_name, metrics or DEFAULT_METRICS)))
     built = _build(backends or [""])
+    refuse_backends(names, what="dataset")
     data = [load_dataset(name, qrels=qrels, run=run, queries=topics, depth=depth) for name in names]
     data = data if queries is None else [dataset.head(queries) for dataset in data]
     reported = [_depths(dataset, depth, depths) for dataset in data]

@@ -15,6 +15,7 @@ from rerank_plugins._internal.display import as_table, excerpt, facts_of
 from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
+from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import printing
 from rerank_plugins.content import Query
 from rerank_plugins.result import RerankResult, rerank
@@ -74,6 +75,7 @@ def rank(
     if min_score is not None and not math.isfinite(min_score):
         raise typer.BadParameter(f"{min_score} is not finite", param_hint="'--min-score'")
     paths = files or standard_input()
+    refuse_backends(paths, what="file")
     entries = read_documents(paths, file_format, TEXT_KEYS if text_key is None else [text_key])
     messages = Console(stderr=True)
     activity = f"Scoring {len(entries)} document{'' if len(entries) == 1 else 's'} …"

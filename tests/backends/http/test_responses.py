@@ -4,6 +4,7 @@ import contextlib
 import gc
 import gzip
 import json
+import math
 import time
 import tracemalloc
 from email.utils import formatdate
@@ -547,3 +548,56 @@ def test_sglang_gets_another_placeholder_for_blank_documents(fake_server, ask, b
     ask(make(fake_server, "sglang"), ["panda", blank])
 
     assert ["panda", "."] == fake_server.requests[0].body["documents"]
+
+
+OLD_VLLM = {
+    "0.8": "[{'type': 'greater_than_equal', 'loc': ('body', 'truncate_prompt_tokens'), "
+    "'msg': 'Input should be greater than or equal to 1', 'input': -1, 'ctx': {'ge': 1}}]",
+    "0.10": "1 validation error:\n  {'type': 'value_error', 'loc': ('body', "
+    "'truncate_prompt_tokens'), 'msg': 'Value error, truncate_prompt_tokens must be positive'}",
+    "nested": "Parameter truncate_prompt_tokens (-1) is out of range",
+}
+
+
+@pytest.mark.parametrize("version", OLD_VLLM)
+def test_an_old_vllm_is_asked_again_without_what_it_refuses(fake_server, ask, version):
+    """As it replied: 400 for a request that newer ones want, to cut texts."""
+    good = serve_dialect("vllm")
+    error = {"message": OLD_VLLM[version], "type": "BadRequestError", "param": None, "code": 400}
+    body = {"error": error} if version == "nested" else {"object": "error", **error}
+    fake_server.response = lambda received: (
+        FakeResponse(body, 400)
+        if received.body.get("truncate_prompt_tokens") == -1
+        else good(received)
+    )
+
+    assert 2 == len(ask(make(fake_server, "vllm")))
+    assert 2 == len(fake_server.requests)
+
+
+LOGITS = [2.0, -1.0]
+
+
+@pytest.mark.parametrize("switch", ["use_activation", "activation"])
+def test_logits_come_from_vllm_whatever_it_calls_its_switch(fake_server, ask, switch):
+    """A version ignores the name that it does not know, and then sends probabilities."""
+
+    def reply(received):
+        raw = received.body.get(switch) is False
+        scores = LOGITS if raw else [1 / (1 + math.exp(-logit)) for logit in LOGITS]
+        results = [{"index": at, "relevance_score": score} for at, score in enumerate(scores)]
+        return FakeResponse({"results": results})
+
+    fake_server.response = reply
+
+    assert LOGITS == ask(make(fake_server, "vllm", scale="logit"))
+    assert [0.880797, 0.268941] == pytest.approx(ask(make(fake_server, "vllm")), abs=1e-6)
+
+
+def test_a_vllm_that_knows_no_switch_is_doubted(fake_server, ask, caplog):
+    results = [{"index": 0, "relevance_score": 0.88}, {"index": 1, "relevance_score": 0.27}]
+    fake_server.response = FakeResponse({"results": results})
+    ask(make(fake_server, "vllm", scale="logit"))
+
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "should send logits, and all scores of a response lie between 0 and 1" in line

@@ -288,7 +288,12 @@ def plain(score: object) -> object:
 def add_facts(
     metadata: MutableMapping[str, object], *, status: str | None, truncated: bool
 ) -> None:
-    """Write what is known of a reranking; what another reranker wrote is not true any more."""
+    """Write what is known of a reranking; what another reranker wrote is not true any more.
+
+    A retriever's score that stands there already stays, as a Python float.
+    """
+    if RETRIEVER_SCORE in metadata:
+        metadata[RETRIEVER_SCORE] = plain(metadata[RETRIEVER_SCORE])
     for key, fact in ((RERANK_STATUS, status), (RERANK_TRUNCATED, truncated)):
         metadata.pop(key, None)
         if fact:

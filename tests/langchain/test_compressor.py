@@ -102,6 +102,16 @@ def test_a_retrievers_score_of_another_library_becomes_json(score):
     assert "0.5" == json.dumps(ranked.metadata["retriever_score"])
 
 
+@pytest.mark.parametrize("score", [np.float32(0.5), np.float16(0.5), np.array(0.5)])
+def test_a_score_that_the_retriever_wrote_under_our_key_becomes_json(score):
+    document = Document(QUERY, metadata={"retriever_score": score, "page": 7})
+    (ranked,) = everything().compress_documents([document], QUERY)
+
+    expected = {"retriever_score": 0.5, "page": 7, "retriever_rank": 1, "relevance_score": 1.0}
+    assert expected == json.loads(json.dumps(ranked.metadata))
+    assert score is document.metadata["retriever_score"]
+
+
 @pytest.mark.parametrize("score", ["high", [0.1, 0.2], np.array([0.1, 0.2]), True])
 def test_a_retrievers_score_that_is_no_number_stays(score):
     document = Document(QUERY, metadata={"relevance_score": score})

@@ -115,6 +115,15 @@ async def test_scores_are_python_floats():
     assert 0.5 == result[1].metadata["retriever_score"]
 
 
+@pytest.mark.parametrize("score", [np.float32(0.5), np.array(0.5)])
+async def test_a_score_that_the_retriever_wrote_under_our_key_becomes_json(score):
+    nodes = wrapped("a", metadata={"retriever_score": score})
+    nodes[0].score = None
+    (ranked,) = await both_ways(RerankPostprocessor(backend=FakeBackend()), nodes)
+
+    assert 0.5 == json.loads(json.dumps(ranked.metadata))["retriever_score"]
+
+
 async def test_the_callers_nodes_do_not_change():
     metadata = {"page": 7, "tags": ["x"]}
     nodes = wrapped(*TEXTS, metadata=metadata, excluded_llm_metadata_keys=["tags"])

@@ -366,8 +366,8 @@ class TestNotebook:
         html = rerank("q", ["1"], backend=numbers())._repr_html_()
 
         assert html.index("overflow-x:auto") < html.index("<table")
-        assert "min-width:420px" in html
-        assert "width:min(170px,24%)" in html
+        assert "min-width:600px" in html
+        assert "width:clamp(76px,100vw - 480px,170px)" in html
 
     def test_short_lists_are_not_folded(self):
         assert "details" not in Page(rerank("q", ["1"] * 20, backend=numbers())._repr_html_()).seen

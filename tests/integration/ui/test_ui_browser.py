@@ -283,6 +283,29 @@ def test_the_page_prompts_for_the_key_and_keeps_it_in_memory_only(page, monkeypa
         assert page("#state").text == "needs a key"
 
 
+@pytest.mark.parametrize("written", ["Bearer {}", "Authorization: Bearer {}", " bearer  {} "])
+def test_the_key_may_come_with_its_word(page, monkeypatch, written):
+    monkeypatch.setenv("RERANK_API_KEYS", f"tests:{KEY}")
+    with served(api_keys_env="RERANK_API_KEYS") as url:
+        page.open(url)
+        page.example("en")
+        page("#secret").send_keys(written.format(KEY), Keys.ENTER)
+        page.until(lambda: page("#state").text == "ready")
+
+        assert not page("#error").is_displayed()
+
+
+@pytest.mark.parametrize("key", ["wrong", "kéy", "密钥"])
+def test_a_key_that_is_refused_is_called_refused(page, monkeypatch, key):
+    """A browser sends no request at all with a key that no header can hold."""
+    monkeypatch.setenv("RERANK_API_KEYS", f"tests:{KEY}")
+    with served(api_keys_env="RERANK_API_KEYS") as url:
+        page.open(url)
+        page.example("en")
+        page("#secret").send_keys(key, Keys.ENTER)
+        page.until(lambda: page("#error").text == "The server refused this key.")
+
+
 def test_a_refusal_says_why(page):
     with served(max_documents=3) as url:
         page.open(url)

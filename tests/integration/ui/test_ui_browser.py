@@ -252,6 +252,8 @@ def test_two_backends_are_shown_side_by_side(page, url_of_two):
     before = [int(e.text.removeprefix("before: ")) for e in page.all("#board small")]
     assert [first[place - 1] for place in before[:8]] == page.texts(0)
     assert len(page.all(".lane path")) == 8
+    margins = {e.value_of_css_property("margin-right") for e in page.all("#board small")}
+    assert "0px" not in margins  # "more" may stand beside it
     for column, name in enumerate(names):
         documents = page("#documents").get_attribute("value").split("\n")
         scores = load_backend(name).score(page("#query").get_attribute("value"), documents)

@@ -23,14 +23,10 @@ from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.labels import Label, find_label, label_logit
 from tests.support.checkpoints import build_chain
+from tests.support.pairs import DOCUMENTS as ALL_DOCUMENTS
+from tests.support.pairs import QUERY
 
-QUERY = "what is a panda?"
-DOCUMENTS = [
-    "",
-    "The giant panda is a bear species endemic to China.",
-    "Paris is the capital of France, and Berlin is the capital of Germany. " * 4,
-    "大熊猫是中国特有的熊科动物。",
-]
+DOCUMENTS = ALL_DOCUMENTS[:4]
 
 
 @pytest.fixture(scope="session")

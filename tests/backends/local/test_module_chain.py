@@ -25,16 +25,7 @@ from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.module_chain import ListedModule, read_chain
 from tests.support.checkpoints import CHAT_TEMPLATE, KINDS, build_chain
-
-QUERY = "what is a panda?"
-DOCUMENTS = [
-    "",
-    "The giant panda is a bear species endemic to China.",
-    "Paris is the capital of France, and Berlin is the capital of Germany. " * 4,
-    "大熊猫是中国特有的熊科动物。",
-    "a literal [PAD] and <pad> inside of the text",
-    "The quick brown fox jumps over the lazy dog. " * 90,
-]
+from tests.support.pairs import DOCUMENTS, QUERY
 
 
 def ettin() -> list[Any]:

@@ -36,21 +36,13 @@ from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.testing import BackendContract
 from tests.support import checkpoints
+from tests.support.pairs import DOCUMENTS, QUERY
 from tests.support.places import DATA
 
 KINDS = [
     pytest.param(kind, marks=[] if kind in {"bert", "modernbert"} else pytest.mark.slow)
     for kind in MODEL_TYPES
     if kind in checkpoints.KINDS
-]
-QUERY = "what is a panda?"
-DOCUMENTS = [
-    "",
-    "The giant panda is a bear species endemic to China.",
-    "Paris is the capital of France, and Berlin is the capital of Germany. " * 4,
-    "大熊猫是中国特有的熊科动物。",
-    "a literal [PAD] and <pad> inside of the text",
-    "The quick brown fox jumps over the lazy dog. " * 90,
 ]
 
 

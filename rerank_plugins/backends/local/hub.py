@@ -9,7 +9,7 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "ignored_by"]
 
 _PRIVATE = "; if it is private, set HF_TOKEN or run `hf auth login`"
 
@@ -48,7 +48,7 @@ def fetch(
             cache_dir=cache_folder,
             local_files_only=local_files_only,
             allow_patterns=list(patterns),
-            ignore_patterns=None if any("/" in pattern for pattern in patterns) else ["*/*"],
+            ignore_patterns=ignored_by(patterns),
         )
     except errors.GatedRepoError as exc:
         raise AuthenticationError(
@@ -96,3 +96,8 @@ def _unreachable() -> str:
         f"the hub at {constants.ENDPOINT} can't be reached; check the network, set HF_ENDPOINT to "
         f"a mirror of the hub, {other}"
     )
+
+
+def ignored_by(patterns: Sequence[str]) -> list[str] | None:
+    """Return the patterns of what not to get: lower folders, where no wanted pattern names one."""
+    return None if any("/" in pattern for pattern in patterns) else ["*/*"]

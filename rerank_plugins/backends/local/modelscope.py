@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rerank_plugins._internal.optional import require
+from rerank_plugins.backends.local.hub import ignored_by
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
 __all__ = ["fetch_from_modelscope"]
@@ -50,7 +51,7 @@ def fetch_from_modelscope(
             cache_dir=cache_folder,
             local_files_only=local_files_only,
             allow_patterns=list(patterns),
-            ignore_patterns=None if any("/" in pattern for pattern in patterns) else ["*/*"],
+            ignore_patterns=ignored_by(patterns),
         )
     except errors.CacheNotFound as exc:
         raise ConfigError(

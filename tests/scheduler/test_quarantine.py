@@ -3,7 +3,7 @@
 import pytest
 
 from rerank_plugins import BackendCrashed, DocumentQuarantined, Query
-from rerank_plugins.scheduler import Scheduler, quarantine
+from rerank_plugins.scheduler import quarantine
 from rerank_plugins.scheduler.quarantine import Quarantine
 
 
@@ -25,13 +25,6 @@ class Process:
 @pytest.fixture
 def process():
     return Process()
-
-
-@pytest.fixture
-def scheduler(process):
-    scheduler = Scheduler(process)
-    yield scheduler
-    scheduler.close()
 
 
 def ask(scheduler, texts, query="q", costs=None):

@@ -6,7 +6,7 @@ import pytest
 
 from rerank_plugins import BackendCrashed
 from rerank_plugins._internal.context import on_behalf_of
-from rerank_plugins.scheduler import ClientSuspended, Scheduler, suspension
+from rerank_plugins.scheduler import ClientSuspended, suspension
 from rerank_plugins.scheduler.suspension import Suspensions
 
 
@@ -100,13 +100,6 @@ class Process:
 @pytest.fixture
 def process():
     return Process()
-
-
-@pytest.fixture
-def scheduler(process):
-    scheduler = Scheduler(process)
-    yield scheduler
-    scheduler.close()
 
 
 def submit(scheduler, client, *texts):

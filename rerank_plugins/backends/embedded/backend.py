@@ -135,4 +135,6 @@ class EmbeddedBackend(Backend):
                 threads=self._workers(),
                 cached_tokens=self._cached_tokens,
             )
-        return LateInteractionScorer(embedder)
+        scorer = LateInteractionScorer(embedder)
+        scorer.score("a", ["a"])  # imports what numpy leaves for later, while forks wait
+        return scorer

@@ -58,3 +58,31 @@ def test_a_forked_child_scores_as_its_parent_does(engine, state, checkpoint):
 
     child, parent = done.stdout.splitlines()
     assert child == parent
+
+
+IMPORTS = """
+import sys
+from rerank_plugins import load_backend
+
+backend = load_backend(sys.argv[1])
+backend._loaded() if backend.kind == "embedded" else backend.describe()  # both load
+loaded = set(sys.modules)
+backend.score("panda", ["bear", "a panda is a bear", "\u732b", "bear " * 600])
+print(*sorted(set(sys.modules) - loaded))
+"""
+
+
+@pytest.mark.parametrize("engine", ["embedded", "onnx", TORCH])
+def test_nothing_is_left_to_import_after_loading(engine, checkpoint):
+    # A fork waits for a load to end, but not for a score: an import there would stay locked.
+    spec = engine
+    if engine != "embedded":
+        spec = f"local:{checkpoint('bert')}?engine={engine}&device=cpu"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTS, spec],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == []

@@ -37,8 +37,12 @@ if os.environ.get("RERANK_TEST_HTTP_CLIENT") == "httpx":
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = {
+        path: any(path.is_relative_to(folder) for folder in SLOW)
+        for path in {item.path for item in items}
+    }
     for item in items:
-        if any(folder in item.path.parents for folder in SLOW):
+        if slow[item.path]:
             item.add_marker(pytest.mark.slow)
 
 

@@ -23,6 +23,7 @@ from rerank_plugins.backends.local.module_chain import (
     module_folders,
     read_chain,
 )
+from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.not_a_model import (
     check_is_model,
     check_names,
@@ -87,7 +88,7 @@ class Checkpoint:
     revision: str
     """The hub commit, or a digest of a plain folder (see `resolve`)."""
     config: Mapping[str, Any]
-    """`config.json`."""
+    """`config.json`, in transformers' terms where the model has terms of its own."""
     tokenizer_config: Mapping[str, Any]
     """`tokenizer_config.json`; empty if there is none."""
     max_length: int
@@ -104,6 +105,8 @@ class Checkpoint:
     """What turns the body's states into scores; None: the model's own head."""
     label: Label | None = None
     """The label that means relevant; None: there is one score."""
+    is_native: bool = True
+    """Whether `config` is `config.json` as it stands."""
 
     @property
     def name(self) -> str:
@@ -285,6 +288,8 @@ def _read(
             f"{where} holds no model: there is no config.json; give a folder that transformers "
             "saved, or the id of a reranker on the hub"
         )
+    native = native_config(config)
+    is_native, config = native == config, native
     _check_files(where, folder, weights, pickle=pickle)
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     for name in tokenizer_config.get("fast_tokenizer_files") or ():
@@ -322,6 +327,7 @@ def _read(
         folder=folder,
         revision=commit or digest(folder, all_weights, files),
         config=config,
+        is_native=is_native,
         tokenizer_config=tokenizer_config,
         max_length=_chosen(max_length, longest),
         longest=longest,
@@ -370,7 +376,8 @@ def _check_kind(model: str, config: Mapping[str, Any]) -> None:
 
 def _check_names(where: str, config: Mapping[str, Any], weights: Sequence[Path]) -> None:
     is_classifier = "ForSequenceClassification" in str(config.get("architectures"))
-    if is_classifier and not config.get("auto_map") and weights[0].suffix == ".safetensors":
+    own_names = bool(config.get("auto_map")) or config.get("model_type") == "gte"
+    if is_classifier and not own_names and weights[0].suffix == ".safetensors":
         check_names(where, {name for file in weights for name in read_header(file).tensors})
 
 

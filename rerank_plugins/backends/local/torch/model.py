@@ -142,6 +142,7 @@ def load_model(
     try:
         model, report = kind.from_pretrained(
             checkpoint.folder,
+            config=_config(checkpoint),
             dtype=dtype,
             local_files_only=True,
             output_loading_info=True,
@@ -194,3 +195,11 @@ def load_model(
                 'dtype="float16", or device="cpu"'
             ) from exc
         raise
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    """Return the configuration where transformers can't read it from the folder, else None."""
+    if checkpoint.is_native:
+        return None
+    values = dict(checkpoint.config)
+    return transformers.AutoConfig.for_model(values.pop("model_type"), **values)

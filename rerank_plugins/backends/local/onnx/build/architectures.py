@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
+from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.onnx.build.encoder import (
     Activation,
     Embeddings,
@@ -51,7 +52,8 @@ def read_encoder(folder: Path) -> Encoder:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise ConfigError(f"can't read {str(folder / 'config.json')!r}: {exc}") from exc
-    model_type = config.get("model_type")
+    config = native_config(config)
+    model_type = str(config.get("model_type"))
     if model_type not in _READERS:
         raise UnsupportedByEngine(
             f"the ONNX engine can't build model_type {model_type!r}; it knows: "
@@ -205,6 +207,49 @@ def _post_norm(
     )
 
 
+def _gte(config: _Config, weights: _Weights) -> Encoder:
+    if weights.has("new.gte"):  # as transformers saves what it loaded from the published names
+        weights = weights.below("new")
+    prefix = next((name for name in ("gte", "new") if weights.has(name)), None)
+    body = weights if prefix is None else weights.below(prefix)
+    tables = body.below("embeddings")
+    types = int(config.get("type_vocab_size", 1))
+    rotary = _rotary(config.get("rope_parameters", {}), 160_000.0)
+    layers = []
+    for i in range(config["num_hidden_layers"]):
+        layer = body.below(f"encoder.layer.{i}")
+        gated, gate = np.split(layer.linear("mlp.up_gate_proj", bias=False).weight, 2)
+        layers.append(
+            Layer(
+                attention_in=layer.linear("attention.qkv_proj"),
+                attention_out=layer.linear("attention.o_proj"),
+                attention_norm=layer.norm("attn_ln"),
+                feed_in=Linear(np.concatenate([gate, gated]), None),
+                feed_out=layer.linear("mlp.down_proj"),
+                feed_norm=layer.norm("mlp_ln"),
+                rotary=rotary,
+            )
+        )
+    head = None
+    if weights.has("classifier"):
+        classifier = weights.linear("classifier")
+        head = Head.classifier(body.linear("pooler.dense"), "tanh", None, classifier)
+    return Encoder(
+        embeddings=Embeddings(
+            words=tables.table("word_embeddings"),
+            positions=None,
+            types=_float32(tables.table("token_type_embeddings")) if types else None,
+            norm=tables.norm("LayerNorm"),
+        ),
+        layers=tuple(layers),
+        heads=config["num_attention_heads"],
+        activation=config.activation("hidden_act", "gelu"),
+        epsilon=config["layer_norm_eps"],
+        gated=True,
+        head=head,
+    )
+
+
 def _modernbert(config: _Config, weights: _Weights) -> Encoder:
     body = weights.below("model") if weights.has("model") else weights
     every = config.get("global_attn_every_n_layers", 3)
@@ -213,9 +258,14 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
         "layer_types",
         ["sliding_attention" if i % every else "full_attention" for i in range(count)],
     )
+    config.require("rope_scaling", None)
+    rope = config.get("rope_parameters", {})
     rotary = {
-        "full_attention": _rotary(config, "full_attention", "global_rope_theta", 160_000.0),
-        "sliding_attention": _rotary(config, "sliding_attention", "local_rope_theta", 10_000.0),
+        kind: _rotary(rope.get(kind) or {}, config.get(old_name, default))
+        for kind, old_name, default in (
+            ("full_attention", "global_rope_theta", 160_000.0),
+            ("sliding_attention", "local_rope_theta", 10_000.0),
+        )
     }
     norm_bias, attention_bias, feed_bias = (
         bool(config.get(name, default=False))
@@ -265,15 +315,15 @@ def _modernbert(config: _Config, weights: _Weights) -> Encoder:
     )
 
 
-def _rotary(config: _Config, kind: str, old_name: str, default: float) -> Rotary:
-    """Read the base frequency of one kind of layer, as transformers 4 or 5 writes it."""
-    config.require("rope_scaling", None)
-    settings = config.get("rope_parameters", {}).get(kind) or {}
-    if settings.get("rope_type", "default") != "default":
+def _rotary(settings: Mapping[str, Any], default: float) -> Rotary:
+    """Read one entry of `rope_parameters`; `default` is its base if it names none."""
+    rope_type = settings.get("rope_type", "default")
+    if rope_type not in ("default", "linear"):
         raise UnsupportedByEngine(
-            f'the ONNX engine does not know rope_type={settings["rope_type"]!r}; use engine="torch"'
+            f'the ONNX engine does not know rope_type={rope_type!r}; use engine="torch"'
         )
-    return Rotary(float(settings.get("rope_theta", config.get(old_name, default))))
+    factor = settings["factor"] if rope_type == "linear" else 1.0
+    return Rotary(float(settings.get("rope_theta", default)), float(factor))
 
 
 def _float32(array: Array) -> Array:
@@ -288,6 +338,7 @@ _READERS: Mapping[str, Callable[[_Config, _Weights], Encoder]] = {
     "bert": _bert,
     "camembert": _roberta,
     "electra": _electra,
+    "gte": _gte,
     "modernbert": _modernbert,
     "roberta": _roberta,
     "xlm-roberta": _roberta,

@@ -67,11 +67,13 @@ class Rotary:
     """Rotary positions, rotating the two halves of each head."""
 
     theta: float
+    factor: float = 1.0
+    """By how much positions are closer to each other than whole numbers."""
 
     def angles(self, positions: int, size: int) -> Array:
         """Return the angle of each position and pair of numbers in a head of `size` numbers."""
         exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-        frequencies = 1 / np.float32(self.theta) ** exponents
+        frequencies = 1 / np.float32(self.theta) ** exponents / np.float32(self.factor)
         return np.outer(np.arange(positions, dtype=np.float32), frequencies)
 
 

@@ -82,6 +82,8 @@ class LayerBuilder:
         if embeddings.types is not None and len(embeddings.types) > 1:
             types = graph.input("token_type_ids", ["sequences", "length"])
             x = graph.op("Add", x, graph.op("Gather", graph.constant(embeddings.types), types))
+        elif embeddings.types is not None and embeddings.positions is None:
+            x = graph.op("Add", x, graph.constant(embeddings.types[0]))
         if embeddings.positions is not None:
             x = graph.op("Add", x, self._embed_positions(embeddings, embeddings.positions))
         x = graph.op("Reshape", x, graph.integers(-1, embeddings.words.shape[1]))
@@ -269,8 +271,9 @@ class LayerBuilder:
             return x
         size = self._encoder.width // self._encoder.heads
         angles = rotary.angles(self._max_length or _POSITIONS, size)
-        cosines = self.graph.constant(np.cos(angles), f"cosines_{rotary.theta}")
-        sines = self.graph.constant(np.sin(angles), f"sines_{rotary.theta}")
+        name = f"{rotary.theta}_{rotary.factor}"
+        cosines = self.graph.constant(np.cos(angles), f"cosines_{name}")
+        sines = self.graph.constant(np.sin(angles), f"sines_{name}")
         start = start or self.graph.integers(0)
         return self.graph.op("RotaryEmbedding", x, start, cosines, sines, domain=CONTRIB)
 

@@ -1,8 +1,11 @@
-"""Every retrieval recipe runs on its real engine, and prints the gain from reranking.
+"""The evaluation page gives its figures; each retrieval recipe runs, and prints its gain.
 
-Elasticsearch and OpenSearch run their official clients against a stand-in (`search_engine`).
+They rerank the same two demos, so the embedded model encodes each text once for all of them.
+Recipes run on their real engines; Elasticsearch's and OpenSearch's official clients run against a
+stand-in (`search_engine`).
 """
 
+import json
 import re
 import runpy
 import sys
@@ -10,9 +13,11 @@ import sys
 import pytest
 
 from rerank_plugins.evaluation import load_dataset
+from tests.integration.docs.pages import run_blocks
 from tests.support.places import ROOT
 from tests.support.search_engine import search_engine
 
+PAGE = ROOT / "docs" / "evaluation.md"
 FOLDER = ROOT / "examples" / "retrieval"
 NEEDS = {
     "bm25_rerank": ["bm25s", "tantivy"],
@@ -27,7 +32,8 @@ FIGURES = re.compile(r"  (as found|reranked) +([01]\.\d{3}) +([01]\.\d{3})")
 GAIN = re.compile(r"  gain in nDCG@10 +([+-]\d\.\d{3})  \[([+-]\d\.\d{3}), ([+-]\d\.\d{3})\]")
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
+    pytest.mark.usefixtures("encoded_once"),
     # What the engines' own packages warn of is theirs to mend.
     pytest.mark.filterwarnings("default::DeprecationWarning"),
 ]
@@ -69,6 +75,25 @@ def figures(printed):
     values = [(float(ndcg), float(mrr)) for _, ndcg, mrr in FIGURES.findall(printed)]
     gains = [tuple(map(float, gain)) for gain in GAIN.findall(printed)]
     return list(zip(values[::2], values[1::2], gains, strict=True))
+
+
+@pytest.mark.slow
+def test_every_block_of_the_evaluation_page_runs_and_gives_its_figures(hub, workspace, capsys):
+    """On any processor, and with any version of ONNX Runtime."""
+    run_blocks(PAGE, hub, workspace)
+    text = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))
+    for name, sentence in (
+        ("covidqa", r"raises MRR@10 from ([\d.]+) to ([\d.]+) \(p = 0.002, (\d+) queries\)"),
+        ("xquad-zh", r"raises it from ([\d.]+) to ([\d.]+) \((\d+) queries\)"),
+    ):
+        results = json.loads((workspace / "rerank-eval" / name / "results.json").read_bytes())
+        *stated, count = map(float, re.search(sentence, text).groups())
+
+        assert count == results["dataset"]["queries"]
+        assert stated == [
+            pytest.approx(system["figures"]["MRR@10"]["mean"], abs=0.002)
+            for system in results["systems"]
+        ]
 
 
 def test_every_recipe_is_tested():

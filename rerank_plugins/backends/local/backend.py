@@ -30,6 +30,7 @@ from rerank_plugins.backends.local.engine import (
     Request,
     query_text,
 )
+from rerank_plugins.backends.local.foreign_code import parse_code_revisions
 from rerank_plugins.backends.local.foreign_errors import load_errors, score_errors
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
@@ -105,6 +106,8 @@ class LocalBackend(Backend):
         local_files_only: never contact the hub.
         trust_remote_code: run Python code that comes with the model; a hub model then needs a
             commit as `revision`.
+        code_revisions: the commit of every other repository whose code the model runs, as in
+            `"OWNER/NAME@COMMIT"`, with commas between several.
         allow_pickle: accept pickled weights; unpickling can run any code.
         threads: CPU threads of the engine; None: what suits the machine.
         gpu_memory_fraction: the share of a GPU's memory that this process may use, 0 to 1; None:
@@ -141,6 +144,7 @@ class LocalBackend(Backend):
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        code_revisions: str | None = None,
         allow_pickle: bool = False,
         threads: int | None = None,
         gpu_memory_fraction: float | None = None,
@@ -168,6 +172,7 @@ class LocalBackend(Backend):
             "cache_folder": _as_text(cache_folder),
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
+            "code_revisions": code_revisions,
             "allow_pickle": allow_pickle,
             "threads": threads,
             "gpu_memory_fraction": gpu_memory_fraction,
@@ -321,6 +326,7 @@ class LocalBackend(Backend):
                 max_length=options["max_length"],
                 allow_pickle=options["allow_pickle"],
                 trust_remote_code=options["trust_remote_code"],
+                code_revisions=parse_code_revisions(options["code_revisions"]),
                 prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
                 label=options["label"],
             )
@@ -343,8 +349,9 @@ class LocalBackend(Backend):
         scaled = self._options["temperature"]
         temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
         label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
+        code = "".join(f"&code={name}@{path.name[:12]}" for name, path in checkpoint.code.items())
         return (
-            f"local:{checkpoint.name}?engine={engine.name}{prompt}{label}"
+            f"local:{checkpoint.name}?engine={engine.name}{prompt}{label}{code}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}{temperature}"
         )
 
@@ -418,7 +425,9 @@ def _check(options: dict[str, Any]) -> None:
     label = options["label"]
     if isinstance(label, bool) or not isinstance(label, str | int | None) or label == "":
         raise ConfigError(f"`label` must be None, or a label's name or number, not {label!r}")
-    for name in (*_PROMPT_OPTIONS, "revision", "cache_folder"):
+    for name in (*_PROMPT_OPTIONS, "revision", "cache_folder", "code_revisions"):
         value = options[name]
         if value is not None and (not isinstance(value, str) or not value):
             raise ConfigError(f"`{name}` must be None or a text that is not empty, not {value!r}")
+    if parse_code_revisions(options["code_revisions"]) and not options["trust_remote_code"]:
+        raise ConfigError("`code_revisions` needs `trust_remote_code=True`")

@@ -8,11 +8,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins.backends.local.digest import digest
+from rerank_plugins.backends.local.foreign_code import code_repositories, pinned
 from rerank_plugins.backends.local.hub import fetch
 from rerank_plugins.backends.local.labels import Label, find_label
 from rerank_plugins.backends.local.modelscope import fetch_from_modelscope
@@ -107,6 +108,8 @@ class Checkpoint:
     """The label that means relevant; None: there is one score."""
     is_native: bool = True
     """Whether `config` is `config.json` as it stands."""
+    code: Mapping[str, Path] = field(default_factory=dict)
+    """Where the Python files are that it takes from other repositories, by their ids."""
 
     @property
     def name(self) -> str:
@@ -182,7 +185,10 @@ class Checkpoint:
         Raises:
             ConfigError: a link leads outside the folder, except to the blobs of the hub's cache.
         """
-        return _files(self.folder)
+        found = _files(self.folder)
+        for repository, folder in self.code.items():
+            found.update({f"{repository}/{name}": path for name, path in _files(folder).items()})
+        return found
 
 
 def resolve(
@@ -195,6 +201,7 @@ def resolve(
     max_length: int | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    code_revisions: Mapping[str, str] | None = None,
     prompt_options: PromptOptions = _NO_PROMPT_OPTIONS,
     label: str | int | None = None,
 ) -> Checkpoint:
@@ -213,6 +220,7 @@ def resolve(
         max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
         allow_pickle: accept pickled weights; unpickling can run any code.
         trust_remote_code: also download the Python files of the model.
+        code_revisions: the commit of every other repository that the model takes code from.
         prompt_options: what the user sets about the prompt and its answer tokens.
         label: the label that means relevant, by name or number; None: what the files say.
 
@@ -230,12 +238,18 @@ def resolve(
         "prompt_options": prompt_options,
         "label": label,
     }
+    with_code = functools.partial(
+        _with_code,
+        revisions=(code_revisions or {}) if trust_remote_code else None,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+    )
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
         if hub != "huggingface":
             raise ConfigError(f"`hub` belongs to hub models, and {model!r} is a folder")
-        return _read(folder.resolve().name, folder, None, **read)
+        return with_code(_read(folder.resolve().name, folder, None, **read))
     if folder.is_file():
         if description := describe_file(folder):
             raise ConfigError(f"{model!r} {description}")
@@ -266,7 +280,32 @@ def resolve(
         names = ("config.json", WEIGHTS)
         folder = fetch_files(patterns=[f"{place}/{name}" for place in folders for name in names])
     commit = folder.name if hub == "huggingface" else None
-    return _read(model, folder, commit, **read)
+    return with_code(_read(model, folder, commit, **read))
+
+
+def _with_code(
+    checkpoint: Checkpoint,
+    *,
+    revisions: Mapping[str, str] | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+) -> Checkpoint:
+    """Fetch the code of other repositories; None: the model may run none."""
+    if revisions is None:
+        return checkpoint
+    repositories = code_repositories(checkpoint.config)
+    pinned(checkpoint.model, repositories, revisions)
+    code = {
+        name: fetch(
+            name,
+            revision=revisions[name],
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            patterns=["*.py"],
+        )
+        for name in repositories
+    }
+    return replace(checkpoint, code=code)
 
 
 def _read(

@@ -17,6 +17,7 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.answer_tokens import answer_token_ids
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
+from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
@@ -78,10 +79,11 @@ def _load_tokenizer(
     plain = checkpoint.prompt is None and checkpoint.answer_tokens is None
     if plain and (checkpoint.folder / "tokenizer.json").exists():
         return PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens), []
+    others = code_repositories(checkpoint.tokenizer_config)  # no commit of theirs is known
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         checkpoint.folder,
         local_files_only=True,
-        trust_remote_code=settings.trust_remote_code,
+        trust_remote_code=settings.trust_remote_code and not others,
     )
     answers = answer_token_ids(checkpoint, tokenizer.backend_tokenizer)
     if checkpoint.prompt is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "keep_answer_rows",
     "mark_overflow",
     "scores",
+    "takes_types",
     "upcast_head",
 ]
 
@@ -53,6 +55,15 @@ def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
     if checkpoint.answer_tokens is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
+
+
+def takes_types(model: Any) -> bool:
+    """Return whether token types reach the model; those that it is not given would all be 0."""
+    parameters = inspect.signature(model.forward).parameters
+    backbone = getattr(model, model.base_model_prefix, model)
+    if backbone is not model and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return "token_type_ids" in parameters or takes_types(backbone)
+    return "token_type_ids" in parameters
 
 
 def find_dtype(model: Any) -> torch.dtype:

@@ -12,9 +12,11 @@ from transformers.utils import logging as transformers_logging
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.torch.chain import ChainModel
+from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
@@ -137,12 +139,17 @@ def load_model(
         kind = transformers.AutoModel
     elif answers:
         kind = transformers.AutoModelForCausalLM
+    config = _config(checkpoint)
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
     try:
+        if checkpoint.code:
+            config_class = foreign_class(checkpoint, "AutoConfig") or transformers.AutoConfig
+            config = config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+            kind = foreign_class(checkpoint, kind.__name__) or kind
         model, report = kind.from_pretrained(
             checkpoint.folder,
-            config=_config(checkpoint),
+            config=config,
             dtype=dtype,
             local_files_only=True,
             output_loading_info=True,
@@ -158,11 +165,14 @@ def load_model(
         safetensors.SafetensorError,
     ) as exc:
         if checkpoint.config.get("auto_map") and not settings.trust_remote_code:
+            others = code_repositories(checkpoint.config)
+            where = f" in {', '.join(others)}" if others else ""
+            pins = "".join(f", and code_revisions='{name}@COMMIT'" for name in others[:1])
             raise ConfigError(
-                f"{checkpoint.model!r} brings Python code of its own, and transformers "
+                f"{checkpoint.model!r} brings Python code of its own{where}, and transformers "
                 f"{transformers.__version__} can't load it without; if you have read that code and "
-                "trust it, pass `trust_remote_code=True` (a hub model also needs its commit as "
-                "`revision`)"
+                f"trust it, pass `trust_remote_code=True`{pins} (a hub model also needs its commit "
+                "as `revision`)"
             ) from exc
         raise ConfigError(
             f"transformers {transformers.__version__} can't load {checkpoint.model!r}: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from rerank_plugins.backends.local.torch.heads import (
     find_pooling,
     mark_overflow,
     scores,
+    takes_types,
 )
 from rerank_plugins.backends.local.torch.last_layer import LastLayer
 from rerank_plugins.backends.local.torch.self_check import (
@@ -48,10 +48,7 @@ class PaddedForward:
         self.dtype = find_dtype(model)
         self._label = checkpoint.label
         self._pad = model.config.get_text_config().pad_token_id
-        self._takes_types = (
-            checkpoint.uses_types
-            and "token_type_ids" in inspect.signature(model.forward).parameters
-        )
+        self._takes_types = checkpoint.uses_types and takes_types(model)
         self._pooling = find_pooling(model, checkpoint)
         self._answers = checkpoint.answer_tokens is not None
         self.max_pairs: int | None = 1 if self._pad is None and not self._answers else None

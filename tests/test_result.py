@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import io
-import json
 import math
 import pickle
 import re
@@ -32,7 +31,6 @@ from rerank_plugins import (
 from rerank_plugins.scores import Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
-from tests.support.places import ROOT
 
 QUERY = "what is a panda?"
 DOCUMENTS = ["hi", "the panda is a bear", "what is a panda"]
@@ -510,21 +508,6 @@ def test_it_names_the_backend_of_a_chain_that_scored():
 
     assert "second" == rerank("q", ["q"], backend=chain).backend
     assert "second" == asyncio.run(arerank("q", ["q"], backend=chain)).backend
-
-
-@pytest.mark.slow
-def test_the_example_notebook_runs(monkeypatch):
-    """Its code cells run in order, and the tables that it ends with are full."""
-    example = ROOT / "examples" / "notebook.ipynb"
-    monkeypatch.chdir(example.parent)
-    notebook = json.loads(example.read_text(encoding="utf-8"))
-    namespace = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), str(example), "exec"), namespace)
-
-    assert 10 == len(namespace["result"])
-    assert [3, 3] == [len(Page(table._repr_html_()).rows()) for table in namespace["tables"]]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The tokenizer splits as the reference does, in every script, and loses nothing."""
 
-import json
 import unicodedata
 
 import numpy as np
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer, models
 
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.unigram import SPACE, UNKNOWN, UnigramTokenizer, normalize
+from rerank_plugins.evaluation import load_dataset
 from tests.support.places import DATA
 
 SCRIPTS = {
@@ -78,10 +78,13 @@ def test_every_script_is_read_in_its_own_letters_and_not_one_by_one(tokenizer, v
     assert len(ids) < 0.75 * len(letters) + 3
 
 
-@pytest.mark.parametrize("name", ["covidqa", "cosqa", "xquad-zh"])
-def test_real_texts_are_split_as_by_the_reference(tokenizer, reference, name):
-    lines = (DATA / name / "corpus.jsonl").read_bytes().splitlines()[:60]
-    for text in (json.loads(line)["text"] for line in lines):
+@pytest.mark.parametrize(
+    "dataset",
+    [str(DATA / "covidqa"), str(DATA / "cosqa"), "demo:xquad-zh"],
+    ids=["covidqa", "cosqa", "xquad-zh"],
+)
+def test_real_texts_are_split_as_by_the_reference(tokenizer, reference, dataset):
+    for text in [*load_dataset(dataset).documents.values()][:60]:
         assert split_by_reference(reference, text) == split(tokenizer, text)
 
 

@@ -1,5 +1,6 @@
 """Every block of README and docs runs, and every example does; see `pages`."""
 
+import json
 import re
 import runpy
 import sys
@@ -35,6 +36,22 @@ def test_every_example_runs(example, hub, workspace, monkeypatch, capsys):
     runpy.run_path(str(example), run_name="__main__")
 
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+def test_the_example_notebook_runs(monkeypatch):
+    """Its code cells run in order, and the tables that it ends with are full."""
+    example = ROOT / "examples" / "notebook.ipynb"
+    monkeypatch.chdir(example.parent)
+    notebook = json.loads(example.read_text(encoding="utf-8"))
+    namespace = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(example), "exec"), namespace)
+
+    assert 10 == len(namespace["result"])
+    rows = [table._repr_html_().count("<td") / 5 for table in namespace["tables"]]
+    assert [3, 3] == rows
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

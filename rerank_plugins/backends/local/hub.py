@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
-__all__ = ["fetch", "ignored_by"]
+__all__ = ["error_chain", "fetch", "ignored_by", "shorten"]
+
+_FIRST_ERROR = 400
+"""The lowest HTTP status that tells of an error."""
 
 _PRIVATE = "; if it is private, set HF_TOKEN or run `hf auth login`"
 
@@ -63,27 +66,69 @@ def fetch(
         ) from exc
     except errors.HFValidationError as exc:
         raise ConfigError(f"{model!r} is neither a folder nor an id of a model: {exc}") from exc
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as exc:
-        if local_files_only:
+    except Exception as exc:  # its HTTP client (httpx, httpx2, requests) and hf_xet have their own
+        is_missing = isinstance(exc, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled)
+        if is_missing and local_files_only:
             raise ConfigError(
                 f"the model {model!r} is not in the local cache; download it once with: "
                 f"hf download {owner or model}, or drop `local_files_only`"
             ) from exc
-        _shorten(exc)
+        if (status := _status(exc)) is not None:
+            shorten(exc)
+            raise _refusal(model, status) from exc
+        is_page = any(isinstance(each, ValueError) for each in error_chain(exc))
+        shorten(exc)
+        if is_missing:
+            raise BackendUnavailable(
+                f"the model {model!r} is not in the local cache and {_unreachable()}{guess}"
+            ) from exc
+        page = f"; {_hub()} may be no hub, or a sign-in page is in between" if is_page else ""
         raise BackendUnavailable(
-            f"the model {model!r} is not in the local cache and {_unreachable()}{guess}"
-        ) from exc
-    except Exception as exc:  # its HTTP client (httpx, httpx2, requests) and hf_xet have their own
-        _shorten(exc)
-        raise BackendUnavailable(
-            f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}"
+            f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}{page}"
         ) from exc
     return Path(folder)
 
 
-def _shorten(error: Exception) -> None:
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def shorten(error: Exception) -> None:
     """Take its frames and causes off an error: they fill pages of a notebook and say no more."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that the hub answered with, if it is one of an error."""
+    for each in error_chain(error):
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= _FIRST_ERROR:
+            return status
+    return None
+
+
+def _refusal(model: str, status: int) -> Exception:
+    answer = f"{_hub()} answered HTTP {status} for the model {model!r}"
+    if status in (401, 403):
+        return AuthenticationError(
+            f"{answer}; set HF_TOKEN to the token of an account that may read it, and look at its "
+            "page: it may ask you to accept terms. A proxy that blocks the hub answers so, too"
+        )
+    if status in (404, 410):
+        return ConfigError(
+            f"{answer}; check the name, and HF_ENDPOINT: a mirror may lack the model, or be no hub"
+        )
+    return BackendUnavailable(
+        f"{answer}; try again later, set HF_ENDPOINT to a mirror of the hub, or give the path of a "
+        "folder; `embedded` needs no download"
+    )
+
+
+def _hub() -> str:
+    return f"the hub at {require('huggingface_hub.constants', extra='onnx').ENDPOINT}"
 
 
 def _unreachable() -> str:
@@ -93,7 +138,7 @@ def _unreachable() -> str:
     if constants.HF_HUB_OFFLINE:
         return f"HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to ask the hub; unset it, {other}"
     return (
-        f"the hub at {constants.ENDPOINT} can't be reached; check the network, set HF_ENDPOINT to "
+        f"{_hub()} can't be reached; check the network, set HF_ENDPOINT to "
         f"a mirror of the hub, {other}"
     )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rerank_plugins._internal.optional import require
-from rerank_plugins.backends.local.hub import ignored_by
+from rerank_plugins.backends.local.hub import error_chain, ignored_by, shorten
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
 __all__ = ["fetch_from_modelscope"]
@@ -59,7 +59,7 @@ def fetch_from_modelscope(
             "download it"
         ) from exc
     except Exception as exc:  # its own, those of requests, and of the system
-        causes = [*_chain(exc)]
+        causes = [*error_chain(exc)]
         words = f"{type(exc).__name__}: {_first_line(exc)}"
         if any(isinstance(cause, errors.NotExistError) for cause in causes):
             raise ConfigError(f"{which} is not on ModelScope, or not for you; {_ACCESS}") from exc
@@ -68,7 +68,7 @@ def fetch_from_modelscope(
             raise AuthenticationError(f"ModelScope refuses {which}: {words}; {_ACCESS}") from exc
         if isinstance(exc, errors.InvalidParameter):
             raise ConfigError(f"ModelScope can't look up {which}: {words}") from exc
-        _shorten(exc)
+        shorten(exc)
         raise BackendUnavailable(
             f"{which} could not be downloaded from ModelScope: {words}; check the network and "
             "MODELSCOPE_ENDPOINT, take an earlier download with `local_files_only`, or give the "
@@ -77,18 +77,6 @@ def fetch_from_modelscope(
     return Path(folder)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _first_line(error: Exception) -> str:
     """Return what an error says, without the request and the response below it."""
     return next(iter(str(error).splitlines()), "")
-
-
-def _shorten(error: Exception) -> None:
-    """Take its frames and causes off an error: they fill pages of a notebook and say no more."""
-    error.__cause__ = error.__context__ = error.__traceback__ = None

@@ -35,6 +35,8 @@ _LOCAL_KINDS: Mapping[str, LazyClass] = {
     "local": LazyClass("rerank_plugins.backends.local", "LocalBackend"),
 }
 _HTTP = LazyClass("rerank_plugins.backends.http", "HTTPBackend")
+_CHAT = LazyClass("rerank_plugins.backends.chat", "ChatBackend")
+_CHAT_KINDS = ("ollama", "openai")
 _TABLES = ("backend", *WRAPPERS, "server")
 _PER_BACKEND = (*itertools.takewhile(lambda table: table != "fallback", WRAPPERS),)
 """The tables that add a wrapper around each backend of a chain, innermost first."""
@@ -101,13 +103,13 @@ def load_backend(spec: BackendSpec = None) -> Backend:
 
 @functools.cache
 def _kinds() -> tuple[str, ...]:
-    """Return the kinds by name; a remote one for each dialect."""
+    """Return the kinds by name; a remote one for each dialect and each chat server."""
     from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
 
-    return tuple(sorted({*_LOCAL_KINDS, *DIALECTS}))
+    return tuple(sorted({*_LOCAL_KINDS, *_CHAT_KINDS, *DIALECTS}))
 
 
-def _is_dialect(kind: object) -> bool:
+def _is_remote(kind: object) -> bool:
     return kind in _kinds() and kind not in _LOCAL_KINDS
 
 
@@ -216,7 +218,7 @@ def _parse(spec: str) -> dict[str, object]:
 
 def _check_model(kind: str, model: str) -> None:
     """Refuse an address or an option that stands where the model should."""
-    if _is_dialect(kind) and (address := _address(kind, model)):
+    if _is_remote(kind) and (address := _address(kind, model)):
         raise ConfigError(f"a server is written KIND+URL; write {kind}+{address}")
     name, *options = _OPTION_IN_MODEL.split(model)
     if options:
@@ -233,7 +235,7 @@ def _address(kind: str, model: str) -> str | None:
         return f"{scheme}://{found['host'].rpartition('@')[2]}"
     from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
 
-    has_no_address = DIALECTS[kind].base_url is None
+    has_no_address = kind in DIALECTS and DIALECTS[kind].base_url is None
     return f"http://{model}" if has_no_address and _PORT.fullmatch(model) else None
 
 
@@ -249,7 +251,7 @@ def _hint(spec: str) -> str:
             f"URL, as in xinference+http://host:9997?model=UID. Kinds: {', '.join(_kinds())}"
         )
     kind, plus, host = shown.partition("+")
-    if plus and _is_dialect(kind):
+    if plus and _is_remote(kind):
         return f"http:// is missing; write {kind}+http://{host.rpartition('@')[2]}"
     kind, colon, model = shown.partition(":")
     if not colon and (known := with_owner(kind)):
@@ -283,7 +285,9 @@ def _build(options: Mapping[str, object], *, where: str, table: str = "backend")
     fixed: dict[str, object] = {}
     if kind in _LOCAL_KINDS:
         constructor = _LOCAL_KINDS[kind].load()
-    elif _is_dialect(kind):
+    elif kind in _CHAT_KINDS:
+        constructor, fixed = _CHAT.load(), {"server": kind}
+    elif _is_remote(kind):
         constructor, fixed = _HTTP.load(), {"dialect": kind}
     elif own := _OWN_CLASS.fullmatch(kind):
         constructor = _own_class(own["module"], own["name"])

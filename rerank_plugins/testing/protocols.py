@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from rerank_plugins.testing.chat_protocol import serve_chat, serve_ollama
 from rerank_plugins.testing.doubles import word_overlap
 from rerank_plugins.testing.fake_server import FakeResponse, Received
 
@@ -25,7 +26,8 @@ def serve_dialect(
     """Behave like a server of this dialect, as strict as the strictest of its kind.
 
     It refuses other methods than POST, unknown fields, null, empty texts and too many documents.
-    It sends scores on the scale of the dialect, best first.
+    It sends scores on the scale of the dialect, best first. `"openai"` and `"ollama"` are chat
+    servers: they judge a document by a word, or put several in order.
 
     Args:
         dialect: the kind of a remote backend, such as `"tei"`.
@@ -166,6 +168,8 @@ _PROTOCOLS: dict[str, _Protocol] = {
         fields=frozenset({"model", "query", "passages", "truncate"}),
         logits=True,
     ),
+    "ollama": serve_ollama,
+    "openai": serve_chat,
     "openvino": _protocol(),
     "pinecone": _pinecone,
     "qianfan": _protocol(limit=64),

@@ -228,7 +228,7 @@ class HTTPBackend(Backend):
         """Return what makes the scores: the servers, the model, the instruction, the scale."""
         settings = {"model": self._model, "instruction": self._instruction}
         facts = {name: value for name, value in settings.items() if value}
-        facts |= {"server_scale": self._scaling.sent, "scale": self.scale}
+        facts |= {**self._dialect.facts, "server_scale": self._scaling.sent, "scale": self.scale}
         return f"{self.kind}+{','.join(sorted(urls))}?{urlencode(facts, safe='/:')}"
 
     def _deadline(self) -> float:
@@ -285,7 +285,7 @@ class HTTPBackend(Backend):
         return ServerCheck(ok=True, detail=server.summary, facts=asdict(server))
 
     def to_spec(self) -> dict[str, object]:
-        self._check_literal_key()
+        self.check_no_literal_key()
         if DIALECTS.get(self.kind) is not self._dialect:
             raise ConfigError(
                 f"a backend with the dialect {self.kind!r} of your own can't be written as a spec"
@@ -298,12 +298,17 @@ class HTTPBackend(Backend):
         return changed_options(HTTPBackend, options)
 
     def __reduce__(self) -> tuple[object, ...]:
-        self._check_literal_key()
+        self.check_no_literal_key()
         is_built_in = DIALECTS.get(self.kind) is self._dialect
         dialect = self.kind if is_built_in else self._dialect
         return partial(type(self), dialect=dialect, **self._options()), ()
 
-    def _check_literal_key(self) -> None:
+    def check_no_literal_key(self) -> None:
+        """Check that this backend can be pickled and written as a spec.
+
+        Raises:
+            ConfigError: its key was passed as a text.
+        """
         if self._api_key is not None:
             raise ConfigError(
                 "a backend with a literal `api_key` can't be pickled or written as a spec; put the "

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import SplitResult, quote, urlsplit
 
 from rerank_plugins.backends.http.decoding import decode_results, decode_usage
+from rerank_plugins.backends.http.text_prompt import TextPrompt
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Usage
 
@@ -74,6 +75,15 @@ class Dialect:
     """Lays out an instruction for the model; None if the server has no field for it."""
     in_query: Callable[[str, str], str] | None = None
     """Writes an instruction and a query into one query, for models that read it there."""
+    template_is_ours: bool = False
+    """Whether the server scores texts as they come, so that a language model needs the client to
+    write its prompt around them: the option `template`."""
+    prompt: TextPrompt | None = None
+    """The prompt around the texts, which then holds the instruction too; None: there is none."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What else makes the scores, for the name of a backend."""
+    one_of: tuple[str, ...] = ()
+    """Fields of `always` that say the same: a server may refuse all of them but one."""
     decode: Callable[[Any, int], Sequence[float]] = field(default_factory=lambda: decode_results)
     """Reads the scores from the parsed response to this number of documents."""
     usage: Callable[[Any], Usage | None] = field(default_factory=lambda: decode_usage)
@@ -82,6 +92,8 @@ class Dialect:
     @property
     def takes_instructions(self) -> bool:
         """Whether an instruction can be sent."""
+        if self.prompt is not None:
+            return self.prompt.takes_instruction
         return self.instruct is not None or self.in_query is not None
 
     def rerank_url(self, base_url: str, model: str | None = None) -> str:
@@ -126,6 +138,10 @@ class Dialect:
         raw: bool = False,
     ) -> Fields:
         """Return the request's body as plain data, ready for JSON."""
+        if self.prompt is not None:
+            prompt = self.prompt.with_instruction(instruction) if instruction else self.prompt
+            query, documents = prompt.wrap(query, documents)
+            instruction = None
         if instruction and self.in_query:
             query = self.in_query(instruction, query)
         return {

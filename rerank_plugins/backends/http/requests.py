@@ -143,11 +143,16 @@ class RequestFlow:
             max_documents=min(filter(None, limits), default=len(part.texts)),
             max_bytes=(self._endpoints.maximum("bytes") or MAX_BODY)
             - len(to_json([job.query, job.instruction])),
-            overhead=len(to_json(job.query)) if self._dialect.repeats_query else 0,
+            overhead=self._bytes_per_document(job),
         )
         if len(parts) > 1:
             emit(Split(self._endpoints.label, len(part.texts), len(parts)))
         return parts
+
+    def _bytes_per_document(self, job: Job) -> int:
+        """Return how many bytes each document adds to a request beside its own text."""
+        query = len(to_json(job.query)) if self._dialect.repeats_query else 0
+        return query + (self._dialect.prompt.size if self._dialect.prompt else 0)
 
     def exchange(self, job: Job, part: Part, deadline: float) -> Exchange:
         """Score one part, in smaller parts where a server refuses its size."""
@@ -268,7 +273,8 @@ class RequestFlow:
         for name, value in self._dialect.always.items():
             names = (name, *value) if isinstance(value, Mapping) else (name,)
             named = any(re.search(rf"\b{re.escape(each)}\b", text) for each in names)
-            if named and name not in endpoint.refused_fields:
+            is_last = {*self._dialect.one_of} - endpoint.refused_fields == {name}
+            if named and name not in endpoint.refused_fields and not is_last:
                 return name
         return None
 

@@ -33,14 +33,13 @@ from rerank_plugins.backends.local.not_a_model import (
     without_tokenizer,
 )
 from rerank_plugins.backends.local.prompts import (
-    AnswerTokens,
-    Prompt,
     PromptConfig,
     PromptOptions,
     read_prompt_config,
 )
 from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
+from rerank_plugins.backends.prompt_templates import AnswerTokens, Prompt
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["HUBS", "Checkpoint", "HubName", "resolve"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.engine import Request, query_text
-from rerank_plugins.backends.local.prompts import Prompt, split_template
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.backends.local.tokenizer import Pairs, token_ids, without_limits
+from rerank_plugins.backends.prompt_templates import Prompt, split_template
 from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 

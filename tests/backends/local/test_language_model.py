@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from rerank_plugins import ConfigError, Query, UnsupportedInputError
 from rerank_plugins.backends.local.backend import LocalBackend
-from rerank_plugins.backends.local.prompts import TEMPLATES
+from rerank_plugins.backends.prompt_templates import TEMPLATES
 from tests.support.checkpoints import CHAT_TEMPLATE, build_language_model
 
 QUERIES = ["what is a panda?", "大熊猫"]

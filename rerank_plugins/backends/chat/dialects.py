@@ -1,0 +1,258 @@
+"""The protocols of chat servers, as dialects: a request judges one document or orders several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias
+
+from rerank_plugins.backends.chat.answer_words import AnswerWords
+from rerank_plugins.backends.chat.permutation import read_permutation
+from rerank_plugins.backends.chat.prompts import RANKER, judge_messages, ranker_messages
+from rerank_plugins.backends.http.decoding import decode_usage
+from rerank_plugins.backends.http.dialect import Dialect, Fields
+from rerank_plugins.backends.http.text_prompt import TextPrompt
+from rerank_plugins.errors import InvalidResponse
+from rerank_plugins.scores import Usage
+
+__all__ = ["API", "SERVERS", "ChatServer", "judge_dialect", "ranker_dialect"]
+
+API: TypeAlias = Literal["chat", "completions"]
+"""Messages, around which the server writes the prompt of its model; or a prompt as it is."""
+
+_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+"""Older servers know the first alone; OpenAI refuses the first, or both together."""
+_SAMPLING: Fields = {"temperature": 0, "seed": 0}
+"""So that an answer is the same each time, as far as the server can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatServer:
+    """A kind of chat server."""
+
+    name: str
+    """As in a spec."""
+    base_url: str | None
+    """The vendor's own address; None where users run the server themselves."""
+    key_variables: tuple[str, ...]
+    """Environment variables that usually hold the key."""
+    paths: Mapping[API, str] = field(default_factory=dict)
+    """Where requests go, below the base URL."""
+    wraps_prompts: bool = False
+    """Whether it writes the prompt of its model around a prompt, too, unless asked in its own way:
+    Ollama, whose completions have no log-probabilities either."""
+
+
+SERVERS: Mapping[str, ChatServer] = {
+    # [run: llama.cpp of 2026-10; vLLM's, SGLang's and LM Studio's pages and trackers]
+    "openai": ChatServer(
+        name="openai",
+        base_url="https://api.openai.com",
+        key_variables=("OPENAI_API_KEY",),
+        paths={"chat": "/v1/chat/completions", "completions": "/v1/completions"},
+    ),
+    # [its own pages; log-probabilities from 0.12.11 on]
+    "ollama": ChatServer(
+        name="ollama",
+        base_url=None,
+        key_variables=("OLLAMA_API_KEY",),
+        paths={"chat": "/v1/chat/completions", "completions": "/api/generate"},
+        wraps_prompts=True,
+    ),
+}
+
+
+def judge_dialect(
+    server: ChatServer,
+    *,
+    api: API,
+    prompt: TextPrompt,
+    words: AnswerWords,
+    top_logprobs: int,
+    max_characters: int,
+    own_address: bool,
+    extra_body: Mapping[str, object],
+) -> Dialect:
+    """Return the protocol of requests that judge one document each by the first token answered.
+
+    Args:
+        server: which server.
+        api: which of its interfaces.
+        prompt: what stands around the query and the document.
+        words: what may be answered.
+        top_logprobs: how many of the likeliest tokens to ask for.
+        max_characters: where to cut a document.
+        own_address: whether the vendor's own service is called.
+        extra_body: fields that the user adds to each request.
+    """
+    limits: tuple[str, ...] = ()
+    shape: Callable[[str, Sequence[str]], Fields]
+    asked: object = None
+    if api == "chat":
+        asked = judge_messages("", true=words.true, false=words.false)
+        shape = partial(_judge_chat, words, {"logprobs": True, "top_logprobs": top_logprobs})
+        limits = _token_limits(own_address=own_address)
+    elif server.wraps_prompts:
+        shape = partial(_judge_raw, top_logprobs)
+    else:
+        shape = partial(_judge_prompt, top_logprobs)
+    samples = api == "chat" or not server.wraps_prompts
+    always = {**dict.fromkeys(limits, 1), **(_SAMPLING if samples else {})}
+    spelling = {} if words.exact else {"spelling": "any"}
+    return Dialect(
+        name=server.name,
+        path=server.paths[api],
+        base_url=server.base_url,
+        key_variables=server.key_variables,
+        scale="logit",
+        max_documents=1,
+        max_characters=max_characters,
+        shape=partial(_with_extra, shape, extra_body),
+        always={name: value for name, value in always.items() if name not in extra_body},
+        one_of=limits,
+        prompt=prompt,
+        decode=partial(_read_logit, words),
+        usage=_usage,
+        facts={
+            "mode": "pointwise",
+            "api": api,
+            "template": _digest(prompt, asked),
+            "words": f"{words.true},{words.false}",
+            **spelling,
+        },
+    )
+
+
+def ranker_dialect(
+    server: ChatServer,
+    *,
+    max_tokens: int,
+    max_characters: int,
+    own_address: bool,
+    extra_body: Mapping[str, object],
+) -> Dialect:
+    """Return the protocol of requests that put the documents in them in order.
+
+    A document's score is how many documents stand behind it, those that the answer does not name
+    in the order they had. All are 0 if the answer names none.
+
+    Args:
+        server: which server.
+        max_tokens: most tokens of an answer.
+        max_characters: where to cut a document.
+        own_address: whether the vendor's own service is called.
+        extra_body: fields that the user adds to each request.
+    """
+    prompt = TextPrompt(RANKER)
+    limits = _token_limits(own_address=own_address)
+    always = {**dict.fromkeys(limits, max_tokens), **_SAMPLING}
+    return Dialect(
+        name=server.name,
+        path=server.paths["chat"],
+        base_url=server.base_url,
+        key_variables=server.key_variables,
+        scale="unknown",
+        max_characters=max_characters,
+        shape=partial(_with_extra, _rank_chat, extra_body),
+        always={name: value for name, value in always.items() if name not in extra_body},
+        one_of=limits,
+        prompt=prompt,
+        decode=_read_order,
+        usage=_usage,
+        facts={"mode": "listwise", "template": _digest(prompt, ranker_messages("", ["", ""]))},
+    )
+
+
+def _digest(prompt: TextPrompt, messages: object) -> str:
+    """Return a short text that differs for all that a model may be told."""
+    return hashlib.sha256(f"{prompt.digest} {messages!r}".encode()).hexdigest()[:12]
+
+
+def _token_limits(*, own_address: bool) -> tuple[str, ...]:
+    """Return the fields that limit the tokens of an answer."""
+    return _TOKEN_LIMITS[1:] if own_address else _TOKEN_LIMITS
+
+
+def _with_extra(
+    shape: Callable[[str, Sequence[str]], Fields],
+    extra: Fields,
+    query: str,
+    documents: Sequence[str],
+) -> Fields:
+    return {**shape(query, documents), **extra}
+
+
+def _judge_chat(
+    words: AnswerWords, logprobs: Fields, query: str, documents: Sequence[str]
+) -> Fields:
+    messages = judge_messages(query + documents[0], true=words.true, false=words.false)
+    return {"messages": messages, **logprobs}
+
+
+def _judge_prompt(top_logprobs: int, query: str, documents: Sequence[str]) -> Fields:
+    return {"prompt": query + documents[0], "max_tokens": 1, "logprobs": top_logprobs}
+
+
+def _judge_raw(top_logprobs: int, query: str, documents: Sequence[str]) -> Fields:
+    """Lay out a request of Ollama's own; no sampling, since older versions sample before they tell.
+
+    Which token is drawn does not matter: only the probabilities are read.
+    """
+    return {
+        "prompt": query + documents[0],
+        "raw": True,
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": top_logprobs,
+        "options": {"num_predict": 1, "temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0},
+    }
+
+
+def _rank_chat(query: str, documents: Sequence[str]) -> Fields:
+    return {"messages": ranker_messages(query, documents)}
+
+
+def _read_logit(words: AnswerWords, body: object, count: int) -> list[float]:  # noqa: ARG001  # a dialect's
+    return [words.logit(body)]
+
+
+def _read_order(body: object, count: int) -> list[float]:
+    named = read_permutation(_answer(body), count)
+    if not named:
+        return [0.0] * count
+    rest = sorted({*range(count)} - {*named})
+    scores = [0.0] * count
+    for rank, position in enumerate([*named, *rest]):
+        scores[position] = float(count - 1 - rank)
+    return scores
+
+
+def _answer(body: object) -> str:
+    """Return the text that a model answered; "" if it refused, or answered otherwise.
+
+    Raises:
+        InvalidResponse: that is no response of a chat server.
+    """
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list):
+        raise InvalidResponse("no list of choices")
+    first = choices[0] if choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):  # parts
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _usage(body: object) -> Usage | None:
+    """Return the tokens of prompt and answer; Ollama's own interface counts them apart."""
+    if usage := decode_usage(body):
+        return usage
+    if not isinstance(body, dict):
+        return None
+    counts = (body.get("prompt_eval_count"), body.get("eval_count"))
+    known = [count for count in counts if type(count) is int and count >= 0]
+    return Usage(sum(known)) if known else None

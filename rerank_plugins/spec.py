@@ -233,9 +233,11 @@ def _address(kind: str, model: str) -> str | None:
     if found := _ADDRESS.match(model):
         scheme = "https" if model.lower().startswith("https:") else "http"
         return f"{scheme}://{found['host'].rpartition('@')[2]}"
-    from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
+    from rerank_plugins.backends.chat.dialects import SERVERS  # noqa: PLC0415 - not at import
+    from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - as above
 
-    has_no_address = kind in DIALECTS and DIALECTS[kind].base_url is None
+    server = SERVERS[kind] if kind in SERVERS else DIALECTS[kind]
+    has_no_address = server.base_url is None
     return f"http://{model}" if has_no_address and _PORT.fullmatch(model) else None
 
 

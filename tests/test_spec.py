@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pytest
 
 from rerank_plugins import Backend, ConfigError, load_backend
+from rerank_plugins.backends.chat.dialects import SERVERS
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.backends.http import HTTPBackend
 from rerank_plugins.backends.http.dialects import DIALECTS
@@ -453,6 +454,24 @@ def test_every_dialect_is_a_kind():
         options = {"kind": dialect, "base_url": "http://gpu:8000", "model": "m"}
 
         assert dialect == load_backend(options).kind
+
+
+def test_every_chat_server_is_a_kind():
+    for server in SERVERS:
+        options = {"kind": server, "base_url": "http://gpu:8000", "model": "m"}
+
+        assert server == load_backend(options).kind
+
+
+@pytest.mark.parametrize("host", ["gpu:8000", "http://gpu:8000", "//gpu:8000"])
+def test_an_address_in_place_of_a_chat_model_is_told_apart(host):
+    with pytest.raises(ConfigError, match=r"write ollama\+http://gpu:8000"):
+        load_backend(f"ollama:{host}")
+
+
+def test_a_tag_in_a_models_name_is_no_port():
+    """Ollama's names have one, as in `qwen3:8b`; a model of OpenAI's may as well."""
+    assert "ft:gpt-5-mini:org:1234" == load_backend("openai:ft:gpt-5-mini:org:1234").model
 
 
 def test_a_chain_is_labelled_by_its_models(tmp_path):

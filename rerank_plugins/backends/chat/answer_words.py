@@ -17,7 +17,8 @@ _THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 _NO_LOGPROBS = (
     "the response holds no log-probabilities, which pointwise judging needs: Ollama sends them "
     "from 0.12.11 on, but not for /v1/completions; LM Studio and some vendors never do. Set "
-    "mode='listwise', or use another server"
+    "mode='listwise', or use another server; if it sends them for other texts, the model ended its "
+    "answer at once: check `template`"
 )
 
 

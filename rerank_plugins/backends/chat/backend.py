@@ -28,7 +28,12 @@ from rerank_plugins.backends.http.dialect import Dialect
 from rerank_plugins.backends.http.text_prompt import TextPrompt
 from rerank_plugins.backends.prompt_templates import TEMPLATES, Prompt, check_template
 from rerank_plugins.content import Document, Query, Requests, check_request
-from rerank_plugins.errors import ConfigError, InvalidResponse, UnsupportedInputError
+from rerank_plugins.errors import (
+    ConfigError,
+    InvalidResponse,
+    RerankError,
+    UnsupportedInputError,
+)
 from rerank_plugins.scores import Scores, Usage
 
 __all__ = ["ChatBackend"]
@@ -40,6 +45,7 @@ _LISTWISE_ONLY = ("window", "step", "max_documents", "max_tokens")
 _MAX_CHARACTERS = {"pointwise": 16_000, "listwise": 2_000}
 _TOKENS_PER_DOCUMENT, _MORE_TOKENS = 8, 32
 """How long an order may become: its numbers, brackets and signs, and some words."""
+_MAX_LISTED = 20
 _SETS_ITSELF = frozenset(
     {"logprobs", "max_completion_tokens", "max_tokens", "messages", "model", "n", "options"}
     | {"prompt", "raw", "stream", "top_logprobs"}
@@ -373,7 +379,23 @@ class ChatBackend(Backend):
         self._requests.check_requirements()
 
     def check_servers(self) -> Iterator[ServerCheck]:
-        return self._requests.check_servers()
+        return map(self._check_server, self._requests.base_urls)
+
+    def _check_server(self, url: str) -> ServerCheck:
+        try:
+            models = self._requests.list_models(url)
+        except RerankError as error:
+            return ServerCheck(ok=False, detail=str(error))
+        if not models:
+            detail = f"{url} answers, and lists no models; taken for {self.kind!r}, as configured"
+            return ServerCheck(ok=True, detail=detail)
+        facts = {"models": models}
+        # Ollama adds the tag; a server of one model may take any name, and call it by its path.
+        if self._model in models or f"{self._model}:latest" in models or len(models) == 1:
+            return ServerCheck(ok=True, detail=f"a chat server at {url}", facts=facts)
+        listed = ", ".join(models[:_MAX_LISTED]) + (", …" if models[_MAX_LISTED:] else "")
+        detail = f"{url} has no model {self._model!r}; it has: {listed}"
+        return ServerCheck(ok=False, detail=detail, facts=facts)
 
     def to_spec(self) -> dict[str, object]:
         self._requests.check_no_literal_key()

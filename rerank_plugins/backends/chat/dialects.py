@@ -24,6 +24,8 @@ API: TypeAlias = Literal["chat", "completions"]
 
 _TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 """Older servers know the first alone; OpenAI refuses the first, or both together."""
+_VALUES_PER_TOKEN = 160
+"""In a response: a token, its probability, and each of its bytes; some are 128 spaces."""
 _SAMPLING: Fields = {"temperature": 0, "seed": 0}
 """So that an answer is the same each time, as far as the server can."""
 
@@ -109,10 +111,12 @@ def judge_dialect(
         scale="logit",
         max_documents=1,
         max_characters=max_characters,
+        blank="",
         shape=partial(_with_extra, shape, extra_body),
         always={name: value for name, value in always.items() if name not in extra_body},
         one_of=limits,
         prompt=prompt,
+        values_per_document=_VALUES_PER_TOKEN * (top_logprobs + 1),
         decode=partial(_read_logit, words),
         usage=_usage,
         facts={
@@ -155,6 +159,7 @@ def ranker_dialect(
         key_variables=server.key_variables,
         scale="unknown",
         max_characters=max_characters,
+        blank="",
         shape=partial(_with_extra, _rank_chat, extra_body),
         always={name: value for name, value in always.items() if name not in extra_body},
         one_of=limits,

@@ -20,7 +20,7 @@ from rerank_plugins.backend import Backend, ServerCheck
 from rerank_plugins.backends.http.credentials import Credentials
 from rerank_plugins.backends.http.dialect import Dialect
 from rerank_plugins.backends.http.dialects import DIALECTS
-from rerank_plugins.backends.http.discovery import UnknownServer, probe
+from rerank_plugins.backends.http.discovery import UnknownServer, list_models, probe
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.headers import check_headers
 from rerank_plugins.backends.http.requests import Job, RequestFlow
@@ -265,6 +265,14 @@ class HTTPBackend(Backend):
             return
         variables = " or ".join(self._dialect.key_variables)
         raise ConfigError(f"{self.kind!r} needs a key: set {variables}")
+
+    def list_models(self, url: str) -> tuple[str, ...]:
+        """Return the models that a server of OpenAI's protocol lists; none if it lists none.
+
+        Raises:
+            BackendError: it does not answer, or refuses the key.
+        """
+        return list_models(url, key=self._credentials.read(), verify=self._verify)
 
     def check_servers(self) -> Iterator[ServerCheck]:
         return map(self._check_server, self.base_urls)

@@ -80,6 +80,8 @@ class Dialect:
     write its prompt around them: the option `template`."""
     prompt: TextPrompt | None = None
     """The prompt around the texts, which then holds the instruction too; None: there is none."""
+    values_per_document: int = 256
+    """How many JSON values a response may hold for each document, and 1,024 besides."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What else makes the scores, for the name of a backend."""
     one_of: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from rerank_plugins.backends.http.responses import HTTPRequest
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.errors import BackendError, BackendRejected
 
-__all__ = ["DiscoveredServer", "UnknownServer", "probe"]
+__all__ = ["DiscoveredServer", "UnknownServer", "list_models", "probe"]
 
 _RERANK_PATH = re.compile(r"(/v\d+)?/(rerank|reranks|reranking|ranking)")
 _RERANK_NAME = re.compile(r"(/v[12])?/(rerank|reranks|reranking|ranking)$")
@@ -163,14 +163,57 @@ def probe(
         for recognise in (_tei, _model_list, _nim, _open_pages):
             if info := recognise(root, get):
                 return replace(info, authorized=not refused)
+        ollama = get("/api/version").text("version")
     finally:
         transport.close()
+    if version := ollama:
+        raise UnknownServer(
+            f"{root} is Ollama {version}, which has no rerank route; have a model judge by its "
+            f"words: ollama+{root}?model=NAME&template=qwen3-reranker for Qwen3's rerankers, or "
+            f"ollama+{root}?model=NAME for a chat model"
+        )
     given = _RERANK_NAME.split(url)[0]
     raise UnknownServer(
         f"{root} answers{via[-1]}, but like no known rerank server; name its kind in a spec, "
         f"such as cohere+{given}?model=NAME for a proxy with Cohere's protocol. Kinds: "
         f"{', '.join(DIALECTS)}"
     )
+
+
+def list_models(
+    base_url: str, *, key: Key, timeout: float = 5.0, verify: bool | str = True
+) -> tuple[str, ...]:
+    """Return the models that a server with OpenAI's protocol lists; none if it has no such list.
+
+    Args:
+        base_url: the server's address, with or without `/v1`.
+        key: the key that is sent.
+        timeout: seconds for it.
+        verify: whether to check the server's certificate, or the CA file or folder to trust.
+
+    Raises:
+        BackendUnavailable: nothing answers there.
+        AuthenticationError: the key is missing or wrong.
+    """
+    root = re.sub(r"/v\d+$", "", base_url.rstrip("/"))
+    headers: dict[str, str | Secret] = {"Accept": "application/json"}
+    if key.value:
+        headers["Authorization"] = key.header
+    encrypted = root.startswith("https:")
+    transport = Transport(connect_timeout=timeout, verify=verify if encrypted else None)
+    try:
+        request = HTTPRequest("GET", f"{root}/v1/models", headers)
+        response = transport.send(request, time.monotonic() + timeout)
+    finally:
+        transport.close()
+    if response.status in _UNAUTHORIZED | _NOT_ITS_OWN:
+        raise status_error(response, where=root, key=key)
+    try:
+        body = parse_json(response) if response.status == _OK else None
+    except BackendError:
+        return ()
+    data = body.get("data") if isinstance(body, dict) else None
+    return _names(data, "id") if isinstance(data, list) else ()
 
 
 def _hosted(root: str) -> DiscoveredServer | None:

@@ -41,7 +41,7 @@ MAX_BODY = 1_000_000
 
 # A response may repeat the documents; each byte of them may take six in JSON, as in `\u003c`.
 _RESPONSE_BYTES, _BYTES_PER_DOCUMENT, _BYTES_PER_BYTE = 2**16, 2**12, 6
-_RESPONSE_VALUES, _VALUES_PER_DOCUMENT = 2**10, 2**8
+_RESPONSE_VALUES = 2**10
 
 _REFUSALS = frozenset({400, 422})
 
@@ -256,7 +256,7 @@ class RequestFlow:
                 raise _TooLarge(str(error), status_code=response.status)
             raise error
         try:
-            max_values = _RESPONSE_VALUES + _VALUES_PER_DOCUMENT * count
+            max_values = _RESPONSE_VALUES + self._dialect.values_per_document * count
             return self._read(parse_json(response, max_values=max_values), count, endpoint)
         except BackendError as exc:
             kind, problem = type(exc), key.mask(str(exc)) or "the response can't be used"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import rerank_plugins
 from rerank_plugins._internal.cpu import usable_cpus
+from rerank_plugins.backends.chat.dialects import SERVERS
 from rerank_plugins.backends.http.dialects import DIALECTS
 
 __all__ = ["describe_environment"]
@@ -96,4 +97,6 @@ def _devices() -> dict[str, list[str]]:
 
 
 def _key_variables() -> set[str]:
-    return {name for dialect in DIALECTS.values() for name in dialect.key_variables}
+    variables = [dialect.key_variables for dialect in DIALECTS.values()]
+    variables += [server.key_variables for server in SERVERS.values()]
+    return set().union(*variables)

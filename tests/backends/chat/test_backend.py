@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from rerank_plugins import (
     load_backend,
 )
 from rerank_plugins.backends.chat import ChatBackend
+from rerank_plugins.backends.http.discovery import UnknownServer, probe
 from rerank_plugins.backends.prompt_templates import TEMPLATES
 from rerank_plugins.testing import (
     BackendContract,
@@ -133,7 +135,7 @@ def test_the_prompt_is_that_of_the_models_authors(build, server, way):
     assert prompts == sorted(
         [
             prompt("a {document}?", "{query} <b>\n", "Judge {query}"),
-            prompt("a {document}?", " ", "Judge {query}"),
+            prompt("a {document}?", "", "Judge {query}"),
             prompt("q", "d", known.instruction),
         ]
     )
@@ -611,3 +613,60 @@ timeout = 120
         assert 2 == backend.score(QUERY, DOCUMENTS).cached
     assert 2 == len(server.requests)
     assert {"none"} == {request.body["reasoning_effort"] for request in server.requests}
+
+
+def listing(*models, status=200):
+    def behave(received):
+        if received.path != "/v1/models":
+            return FakeResponse({"error": "not here"}, 404)
+        return FakeResponse({"object": "list", "data": [{"id": model} for model in models]}, status)
+
+    return behave
+
+
+CHECKS = {
+    "the model is there": (listing("m", "other"), True, "a chat server at"),
+    "with Ollama's tag": (listing("m:latest", "other:7b"), True, "a chat server at"),
+    "a path": (listing("/models/m.gguf"), True, "a chat server at"),
+    "another model": (listing("a", "b"), False, "has no model 'm'; it has: a, b"),
+    "many others": (listing(*map(str, range(30))), False, "18, 19, …$"),
+    "no list": (FakeResponse({}, 404), True, "lists no models; taken for 'openai'"),
+    "a wrong key": (listing(status=401), False, "answered 401"),
+    "no JSON": (FakeResponse(b"<html>", content_type="text/html"), True, "lists no models"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKS)
+def test_doctor_asks_for_the_list_of_models(build, server, case):
+    response, ok, detail = CHECKS[case]
+    with build("chat") as backend:
+        server.response = response
+        (check,) = backend.check_servers()
+
+    assert ok == check.ok
+    assert re.search(detail, check.detail)
+    assert {"GET"} == {request.method for request in server.requests}
+
+
+def test_doctor_reports_a_server_that_is_gone():
+    with load_backend("ollama+http://127.0.0.1:9/v1?model=m") as backend:
+        (check,) = backend.check_servers()
+
+    assert not check.ok
+
+
+def test_the_address_of_ollama_is_answered_with_how_to_use_it():
+    def behave(received):
+        if received.path == "/api/version":
+            return FakeResponse({"version": "0.34.4"})
+        if received.path == "/v1/models":
+            return FakeResponse(
+                {"object": "list", "data": [{"id": "m:latest", "owned_by": "library"}]}
+            )
+        return FakeResponse(b"404 page not found", 404, content_type="text/plain")
+
+    with (
+        FakeServer(behave) as fake_server,
+        pytest.raises(UnknownServer, match=r"is Ollama 0\.34\.4, .*ollama\+http.*qwen3-reranker"),
+    ):
+        probe(fake_server.url)

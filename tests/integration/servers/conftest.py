@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +136,68 @@ def start_llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a function that starts a llama.cpp server, for a `with` statement."""
 
     def start(*keys: str) -> Any:
-        port = free_port()
-        python, script = environment("llamacpp") / "python", HERE / "llamacpp_server.py"
-        return serving(
-            "llamacpp",
-            [python, script, gguf, str(port), *keys],
-            port=port,
-            health="/health",
-            folder=tmp_path_factory.mktemp("llamacpp"),
-        )
+        return serving_llamacpp("rank", gguf, tmp_path_factory.mktemp("llamacpp"), *keys)
 
     return start
+
+
+def serving_llamacpp(
+    task: str, gguf: Path, folder: Path, *keys: str
+) -> AbstractContextManager[Server]:
+    """Run llama.cpp's server for a task, `rank` or `chat`, with a model."""
+    port = free_port()
+    python, script = environment("llamacpp") / "python", HERE / "llamacpp_server.py"
+    command = [python, script, task, gguf, str(port), *keys]
+    return serving("llamacpp", command, port=port, health="/health", folder=folder)
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny language model that mostly answers yes or no to the prompts of rerankers."""
+    pytest.importorskip("torch")
+    from tests.support.checkpoints import build_language_model  # noqa: PLC0415 - it needs torch
+
+    folder = build_language_model("qwen3", tmp_path_factory.mktemp("models") / "judge")
+    answer_with(folder, "yes", "no")
+    return folder
+
+
+def answer_with(folder: Path, *words: str) -> None:
+    """Make words of a language model's vocabulary likely answers, more so for some documents.
+
+    They get what all of its last hidden states have in common, which the others lose.
+    """
+    import torch  # noqa: PLC0415 - not there where these tests are skipped
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    texts = [f"<|im_start|>user\n{text}<|im_end|>\n" for text in ("panda", "hi", "大熊猫 bear")]
+    with torch.no_grad():
+        states = [
+            model.model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+            for text in texts
+        ]
+    common = torch.stack(states).mean(0)
+    weights = load_file(folder / "model.safetensors")
+    rows = weights["model.embed_tokens.weight"].clone()
+    for word in words:
+        rows[tokenizer.vocab[word]] += 6 * common / common.norm() ** 2
+    weights["lm_head.weight"] = rows
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+
+
+@pytest.fixture(scope="session")
+def chat_llamacpp(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """llama.cpp's server with `judge` as a chat model; needs `KEY`."""
+    folder = tmp_path_factory.mktemp("llamacpp-chat")
+    script, gguf = HERE / "language_model_to_gguf.py", folder / "judge.gguf"
+    subprocess.run([environment("llamacpp") / "python", script, judge, gguf], check=True)
+    with serving_llamacpp("chat", gguf, folder, KEY) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -78,8 +78,9 @@ class LocalBackend(Backend):
         model: a folder, or the id of a model on the Hugging Face hub.
         engine: `"torch"` (extra `local`), `"onnx"` (extra `onnx`; CPU), or `"auto"`: onnx where
             there is no GPU and it can run the model, else torch.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"`: the best there is. Several
-            share the work, each with the whole model: `"cuda:0,cuda:1"`, or `"cuda:all"`.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, any other of torch, or `"auto"`: the accelerator that
+            torch has, but for Apple's `"mps"`, else the CPU. Several share the work, each with the
+            whole model: `"cuda:0,cuda:1"`, or `"cuda:all"`.
         dtype: of weights and activations. `"auto"` is float32 on a CPU; on CUDA float16, or
             bfloat16 for language models and where a model needs it; `"tf32"` is float32 with
             faster, coarser products on CUDA; `"int8"` is for the onnx engine.
@@ -405,8 +406,8 @@ def _check(options: dict[str, Any]) -> None:
     device = options["device"]
     if not isinstance(device, str) or not _DEVICE.fullmatch(device):
         raise ConfigError(
-            "`device` must be 'auto', 'cpu', 'mps' or 'cuda', one of several, as in 'cuda:1', or "
-            f"several, as in 'cuda:0,cuda:1' or 'cuda:all', not {device!r}"
+            "`device` must be 'auto', 'cpu', 'cuda' or another of torch, one of several, as in "
+            f"'cuda:1', or several, as in 'cuda:0,cuda:1' or 'cuda:all', not {device!r}"
         )
     for name in ("max_length", "batch_tokens", "threads"):
         check_integer(name, options[name], least=1, optional=True)

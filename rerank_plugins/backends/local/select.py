@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import platform
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -31,6 +30,16 @@ _PACKAGES = {
 """Engine → the packages that its module imports."""
 
 _EXTRAS = {"onnx": "onnx", "torch": "local"}
+_SIGNS_OF_GPU = (
+    "/proc/driver/nvidia/version",
+    "/dev/kfd",  # AMD
+    "/dev/dxg",  # any, in WSL
+    "/dev/dri/renderD128",  # Intel, and most others
+    "/dev/davinci_manager",  # Ascend
+    "/dev/mtgpu.0",  # Moore Threads
+    "/dev/accel/accel0",  # Gaudi, and others
+)
+"""What Linux shows of the drivers of accelerators."""
 
 
 def load_engine(
@@ -118,11 +127,8 @@ def _has_gpu(device: str) -> bool:
     """Return whether a GPU would be used; imports torch only where there may be one."""
     if device != "auto":
         return device != "cpu"
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None or sys.platform == "darwin":
         return False
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    hints = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-    if sys.platform != "win32" and not any(Path(hint).exists() for hint in hints):
+    if sys.platform != "win32" and not any(Path(hint).exists() for hint in _SIGNS_OF_GPU):
         return False
-    return bool(importlib.import_module("torch").cuda.is_available())
+    return bool(importlib.import_module("torch").accelerator.is_available())

@@ -11,6 +11,7 @@ import torch
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.torch.accelerators import memory_of
 
 __all__ = ["find_batch_size"]
 
@@ -39,32 +40,34 @@ class Memory(Protocol):
         """Start watching the peak again."""
 
 
-class _CUDAMemory:
-    def __init__(self, device: torch.device, fraction: float) -> None:
+class _DeviceMemory:
+    def __init__(self, module: Any, device: torch.device, fraction: float) -> None:
+        self._module = module
         self._device = device
         self._fraction = fraction
 
     def free(self) -> int:
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(self._device)
-        allowed = int(total * self._fraction) - torch.cuda.memory_reserved(self._device)
-        return max(min(free, allowed), 0)
+        self._module.empty_cache()
+        free, total = self._module.mem_get_info(self._device)
+        reserved = self._module.memory_reserved(self._device)
+        return max(min(int(free), int(total * self._fraction) - int(reserved)), 0)
 
     def used(self) -> int:
-        return torch.cuda.memory_allocated(self._device)
+        return int(self._module.memory_allocated(self._device))
 
     def peak(self) -> int:
-        torch.cuda.synchronize(self._device)
-        return torch.cuda.max_memory_allocated(self._device)
+        self._module.synchronize(self._device)
+        return int(self._module.max_memory_allocated(self._device))
 
     def restart(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._module.reset_peak_memory_stats(self._device)
 
 
 def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tuple[int, str]:
     """Return the most tokens of a batch on the model's device, and the reason.
 
-    On CUDA this measures the memory per token of a batch; elsewhere memory is not the limit.
+    Where torch tells of the device's memory, this measures what a token of a batch takes; elsewhere
+    memory is not the limit.
 
     Args:
         forward: runs the model.
@@ -73,7 +76,8 @@ def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tu
     """
     device = forward.model.device
     busy = _BUSY.get(device.type, _BUSY_ELSEWHERE)
-    if device.type != "cuda":
+    memory = memory_of(device)
+    if memory is None:
         return busy, "keeps the device busy"
     vocabulary = forward.model.config.get_text_config().vocab_size
 
@@ -81,7 +85,7 @@ def find_batch_size(forward: Any, checkpoint: Checkpoint, fraction: float) -> tu
         with torch.inference_mode():
             forward(_batch(tokens, min(checkpoint.max_length, tokens), vocabulary))
 
-    return measure_batch_size(run, _CUDAMemory(device, fraction), busy)
+    return measure_batch_size(run, _DeviceMemory(memory, device, fraction), busy)
 
 
 def measure_batch_size(run: Callable[[int], None], memory: Memory, busy: int) -> tuple[int, str]:

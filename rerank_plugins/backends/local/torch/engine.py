@@ -21,14 +21,10 @@ from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
+from rerank_plugins.backends.local.torch.accelerators import choose_devices
 from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.forked import call_with_live_threads
-from rerank_plugins.backends.local.torch.model import (
-    choose_devices,
-    choose_dtype,
-    limit_memory,
-    load_model,
-)
+from rerank_plugins.backends.local.torch.model import choose_dtype, limit_memory, load_model
 from rerank_plugins.backends.local.torch.replica import Replica
 from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores

@@ -1,4 +1,4 @@
-"""A checkpoint as a torch model: choosing device and dtype, loading with transformers."""
+"""A checkpoint as a torch model: choosing the dtype, loading with transformers."""
 
 from __future__ import annotations
 
@@ -20,60 +20,10 @@ from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.errors import BackendError, ConfigError
 
-__all__ = ["choose_devices", "choose_dtype", "limit_memory", "load_model"]
+__all__ = ["choose_dtype", "limit_memory", "load_model"]
 
 _LISTED = 4
 """Most names of weights in a message."""
-_NAMED_DEVICES = frozenset({"cpu", "cuda", "mps"})
-"""Devices that torch itself says are there or not."""
-
-
-def choose_devices(device: str) -> list[torch.device]:
-    """Return the devices that a setting names, each once, in that order.
-
-    Args:
-        device: one or several names of torch, separated by commas; `"auto"` for CUDA, else
-            Apple's GPU, else the CPU; or `"cuda:all"`.
-
-    Raises:
-        ConfigError: a device is unknown to torch, not available, or named twice.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    numbered = [f"cuda:{i}" for i in range(count)]
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if count:
-        available[:0] = ["cuda", *numbered]
-    names = [available[0] if name == "auto" else name for name in device.split(",")]
-    if device == "cuda:all" and count:
-        names = numbered
-    for name in names:
-        if name not in available and name.partition(":")[0] in _NAMED_DEVICES:
-            raise ConfigError(f"device {name!r} is not available here; available: {available}")
-    try:
-        devices = [torch.device(name) for name in names]
-    except RuntimeError as exc:
-        raise ConfigError(
-            f"torch does not know the device {device!r}; available: {available}"
-        ) from exc
-    for each in devices:
-        if each.type not in _NAMED_DEVICES and not _computes(each):
-            raise ConfigError(
-                f"this torch ({torch.__version__}) can't compute on device {str(each)!r}: it is "
-                f"not there, or needs another build of torch; available: {available}"
-            )
-    if len({(each.type, each.index or 0) for each in devices}) < len(devices):
-        raise ConfigError(f"device {device!r} names one device twice")
-    return devices
-
-
-def _computes(device: torch.device) -> bool:
-    """Whether a number that goes to a device comes back."""
-    try:
-        return bool(torch.ones(1, device=device).item() == 1)
-    except Exception:  # noqa: BLE001 - each of torch's backends raises what it likes
-        return False
 
 
 def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:

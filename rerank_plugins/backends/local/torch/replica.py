@@ -18,6 +18,7 @@ from rerank_plugins.backends.local.engine import EngineSettings
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import resident_memory
 from rerank_plugins.backends.local.tokenizer import Pairs
+from rerank_plugins.backends.local.torch.accelerators import free_cache, full_name, memory_of
 from rerank_plugins.backends.local.torch.batch_plan import plan_batches, tokens_in_batch
 from rerank_plugins.backends.local.torch.batch_size import find_batch_size
 from rerank_plugins.backends.local.torch.forward import Forward, choose_forward, overflows
@@ -106,11 +107,8 @@ class Replica:
 
     def describe(self) -> dict[str, object]:
         """Return how this device scores, as JSON-ready facts."""
-        name = str(self.device)
-        if self.device.type == "cuda":
-            name += f" ({torch.cuda.get_device_name(self.device)})"
         return {
-            "device": name,
+            "device": full_name(self.device),
             "dtype": self.dtype,
             "attention": self.forward.name,
             "attention_reason": self._forward_reason,
@@ -127,9 +125,10 @@ class Replica:
 
     def memory(self) -> dict[str, int]:
         """Return the bytes that this process takes of the device's memory, or of the machine's."""
-        if self.device.type != "cuda":
+        memory = memory_of(self.device)
+        if memory is None:
             return resident_memory()
-        stats = torch.cuda.memory_stats(self.device)  # from the allocator, not the driver
+        stats = memory.memory_stats(self.device)  # from the allocator, not the driver
         return {
             "allocated": stats.get("allocated_bytes.all.current", 0),
             "reserved": stats.get("reserved_bytes.all.current", 0),
@@ -140,8 +139,7 @@ class Replica:
         """Free the model."""
         del self.forward
         self._bfloat16_forward = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cache(self.device)
 
     def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
         self._limit.grow()
@@ -204,8 +202,7 @@ class Replica:
                 f"a pair of {lengths[0]} tokens does not fit into the memory of "
                 f"{self.device}; lower `max_length`, choose a smaller model, or free memory"
             ) from exc
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cache(self.device)
         groups, shared = _sharing(forward, pairs, batch)
         tokens = tokens_in_batch(
             range(len(batch)), lengths, padded=forward.padded, groups=groups, shared=shared

@@ -17,8 +17,9 @@ from rerank_plugins.backends.local.engine import EngineSettings
 from rerank_plugins.backends.local.torch import engine as torch_engine
 from rerank_plugins.backends.local.torch import forward as paths
 from rerank_plugins.backends.local.torch import model as torch_model
+from rerank_plugins.backends.local.torch.accelerators import choose_devices
 from rerank_plugins.backends.local.torch.engine import load
-from rerank_plugins.backends.local.torch.model import choose_devices, limit_memory
+from rerank_plugins.backends.local.torch.model import limit_memory
 from rerank_plugins.backends.local.torch.packed import PackedForward
 
 REQUESTS = [("what is a panda?", [f"panda {i} " * (i * 5) for i in range(12)])]

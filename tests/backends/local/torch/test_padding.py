@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from rerank_plugins import ConfigError, load_backend
-from rerank_plugins.backends.local.torch.model import choose_devices
+from rerank_plugins.backends.local.torch.accelerators import choose_devices
 from tests.support.checkpoints import KINDS, _spread
 
 SMALL: dict[str, Any] = {

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ class Marked(Backend):
         texts = [text for candidates in asked for text in candidates]
         self.batches.append(texts)
         if pause := self.seconds + self.per_pair * len(texts):
-            time.sleep(pause)
+            threading.Event().wait(pause)  # libfaketime breaks `time.sleep`
         if "kill" in texts:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hang" in texts:

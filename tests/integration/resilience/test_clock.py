@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.places import ROOT
 from tests.support.ports import free_port
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.server_process import EMBEDDED, server_process, wait_for_status
+from tests.support.server_process import server_process, wait_for_status
 
 REQUIRED = "RERANK_TEST_TOOLS_REQUIRED"
 HOUR = 3600
@@ -102,12 +103,14 @@ class Client:
 
 def test_the_clock_jumps_while_requests_are_scored(tmp_path, clock):
     """No deadline, limit of the queue, rate, watchdog, life time in the cache, or connection."""
-    config = EMBEDDED + '[cache]\nstore = "memory"\nttl = 600\n'
+    # It sleeps for four seconds over 80 documents; the server sees a jump within two.
+    config = '[backend]\nkind = "tests.support.doubles:Marked"\nper_pair = 0.05\n'
+    config += '[cache]\nstore = "memory"\nttl = 600\n'
+    env = {**clock.env, "PYTHONPATH": str(ROOT)}
     table = 'client_rate = "8/hour"\nwatchdog_seconds = 100.0\n'
     table += "request_seconds = 90.0\nqueue_seconds = 90.0\n"
-    large = ["a panda eats bamboo " * 50 + str(number) for number in range(80)]
     with (
-        server_process(tmp_path, table=table, config=config, env=clock.env) as (_, url),
+        server_process(tmp_path, table=table, config=config, env=env) as (_, url),
         ThreadPoolExecutor(1) as pool,
         Client(url) as client,
         Client(url) as other,
@@ -115,7 +118,7 @@ def test_the_clock_jumps_while_requests_are_scored(tmp_path, clock):
         wait_for_status(url, 200)
         assert 200 == client.post("a bear", "a city")
         for off in (HOUR, -HOUR, 0):
-            long = pool.submit(other.post, *[f"{off} {text}" for text in large])
+            long = pool.submit(other.post, *[f"{off} {number}" for number in range(80)])
             while client.metric("rerank_inflight_requests") < 2:
                 time.sleep(0.01)
             clock.jump(off)
@@ -124,7 +127,7 @@ def test_the_clock_jumps_while_requests_are_scored(tmp_path, clock):
             assert 200 == client.post("a bear", "a city")
             assert 200 == long.result(100)
 
-        scored = 2 + 3 * len(large)
+        scored = 2 + 3 * 80
         assert scored == client.metric("rerank_cache_lookups_total", result="miss")
         assert 3 * 2 == client.metric("rerank_cache_lookups_total", result="hit")
         assert [200, 429, 429] == [client.post("a bear") for _ in range(3)]

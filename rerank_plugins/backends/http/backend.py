@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.headers import check_headers
 from rerank_plugins.backends.http.requests import Job, RequestFlow
 from rerank_plugins.backends.http.splitting import Part, merge_parts
+from rerank_plugins.backends.http.templates import missing_template, with_template
 from rerank_plugins.backends.http.transport import Transport
 from rerank_plugins.backends.scale import Scaling
 from rerank_plugins.content import Document, Query, Requests, check_request
@@ -32,6 +34,8 @@ from rerank_plugins.errors import ConfigError, RerankError
 from rerank_plugins.scores import Scale, Scores
 
 __all__ = ["HTTPBackend"]
+
+_log = logging.getLogger(__name__)
 
 
 class HTTPBackend(Backend):
@@ -64,7 +68,10 @@ class HTTPBackend(Backend):
         max_parallel: maximum requests of one call in flight at the same time.
         listwise: whether the model scores documents in view of each other; such calls are never
             split.
-        instruction: what the model should look for, if the dialect can send it.
+        instruction: what the model should look for, if the dialect or the template can hold it.
+        template: the prompt around the texts for a language model on a server that sends them to
+            the model as they come: its name, such as `"qwen3-reranker"`, or a text with `{query}`
+            and then `{document}`. `"server"` says that the server writes the prompt.
         send_top_n: whether to send `top_n`, the number of documents, to a server that demands it.
         headers: headers to send with each request, such as those a gateway needs. A value
             `"$NAME"` is read from that environment variable at each request; secrets must be.
@@ -91,6 +98,7 @@ class HTTPBackend(Backend):
         max_parallel: int = 4,
         listwise: bool = False,
         instruction: str | None = None,
+        template: str | None = None,
         send_top_n: bool = False,
         headers: Mapping[str, str] | None = None,
         verify: bool | str | Path = True,
@@ -101,7 +109,8 @@ class HTTPBackend(Backend):
         urls = _rerank_urls(protocol, base_url, endpoints, model)
         if protocol.needs_model and not model:
             raise ConfigError(f"{protocol.name!r} needs `model`: the model's name on the server")
-        if instruction is not None and not protocol.takes_instructions:
+        sent = with_template(protocol, template, instruction)
+        if instruction is not None and not sent.takes_instructions:
             able = ", ".join(name for name, other in DIALECTS.items() if other.takes_instructions)
             raise ConfigError(f"{protocol.name!r} can't send an `instruction`; these can: {able}")
         check_choice("scale", scale, ("probability", "logit"))
@@ -127,20 +136,23 @@ class HTTPBackend(Backend):
         self._max_parallel = max_parallel
         self._listwise = listwise
         self._instruction = instruction
+        self._template = template
         self._send_top_n = send_top_n
         self._headers = None if headers is None else dict(headers)
         self._verify = verify = str(verify) if isinstance(verify, Path) else verify
         self._scaling = _scaling(protocol, scale, server_scale)
         self.scale = self._scaling.scale
         self.cacheable = self.pointwise = not listwise
-        self.instructions = protocol.takes_instructions
+        self.instructions = sent.takes_instructions
+        self._facts = sent.facts
+        self._missing_template = missing_template(protocol, template, [model])
         self._servers = Endpoints([Endpoint(url, dialect=protocol.name) for url in urls])
         self._credentials = Credentials(
             key, api_key_env, protocol.key_variables, prefix=protocol.key_prefix
         )
         self._flow = RequestFlow(
             self._servers,
-            dialect=protocol,
+            dialect=sent,
             model=model,
             credentials=self._credentials,
             headers=self._headers or {},
@@ -208,6 +220,9 @@ class HTTPBackend(Backend):
             instructions=self.instructions,
             label=self.label if isinstance(query, Query) else None,
         )
+        if self._missing_template is not None and texts:
+            _log.warning(self._missing_template)
+            self._missing_template = None
         instruction = query.instruction if isinstance(query, Query) else None
         text = query.text if isinstance(query, Query) else query
         return self._flow.job(text, texts, instruction or self._instruction)  # type: ignore[arg-type]  # checked: strings
@@ -228,7 +243,7 @@ class HTTPBackend(Backend):
         """Return what makes the scores: the servers, the model, the instruction, the scale."""
         settings = {"model": self._model, "instruction": self._instruction}
         facts = {name: value for name, value in settings.items() if value}
-        facts |= {**self._dialect.facts, "server_scale": self._scaling.sent, "scale": self.scale}
+        facts |= {**self._facts, "server_scale": self._scaling.sent, "scale": self.scale}
         return f"{self.kind}+{','.join(sorted(urls))}?{urlencode(facts, safe='/:')}"
 
     def _deadline(self) -> float:
@@ -290,7 +305,10 @@ class HTTPBackend(Backend):
             models = ", ".join(server.models)
             detail = f"it has no rerank model {self._model!r}; it has: {models}"
             return ServerCheck(ok=False, detail=detail, facts=asdict(server))
-        return ServerCheck(ok=True, detail=server.summary, facts=asdict(server))
+        served = [self._model] if self._model else server.models
+        missing = missing_template(self._dialect, self._template, served)
+        detail = f"{server.summary}; {missing}" if missing else server.summary
+        return ServerCheck(ok=True, detail=detail, facts=asdict(server))
 
     def to_spec(self) -> dict[str, object]:
         self.check_no_literal_key()

@@ -123,7 +123,7 @@ Text: TypeAlias = Annotated[str, Strict()]
 # A schema can't say that each document has to hold one of the fields; `text` they all have.
 RankFields: TypeAlias = Annotated[
     list[Annotated[Text, Field(min_length=1)]],
-    Field(min_length=1, json_schema_extra={"contains": {"const": "text"}}),
+    Field(min_length=1, json_schema_extra={"contains": {"const": "text"}, "uniqueItems": True}),
 ]
 AtLeastOne: TypeAlias = Annotated[int, Field(ge=1, le=_MAX), _INTEGER] | None
 AtLeastZero: TypeAlias = Annotated[int, Field(ge=0, le=_MAX), _INTEGER] | None
@@ -143,15 +143,18 @@ class DocumentObject(BaseModel):
         return fields
 
 
-def _with_text(document: object, names: list[Any]) -> object:
-    """Return a document whose text is that of the named fields, in their order.
+def _with_text(document: object, places: Mapping[str, int]) -> object:
+    """Return a document whose text is that of the named fields, in the order of their places.
+
+    It looks at the document's own fields: there may be far more names than those.
 
     Raises:
         ValueError: it has none of them, or one that holds no text.
     """
     if not isinstance(document, dict):
         return document
-    values = [document[name] for name in names if isinstance(name, str) and name in document]
+    named = sorted(document.keys() & places.keys(), key=places.__getitem__)
+    values = [document[name] for name in named]
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError("rank_fields: each document must hold text in one of these fields")
     return {**document, "text": "\n".join(values)}
@@ -216,8 +219,11 @@ class _AnyShapeRequest(BaseModel):
         names = fields.get("rank_fields") if isinstance(fields, dict) else None
         if not isinstance(names, list) or names in ([], ["text"]):
             return fields
+        places = {name: place for place, name in enumerate(names) if isinstance(name, str)}
+        if len(places) < len(names):  # a body of 4 MB could ask for texts of gigabytes
+            raise ValueError("rank_fields: give names, each of them once")
         lists = {
-            name: [_with_text(document, names) for document in fields[name]]
+            name: [_with_text(document, places) for document in fields[name]]
             for name in ("documents", "candidates")
             if isinstance(fields.get(name), list)
         }

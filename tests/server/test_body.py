@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+import tracemalloc
 
 import pytest
 
@@ -93,6 +94,12 @@ MALFORMED = {
         422,
     ),
     "no fields to rank by": (body(rank_fields=[]), 422),
+    "a field to rank by, twice": (body(documents=[{"a": "b"}], rank_fields=["a", "a"]), 422),
+    "text to rank by, twice": (body(documents=[{"text": "b"}], rank_fields=["text"] * 2), 422),
+    "a field to rank by, twice with another between": (
+        body(documents=[{"a": "b", "text": "c"}], rank_fields=["a", "text", "a"]),
+        422,
+    ),
     "numbers as fields to rank by": (body(documents=[{"text": "a"}], rank_fields=[1]), 422),
     "texts beside documents": (body(texts=["a"]), 422),
     "an image beside a text": (body(documents=[{"text": "a", "image": SECRET}]), 422),
@@ -288,6 +295,12 @@ HEAVY = {
     "a long number": filled(b'{"query":"q","documents":[],"top_n":', b"9", b"}"),
     "a long fraction": filled(b'{"query":"q","documents":[],"top_n":1.', b"9", b"}"),
     "a long key": filled(b'{"query":"q","', b"k", b'":1}'),
+    "fields to rank by": body(
+        documents=[{"a": "b"}] * 1000, rank_fields=["a", *map(str, range(36_000))]
+    ),
+    "a field to rank by, many times": body(
+        documents=[{"a": "b" * 30_000}] * 100, rank_fields=["a"] * 990
+    ),
     "documents of lists": filled(b'{"query":"q","documents":[{"text":"a","x":[', b"0,", b"0]}]}"),
     "numbers in an ignored field": b'{"query":"q","documents":[],"x":[' + b"1," * 39_000 + b"1]}",
     "objects in an ignored field": b'{"query":"q","documents":[],"x":['
@@ -309,6 +322,52 @@ def test_no_body_is_costly_to_refuse(model, name):
         parse(model, content, max_documents=1000)
 
     assert time.thread_time() - began < max(0.05 * len(content) / 1e6, 0.03)
+
+
+MULTIPLYING = {
+    "a long field, many times": ([{"a": "b" * 30_000}] * 100, ["a"] * 990),
+    "one long document, as often as fits": ([{"a": "b" * 900_000}], ["a"] * 300),
+    "two fields in turn": ([{"a": "b" * 900, "c": "d" * 900}] * 900, ["a", "c"] * 30),
+    "many fields": ([{"a": "b" * 1000, "c": "d" * 1000}] * 900, ["c", *map(str, range(30)), "a"]),
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLYING)
+@pytest.mark.parametrize("model", [RerankRequest, AnyRerankRequest])
+def test_texts_are_never_larger_than_the_body_that_holds_them(model, name):
+    """990 times the same field of 3 MB would be 3 GB, before any limit of a text is checked."""
+    documents, names = MULTIPLYING[name]
+    content = body(documents=documents, rank_fields=names)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(APIError):
+            parse(model, content, max_documents=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 6 * len(content)  # the text, its objects, the fields one after another
+
+
+class CountingNames(list):
+    """A list of names that counts how many of them are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self):
+        for name in super().__iter__():
+            self.looked_at += 1
+            yield name
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_each_field_to_rank_by_is_looked_at_once(count):
+    """However many documents there are, since 36,000 names times 1,000 take seconds."""
+    names = CountingNames(["a", *map(str, range(100))])
+    RerankRequest.model_validate(
+        {"query": "q", "documents": [{"a": "b"}] * count, "rank_fields": names}
+    )
+    assert names.looked_at <= 3 * len(names)
 
 
 def request(content, *headers, read=None):

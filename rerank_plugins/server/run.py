@@ -95,10 +95,13 @@ class _UvicornServer(uvicorn.Server):
         self._lifecycle = lifecycle
         self._settings = settings
         self._drain_task: asyncio.Task[None] | None = None
+        self._shutdown_delay = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._lifecycle.draining:  # the signal came before there was a loop to tell
+            self._start_draining()
         await super().startup(sockets)
         for listener in [each for server in self.servers for each in server.sockets]:
             _lengthen_queue(listener.fileno())
@@ -125,17 +128,18 @@ class _UvicornServer(uvicorn.Server):
             self._lifecycle.kill()
             _exit_now(int(not self._lifecycle.is_alive))
         self._lifecycle.draining = True
-        delay = self._settings.shutdown_delay if sig == signal.SIGTERM else 0.0
+        self._shutdown_delay = self._settings.shutdown_delay if sig == signal.SIGTERM else 0.0
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._start_draining, delay)
+            self._loop.call_soon_threadsafe(self._start_draining)
 
     def stop_after_failure(self) -> None:
         """Stop at once: the backend can't score any more."""
         self._lifecycle.draining = self._lifecycle.refusing = True
         self.should_exit = True
 
-    def _start_draining(self, delay: float) -> None:
-        self._drain_task = asyncio.ensure_future(self._drain(delay))
+    def _start_draining(self) -> None:
+        if self._drain_task is None:
+            self._drain_task = asyncio.ensure_future(self._drain(self._shutdown_delay))
 
     async def _drain(self, delay: float) -> None:
         _log.info("ending: taking requests for %g s more", delay)

@@ -67,6 +67,43 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path):
         assert 0 == process.wait(20)
 
 
+SIGNALLED = """
+import functools, os, signal, uvicorn
+from rerank_plugins.cli import main
+from rerank_plugins.server import lifecycle, run
+
+original = {owner}.{name}
+
+@functools.wraps(original)
+def signalled(*arguments, **options):
+    signal.raise_signal(signal.{signal})
+    return original(*arguments, **options)
+
+{owner}.{name} = signalled
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "name"),
+    [
+        ("SIGTERM", "uvicorn.Config", "load"),  # there are handlers of signals, and no loop yet
+        ("SIGINT", "uvicorn.Config", "load"),
+        ("SIGTERM", "run._UvicornServer", "startup"),
+        ("SIGTERM", "lifecycle.Lifecycle", "start"),
+        ("SIGTERM", "run", "_lengthen_queue"),
+    ],
+)
+def test_a_signal_at_any_moment_of_the_start_ends_the_server(tmp_path, number, owner, name):
+    program = ("-c", SIGNALLED.format(owner=owner, name=name, signal=number))
+    flags = ("--no-model-process",)
+    with server_process(tmp_path, *flags, table="shutdown_delay = 2.0", program=program) as (
+        process,
+        _,
+    ):
+        assert 0 == process.wait(30)
+
+
 def stuck(folder, *flags, holds_lock=False, table=""):
     """Give a server whose model hangs while it loads."""
     (folder / "blocked").touch()

@@ -31,6 +31,7 @@ from rerank_plugins.errors import (
 from rerank_plugins.hooks import Event
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to, emit
 from rerank_plugins.scores import Scores
+from rerank_plugins.wrappers._pipes import PipeInput, reader
 from rerank_plugins.wrappers._requests import score_with
 
 __all__ = ["ModelCrashed", "ModelRestarting", "Prepare", "WorkerProcess", "WorkerResult"]
@@ -99,13 +100,20 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
         )
         weakref.finalize(self, self.process.kill)  # also when Python ends
         self._hangs = False
         self.has_scored = False
         """Whether it has lived through a call."""
+        pipes: Any = self.process  # they are not None, as the type says
+        self._input = PipeInput(pipes.stdin, self._is_alive)
+        self._output = reader(pipes.stdout, self._is_alive)
         self._log = threading.Thread(
-            target=_log_lines, args=(self.process.stderr,), name="rerank-model-log", daemon=True
+            target=_log_lines,
+            args=(reader(pipes.stderr, self._is_alive),),
+            name="rerank-model-log",
+            daemon=True,
         )
 
     def load(self, backend: Backend, prepare: Prepare | None, seconds: float) -> dict[str, object]:
@@ -135,6 +143,9 @@ class WorkerProcess:
             timer.cancel()
         return facts
 
+    def _is_alive(self) -> bool:
+        return self.process.poll() is None
+
     def _kill_hanging(self) -> None:
         self._hangs = True
         self.process.kill()
@@ -145,10 +156,9 @@ class WorkerProcess:
         Raises:
             ModelRestarting: the worker is dead.
         """
-        stream: Any = self.process.stdin
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
-            pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
-            stream.flush()
+            self._input.write(data)
         except (OSError, ValueError):  # a closed pipe, at this end or at the other
             raise _died() from None
 
@@ -158,9 +168,8 @@ class WorkerProcess:
         Raises:
             ModelRestarting: the worker died.
         """
-        stream: Any = self.process.stdout
         try:
-            return WorkerResult(*pickle.load(stream))  # noqa: S301  # of our own code
+            return WorkerResult(*pickle.load(self._output))  # noqa: S301  # of our own code
         except (OSError, ValueError, EOFError, pickle.UnpicklingError):
             raise _died() from None
 
@@ -175,7 +184,7 @@ class WorkerProcess:
         self.process.kill()
         self.process.wait()
         if self._log.is_alive():
-            self._log.join(_EXIT_SECONDS)  # not longer: a child of the worker may write, too
+            self._log.join(_EXIT_SECONDS)  # not longer: a child of the worker may go on writing
         elif self.process.stderr is not None:  # there is no memory for one more thread
             self.process.stderr.close()
 

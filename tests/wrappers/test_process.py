@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,12 +22,13 @@ from rerank_plugins import (
     ConfigError,
     InvalidResponse,
 )
+from rerank_plugins._internal.parallel import in_daemon_thread
 from rerank_plugins.hooks import CallStarted, Truncated
 from rerank_plugins.hooks._dispatch import observe_call
 from rerank_plugins.testing import BackendContract
 from rerank_plugins.wrappers import process
 from rerank_plugins.wrappers.process import ModelCrashed, ModelProcess, ModelRestarting
-from tests.support.doubles import Frozen, Marked, Stuck, Unloadable, Verbose
+from tests.support.doubles import Frozen, Marked, Outlived, Stuck, Unloadable, Verbose
 from tests.support.places import ROOT
 
 
@@ -252,6 +254,52 @@ def test_a_stopped_process_does_not_block_a_large_request():
         os.kill(model.process_id, signal.SIGSTOP)
         with pytest.raises(ModelRestarting):
             model.score("q", ["a" * 1_000_000])
+
+
+@pytest.fixture
+def file_of_child(tmp_path):
+    """Where a model writes the id of the child that outlives its process."""
+    file = tmp_path / "child"
+    yield file
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def settled(function, *arguments):
+    """Call in another thread; return its future, once that is done."""
+    future = in_daemon_thread(partial(function, *arguments), name="call")
+    futures.wait([future], 30)
+    assert future.done()
+    return future
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("way", ["forked", "started"])
+@pytest.mark.parametrize("ending", ["kill", "hang"])
+def test_a_child_that_outlives_the_process_keeps_no_call_waiting(file_of_child, way, ending):
+    """It holds the pipes, so their end does not tell of that of the process."""
+    backend = Outlived(file=str(file_of_child), way=way)
+    with ModelProcess(backend, batch_seconds=1, wait_seconds=20) as model:
+        assert isinstance(settled(model.score, "q", [ending]).exception(), ModelCrashed)
+        assert [1.0] == settled(model.score, "q", ["a"]).result()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("way", ["forked", "started"])
+def test_a_child_that_outlives_the_process_keeps_no_large_request_waiting(file_of_child, way):
+    """More than the pipe holds: who has the other end will never read it."""
+    with ModelProcess(Outlived(file=str(file_of_child), way=way), batch_seconds=1) as model:
+        model.score("q", ["a"])
+        os.kill(model.process_id, signal.SIGSTOP)
+        failed = settled(model.score, "q", ["a" * 1_000_000])
+        assert isinstance(failed.exception(), ModelRestarting)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_a_child_that_outlives_a_load_keeps_nobody_waiting(file_of_child):
+    backend = Outlived(file=str(file_of_child), way="forked", at_load=True)
+    with ModelProcess(backend) as model:
+        assert isinstance(settled(model.score, "q", ["a"]).exception(), ModelRestarting)
 
 
 def test_a_model_that_can_not_be_loaded_is_one_error():

@@ -57,17 +57,18 @@ class TLS:
 
     def _perform(self, step: Callable[[], _Result], receive: Receive, send: Send) -> _Result:
         while True:
+            is_done = True
             try:
                 result = step()
-            except ssl.SSLWantReadError:
-                self._send_pending(send)
-                if received := receive(_SIZE):
-                    self._incoming.write(received)
-                else:
-                    self._incoming.write_eof()
-            else:
-                self._send_pending(send)
+            except ssl.SSLWantReadError:  # what goes wrong from here on has nothing to do with it
+                is_done = False
+            self._send_pending(send)
+            if is_done:
                 return result
+            if received := receive(_SIZE):
+                self._incoming.write(received)
+            else:
+                self._incoming.write_eof()
 
     def _send_pending(self, send: Send) -> None:
         if self._outgoing.pending:

@@ -33,7 +33,14 @@ _TLS_PROXY = "; most proxies want http:// in that variable, also for servers wit
 _WRONG_PROXY_USER = 407
 _REFUSALS = frozenset(range(400, 500)) - {408, 429}
 """What a proxy will answer again."""
-_CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_BROKEN_TLS = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+    ssl.SSLWantReadError,  # libraries wait for bytes while they handle it, and then it is a context
+    ssl.SSLWantWriteError,
+)
+"""What a connection that breaks makes of TLS; all else is a peer not to be trusted."""
 
 
 class FailedCall(Protocol):
@@ -119,7 +126,7 @@ def _limiting_option(call: FailedCall, *, connecting: bool = False) -> str:
 def _connection_error(exc: Exception, call: FailedCall) -> BackendError:
     causes = list(_causes(exc))
     for cause in causes:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED_TLS):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
             hint = _CERTIFICATE if isinstance(cause, ssl.SSLCertVerificationError) else ""
             return BackendError(
                 f"{call.where}: no trusted encryption{_through_proxy(call)}: "

@@ -171,6 +171,8 @@ class ResponseReader:
                 f"{self.where}: the response claims to be gzip, and is not"
             ) from None
         self._check_size(", unpacked")
+        if self._status in SUCCESS and not unpacker.eof:
+            raise BackendUnavailable(f"{self.where}: the response ends in the middle of its gzip")
 
     def _check_size(self, how: str) -> None:
         if self._status in SUCCESS and len(self._content) > self._limit:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -14,6 +15,7 @@ from rerank_plugins import BackendError, BackendTimeout, BackendUnavailable
 from rerank_plugins._internal import resolver
 from rerank_plugins.backends.http.backend import HTTPBackend
 from rerank_plugins.testing import FakeResponse, FakeServer
+from rerank_plugins.testing.faults import reset
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make, results
 
@@ -161,6 +163,58 @@ def test_an_encrypted_connection_in_step_is_kept(encryption, ask_thrice):
     with FakeServer(FakeResponse(GOOD), tls=context) as fake_server:
         assert [EXPECTED] * 3 == ask_thrice(make(fake_server, verify=certificate), 0.0)
         assert 1 == fake_server.connections
+
+
+def reset_after(data):
+    """Send this, and reset the connection, as a killed server does."""
+
+    def write(handler):
+        handler.connection.sendall(data)
+        reset(None)(handler)
+
+    return lambda received: write
+
+
+RESETS = {
+    "no reply": b"",
+    "half a head": UNASKED[:30],
+    "half a reply": UNASKED[:-10],
+    "a reply without an end": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("case", RESETS)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_server_that_is_killed_is_unavailable(encryption, ask, case, encrypted):
+    """With encryption as without: another try may reach the next one."""
+    context, certificate = encryption
+    with FakeServer(reset_after(RESETS[case]), tls=context if encrypted else None) as fake_server:
+        with pytest.raises(BackendUnavailable) as caught:
+            ask(make(fake_server, verify=certificate))
+
+        assert BackendUnavailable is type(caught.value)
+        assert "trusted" not in str(caught.value)
+
+
+def test_a_server_that_is_killed_during_the_handshake_is_unavailable(ask):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset_each():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connection.recv(10)
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.close()
+
+        threading.Thread(target=reset_each, daemon=True).start()
+        port = server.getsockname()[1]
+        with pytest.raises(BackendUnavailable):
+            ask(HTTPBackend(f"https://127.0.0.1:{port}", dialect="xinference", model="m"))
+        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("piece", [b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 1000, b""])

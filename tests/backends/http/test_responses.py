@@ -114,6 +114,15 @@ def test_compressed_responses_are_read(fake_server, ask):
     assert EXPECTED == ask(make(fake_server))
 
 
+@pytest.mark.parametrize("missing", [1, 4, 8, 20])
+def test_a_packed_response_that_is_cut_off_is_no_response(fake_server, ask, missing):
+    """Also where all of the JSON is there: its checksum is not."""
+    packed = gzip.compress(json.dumps(GOOD).encode())[:-missing]
+    fake_server.response = FakeResponse(packed, headers={"Content-Encoding": "gzip"})
+    with pytest.raises(BackendUnavailable, match="gzip"):
+        ask(make(fake_server))
+
+
 def test_echoed_documents_do_not_matter(fake_server, ask):
     """Scores belong to an index, whatever text the server repeats beside it."""
     echo = [{"index": i, "score": EXPECTED[i], "document": {"text": "another"}} for i in (0, 1)]

@@ -53,8 +53,7 @@ def _embedder() -> TokenEmbedder:
 @cache
 def _embedded(text: str, *, role: Role) -> NDArray[np.float32]:
     """Return the mean of the token vectors, scaled to length 1."""
-    tokens = _embedder().vectors(text, role)
-    mean = (tokens.directions * tokens.inverse_lengths[:, None]).mean(axis=0)
+    mean = _embedder().vectors(text, role).vectors().mean(axis=0)
     return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.blocks import unpack
-from rerank_plugins.backends.embedded.late_interaction import TokenVectors, quantize
+from rerank_plugins.backends.late_interaction import TextVectors, quantize
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
@@ -75,24 +75,24 @@ class TokenEmbedder:
         }
         self._max_length = max_length
         self._threads = threads
-        self._cache: TokenCache[TokenVectors] = TokenCache(cached_tokens)
+        self._cache: TokenCache[TextVectors] = TokenCache(cached_tokens)
 
-    def vectors(self, text: str, role: Role) -> TokenVectors:
+    def vectors(self, text: str, role: Role) -> TextVectors:
         """Return the vectors of a text's tokens."""
         return self._run(*self._ids(text), role)
 
-    def query(self, text: str) -> TokenVectors:
+    def query(self, text: str) -> TextVectors:
         """Return the vectors of the tokens that are (parts of) words or numbers, or of all."""
         ids, is_truncated = self._ids(text)
         vectors = self._run(ids, is_truncated, "query")
         is_word = np.array([any(map(str.isalnum, self._pieces[token])) for token in ids], bool)
         return vectors.at(is_word) if is_word.any() else vectors
 
-    def passages(self, texts: Sequence[str]) -> Mapping[str, TokenVectors]:
+    def passages(self, texts: Sequence[str]) -> Mapping[str, TextVectors]:
         """Return the vectors of each distinct text."""
         return self._cache.fill(texts, self._embed)
 
-    def _embed(self, texts: Sequence[str]) -> list[TokenVectors]:
+    def _embed(self, texts: Sequence[str]) -> list[TextVectors]:
         if not texts:
             return []
         ids, is_truncated = zip(*map(self._ids, texts), strict=True)
@@ -119,7 +119,7 @@ class TokenEmbedder:
         ids: list[int],
         is_truncated: bool,  # noqa: FBT001 - mapped
         role: Role = "passage",
-    ) -> TokenVectors:
+    ) -> TextVectors:
         """Embed one text, window by window."""
         windows = [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)]
         return quantize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rerank_plugins.backends.embedded.embedder import TokenEmbedder
-from rerank_plugins.backends.embedded.late_interaction import TokenVectors, max_sim
+from rerank_plugins.backends.late_interaction import TextVectors, max_sim
 from rerank_plugins.backends.scale import sigmoid
 from rerank_plugins.scores import Scores, Usage
 
@@ -60,7 +60,7 @@ class LateInteractionScorer:
         """Yield the match of each document, in input order; equal ones are embedded once."""
         return self._matches(self._embedder.query(query), documents)
 
-    def _matches(self, query: TokenVectors, documents: Sequence[str]) -> Iterator[Match]:
+    def _matches(self, query: TextVectors, documents: Sequence[str]) -> Iterator[Match]:
         for start in range(0, len(documents), CHUNK):
             texts = documents[start : start + CHUNK]
             vectors_of = self._embedder.passages(texts)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.embedded.late_interaction import max_sim, quantize
+from rerank_plugins.backends.late_interaction import TextVectors, max_sim, quantize
 
 
 def test_max_sim_takes_the_best_match_of_each_token():
@@ -29,8 +29,17 @@ def test_a_mask_keeps_what_was_read():
     assert (2, (0,), 1) == (
         (kept := two.at(np.array([True, False]))).tokens,
         kept.windows,
-        len(kept.directions),
+        len(kept.rows),
     )
+
+
+def test_exact_vectors_are_compared_as_they_are_and_may_be_added_up():
+    """Worked by hand: (2·3 + 1·1), and its mean."""
+    query = TextVectors(np.array([[2, 0], [0, 1]], np.float32))
+    document = TextVectors(np.array([[3, 0], [0, 1], [-1, 0.5]], np.float32))
+
+    assert [7.0] == max_sim(query, [document], total=True).tolist()
+    assert [3.5] == max_sim(query, [document]).tolist()
 
 
 def vectors(*windows):

@@ -1,0 +1,84 @@
+"""Late interaction: each query vector takes its best match in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TextVectors", "max_sim", "quantize"]
+
+
+class TextVectors(NamedTuple):
+    """A text as the model sees it: what each token means in its context, or the whole of it."""
+
+    rows: NDArray[np.int8] | NDArray[np.float32]
+    """One vector per token, or a single one."""
+    scales: NDArray[np.float32] | None = None
+    """What each row is multiplied by; None: the rows are meant as they are."""
+    windows: tuple[int, ...] = (0,)
+    """Where each window starts: `(0,)` if the text was read at once, none for an empty text."""
+    tokens: int = 0
+    """How many tokens were read."""
+    is_truncated: bool = False
+    """Whether these are only the first tokens of the text."""
+
+    def vectors(self) -> NDArray[np.float32]:
+        """Return the vectors, one per row, with their scales applied."""
+        if self.scales is None:
+            return self.rows.astype(np.float32, copy=False)
+        return self.rows * self.scales[:, None]
+
+    def at(self, keep: NDArray[np.bool_]) -> TextVectors:
+        """Return the vectors chosen by a mask, as one window."""
+        scales = None if self.scales is None else self.scales[keep]
+        return self._replace(rows=self.rows[keep], scales=scales, windows=(0,))
+
+
+def quantize(vectors: Sequence[NDArray[np.float32]], *, is_truncated: bool = False) -> TextVectors:
+    """Round the vectors of windows, tokens x width each, to 8 bits and to length 1.
+
+    Each row is rounded by its largest number. All are finite, and none is zero.
+    """
+    rows = np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    directions = np.rint(rows * (127.0 / largest)).astype(np.int8)
+    lengths = np.linalg.norm(directions.astype(np.float32), axis=1)
+    starts = tuple(accumulate(map(len, vectors[:-1]), initial=0)) if vectors else ()
+    inverse = (1.0 / lengths).astype(np.float32)
+    return TextVectors(directions, inverse, starts, len(rows), is_truncated)
+
+
+def max_sim(
+    query: TextVectors, documents: Sequence[TextVectors], *, total: bool = False
+) -> NDArray[Any]:
+    """Return one number per document: how well its best window matches the query.
+
+    A window's match is the mean (or the sum) over query vectors of their largest product with a
+    vector there: the MaxSim operator of ColBERT, https://arxiv.org/abs/2004.12832. Of vectors of
+    length 1 the mean is from -1 to 1. A document without vectors gets 0.
+
+    Args:
+        query: the vectors of the query.
+        documents: those of each document, of the same width.
+        total: add up the query's matches, as ColBERT does, instead of taking their mean.
+    """
+    scores = np.zeros(len(documents))
+    filled = [i for i, document in enumerate(documents) if len(document.rows)]
+    if not filled or not len(query.rows):
+        return scores
+    offsets = accumulate((len(documents[i].rows) for i in filled[:-1]), initial=0)
+    windows = [
+        offset + start
+        for offset, i in zip(offsets, filled, strict=True)
+        for start in documents[i].windows
+    ]
+    matches = query.vectors() @ np.concatenate([documents[i].vectors() for i in filled]).T
+    best = np.maximum.reduceat(matches, windows, axis=1)
+    by_window = best.sum(axis=0) if total else best.mean(axis=0)
+    firsts = list(accumulate((len(documents[i].windows) for i in filled[:-1]), initial=0))
+    scores[filled] = np.maximum.reduceat(by_window, firsts)
+    return scores

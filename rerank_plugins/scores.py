@@ -12,8 +12,9 @@ from rerank_plugins.errors import InvalidResponse
 
 __all__ = ["Passage", "Scale", "Scores", "Usage", "check_results", "check_scores"]
 
-Scale: TypeAlias = Literal["probability", "logit", "unknown"]
-"""`"probability"`: 0 to 1. `"logit"`: any finite number. `"unknown"`: nothing is promised."""
+Scale: TypeAlias = Literal["probability", "logit", "similarity", "unknown"]
+"""`"probability"`: 0 to 1. `"logit"`: any finite number. `"similarity"`: a cosine, or what else
+compares vectors, of a range that the model has. `"unknown"`: nothing is promised."""
 
 
 _UNORDERED = (Mapping, AbstractSet, bytes, bytearray)

@@ -197,7 +197,7 @@ class RerankHandler:
     def _rescale(self, scores: Sequence[float], *, raw: bool | None) -> Sequence[float]:
         """Return the scores on the scale of the request."""
         scale = self._lifecycle.backend.scale
-        if raw is None or scale in ("unknown", "logit" if raw else "probability"):
+        if raw is None or scale in ("similarity", "unknown", "logit" if raw else "probability"):
             return scores
         return [_logit(score) for score in scores] if raw else to_probability(scores)
 

@@ -456,7 +456,7 @@ class ServerInfo(BaseModel):
     """In tokens; 512 if the backend does not know it."""
     auto_truncate: bool
     version: str
-    scale: Literal["probability", "logit", "unknown"]
+    scale: Literal["probability", "logit", "similarity", "unknown"]
     status: str
     backend: dict[str, Any]
     """The backend's description of itself."""

@@ -17,7 +17,7 @@ from rerank_plugins._internal.plain_numbers import with_plain_numbers
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query, Requests
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.scores import Scores
+from rerank_plugins.scores import Scale, Scores
 from rerank_plugins.wrappers._requests import checked_requests
 from rerank_plugins.wrappers._specs import tables_around, tables_of, wrappers_of_file
 from rerank_plugins.wrappers._steps import (
@@ -59,11 +59,14 @@ class WrapperBackend(Backend):
                     "one from a spec with load_backend()"
                 )
         self._children = children
-        self.scale = children[0].scale
         self.cacheable = all(child.cacheable for child in children)
         self.pointwise = all(child.pointwise for child in children)
         self.inputs = frozenset.intersection(*(child.inputs for child in children))
         self.instructions = all(child.instructions for child in children)
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]  # a model may know its own once it is loaded
+        return self.wrapped.scale
 
     @property
     def wrapped(self) -> Backend:

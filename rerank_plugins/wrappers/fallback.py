@@ -45,12 +45,17 @@ class FallbackBackend(WrapperBackend):
         if isinstance(backends, Backend):
             raise ConfigError(f"`backends` must be a list of backends, not {backends!r}")
         super().__init__(*backends)
-        self.scale = _common_scale(self.children)
+        _check_scales(self.children)
         self.cacheable = False
 
     @classmethod
     def _rebuilt(cls, children: Sequence[Backend], options: Mapping[str, Any]) -> Backend:
         return cls(children, **options)
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]  # as in the base
+        scales = {backend.scale for backend in self.children}
+        return scales.pop() if len(scales) == 1 else "unknown"
 
     @property
     def name(self) -> str:
@@ -144,12 +149,10 @@ def _is_failure(error: RerankError) -> bool:
     return isinstance(error, BackendError) and not isinstance(error, BackendRejected)
 
 
-def _common_scale(backends: Sequence[Backend]) -> Scale:
-    scales = {backend.scale for backend in backends}
-    if scales >= {"probability", "logit"}:
+def _check_scales(backends: Sequence[Backend]) -> None:
+    if len({backend.scale for backend in backends} - {"unknown"}) > 1:
         listed = ", ".join(f"{backend!r}: {backend.scale}" for backend in backends)
         raise ConfigError(
             f"the scores of a fallback chain must have one scale, but these differ ({listed}); set "
             "`scale` on the backends that can change it"
         )
-    return "unknown" if "unknown" in scales else backends[0].scale

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.blocks import unpack
-from rerank_plugins.backends.late_interaction import TextVectors, quantize
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
+from rerank_plugins.backends.late_interaction import TextVectors, quantize
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.token_cache import TokenCache

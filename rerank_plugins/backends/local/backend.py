@@ -1,4 +1,4 @@
-"""A cross-encoder on this machine."""
+"""A reranker on this machine: a cross-encoder, a language model, or one that compares vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.deduplicate import deduplicate
-from rerank_plugins.backends.local.checkpoint import HUBS, Checkpoint, HubName, resolve
+from rerank_plugins.backends.local.checkpoint import (
+    HUBS,
+    Checkpoint,
+    HubName,
+    gives_vectors,
+    resolve,
+)
 from rerank_plugins.backends.local.engine import (
     Attention,
     DType,
@@ -40,7 +46,7 @@ from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.content import Document, Query, Requests, check_request
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
-from rerank_plugins.scores import Scores, check_scores
+from rerank_plugins.scores import Scale, Scores, check_scores
 
 __all__ = ["LocalBackend"]
 
@@ -59,12 +65,16 @@ _SWITCHES = ("local_files_only", "trust_remote_code", "allow_pickle", "compile",
 
 
 class LocalBackend(Backend):
-    """Scores in this process, with a cross-encoder or a language model that answers yes or no.
+    """Scores in this process with a model of the hub's or a folder's.
+
+    That is a cross-encoder, a language model that answers yes or no, or a model that reads each
+    text alone and compares vectors: late interaction (ColBERT) or an embedding model.
 
     Scores equal those of `sentence_transformers.CrossEncoder` in float32, whatever the batch,
     the order or the neighbours, on one scale for every model: the sigmoid of the raw logit, or
     the logit itself. The activation that a checkpoint names for itself is ignored on purpose,
-    so that `min_score` keeps its meaning when the model is changed.
+    so that `min_score` keeps its meaning when the model is changed. Scores of models that compare
+    vectors are similarities, as sentence-transformers computes them, and `scale` says so.
 
     The model loads on first use: of `score()`, `ascore()`, `name` or `describe()`, and only
     `ascore()` leaves the event loop free meanwhile. Documents are cut so that a pair fits into
@@ -89,7 +99,8 @@ class LocalBackend(Backend):
         max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
         batch_tokens: the most tokens in one batch; None: what suits the device. Halved for
             a while when memory runs out.
-        scale: `"probability"` (0 to 1) or `"logit"`.
+        scale: `"probability"` (0 to 1) or `"logit"`; a model that compares vectors gives
+            `"similarity"`, whatever the default.
         temperature: what a logit is divided by before the sigmoid, above 0; the model's card names
             it where its probabilities need one.
         template: the prompt of a language model, in place of the one in its files: the name of a
@@ -115,7 +126,8 @@ class LocalBackend(Backend):
             all of it.
         compile: compile the model with torch: a slow start, faster batches (torch engine).
         cuda_graphs: record small requests as CUDA graphs and replay them (torch engine on CUDA).
-        cached_tokens: document tokens kept for the next request; 0 keeps none.
+        cached_tokens: document tokens kept for the next request, or their vectors; 0 keeps none;
+            None: 1,048,576 tokens, or 131,072 vectors.
 
     Raises:
         ConfigError: an option has an invalid value or type.
@@ -133,7 +145,7 @@ class LocalBackend(Backend):
         attention: Attention = "auto",
         max_length: int | None = None,
         batch_tokens: int | None = None,
-        scale: Literal["probability", "logit"] = "probability",
+        scale: Literal["probability", "logit", "similarity"] = "probability",
         temperature: float = 1.0,
         template: str | None = None,
         instruction: str | None = None,
@@ -151,7 +163,7 @@ class LocalBackend(Backend):
         gpu_memory_fraction: float | None = None,
         compile: bool = False,  # noqa: A002 - torch's word for it
         cuda_graphs: bool = False,
-        cached_tokens: int = 1 << 20,
+        cached_tokens: int | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "model": _as_text(model),
@@ -182,7 +194,7 @@ class LocalBackend(Backend):
             "cached_tokens": cached_tokens,
         }
         _check(self._options)
-        self.scale = scale
+        self._scale: Scale | None = None
         self._loaded: LoadedModel | None = None
         self._lock = ForkSafeLock()
         self._scheduler = Scheduler(
@@ -196,6 +208,18 @@ class LocalBackend(Backend):
     @property
     def model(self) -> str:
         return str(self._options["model"])
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]  # a hub's model tells it once it is loaded
+        """The scale that was set; `"similarity"` of a model that compares vectors.
+
+        Of a model in a folder that is known at once, and of one on a hub once it is loaded.
+        """
+        chosen: Scale = self._options["scale"]
+        if self._scale is None:
+            compares = chosen == "probability" and gives_vectors(Path(self.model).expanduser())
+            self._scale = "similarity" if compares else chosen
+        return self._scale
 
     @property
     def name(self) -> str:
@@ -263,7 +287,7 @@ class LocalBackend(Backend):
             }
 
     def _calibration(self) -> dict[str, object]:
-        if self.scale == "logit":
+        if self.scale != "probability":
             return {}
         temperature = self._options["temperature"]
         return {"calibration": "none" if temperature == 1 else f"temperature {temperature:g}"}
@@ -341,8 +365,30 @@ class LocalBackend(Backend):
         checkpoint = self._resolve(local_files_only=options["local_files_only"])
         # transformers imports a model's module when it loads one
         with load_errors(self.model), hold_forks():
+            self._check_scale(checkpoint)
             engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
+
+    def _check_scale(self, checkpoint: Checkpoint) -> None:
+        """Take the scale of a model that compares vectors, which has no logits.
+
+        Raises:
+            ConfigError: an option says otherwise.
+        """
+        chosen, temperature = self._options["scale"], self._options["temperature"]
+        if checkpoint.bi_encoder is None:
+            if chosen == "similarity":
+                raise ConfigError(
+                    f"{checkpoint.model!r} gives logits; `scale` must be 'probability' or 'logit'"
+                )
+            return
+        if chosen == "logit" or temperature != 1:
+            option = "scale='logit'" if chosen == "logit" else f"temperature={temperature:g}"
+            raise ConfigError(
+                f"{checkpoint.model!r} compares vectors ({checkpoint.method}), so it has no logits "
+                f"for {option}; leave it out: its scores are of the scale 'similarity'"
+            )
+        self._scale = "similarity"
 
     def _name(self, loaded: LoadedModel) -> str:
         checkpoint, engine = loaded.checkpoint, loaded.engine
@@ -369,7 +415,7 @@ class LocalBackend(Backend):
         values = check_scores(result.values, len(result))
         return Scores(
             values
-            if self.scale == "logit"
+            if self.scale != "probability"
             else to_probability(values, self._options["temperature"]),
             backend=name,
             model=self.model,
@@ -399,7 +445,7 @@ def _check(options: dict[str, Any]) -> None:
         ("engine", get_args(EngineName)),
         ("dtype", get_args(DType)),
         ("attention", get_args(Attention)),
-        ("scale", ("probability", "logit")),
+        ("scale", ("probability", "logit", "similarity")),
         ("hub", HUBS),
     ):
         check_choice(name, options[name], choices)
@@ -411,17 +457,17 @@ def _check(options: dict[str, Any]) -> None:
         )
     for name in ("max_length", "batch_tokens", "threads"):
         check_integer(name, options[name], least=1, optional=True)
-    check_integer("cached_tokens", options["cached_tokens"], least=0)
+    check_integer("cached_tokens", options["cached_tokens"], least=0, optional=True)
     check_number(
         "gpu_memory_fraction", options["gpu_memory_fraction"], above=0, most=1, optional=True
     )
     for name in _SWITCHES:
         check_boolean(name, options[name])
     check_number("temperature", options["temperature"], above=0)
-    if options["scale"] == "logit" and options["temperature"] != 1:
+    if options["scale"] != "probability" and options["temperature"] != 1:
         raise ConfigError(
-            "`temperature` turns logits into probabilities, and `scale` is 'logit'; drop one of "
-            "them"
+            f"`temperature` turns logits into probabilities, and `scale` is {options['scale']!r}; "
+            "drop one of them"
         )
     label = options["label"]
     if isinstance(label, bool) or not isinstance(label, str | int | None) or label == "":

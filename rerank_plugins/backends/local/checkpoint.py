@@ -12,6 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from rerank_plugins.backends.local.bi_encoder import (
+    METADATA,
+    BiEncoder,
+    is_stanford,
+    read_bi_encoder,
+)
 from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.foreign_code import code_repositories, pinned
 from rerank_plugins.backends.local.hub import fetch
@@ -23,6 +29,7 @@ from rerank_plugins.backends.local.module_chain import (
     list_modules,
     module_folders,
     read_chain,
+    read_inline_projection,
 )
 from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.not_a_model import (
@@ -42,7 +49,7 @@ from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.backends.prompt_templates import AnswerTokens, Prompt
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["HUBS", "Checkpoint", "HubName", "resolve"]
+__all__ = ["HUBS", "Checkpoint", "HubName", "gives_vectors", "resolve"]
 
 HubName: TypeAlias = Literal["huggingface", "modelscope"]
 """Where models come from that are no folder."""
@@ -67,7 +74,7 @@ _WORDS_AS_TYPES = frozenset(
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model",
                     "spm.model", "spiece.model", "tokenizer.model")  # fmt: skip
-_HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt")
+_HUB_FILES = ("*.jinja", "*.json", "*.model", "*.safetensors", "*.txt", METADATA)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_PROMPT_OPTIONS = PromptOptions()
@@ -77,8 +84,8 @@ _NO_PROMPT_OPTIONS = PromptOptions()
 class Checkpoint:
     """One reranker on disk.
 
-    It is a sequence classifier, a language model that answers yes or no, or a body with a chain of
-    modules as its head.
+    It is a sequence classifier, a language model that answers yes or no, a body with a chain of
+    modules as its head, or a bi-encoder, which reads each text alone.
     """
 
     model: str
@@ -92,7 +99,9 @@ class Checkpoint:
     tokenizer_config: Mapping[str, Any]
     """`tokenizer_config.json`; empty if there is none."""
     max_length: int
-    """The most tokens in a pair, special tokens included; longer pairs are cut."""
+    """The most tokens in a pair, special tokens included; longer pairs are cut.
+
+    A bi-encoder reads so many of a document."""
     longest: int | None
     """The most tokens that the model can read; None if its files don't say."""
     prompt: Prompt | None = None
@@ -102,7 +111,9 @@ class Checkpoint:
     query_prefix: str = ""
     """The text before every query where there is no prompt."""
     chain: ModuleChain | None = None
-    """What turns the body's states into scores; None: the model's own head."""
+    """What turns the body's states into scores or vectors; None: the model's own head."""
+    bi_encoder: BiEncoder | None = None
+    """How texts are read alone and compared; None: a query and a document are read together."""
     label: Label | None = None
     """The label that means relevant; None: there is one score."""
     is_native: bool = True
@@ -134,8 +145,12 @@ class Checkpoint:
         return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
     def describe(self) -> dict[str, object]:
-        """Return the prompt's settings as JSON-ready facts; empty for a plain classifier."""
-        facts: dict[str, object] = {}
+        """Return what kind of model it is, and its prompt's settings, as JSON-ready facts."""
+        facts: dict[str, object] = {"method": self.method}
+        if self.bi_encoder is not None:
+            facts["similarity"] = self.bi_encoder.similarity
+            facts["query_prompt"] = self.bi_encoder.query.prompt or None
+            facts["document_prompt"] = self.bi_encoder.document.prompt or None
         if self.prompt is not None:
             facts["template"] = self.prompt.text or "the model's chat template"
             facts["instruction"] = self.prompt.instruction
@@ -145,6 +160,13 @@ class Checkpoint:
         if self.label is not None:
             facts["label"] = self.label.name
         return facts
+
+    @property
+    def method(self) -> str:
+        """How the model scores, in the field's words."""
+        if self.bi_encoder is not None:
+            return self.bi_encoder.method
+        return "cross-encoder" if self.answer_tokens is None else "language model"
 
     @property
     def takes_instruction(self) -> bool:
@@ -158,9 +180,9 @@ class Checkpoint:
 
     @property
     def num_labels(self) -> int:
-        """How many logits the head gives per pair."""
+        """How many logits the head gives per pair, or numbers per vector."""
         if self.chain is not None:
-            return self.chain.num_labels
+            return self.chain.num_outputs
         return _num_labels(self.config)
 
     @property
@@ -188,6 +210,21 @@ class Checkpoint:
         for repository, folder in self.code.items():
             found.update({f"{repository}/{name}": path for name, path in _files(folder).items()})
         return found
+
+
+def gives_vectors(folder: Path) -> bool:
+    """Whether a folder holds a model that reads each text alone; quick, and never raises."""
+    try:
+        modules = list_modules("", _json(folder / "modules.json", kind=list))
+        kinds = [module.kind for module in modules]
+        if not modules:
+            return is_stanford(_json(folder / "config.json") or {})
+        if kinds[1:2] in ([], ["LogitScore"]):
+            return False
+        last = [_json(folder / module.folder / "config.json") or {} for module in modules[1:]]
+    except (ConfigError, OSError):
+        return False
+    return all(settings.get("module_output_name") != "scores" for settings in last)
 
 
 def resolve(
@@ -338,7 +375,10 @@ def _read(
             "weights, and libraries differ in which they use; merge it, and remove its files"
         )
     read = functools.partial(_read_json, folder)
-    chain = read_chain(model, folder, list_modules(model, read("modules.json")), config, read)
+    modules = list_modules(model, read("modules.json"))
+    chain = read_chain(model, folder, modules, config, read)
+    if chain is None and is_stanford(config):
+        chain = read_inline_projection(model, folder, config)
     if chain is None:
         _check_kind(model, config)
         _check_names(where, config, weights)
@@ -349,15 +389,23 @@ def _read(
         has_chat_template=_has_chat_template(folder, tokenizer_config),
         prompt_options=prompt_options,
     )
+    bi_encoder = None
+    if chain is not None and chain.gives_vectors:
+        bi_encoder = read_bi_encoder(model, modules, chain, read)
+        _check_unprompted(model, prompt_config, prompt_options)
+        prompt_config = replace(prompt_config, query_prefix="")
     if chain is not None and prompt_config.query_prefix and not chain.include_prompt:
         raise ConfigError(
             f"the Pooling of {model!r} leaves out the prompt before the query (include_prompt), "
             "which this package can't run"
         )
     longest = _longest(config, tokenizer_config, prompt_config)
+    own_length = None if bi_encoder is None else bi_encoder.document.max_length
+    if own_length is not None:  # PyLate leaves a length of queries where others write the model's
+        longest = _longest(config, {}, PromptConfig())
     labels = 1 if prompt_config.answer_tokens is not None else _num_labels(config)
     if chain is not None:
-        labels = chain.num_labels
+        labels = 1 if chain.gives_vectors else chain.num_outputs
     files = (*prompt_config.files, *(() if chain is None else chain.files))
     all_weights = (*weights, *(() if chain is None else chain.weights))
     return Checkpoint(
@@ -367,12 +415,13 @@ def _read(
         config=config,
         is_native=is_native,
         tokenizer_config=tokenizer_config,
-        max_length=_chosen(max_length, longest),
+        max_length=_chosen(max_length, longest, own_length),
         longest=longest,
         prompt=prompt_config.prompt,
         answer_tokens=prompt_config.answer_tokens,
         query_prefix=prompt_config.query_prefix,
         chain=chain,
+        bi_encoder=bi_encoder,
         label=find_label(model, config, labels, label, named=chain is None),
     )
 
@@ -397,6 +446,15 @@ def _check_files(where: str, folder: Path, weights: Sequence[Path], *, pickle: b
                     )
     if not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ConfigError(f"{where} {without_tokenizer(folder)}")
+
+
+def _check_unprompted(model: str, found: PromptConfig, options: PromptOptions) -> None:
+    """Refuse the options of language models, which would be ignored."""
+    if options != _NO_PROMPT_OPTIONS or found.prompt is not None:
+        raise ConfigError(
+            f"{model!r} reads each text alone and compares vectors; `template`, `instruction`, "
+            "`true_token` and `false_token` are for language models that answer"
+        )
 
 
 def _check_kind(model: str, config: Mapping[str, Any]) -> None:
@@ -443,9 +501,11 @@ def _longest(
     return min(known, default=None)
 
 
-def _chosen(max_length: int | None, longest: int | None) -> int:
+def _chosen(max_length: int | None, longest: int | None, own: int | None) -> int:
+    """Return where texts are cut: where the user says, or the model's files, or at a usual one."""
     if max_length is None:
-        return min(longest or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
+        usual = own or _DEFAULT_MAX_LENGTH
+        return min(longest or usual, usual)
     if longest is not None and max_length > longest:
         raise ConfigError(
             f"`max_length` is {max_length}, but the model can read at most {longest} tokens"

@@ -11,7 +11,7 @@ from rerank_plugins.backends.local.safetensors_header import read_header
 __all__ = ["digest"]
 
 _SAMPLE = 4096
-_SMALL_SUFFIXES = {".jinja", ".json", ".model", ".py", ".txt"}
+_SMALL_SUFFIXES = {".jinja", ".json", ".metadata", ".model", ".py", ".txt"}
 
 
 def digest(folder: Path, weights: Sequence[Path], files: Sequence[str]) -> str:

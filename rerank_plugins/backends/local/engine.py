@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scores
+
+if TYPE_CHECKING:  # the tokenizer imports this module
+    from numpy.typing import NDArray
+
+    from rerank_plugins.backends.local.tokenizer import Pairs
 
 __all__ = [
     "Attention",
@@ -17,6 +22,7 @@ __all__ = [
     "EngineSettings",
     "EngineStats",
     "Request",
+    "Runner",
     "UnsupportedByEngine",
     "query_text",
 ]
@@ -60,8 +66,8 @@ class EngineSettings:
     """The most tokens in one batch, padding included; None: what suits the device."""
     threads: int | None = None
     """CPU threads of the engine; None: what suits the machine."""
-    cached_tokens: int = 1 << 20
-    """Document tokens kept for the next request; 0 keeps none."""
+    cached_tokens: int | None = None
+    """Document tokens kept for the next request; 0 keeps none, None what suits the model."""
     allow_pickle: bool = False
     """Whether weights may be unpickled where there are no safetensors."""
     trust_remote_code: bool = False
@@ -76,6 +82,33 @@ class EngineStats:
     """Tokens that the model has read, padding included."""
     padding: int = 0
     """How many of these only fill up batches."""
+
+
+class Runner(Protocol):
+    """Runs one checkpoint on tokens; an engine without its tokenizer. Safe as an engine is."""
+
+    @property
+    def name(self) -> str:
+        """As that of an engine."""
+
+    def run(self, pairs: Pairs) -> NDArray[Any]:
+        """Return what the checkpoint gives, in the order of the pairs.
+
+        A logit for each pair, [n]; of a bi-encoder the vector of each text, or those of its
+        compared tokens, text after text, [vectors, width].
+        """
+
+    def describe(self) -> dict[str, object]:
+        """Return how it runs here, as JSON-ready facts."""
+
+    def stats(self) -> EngineStats:
+        """As of an engine."""
+
+    def memory(self) -> dict[str, int]:
+        """As of an engine."""
+
+    def close(self) -> None:
+        """As of an engine."""
 
 
 class Engine(Protocol):
@@ -94,6 +127,8 @@ class Engine(Protocol):
 
     def logits(self, requests: Sequence[Request]) -> list[Scores]:
         """Return the raw logits of each request, with `truncated` and `usage.tokens`.
+
+        Of a bi-encoder they are similarities, and their `scale` says so.
 
         The caller has checked the requests: the texts are valid Unicode, no query is blank, and
         only a checkpoint that `takes_instruction` gets one.

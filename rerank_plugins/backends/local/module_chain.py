@@ -1,4 +1,4 @@
-"""A chain of modules: the body, pooling and head that sentence-transformers saves as one model."""
+"""A chain of modules: a body and what follows it, saved by sentence-transformers or PyLate."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.errors import ConfigError
 
 __all__ = [
+    "MASK",
     "WEIGHTS",
+    "ChainOutput",
     "ChainPooling",
     "ListedModule",
     "ModuleChain",
     "Step",
+    "is_pylate",
     "list_modules",
     "module_folders",
     "read_chain",
+    "read_inline_projection",
 ]
 
-ChainPooling: TypeAlias = Literal["cls", "lasttoken", "mean"]
-"""Which rows of the body's last layer become the vector that the head reads."""
+ChainPooling: TypeAlias = Literal["cls", "lasttoken", "mean", "tokens"]
+"""Which rows of the body's last layer become the vector that the head reads; or it reads each."""
+
+ChainOutput: TypeAlias = Literal["scores", "sentence_embedding", "token_embeddings"]
+"""What a chain gives: the scores of a pair, or one vector of a text, or one of each token."""
 
 WEIGHTS = "model.safetensors"
 """The file of a module's weights, in its folder."""
@@ -32,8 +39,19 @@ _PLAIN = (("Transformer",), ("Transformer", "LogitScore"))
 """Chains whose score comes from the transformer itself."""
 
 _START = ("Transformer", "Pooling")
-_VECTOR = "sentence_embedding"
-_SCORES = "scores"
+MASK = "MultiVectorMask"
+"""The module that says which tokens of a text are compared; only models of tokens have it."""
+_POOLED = ("Dense", "Dropout", "LayerNorm", "Normalize")
+"""What may follow a Pooling."""
+_TOKENS = ("Dense", "Dropout", MASK, "Normalize")
+"""What may follow the body of a model whose tokens are compared."""
+_PYLATE = {"pylate.models.Dense.Dense": "sentence_transformers.models.Dense"}
+"""The module that PyLate saves → the one of sentence-transformers that does the same."""
+_WITHOUT_SETTINGS = ("Dropout", MASK, "Normalize")
+"""Modules of which older releases save nothing."""
+_VECTOR: Final = "sentence_embedding"
+_TOKEN_VECTORS: Final = "token_embeddings"  # noqa: S105 - no password
+_SCORES: Final = "scores"
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _ACTIVATION = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)")
 _OLD_POOLINGS = "pooling_mode_"
@@ -67,7 +85,7 @@ class Step:
     source: str
     """The name of the vector that it reads; the pooled one is `"sentence_embedding"`."""
     target: str
-    """The name of the vector that it writes; the head ends with `"scores"`."""
+    """The name of the vector that it writes; the last one is the `output` of the chain."""
     inputs: int
     outputs: int
     bias: bool = True
@@ -79,7 +97,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ModuleChain:
-    """How the states of a body become scores."""
+    """How the states of a body become scores, or vectors of texts."""
 
     pooling: ChainPooling
     steps: tuple[Step, ...]
@@ -89,11 +107,20 @@ class ModuleChain:
     """The small files that this comes from, by their paths below the model's folder."""
     weights: tuple[Path, ...]
     """The files with the weights of the steps."""
+    output: ChainOutput
+    """The name of the vector that the chain is for."""
+    num_outputs: int
+    """How many numbers it has: labels of a pair, or dimensions."""
 
     @property
-    def num_labels(self) -> int:
-        """How many scores a pair has."""
-        return next(step.outputs for step in reversed(self.steps) if step.target == _SCORES)
+    def input(self) -> str:
+        """The name of the vector that the first step reads."""
+        return _TOKEN_VECTORS if self.pooling == "tokens" else _VECTOR
+
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether texts are read alone and become vectors."""
+        return self.output != _SCORES
 
 
 def list_modules(model: str, modules: object) -> tuple[ListedModule, ...]:
@@ -109,22 +136,25 @@ def list_modules(model: str, modules: object) -> tuple[ListedModule, ...]:
     if modules is None:
         return ()
     entries = [entry for entry in cast("list[Any]", modules) if isinstance(entry, Mapping)]
+    types = [_PYLATE.get(str(entry.get("type")), str(entry.get("type"))) for entry in entries]
     listed = tuple(
-        ListedModule(str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", "")))
-        for entry in entries
+        ListedModule(kind.rpartition(".")[2], str(entry.get("path", "")))
+        for kind, entry in zip(types, entries, strict=True)
     )
     kinds = tuple(module.kind for module in listed)
-    if kinds not in _PLAIN and kinds[:2] != _START:
+    compares_tokens = kinds[:1] == _START[:1] and kinds[1:2] != _START[1:] and kinds not in _PLAIN
+    if not kinds or (compares_tokens and kinds[1] not in _TOKENS) or kinds[0] != _START[0]:
         raise ConfigError(
             f"{model!r} is a chain of the modules {list(kinds)}, which this package can't run (it "
-            "runs sequence classifiers, language models with a LogitScore, and a Transformer with "
-            "a Pooling and a head of Dense, LayerNorm, Normalize and Dropout)"
+            "runs sequence classifiers, language models with a LogitScore, a Transformer with "
+            "a Pooling and Dense, LayerNorm, Normalize and Dropout, and a Transformer with Dense, "
+            f"{MASK} and Normalize, whose tokens are compared)"
         )
-    for entry, module in zip(entries, listed, strict=True):
-        known = (*_START, "LogitScore") if kinds in _PLAIN else (*_START, *_READERS)
-        if not str(entry.get("type")).startswith("sentence_transformers.") or (
-            module.kind not in known
-        ):
+    for kind, entry, module in zip(types, entries, listed, strict=True):
+        known: tuple[str, ...] = (*_START, *_POOLED)
+        if compares_tokens or kinds in _PLAIN:
+            known = (_START[0], *(_TOKENS if compares_tokens else ("LogitScore",)))
+        if not kind.startswith("sentence_transformers.") or module.kind not in known:
             raise ConfigError(
                 f"{model!r} holds the module {entry.get('type')!r} in {module.folder!r}, which "
                 "this package can't run; it runs those of sentence-transformers called "
@@ -158,16 +188,23 @@ def read_chain(
         ConfigError: a module has settings that this package can't run, or its weights are missing
             or of other shapes; the message names it.
     """
-    if len(modules) < len(_START) or modules[1].kind != _START[1]:
+    if tuple(module.kind for module in modules) in ((), *_PLAIN):
         return None
     _check_body(model, config, read("sentence_bert_config.json") or {})
-    settings = [_settings(model, module, read) for module in modules[1:]]
-    pooling, width = _pooling(model, modules[1], settings[0], config)
-    widths = {_VECTOR: width}
+    pooling: ChainPooling = "tokens"
+    start: ChainOutput = _TOKEN_VECTORS
+    width, rest = int(config.get("hidden_size") or config["dim"]), modules[1:]
+    settings = [_settings(model, module, read) for module in rest]
+    include_prompt = True
+    if modules[1].kind == _START[1]:
+        pooling, width = _pooling(model, modules[1], settings[0], config)
+        include_prompt = settings[0].get("include_prompt", True) is not False
+        start, rest, settings = _VECTOR, rest[1:], settings[1:]
+    widths: dict[str, int] = {start: width}
     steps: list[Step] = []
-    for module, values in zip(modules[2:], settings[1:], strict=True):
+    for module, values in zip(rest, settings, strict=True):
         where = f"the module {module} of {model!r}"
-        step = _step(where, module, values)
+        step = _step(where, module, values, start)
         if step is None:
             continue
         if step.source not in widths:
@@ -184,17 +221,67 @@ def read_chain(
         _check_weights(where, folder / module.folder / WEIGHTS, step)
         widths[step.target] = step.outputs
         steps.append(step)
-    if _SCORES not in widths:
-        raise ConfigError(
-            f"no module of {model!r} writes 'scores' (`module_output_name`), so it gives vectors "
-            "of texts, and not scores of pairs; choose a reranker (cross-encoder)"
-        )
+    if is_pylate(modules, read):
+        steps.append(Step("Normalize", "", start, start, widths[start], widths[start]))
+    output: ChainOutput = _SCORES if _SCORES in widths else start
     return ModuleChain(
         pooling,
         tuple(steps),
-        settings[0].get("include_prompt", True) is not False,
-        tuple(f"{module.folder}/config.json" for module in modules[1:]),
+        include_prompt,
+        tuple(file for module in modules[1:] if read(file := f"{module.folder}/config.json")),
         tuple(folder / step.folder / WEIGHTS for step in steps if step.kind != "Normalize"),
+        output,
+        widths[output],
+    )
+
+
+def is_pylate(modules: Sequence[ListedModule], read: Read) -> bool:
+    """Whether PyLate saved a model of tokens, which lists neither its mask nor its last step.
+
+    Args:
+        modules: what `modules.json` lists.
+        read: gives another JSON file of the checkpoint.
+    """
+    kinds = [module.kind for module in modules[1:]]
+    native = (read("config_sentence_transformers.json") or {}).get("model_type")
+    is_of_tokens = bool(kinds) and kinds[0] in _TOKENS
+    return is_of_tokens and MASK not in kinds and native != "MultiVectorEncoder"
+
+
+def read_inline_projection(model: str, folder: Path, config: Mapping[str, Any]) -> ModuleChain:
+    """Return the chain of a checkpoint of Stanford's ColBERT: `linear.weight` beside the body.
+
+    Args:
+        model: what to call the model in messages.
+        folder: where its files are.
+        config: the body's `config.json`.
+
+    Raises:
+        ConfigError: the weights lack the projection, or it is of another shape.
+    """
+    file, width = folder / WEIGHTS, int(config["hidden_size"])
+    header = read_header(file).tensors if file.exists() else {}
+    entry = header.get("linear.weight")
+    if entry is None or len(entry.shape) != 2 or entry.shape[1] != width:  # noqa: PLR2004 - a matrix
+        found = "no linear.weight" if entry is None else f"a linear.weight of {entry.shape}"
+        raise ConfigError(
+            f"{model!r} is a ColBERT by its architecture (HF_ColBERT), and its {WEIGHTS} has "
+            f"{found}: the projection of its {width} numbers is missing; download it, or save it "
+            "again"
+        )
+    outputs = entry.shape[0]
+    steps = (
+        Step("Dense", "", _TOKEN_VECTORS, _TOKEN_VECTORS, width, outputs, bias=False),
+        Step("Normalize", "", _TOKEN_VECTORS, _TOKEN_VECTORS, outputs, outputs),
+    )
+    return ModuleChain(
+        "tokens",
+        steps,
+        include_prompt=True,
+        files=(),
+        weights=(),  # they are among the body's
+        output=_TOKEN_VECTORS,
+        num_outputs=outputs,
     )
 
 
@@ -229,6 +316,8 @@ def _check_body(model: str, config: Mapping[str, Any], settings: Mapping[str, An
 
 def _settings(model: str, module: ListedModule, read: Read) -> Mapping[str, Any]:
     values = read(f"{module.folder}/config.json")
+    if values is None and module.kind in _WITHOUT_SETTINGS:
+        return {}
     if values is None:
         raise ConfigError(
             f"the module {module} of {model!r} has no config.json; download or save the model again"
@@ -259,9 +348,9 @@ def _pooling(
     return cast("ChainPooling", mode), width
 
 
-def _dense(folder: str, settings: Mapping[str, Any]) -> Step:
+def _dense(folder: str, settings: Mapping[str, Any], start: str) -> Step:
     inputs, outputs = int(settings["in_features"]), int(settings["out_features"])
-    source = settings.get("module_input_name") or _VECTOR
+    source = settings.get("module_input_name") or start
     residual: Literal["none", "input", "linear"] = "none"
     if settings.get("use_residual"):
         residual = "input" if inputs == outputs else "linear"
@@ -285,31 +374,34 @@ def _activation(path: object) -> str:
     return match[1]
 
 
-def _layer_norm(folder: str, settings: Mapping[str, Any]) -> Step:
+def _layer_norm(folder: str, settings: Mapping[str, Any], _: str) -> Step:
     width = int(settings["dimension"])
     return Step("LayerNorm", folder, _VECTOR, _VECTOR, width, width)
 
 
-def _normalize(folder: str, settings: Mapping[str, Any]) -> Step:
+def _normalize(folder: str, settings: Mapping[str, Any], start: str) -> Step | None:
     source = settings.get("module_input_name") or _VECTOR
+    if source == _VECTOR != start:
+        return None  # there is none, and sentence-transformers then does nothing
     return Step("Normalize", folder, source, settings.get("module_output_name") or source, 0, 0)
 
 
-def _dropout(*_: object) -> None:
-    """Drops nothing outside of training."""
+def _nothing(*_: object) -> None:
+    """Stand for a module that changes no vector: dropout outside of training, and the mask."""
 
 
-_READERS: Mapping[str, Callable[[str, Mapping[str, Any]], Step | None]] = {
+_READERS: Mapping[str, Callable[[str, Mapping[str, Any], str], Step | None]] = {
     "Dense": _dense,
-    "Dropout": _dropout,
+    "Dropout": _nothing,
     "LayerNorm": _layer_norm,
+    MASK: _nothing,
     "Normalize": _normalize,
 }
 
 
-def _step(where: str, module: ListedModule, settings: Mapping[str, Any]) -> Step | None:
+def _step(where: str, module: ListedModule, settings: Mapping[str, Any], start: str) -> Step | None:
     try:
-        return _READERS[module.kind](module.folder, settings)
+        return _READERS[module.kind](module.folder, settings, start)
     except KeyError as exc:
         raise ConfigError(f"{where} does not set {exc.args[0]!r} in its config.json") from exc
     except (TypeError, ValueError) as exc:

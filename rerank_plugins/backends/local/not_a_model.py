@@ -71,7 +71,7 @@ def check_is_model(folder: Path, where: str, *, has_weights: bool) -> None:
             f"{where} holds a pointer of Git LFS in place of {pointer.name!r}; fetch the file "
             "with `git lfs pull` in that folder"
         )
-    found = _embedding_model(folder)
+    found = _other_embeddings(folder)
     if found is None and not (has_weights and (folder / "config.json").exists()):
         found = next(filter(None, (recognise(folder) for recognise in _RECOGNISERS)), None)
     if found is not None:
@@ -153,21 +153,19 @@ def _adapter(folder: Path) -> str | None:
     )
 
 
-def _embedding_model(folder: Path) -> str | None:
+def _other_embeddings(folder: Path) -> str | None:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         types = " ".join(str(module["type"]) for module in modules)
-        places = [folder / Path(str(module["path"])).name for module in modules[1:]]
     except (KeyError, OSError, TypeError, ValueError):
         return None
-    if not re.search(r"Pooling|StaticEmbedding|Normalize|Dense\b|WordEmbeddings", types):
+    found = re.search(r"StaticEmbedding|WordEmbeddings|BoW|SpladePooling", types)
+    if found is None:
         return None
-    configs = [_json(place / "config.json") or {} for place in places]
-    if any(config.get("module_output_name") == "scores" for config in configs):
-        return None  # a cross-encoder with a head of its own
     return (
-        "is an embedding model of sentence-transformers: it gives vectors, not scores of pairs; "
-        "choose a reranker (cross-encoder)"
+        f"is an embedding model of sentence-transformers with the module {found[0]}, which this "
+        "package can't run; choose a reranker, or an embedding model with a Transformer and a "
+        "Pooling"
     )
 
 

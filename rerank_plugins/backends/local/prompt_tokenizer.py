@@ -49,7 +49,7 @@ class PromptTokenizer:
         tokenizer: a transformers tokenizer that has a `backend_tokenizer`.
         prompt: the template.
         max_length: the most tokens in a prompt.
-        cached_tokens: tokens of prompts kept for the next request; 0 keeps none.
+        cached_tokens: tokens of prompts kept for the next request; 0 keeps none, None 1,048,576.
 
     Raises:
         ConfigError: the chat template loses the query or the document, or does not use the
@@ -57,7 +57,7 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Any, prompt: Prompt, *, max_length: int, cached_tokens: int
+        self, tokenizer: Any, prompt: Prompt, *, max_length: int, cached_tokens: int | None
     ) -> None:
         self._tokenizer = without_limits(tokenizer.backend_tokenizer)
         self._chat_tokenizer = tokenizer

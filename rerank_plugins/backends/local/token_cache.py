@@ -20,6 +20,8 @@ Tokens: TypeAlias = tuple[NDArray[np.int32], int]
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
 """What is cached of a text; its first item has one element per token."""
 
+_KEPT = 1 << 20
+
 _ENTRY_COST = 64  # what an entry takes beside its ids, counted in tokens
 
 
@@ -29,11 +31,13 @@ class TokenCache(Generic[Entry]):
     The key is a 128-bit digest: the texts themselves are not kept.
 
     Args:
-        limit: tokens to keep, each entry counted as 64 more; 0 keeps nothing.
+        limit: tokens to keep; 0 keeps nothing, None 1,048,576 tokens.
+        entry_cost: what an entry takes beside its tokens, counted in these.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None, *, entry_cost: int = _ENTRY_COST) -> None:
+        self._limit = _KEPT if limit is None else limit
+        self._entry_cost = entry_cost
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
         self._lock = ForkSafeLock()
@@ -58,7 +62,7 @@ class TokenCache(Generic[Entry]):
         return {text: entry for text, entry in entries.items() if entry is not None}
 
     def _add(self, key: bytes, entry: Entry) -> None:
-        cost = len(entry[0]) + _ENTRY_COST
+        cost = len(entry[0]) + self._entry_cost
         with self._lock:
             if key in self._entries or cost > self._limit:
                 return
@@ -66,7 +70,7 @@ class TokenCache(Generic[Entry]):
             self._size += cost
             while self._size > self._limit:
                 _, oldest = self._entries.popitem(last=False)
-                self._size -= len(oldest[0]) + _ENTRY_COST
+                self._size -= len(oldest[0]) + self._entry_cost
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ __all__ = [
     "Pairs",
     "Pooling",
     "cut_pair",
+    "read_tokenizer",
     "scores_by_request",
     "token_ids",
     "without_limits",
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 _CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
 
 
-Pooling: TypeAlias = Literal["first", "last", "mean"]
-"""Which of a pair's tokens a model reads the score from."""
+Pooling: TypeAlias = Literal["first", "last", "mean", "tokens"]
+"""Which of a pair's tokens a model reads the score from; or it gives a vector for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Token ids of pairs, one after another in one flat array."""
+    """Token ids of pairs, or of texts that are read alone, one after another in a flat array."""
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32]
@@ -53,6 +53,10 @@ class Pairs:
     """How many tokens each pair has in common with its group, always less than its own."""
     truncated: NDArray[np.bool_] | None = None
     """Whether a text of each pair was cut; None: none was."""
+    compared: NDArray[np.bool_] | None = None
+    """Whether a token's vector is compared, of the same length as `ids`; None: all are."""
+    attended: NDArray[np.int64] | None = None
+    """How many tokens of each pair, the first ones, the others see; None: all of them."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -77,7 +81,49 @@ class Pairs:
             None if self.groups is None else self.groups[indices],
             None if self.shared is None else self.shared[indices],
             None if self.truncated is None else self.truncated[indices],
+            None
+            if self.compared is None
+            else np.concatenate(
+                [self.compared[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+                or [np.zeros(0, np.bool_)]
+            ),
+            None if self.attended is None else self.attended[indices],
         )
+
+    def in_order(
+        self, order: Sequence[int], rows: NDArray[Any], *, of_tokens: bool
+    ) -> NDArray[Any]:
+        """Return rows in the order of the pairs.
+
+        Args:
+            order: the pairs that the rows are of, each once.
+            rows: one row of each pair, or one of each of its compared tokens.
+            of_tokens: which of the two.
+        """
+        ordered = np.empty_like(rows)
+        if not of_tokens:
+            ordered[list(order)] = rows
+            return ordered
+        counts = self.compared_counts
+        ends = np.cumsum(counts)
+        places = [np.arange(ends[index] - counts[index], ends[index]) for index in order]
+        if places:
+            ordered[np.concatenate(places)] = rows
+        return ordered
+
+    @property
+    def compared_rows(self) -> NDArray[np.int64]:
+        """The positions in `ids` of the tokens whose vectors are compared."""
+        return np.arange(len(self.ids)) if self.compared is None else np.flatnonzero(self.compared)
+
+    @property
+    def compared_counts(self) -> NDArray[np.int64]:
+        """How many tokens of each pair are compared."""
+        if self.compared is None:
+            return self.lengths
+        counted = np.concatenate([[0], np.cumsum(self.compared)])
+        counts: NDArray[np.int64] = np.diff(counted[self.offsets])
+        return counts
 
 
 def scores_by_request(
@@ -140,7 +186,7 @@ class PairTokenizer:
         max_length: the most tokens in a pair, special tokens included.
         cut_left: cut the start of a text instead of its end.
         uses_types: whether the model reads token types; if not, they are all 0.
-        cached_tokens: document tokens kept for the next request; 0 keeps none.
+        cached_tokens: document tokens kept for the next request; 0 keeps none, None 1,048,576.
         query_prefix: put before every query.
 
     Raises:
@@ -155,7 +201,7 @@ class PairTokenizer:
         max_length: int,
         cut_left: bool = False,
         uses_types: bool = True,
-        cached_tokens: int = 1 << 20,
+        cached_tokens: int | None = None,
         query_prefix: str = "",
     ) -> None:
         self._query_prefix = query_prefix
@@ -175,18 +221,15 @@ class PairTokenizer:
         self._truncated_queries = 0
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, *, cached_tokens: int) -> Self:
+    def load(cls, checkpoint: Checkpoint, *, cached_tokens: int | None) -> Self:
         """Build the encoder of a checkpoint from its `tokenizer.json`.
 
         Raises:
             UnsupportedByEngine: there is no such file, only one of an older kind.
             MissingDependencyError: `tokenizers` is not installed.
         """
-        path = checkpoint.folder / "tokenizer.json"
-        if not path.exists():
-            raise UnsupportedByEngine(f"{checkpoint.model!r} has no tokenizer.json")
         return cls(
-            _from_file(path),
+            read_tokenizer(checkpoint),
             max_length=checkpoint.max_length,
             cut_left=checkpoint.tokenizer_config.get("truncation_side") == "left",
             uses_types=checkpoint.uses_types,
@@ -355,7 +398,16 @@ def _concatenated(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-def _from_file(path: Path) -> Any:
+def read_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Return the `tokenizers.Tokenizer` in a checkpoint's `tokenizer.json`.
+
+    Raises:
+        UnsupportedByEngine: there is no such file, only one of an older kind.
+        ConfigError: it is broken.
+    """
+    path = checkpoint.folder / "tokenizer.json"
+    if not path.exists():
+        raise UnsupportedByEngine(f"{checkpoint.model!r} has no tokenizer.json")
     tokenizers = require("tokenizers", extra="onnx")
     try:
         return tokenizers.Tokenizer.from_file(str(path))

@@ -457,7 +457,7 @@ def test_loops_threads_and_cancelled_calls_do_not_disturb_each_other(
         ({"threads": True}, "`threads` must be None or an integer of at least 1, not True"),
         ({"batch_tokens": 1.5}, "`batch_tokens` must be None or an integer"),
         ({"max_length": "512"}, "`max_length` must be None or an integer of at least 1, not '512'"),
-        ({"cached_tokens": None}, "`cached_tokens` must be an integer of at least 0, not None"),
+        ({"cached_tokens": "8"}, "`cached_tokens` must be None or an integer of at least 0"),
         ({"device": "cuda:0;cuda:1"}, "several, as in 'cuda:0,cuda:1' or 'cuda:all'"),
         ({"model": " "}, "`model` must be a folder or the id"),
         ({"engine": "onxx"}, "did you mean 'onnx'"),
@@ -467,7 +467,7 @@ def test_loops_threads_and_cancelled_calls_do_not_disturb_each_other(
         ({"max_length": 0}, "`max_length` must be None or an integer of at least 1, not 0"),
         ({"batch_tokens": -1}, "`batch_tokens` must be None or an integer of at least 1"),
         ({"threads": 0}, "`threads` must be None or an integer of at least 1"),
-        ({"cached_tokens": -1}, "`cached_tokens` must be an integer of at least 0"),
+        ({"cached_tokens": -1}, "`cached_tokens` must be None or an integer of at least 0"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:

@@ -23,7 +23,6 @@ from sentence_transformers.sentence_transformer.modules import Dropout, LayerNor
 
 from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.backend import LocalBackend
-from rerank_plugins.backends.local.module_chain import ListedModule, read_chain
 from tests.support.checkpoints import CHAT_TEMPLATE, KINDS, build_chain
 from tests.support.pairs import DOCUMENTS, QUERY
 
@@ -268,6 +267,16 @@ def test_an_activation_that_the_graph_lacks_is_left_to_torch(tmp_path: Path) -> 
         ours(folder, engine="onnx")
 
 
+def test_a_cross_encoder_without_scores_is_no_embedding_model(
+    chain: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Its settings say what it is, and one of its modules writes another vector."""
+    folder = copied(chain("ettin"), tmp_path)
+    edit(folder, "4_Dense/config.json", module_output_name="sentence_embedding")
+    with pytest.raises(ConfigError, match="calls itself a 'CrossEncoder'"):
+        ours(folder)
+
+
 def copied(folder: str, to: Path) -> str:
     return str(shutil.copytree(folder, to / "model"))
 
@@ -302,7 +311,11 @@ REFUSED: dict[str, tuple[Callable[[str], None], str]] = {
         listed(3, type="sentence_transformers.sentence_transformer.modules.cnn.CNN"),
         "holds the module '.*CNN' in '3_LayerNorm'",
     ),
-    "foreign module": (listed(2, type="pylate.models.Dense.Dense"), "'pylate.*' in '2_Dense'"),
+    "foreign module": (listed(2, type="mine.models.Dense"), "'mine.*' in '2_Dense'"),
+    "mask": (
+        listed(3, type="sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"),
+        "MultiVectorMask' in '3_LayerNorm'",
+    ),
     "LogitScore behind": (
         listed(4, type="sentence_transformers.cross_encoder.modules.LogitScore"),
         "LogitScore' in '4_Dense'",
@@ -330,10 +343,6 @@ REFUSED: dict[str, tuple[Callable[[str], None], str]] = {
     "no weights": (removed("3_LayerNorm/model.safetensors"), "3_LayerNorm .*has no model.safe"),
     "no settings": (removed("3_LayerNorm/config.json"), "3_LayerNorm .*has no config.json"),
     "a setting": (edited("3_LayerNorm/config.json", dimension=None), "3_LayerNorm "),
-    "embeddings": (
-        edited("4_Dense/config.json", module_output_name="sentence_embedding"),
-        "is an embedding model",
-    ),
     "task": (edited("sentence_bert_config.json", transformer_task="fill-mask"), "fill-mask"),
     "case": (edited("sentence_bert_config.json", do_lower_case=True), "do_lower_case=True"),
     "encoder-decoder": (edited("config.json", is_encoder_decoder=True), "encoder-decoder"),
@@ -356,10 +365,3 @@ def test_what_is_not_known_is_an_error_that_names_the_module(
     change(folder)
     with pytest.raises(ConfigError, match=message):
         ours(folder, engine="torch")
-
-
-def test_a_chain_without_scores_is_refused_where_none_looked_before(tmp_path: Path) -> None:
-    modules = [ListedModule("Transformer", ""), ListedModule("Pooling", "1_Pooling")]
-    settings = {"1_Pooling/config.json": {"embedding_dimension": 8, "pooling_mode": "cls"}}
-    with pytest.raises(ConfigError, match="no module of 'm' writes 'scores'"):
-        read_chain("m", tmp_path, modules, {}, settings.get)

@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "compiled": (below("_orig_mod."), r"below the prefix '_orig_mod\.'"),
     "lfs": (written("model.safetensors", POINTER), "pointer of Git LFS in place of 'model.safe"),
     "lfs tokenizer": (written("tokenizer.json", POINTER), "Git LFS in place of 'tokenizer.json'"),
-    "embedding": (modules("Transformer", "Pooling"), "is an embedding model of sentence-transf"),
+    "sparse": (modules("Transformer", "SpladePooling"), "with the module SpladePooling"),
     "static": (modules("StaticEmbedding"), "is an embedding model of sentence-transformers"),
     "diffusers": (
         only(("model_index.json", "{}"), ("unet/config.json", "{}")),

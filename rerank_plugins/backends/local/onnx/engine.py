@@ -12,14 +12,16 @@ import onnxruntime  # type: ignore[import-untyped]  # it ships no types
 
 from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock, reset_in_forked_child
+from rerank_plugins.backends.local.bi_encoder_engine import BiEncoderEngine
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import (
+    Engine,
     EngineSettings,
     EngineStats,
     Request,
     UnsupportedByEngine,
 )
-from rerank_plugins.backends.local.labels import Label, label_logit
+from rerank_plugins.backends.local.labels import label_logit
 from rerank_plugins.backends.local.onnx.build.architectures import read_encoder
 from rerank_plugins.backends.local.onnx.build.build import build_graph
 from rerank_plugins.backends.local.onnx.build.chain_head import read_chain_head
@@ -30,10 +32,11 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
+from rerank_plugins.backends.local.text_tokenizer import TextTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.scores import Scores
 
-__all__ = ["ONNXEngine", "load"]
+__all__ = ["ONNXEngine", "ONNXRunner", "load"]
 
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
 """The largest error of the pooled vector: 8 bits cost 0.02 to 0.2, a wrong graph about 1."""
@@ -41,7 +44,7 @@ _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
 _EXPORTED = ("model.onnx", "onnx/model.onnx")
 
 
-def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
+def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
     """Build the graph of a checkpoint, or load one that was exported beside its weights.
 
     Raises:
@@ -64,7 +67,19 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
             f'{settings.attention!r}; use engine="torch"'
         )
     dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
-    tokenizer = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
+    if checkpoint.bi_encoder is None:
+        pairs = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
+        return ONNXEngine(_load_runner(checkpoint, settings, dtype), pairs)
+    texts = TextTokenizer.load(checkpoint)
+    return BiEncoderEngine(
+        _load_runner(checkpoint, settings, dtype),
+        texts,
+        checkpoint.bi_encoder,
+        cached_tokens=settings.cached_tokens,
+    )
+
+
+def _load_runner(checkpoint: Checkpoint, settings: EngineSettings, dtype: Precision) -> ONNXRunner:
     try:
         session, facts = _build_session(checkpoint, dtype)
         name = f"onnx-{dtype}"
@@ -73,7 +88,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> ONNXEngine:
         name = "onnx-exported"
     release_memory()
     threads = settings.threads or usable_cpus()
-    return ONNXEngine(session, tokenizer, name, threads, facts, label=checkpoint.label)
+    return ONNXRunner(session, name, threads, facts, checkpoint)
 
 
 def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, dict[str, object]]:
@@ -89,10 +104,14 @@ def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, d
             f"{checkpoint.model!r} has weights for {head.labels} labels, and config.json says "
             f"{checkpoint.num_labels}"
         )
-    samples = Sample.draw(encoder, head, longest=checkpoint.max_length)
+    masked, longest = False, checkpoint.max_length
+    if checkpoint.bi_encoder is not None:
+        query = checkpoint.bi_encoder.query
+        masked, longest = query.hides_tokens, max(longest, query.longest(longest))
+    samples = Sample.draw(encoder, head, longest=longest, masked=masked)
     if dtype == "int8":
         encoder = with_peaks(encoder, samples)
-    graph = build_graph(encoder, dtype=dtype, embeddings="input", max_length=checkpoint.max_length)
+    graph = build_graph(encoder, dtype=dtype, embeddings="input", max_length=longest, masked=masked)
     table = EmbeddingTable(encoder.embeddings.words)
     encoder = replace(encoder, layers=())  # so that all weights are not in memory twice
     session = Session(*graph.to_parts(), table=table)
@@ -115,8 +134,8 @@ def _load_exported(
     return Session(path), facts
 
 
-class ONNXEngine:
-    """Scores pair by pair: nothing is padded, and the activations fit into the CPU's cache.
+class ONNXRunner:
+    """Runs pair by pair: nothing is padded, and the activations fit into the CPU's cache.
 
     Each worker thread runs one pair at a time, longest first; ONNX Runtime starts no threads of
     its own. Calls share the workers, and each queues few pairs at once, so a small request does
@@ -126,19 +145,17 @@ class ONNXEngine:
     def __init__(
         self,
         session: Session,
-        tokenizer: PairTokenizer,
         name: str,
         threads: int,
         facts: dict[str, object],
-        *,
-        label: Label | None = None,
+        checkpoint: Checkpoint,
     ) -> None:
         self._session = session
-        self._tokenizer = tokenizer
         self._name = name
         self._threads = threads
         self._facts = facts
-        self._label = label
+        self._label = checkpoint.label
+        self._gives_vectors = checkpoint.bi_encoder is not None
         self._start_workers()
         reset_in_forked_child(self)
         self._lock = ForkSafeLock()
@@ -155,11 +172,20 @@ class ONNXEngine:
     def name(self) -> str:
         return self._name
 
-    def logits(self, requests: Sequence[Request]) -> list[Scores]:
-        pairs = self._tokenizer.encode(requests)
+    def run(self, pairs: Pairs) -> Array:
+        """Return the logits of the pairs, [n], or vectors, [n, width]."""
         with self._lock:
             self._tokens += int(pairs.offsets[-1])
-        return scores_by_request(requests, [pairs], self._score(pairs))
+        results: dict[int, Array] = {}
+        queued: deque[tuple[int, Future[Array]]] = deque()
+        for index in np.argsort(-pairs.lengths, kind="stable").tolist():
+            if len(queued) >= 2 * self._threads:
+                oldest, future = queued.popleft()
+                results[oldest] = future.result()
+            queued.append((index, self._submit(pairs, index)))
+        for index, future in queued:
+            results[index] = future.result()
+        return np.concatenate([results[index] for index in range(len(pairs))] or [np.zeros(0)])
 
     def describe(self) -> dict[str, object]:
         return {
@@ -167,7 +193,6 @@ class ONNXEngine:
             "device": "cpu",
             **self._facts,
             "threads": self._threads,
-            **self._tokenizer.describe(),
             "onnxruntime": onnxruntime.__version__,
         }
 
@@ -181,26 +206,48 @@ class ONNXEngine:
         self._workers.shutdown()
         del self._session
 
-    def _score(self, pairs: Pairs) -> list[float]:
-        logits = [0.0] * len(pairs)
-        queued: deque[tuple[int, Future[float]]] = deque()
-        for index in np.argsort(-pairs.lengths, kind="stable").tolist():
-            if len(queued) >= 2 * self._threads:
-                oldest, future = queued.popleft()
-                logits[oldest] = future.result()
-            queued.append((index, self._submit(*pairs.row(index))))
-        for index, future in queued:
-            logits[index] = future.result()
-        return logits
-
-    def _submit(self, ids: Array, types: Array) -> Future[float]:
+    def _submit(self, pairs: Pairs, index: int) -> Future[Array]:
         try:
-            return self._workers.submit(self._logit, ids, types)
+            return self._workers.submit(self._row, pairs, index)
         except RuntimeError as exc:
             if is_out_of_memory(exc):
                 raise MemoryError("no memory for one more thread; lower `threads`") from exc
             raise
 
-    def _logit(self, ids: Array, types: Array) -> float:
-        logits = self._session.run("logits", ids, types)
-        return float(logits.item()) if self._label is None else label_logit(logits[0], self._label)
+    def _row(self, pairs: Pairs, index: int) -> Array:
+        """Return the logit of a pair, [1], or its vectors."""
+        attended = None if pairs.attended is None else int(pairs.attended[index])
+        logits = self._session.run("logits", *pairs.row(index), attended)
+        if self._gives_vectors:
+            part = slice(pairs.offsets[index], pairs.offsets[index + 1])
+            is_pooled = len(logits) == 1
+            return logits if is_pooled or pairs.compared is None else logits[pairs.compared[part]]
+        return logits[0] if self._label is None else np.array([label_logit(logits[0], self._label)])
+
+
+class ONNXEngine:
+    """Scores pairs; the calling thread tokenises."""
+
+    def __init__(self, runner: ONNXRunner, tokenizer: PairTokenizer) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+
+    @property
+    def name(self) -> str:
+        return self._runner.name
+
+    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        pairs = self._tokenizer.encode(requests)
+        return scores_by_request(requests, [pairs], self._runner.run(pairs).tolist())
+
+    def describe(self) -> dict[str, object]:
+        return {**self._runner.describe(), **self._tokenizer.describe()}
+
+    def stats(self) -> EngineStats:
+        return self._runner.stats()
+
+    def memory(self) -> dict[str, int]:
+        return self._runner.memory()
+
+    def close(self) -> None:
+        self._runner.close()

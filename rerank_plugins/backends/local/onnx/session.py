@@ -19,7 +19,7 @@ from rerank_plugins.errors import BackendError, BackendOutOfMemory, ConfigError
 __all__ = ["Session"]
 
 _ERRORS_ONLY = 3
-_INPUTS = {"attention_mask", "input_ids", "token_type_ids"}
+_INPUTS = {"attended", "attention_mask", "input_ids", "token_type_ids"}
 _TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
@@ -69,8 +69,11 @@ class Session:
         if "logits" not in outputs:
             raise UnsupportedByEngine(f"the ONNX model has no output `logits`, only: {outputs}")
 
-    def run(self, output: str, ids: Array, types: Array) -> Array:
+    def run(self, output: str, ids: Array, types: Array, attended: int | None = None) -> Array:
         """Return one output for one sequence of token ids and their types.
+
+        Only the first `attended` tokens are seen by the others, if the model can leave any out;
+        None: all.
 
         Raises:
             BackendOutOfMemory: memory ran out.
@@ -80,7 +83,10 @@ class Session:
         feeds = {
             name: row[name][np.newaxis].astype(_TYPES[kind], copy=False)
             for name, kind in self._inputs.items()
+            if name in row
         }
+        if "attended" in self._inputs:
+            feeds["attended"] = np.array([len(ids) if attended is None else attended], np.int64)
         try:
             if self._table is not None:
                 feeds["words"] = self._table.rows(ids)[np.newaxis]

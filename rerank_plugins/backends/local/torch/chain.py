@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rerank_plugins.backends.local.module_chain import WEIGHTS, ModuleChain, Step
@@ -58,7 +58,10 @@ class ChainModel(torch.nn.Module):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Return `logits`, [n, labels], of ids, [n, tokens], that are padded on the right."""
+        """Return `logits`, [n, labels], of ids, [n, tokens], that are padded on the right.
+
+        Of a model of tokens they are [n, tokens, width].
+        """
         types = {"token_type_ids": token_type_ids} if self._takes_types else {}
         states = self.body(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
         return SequenceClassifierOutput(logits=self.head(self._pool(states, attention_mask)))
@@ -66,6 +69,8 @@ class ChainModel(torch.nn.Module):
     def _pool(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if states.shape[1] == 1 or mask is None or self._pooling == "cls":
             return states[:, 0]  # a single row is pooled already, whatever the mask says
+        if self._pooling == "tokens":
+            return states
         if self._pooling == "lasttoken":
             return states.take_along_dim((mask.sum(1) - 1)[:, None, None], dim=1)[:, 0]
         wide = states.float() if states.dtype in _HALF else states
@@ -74,18 +79,20 @@ class ChainModel(torch.nn.Module):
 
 
 class _Head(torch.nn.Module):
-    """Runs the modules of a head on pooled vectors, [n, width] to [n, labels]."""
+    """Runs the modules of a head on vectors, [..., width] to [..., labels]."""
 
     def __init__(self, chain: ModuleChain, folder: Path) -> None:
         super().__init__()
         self._steps = chain.steps
+        self._input, self._output = chain.input, chain.output
         self._modules_of_steps = torch.nn.ModuleList(_load(step, folder) for step in chain.steps)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        vectors = {"sentence_embedding": pooled}
+        wide = pooled.float() if pooled.dtype in _HALF else pooled  # where no step widens it
+        vectors = {self._input: wide}
         for step, module in zip(self._steps, self._modules_of_steps, strict=True):
             vectors[step.target] = module(vectors[step.source])
-        return vectors["scores"]
+        return vectors[self._output]
 
 
 class _Dense(torch.nn.Module):
@@ -137,6 +144,7 @@ def _load(step: Step, folder: Path) -> torch.nn.Module:
     if step.kind == "Normalize":
         return _Normalize()
     module: torch.nn.Module = _Dense(step) if step.kind == "Dense" else _LayerNorm(step)
-    weights = load_file(folder / step.folder / WEIGHTS)
-    module.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    with safe_open(folder / step.folder / WEIGHTS, framework="pt") as weights:
+        named = {name: weights.get_tensor(name).float() for name in module.state_dict()}
+    module.load_state_dict(named)
     return module.requires_grad_(requires_grad=False)

@@ -75,7 +75,7 @@ class CUDAGraphForward:
     max_pairs = None
 
     def __init__(self, packed: PackedForward, *, longest: int, record: Record = record) -> None:
-        if packed.pooling == "mean":
+        if packed.pooling in ("mean", "tokens"):
             raise UnsupportedByEngine("`cuda_graphs` needs a model that reads one row per pair")
         self.model = packed.model
         self.dtype = packed.dtype
@@ -92,7 +92,8 @@ class CUDAGraphForward:
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], on the model's device."""
-        if len(pairs) <= _MAX_PAIRS and len(pairs.ids) < _BUCKETS[-1]:
+        fits = pairs.attended is None and len(pairs) <= _MAX_PAIRS
+        if fits and len(pairs.ids) < _BUCKETS[-1]:
             pack = self._packed.pack(pairs)
             if not pack.longest_key:  # a shared prefix has no layout of fixed size
                 return self._replayed(pack)

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,15 @@ class Worker(Protocol):
     def batch_tokens(self) -> int:
         """The most tokens in one of its batches."""
 
-    def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the logits of the pairs, [n]."""
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether it gives a vector for each compared token."""
+
+    def score(self, pairs: Pairs) -> NDArray[Any]:
+        """Return the logits of the pairs, [n], or vectors, [n, width]."""
 
 
-_Job: TypeAlias = tuple[Pairs, "Future[NDArray[np.float64]]"]
+_Job: TypeAlias = tuple[Pairs, "Future[NDArray[Any]]"]
 
 
 class DevicePool:
@@ -56,14 +60,14 @@ class DevicePool:
         for thread in self._threads:
             thread.start()
 
-    def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the logits of the pairs, [n], in their order.
+    def score(self, pairs: Pairs) -> NDArray[Any]:
+        """Return the logits of the pairs, [n], or vectors, [n, width], in their order.
 
         Raises:
             Exception: what a worker raised; parts that have not begun are cancelled.
         """
         parts = self._parts(pairs)
-        futures: list[Future[NDArray[np.float64]]] = [Future() for _ in parts]
+        futures: list[Future[NDArray[Any]]] = [Future() for _ in parts]
         for part, future in zip(parts, futures, strict=True):
             self._jobs.put((pairs.take(part), future))
         done, pending = wait(futures, return_when=FIRST_EXCEPTION)
@@ -72,10 +76,10 @@ class DevicePool:
         wait(pending)
         for future in done:
             future.result()
-        logits = np.empty(len(pairs))
-        for part, future in zip(parts, futures, strict=True):
-            logits[part] = future.result()
-        return logits
+        order = [index for part in parts for index in part]
+        results = [future.result() for future in futures]
+        rows = np.concatenate(results) if results else np.zeros(0)
+        return pairs.in_order(order, rows, of_tokens=self._workers[0].gives_tokens)
 
     def close(self) -> None:
         """End the threads once the queue is empty."""
@@ -93,7 +97,7 @@ class DevicePool:
             pairs.lengths.tolist(), budget, padded=False, groups=groups, shared=shared
         )
 
-    def _work(self, score: Callable[[Pairs], NDArray[np.float64]]) -> None:
+    def _work(self, score: Callable[[Pairs], NDArray[Any]]) -> None:
         while (job := self._jobs.get()) is not None:
             pairs, future = job
             if not future.set_running_or_notify_cancel():

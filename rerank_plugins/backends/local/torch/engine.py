@@ -7,19 +7,21 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.local.answer_tokens import answer_token_ids
+from rerank_plugins.backends.local.bi_encoder_engine import BiEncoderEngine
 from rerank_plugins.backends.local.checkpoint import Checkpoint
-from rerank_plugins.backends.local.engine import EngineSettings, EngineStats, Request
+from rerank_plugins.backends.local.engine import Engine, EngineSettings, EngineStats, Request
 from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
+from rerank_plugins.backends.local.text_tokenizer import TextTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.backends.local.torch.accelerators import choose_devices
 from rerank_plugins.backends.local.torch.devices import DevicePool
@@ -29,12 +31,12 @@ from rerank_plugins.backends.local.torch.replica import Replica
 from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores
 
-__all__ = ["TorchEngine", "load"]
+__all__ = ["TorchEngine", "TorchRunner", "load"]
 
 _CHUNK = 4096  # pairs tokenised at once, while the model scores the previous ones
 
 
-def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
+def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
     """Load a checkpoint with transformers, once per device.
 
     Raises:
@@ -42,12 +44,26 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> TorchEngine:
         BackendError: the model does not fit onto the device, or the device can't be used.
     """
     devices = choose_devices(settings.device)
+    if checkpoint.bi_encoder is not None:
+        texts = _load_text_tokenizer(checkpoint, settings)
+        runner = TorchRunner(_load_replicas(checkpoint, devices, settings, []), settings)
+        return BiEncoderEngine(
+            runner, texts, checkpoint.bi_encoder, cached_tokens=settings.cached_tokens
+        )
     tokenizer, answers = _load_tokenizer(checkpoint, settings)
-    replicas = [
+    return TorchEngine(_load_replicas(checkpoint, devices, settings, answers), tokenizer, settings)
+
+
+def _load_replicas(
+    checkpoint: Checkpoint,
+    devices: Sequence[torch.device],
+    settings: EngineSettings,
+    answers: Sequence[int],
+) -> list[Replica]:
+    return [
         call_with_live_threads(_load_replica, checkpoint, device, settings, answers)
         for device in devices
     ]
-    return TorchEngine(replicas, tokenizer, settings)
 
 
 def _load_replica(
@@ -75,12 +91,7 @@ def _load_tokenizer(
     plain = checkpoint.prompt is None and checkpoint.answer_tokens is None
     if plain and (checkpoint.folder / "tokenizer.json").exists():
         return PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens), []
-    others = code_repositories(checkpoint.tokenizer_config)  # no commit of theirs is known
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        checkpoint.folder,
-        local_files_only=True,
-        trust_remote_code=settings.trust_remote_code and not others,
-    )
+    tokenizer = _transformers_tokenizer(checkpoint, settings)
     answers = answer_token_ids(checkpoint, tokenizer.backend_tokenizer)
     if checkpoint.prompt is not None:
         prompts = PromptTokenizer(
@@ -101,21 +112,31 @@ def _load_tokenizer(
     return pairs, answers
 
 
-class TorchEngine:
-    """Scores with a transformers model that stays on its devices.
+def _load_text_tokenizer(checkpoint: Checkpoint, settings: EngineSettings) -> TextTokenizer:
+    """Return what tokenises single texts; older files need transformers."""
+    if (checkpoint.folder / "tokenizer.json").exists():
+        return TextTokenizer.load(checkpoint)
+    tokenizer = _transformers_tokenizer(checkpoint, settings)
+    return TextTokenizer.load(checkpoint, tokenizer.backend_tokenizer)
 
-    The calling thread tokenises. One thread at a time uses a device; several devices share the
-    work.
+
+def _transformers_tokenizer(checkpoint: Checkpoint, settings: EngineSettings) -> Any:
+    others = code_repositories(checkpoint.tokenizer_config)  # no commit of theirs is known
+    return transformers.AutoTokenizer.from_pretrained(
+        checkpoint.folder,
+        local_files_only=True,
+        trust_remote_code=settings.trust_remote_code and not others,
+    )
+
+
+class TorchRunner:
+    """Runs a transformers model that stays on its devices.
+
+    One thread at a time uses a device; several devices share the work.
     """
 
-    def __init__(
-        self,
-        replicas: Sequence[Replica],
-        tokenizer: PairTokenizer | PromptTokenizer,
-        settings: EngineSettings,
-    ) -> None:
+    def __init__(self, replicas: Sequence[Replica], settings: EngineSettings) -> None:
         self._replicas = replicas
-        self._tokenizer = tokenizer
         self._precision = _MatmulPrecision("high" if settings.dtype == "tf32" else None)
         self._dtype = "tf32" if settings.dtype == "tf32" else None
         self._device_pool = DevicePool(replicas) if len(replicas) > 1 else None
@@ -127,15 +148,11 @@ class TorchEngine:
         dtypes = sorted({replica.dtype for replica in self._replicas})
         return f"torch-{self._dtype or '+'.join(dtypes)}"
 
-    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+    def run(self, pairs: Pairs) -> NDArray[Any]:
+        """Return the logits of the pairs, [n], or vectors, [n, width]."""
         self._check_process()
-        chunks: list[Pairs] = []
-        logits: list[float] = []
         with self._precision.hold():
-            for pairs in self._tokenized(requests):
-                chunks.append(pairs)
-                logits += self._score(pairs).tolist()
-        return scores_by_request(requests, chunks, logits)
+            return self._score(pairs)
 
     def describe(self) -> dict[str, object]:
         devices = [replica.describe() for replica in self._replicas]
@@ -143,7 +160,6 @@ class TorchEngine:
             "engine": "torch",
             **devices[0],
             **({"devices": devices} if self._device_pool else {}),
-            **self._tokenizer.describe(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -165,21 +181,7 @@ class TorchEngine:
         for replica in self._replicas:
             replica.close()
 
-    def _tokenized(self, requests: Sequence[Request]) -> Iterator[Pairs]:
-        """Yield tokenised chunks, each tokenised while the previous one is scored."""
-        chunks = _chunks(requests)
-        if len(chunks) < 2:  # noqa: PLR2004 - nothing to encode ahead
-            yield from map(self._tokenizer.encode, chunks)
-            return
-        with ThreadPoolExecutor(1, "rerank-tokenize") as worker:
-            next_pairs = worker.submit(self._tokenizer.encode, chunks[0])
-            for chunk in chunks[1:]:
-                pairs = next_pairs.result()
-                next_pairs = worker.submit(self._tokenizer.encode, chunk)
-                yield pairs
-            yield next_pairs.result()
-
-    def _score(self, pairs: Pairs) -> NDArray[np.float64]:
+    def _score(self, pairs: Pairs) -> NDArray[Any]:
         return call_with_live_threads((self._device_pool or self._replicas[0]).score, pairs)
 
     def _check_process(self) -> None:
@@ -193,6 +195,46 @@ class TorchEngine:
                 f"the model is on {self._gpus[0]} for process {self._process_id}, and no GPU "
                 'survives a fork; start processes with "spawn", or fork before the first score'
             )
+
+
+class TorchEngine(TorchRunner):
+    """Scores pairs; the calling thread tokenises."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        tokenizer: PairTokenizer | PromptTokenizer,
+        settings: EngineSettings,
+    ) -> None:
+        super().__init__(replicas, settings)
+        self._tokenizer = tokenizer
+
+    def logits(self, requests: Sequence[Request]) -> list[Scores]:
+        self._check_process()
+        chunks: list[Pairs] = []
+        logits: list[float] = []
+        with self._precision.hold():
+            for pairs in self._tokenized(requests):
+                chunks.append(pairs)
+                logits += self._score(pairs).tolist()
+        return scores_by_request(requests, chunks, logits)
+
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), **self._tokenizer.describe()}
+
+    def _tokenized(self, requests: Sequence[Request]) -> Iterator[Pairs]:
+        """Yield tokenised chunks, each tokenised while the previous one is scored."""
+        chunks = _chunks(requests)
+        if len(chunks) < 2:  # noqa: PLR2004 - nothing to encode ahead
+            yield from map(self._tokenizer.encode, chunks)
+            return
+        with ThreadPoolExecutor(1, "rerank-tokenize") as worker:
+            next_pairs = worker.submit(self._tokenizer.encode, chunks[0])
+            for chunk in chunks[1:]:
+                pairs = next_pairs.result()
+                next_pairs = worker.submit(self._tokenizer.encode, chunk)
+                yield pairs
+            yield next_pairs.result()
 
 
 class _MatmulPrecision:

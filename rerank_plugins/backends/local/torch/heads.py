@@ -30,15 +30,18 @@ _CHAIN_POOLINGS: Mapping[ChainPooling, Pooling] = {
     "cls": "first",
     "lasttoken": "last",
     "mean": "mean",
+    "tokens": "tokens",
 }
 
 
-def scores(logits: torch.Tensor, label: Label | None) -> torch.Tensor:
-    """Return one score per row of logits, [n, labels].
+def scores(logits: torch.Tensor, label: Label | None, *, vectors: bool = False) -> torch.Tensor:
+    """Return one score per row of logits, [n, labels]; vectors stay as they are.
 
     It is the only logit, or the logit of a label's probability. Of the answer tokens of a language
     model, which come without a label, it is the first minus the second.
     """
+    if vectors:
+        return logits
     if label is None:
         return logits[:, 0] if logits.shape[1] == 1 else logits[:, 0] - logits[:, 1]
     if not label.exclusive:
@@ -83,12 +86,12 @@ def mark_overflow(values: torch.Tensor, states: torch.Tensor, real: torch.Tensor
     A head such as `tanh` would turn infinity into a plausible score.
 
     Args:
-        values: the scores, [n].
+        values: the scores, [n], or vectors, [n, width].
         states: what left the backbone, [n, tokens, width].
         real: which tokens count, [n, tokens].
     """
-    overflowed = ~torch.isfinite(states).all(2) & real
-    return values.masked_fill(overflowed.any(1), torch.nan)
+    overflowed = (~torch.isfinite(states).all(2) & real).any(1)
+    return values.masked_fill(overflowed if values.ndim == 1 else overflowed[:, None], torch.nan)
 
 
 def keep_answer_rows(model: Any, ids: Sequence[int]) -> None:

@@ -61,6 +61,7 @@ class PackedForward:
         self.model = model
         self.dtype = find_dtype(model)
         self._label = checkpoint.label
+        self._vectors = checkpoint.bi_encoder is not None
         if not getattr(model, "_supports_attention_backend", False):
             name = type(getattr(model, model.base_model_prefix, model)).__name__
             raise CannotPack(f"{name} does not use the attention interface")
@@ -76,6 +77,7 @@ class PackedForward:
             self._head.config = copy.copy(model.config)
             self._head.config.get_text_config().pad_token_id = 0
         self._last: LastLayer | None = None
+        self._masked = _MaskedForward(model, checkpoint)
         self.shares = False
         """Whether the common prefix of a group of pairs is computed once."""
         self.facts: dict[str, object] = {}
@@ -83,7 +85,12 @@ class PackedForward:
         self._check(checkpoint)
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
-        """Return the logits of the pairs, [n], on the model's device, without waiting for them."""
+        """Return the logits of the pairs, [n], on the model's device, without waiting for them.
+
+        Of a bi-encoder, return the vectors of the texts, or of their compared tokens, [n, width].
+        """
+        if pairs.attended is not None:
+            return self._masked(pairs)
         packed = self.pack(pairs)
         if self.model.device.type != "cuda":
             packed = packed.filled()
@@ -99,7 +106,7 @@ class PackedForward:
     def run(
         self, arrays: Sequence[torch.Tensor], longest: int, longest_key: int = 0
     ) -> torch.Tensor:
-        """Return one logit per row of the pack, [rows]; works on meta tensors and in graphs.
+        """Return one logit (or vector) per row of the pack; works on meta tensors and in graphs.
 
         Args:
             arrays: those of a `Pack` on the model's device, int32.
@@ -132,7 +139,7 @@ class PackedForward:
         no_ids = torch.full((len(states), 1), -1, device=states.device)
         logits: torch.Tensor = self._head(input_ids=no_ids, attention_mask=None).logits
         self._pooled.states = None
-        values = scores(logits.reshape(len(states), -1), self._label)
+        values = scores(logits.reshape(len(states), -1), self._label, vectors=self._vectors)
         if states.dtype != torch.float16:
             return values
         return mark_overflow(values, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))
@@ -197,7 +204,7 @@ class PackedForward:
 
     def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:
         reason: str | None = "the head reads all rows"
-        if self.pooling != "mean":
+        if self.pooling not in ("mean", "tokens"):
             try:
                 self._last = LastLayer(self._backbone)
             except ValueError as exc:
@@ -216,6 +223,26 @@ class PackedForward:
         reason = self._differs(pairs, expected)
         self.shares = reason is None
         self.facts["shared_prefix"] = reason or "computed once per query"
+
+
+class _MaskedForward:
+    """Runs texts of which some tokens are not seen by the others, in the model's own attention.
+
+    These are queries that are filled up: few, short, and of one length.
+    """
+
+    def __init__(self, model: Any, checkpoint: Checkpoint) -> None:
+        self._model = model
+        self._implementation = model.config._attn_implementation  # noqa: SLF001 - no public reader
+        self._forward = PaddedForward(model, checkpoint)
+
+    def __call__(self, pairs: Pairs) -> torch.Tensor:
+        packed = self._model.config._attn_implementation  # noqa: SLF001 - no public reader
+        self._model.set_attn_implementation(self._implementation)
+        try:
+            return self._forward(pairs)
+        finally:
+            self._model.set_attn_implementation(packed)
 
 
 class _Pooled(torch.nn.Module):

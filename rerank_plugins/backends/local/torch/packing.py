@@ -27,7 +27,7 @@ class Pack:
     offsets: NDArray[np.int64]
     """Where each sequence starts, and the end."""
     rows: NDArray[np.int64]
-    """The token that the score of each pair is read from, in the order of the pairs."""
+    """The tokens that scores or vectors are read from, in the order of the pairs."""
     key_offsets: NDArray[np.int64]
     """The same as `offsets` for `key_rows`; empty where each sequence reads itself alone."""
     key_rows: NDArray[np.int64]
@@ -87,6 +87,8 @@ def pack(pairs: Pairs, *, pooling: Pooling, first_position: int | None, pad: int
         counted = np.concatenate([[0], np.cumsum(real)])
         positions = (counted[1:] - counted[starts]) * real + (first_position - 1)
     rows = pairs.offsets[1:] - 1 if pooling == "last" else pairs.offsets[:-1]
+    if pooling == "tokens":
+        rows = pairs.compared_rows
     none = np.zeros(0, np.int64)
     return Pack(pairs.ids, positions, pairs.types, pairs.offsets, rows, none, none)
 

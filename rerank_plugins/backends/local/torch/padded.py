@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
@@ -47,6 +48,7 @@ class PaddedForward:
         self.model = model
         self.dtype = find_dtype(model)
         self._label = checkpoint.label
+        self._vectors = checkpoint.bi_encoder is not None
         self._pad = model.config.get_text_config().pad_token_id
         self._takes_types = checkpoint.uses_types and takes_types(model)
         self._pooling = find_pooling(model, checkpoint)
@@ -60,13 +62,18 @@ class PaddedForward:
             self._check(checkpoint)
 
     def __call__(self, pairs: Pairs) -> torch.Tensor:
-        """Return the logits of the pairs, [n], on the model's device, without waiting for them."""
+        """Return the logits of the pairs, [n], on the model's device, without waiting for them.
+
+        Of a bi-encoder, return the vectors of the texts, or of their compared tokens, [n, width].
+        """
         lengths = pairs.lengths
         filled = np.arange(lengths.max()) < lengths[:, None]
         rows = np.zeros((3, *filled.shape), dtype=np.int64)
         rows[0] = self._pad or 0
         rows[0][filled] = pairs.ids
         rows[1] = filled
+        if pairs.attended is not None:
+            rows[1] &= np.arange(lengths.max()) < pairs.attended[:, None]
         rows[2][filled] = pairs.types
         on_host = torch.from_numpy(rows)
         if self.model.device.type == "cuda":
@@ -86,9 +93,11 @@ class PaddedForward:
             watch.remove()
             if self._last is not None:
                 self._last.select = None
+        if self._pooling == "tokens":
+            return self._compared(pairs, filled, logits, backbone_states[0])
         if self._answers:
             logits = (logits if self._last is not None else _rows(logits, places))[:, 0]
-        values = scores(logits, self._label)
+        values = scores(logits, self._label, vectors=self._vectors)
         if backbone_states[0].dtype != torch.float16:
             return values
         states = backbone_states[0]
@@ -96,6 +105,18 @@ class PaddedForward:
             states = _rows(states, places)
         real = mask if self._pooling == "mean" else torch.ones_like(mask[:, :1])
         return mark_overflow(values, states, real.bool())
+
+    def _compared(
+        self, pairs: Pairs, filled: NDArray[np.bool_], vectors: torch.Tensor, states: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the vectors of the tokens that are compared, text after text."""
+        places = np.flatnonzero(filled)[pairs.compared_rows]
+        chosen = torch.from_numpy(places).to(vectors.device, non_blocking=True)
+        values = vectors.flatten(0, 1).index_select(0, chosen)
+        if states.dtype != torch.float16:
+            return values
+        states = states.flatten(0, 1).index_select(0, chosen)[:, None]
+        return mark_overflow(values, states, torch.ones_like(states[:, :, 0], dtype=torch.bool))
 
     def one_by_one(self, pairs: Pairs) -> torch.Tensor:
         """Return the logits of the pairs, [n], each scored alone: what batches have to equal."""
@@ -120,7 +141,7 @@ class PaddedForward:
             self._save_last_layer(pairs, expected)
 
     def _save_last_layer(self, pairs: Pairs, expected: torch.Tensor) -> None:
-        if self._pooling == "mean":
+        if self._pooling in ("mean", "tokens"):
             self.facts["last_layer"] = "the head reads all rows"
             return
         reason: str | None

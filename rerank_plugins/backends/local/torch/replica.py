@@ -88,22 +88,34 @@ class Replica:
         """The dtype of the layers, as `"float16"`."""
         return str(self.forward.dtype).removeprefix("torch.")
 
-    def score(self, pairs: Pairs) -> NDArray[np.float64]:
-        """Return the logits of tokenised pairs; one copy to the device per batch, one back in all.
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether the model gives a vector for each compared token."""
+        chain = self._checkpoint.chain
+        return chain is not None and chain.pooling == "tokens"
+
+    def score(self, pairs: Pairs) -> NDArray[Any]:
+        """Return the logits of tokenised pairs, [n]; of a bi-encoder its vectors, [n, width].
+
+        There is one copy to the device per batch, and one back in all.
 
         Raises:
             BackendError: the model failed, or a single pair does not fit into memory.
         """
         with self._lock, torch.inference_mode(), self._own_settings():
-            logits = self._run(self.forward, pairs)
+            rows = self._run(self.forward, pairs)
             if self.forward.dtype == torch.float16:
-                overflowed = np.flatnonzero(~np.isfinite(logits))
+                owners = np.arange(len(pairs))
+                if self.gives_tokens:
+                    owners = np.repeat(owners, pairs.compared_counts)
+                finite = np.isfinite(rows) if rows.ndim == 1 else np.isfinite(rows).all(axis=1)
+                overflowed = np.unique(owners[~finite])
                 if len(overflowed):
                     self._overflows += len(overflowed)
-                    logits[overflowed] = self._run(
+                    rows[np.isin(owners, overflowed)] = self._run(
                         self._in_bfloat16(), pairs.take(overflowed.tolist())
                     )
-        return logits
+        return rows
 
     def describe(self) -> dict[str, object]:
         """Return how this device scores, as JSON-ready facts."""
@@ -141,7 +153,7 @@ class Replica:
         self._bfloat16_forward = None
         free_cache(self.device)
 
-    def _run(self, forward: Forward, pairs: Pairs) -> NDArray[np.float64]:
+    def _run(self, forward: Forward, pairs: Pairs) -> NDArray[Any]:
         self._limit.grow()
         before = self._limit.cost
         batches = self._plan(forward, pairs, list(range(len(pairs))))
@@ -160,8 +172,7 @@ class Replica:
                 else:
                     self._count(batches[0], pairs, forward)
                     order += batches.pop(0)
-            logits = np.empty(len(pairs))
-            logits[order] = torch.cat(results).cpu().numpy() if results else []
+            rows = torch.cat(results).cpu().numpy() if results else np.zeros(0)
         except BackendOutOfMemory:  # a single pair's fault, and not of the batches that it was in
             self._limit.restore(before)
             raise
@@ -169,7 +180,9 @@ class Replica:
             raise BackendError(
                 f"the model {self._checkpoint.model!r} failed on {self.device}: {exc}"
             ) from exc
-        return logits
+        if rows.ndim == 1:
+            rows = rows.astype(np.float64)
+        return pairs.in_order(order, rows, of_tokens=self.gives_tokens)
 
     def _count(self, batch: list[int], pairs: Pairs, forward: Forward) -> None:
         lengths = pairs.lengths[batch].tolist()

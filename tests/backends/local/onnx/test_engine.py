@@ -180,7 +180,7 @@ def test_a_pair_that_does_not_fit_into_memory_raises_out_of_memory(
 
     with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
         backend.score(QUERY, DOCUMENTS)
-        session = backend._loaded.engine._session  # type: ignore[union-attr]
+        session = backend._loaded.engine._runner._session  # type: ignore[union-attr]
         monkeypatch.setattr(session, "_session", Full())
 
         with pytest.raises(

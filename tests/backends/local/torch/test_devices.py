@@ -32,6 +32,8 @@ def numbered(lengths: list[int]) -> Pairs:
 class Worker:
     """Scores a pair by its first token; may wait for another, or fail."""
 
+    gives_tokens = False
+
     def __init__(self, budget: int = 10_000) -> None:
         self.batch_tokens = budget
         self.seen: list[int] = []

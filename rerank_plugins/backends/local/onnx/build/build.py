@@ -59,9 +59,23 @@ def build_graph(
     dtype: Precision = "float32",
     embeddings: EmbeddingSource = "float32",
     max_length: int | None = None,
+    masked: bool = False,
 ) -> Graph:
-    """Build the graph like `build_encoder`; `embeddings` says where the word embeddings are."""
-    layers = LayerBuilder(encoder, dtype=dtype, embeddings=embeddings, max_length=max_length)
+    """Build the graph like `build_encoder`.
+
+    Args:
+        encoder: what is run.
+        output: as in `build_encoder`; of a head that reads each token, `logits` and `pooled` have
+            a row for each of them.
+        dtype: as in `build_encoder`.
+        embeddings: where the word embeddings are.
+        max_length: as in `build_encoder`.
+        masked: add the input `attended`, int64 [1]: how many tokens of a sequence, the first ones,
+            the others see.
+    """
+    layers = LayerBuilder(
+        encoder, dtype=dtype, embeddings=embeddings, max_length=max_length, masked=masked
+    )
     graph = layers.graph
     x = layers.embed()
     if output == "tokens":
@@ -75,7 +89,9 @@ def build_graph(
         raise UnsupportedByEngine("the checkpoint has no classification head to give logits")
     for layer in encoder.layers[:-1]:
         x = layers.layer(x, layer)
-    if head.pooling == "mean":
+    if head.pooling == "tokens":
+        pooled = layers.norm(layers.layer(x, encoder.layers[-1]), encoder.last_norm)
+    elif head.pooling == "mean":
         rows = layers.norm(layers.layer(x, encoder.layers[-1]), encoder.last_norm)
         pooled = graph.op("ReduceMean", layers.by_sequence(rows), graph.integers(1), keepdims=0)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from rerank_plugins.backends.local.onnx.build.encoder import (
     Activation,
     Dense,
     Head,
+    HeadPooling,
     HeadStep,
     Linear,
     Norm,
@@ -33,10 +33,11 @@ _ACTIVATIONS: Mapping[str, Activation | None] = {
 }
 """The classes of `torch.nn` that the graph has."""
 
-_POOLINGS: Mapping[ChainPooling, Literal["cls", "last", "mean"]] = {
+_POOLINGS: Mapping[ChainPooling, HeadPooling] = {
     "cls": "cls",
     "lasttoken": "last",
     "mean": "mean",
+    "tokens": "tokens",
 }
 
 _EPSILON = 1e-5
@@ -57,13 +58,13 @@ def read_chain_head(chain: ModuleChain, folder: Path) -> Head:
     steps = tuple(
         HeadStep(_operation(step, folder), step.source, step.target) for step in chain.steps
     )
-    return Head(steps, chain.num_labels, _POOLINGS[chain.pooling], "sentence_embedding", "scores")
+    return Head(steps, chain.num_outputs, _POOLINGS[chain.pooling], chain.input, chain.output)
 
 
 def _operation(step: Step, folder: Path) -> Dense | Norm | UnitLength:
     if step.kind == "Normalize":
         return UnitLength()
-    tensors = Tensors(folder / step.folder)
+    tensors = Tensors(folder / step.folder)  # they are read as they are needed
     if step.kind == "LayerNorm":
         return Norm(_read(tensors, "norm.weight"), _read(tensors, "norm.bias"), _EPSILON)
     if step.activation not in _ACTIVATIONS:

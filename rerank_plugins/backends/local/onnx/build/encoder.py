@@ -15,6 +15,7 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "Head",
+    "HeadPooling",
     "HeadStep",
     "Layer",
     "Linear",
@@ -22,6 +23,9 @@ __all__ = [
     "Rotary",
     "UnitLength",
 ]
+
+HeadPooling: TypeAlias = Literal["cls", "last", "mean", "tokens"]
+"""Which rows of the last layer the head reads as one vector; or it reads each of them."""
 
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
 
@@ -131,12 +135,12 @@ class HeadStep:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """From the pooled vector to the logits."""
+    """From the pooled vector to the logits, or from each token's to another."""
 
     steps: tuple[HeadStep, ...]
     labels: int
-    """How many logits there are."""
-    pooling: Literal["cls", "last", "mean"] = "cls"
+    """How many logits there are, or numbers in a vector."""
+    pooling: HeadPooling = "cls"
     vector: str = "vector"
     """What the steps call the pooled vector."""
     logits: str = "vector"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -48,6 +48,15 @@ _FAR = -1e30
 """Added to the attention score of a token outside the window, whose weight becomes 0."""
 
 
+class _Window(NamedTuple):
+    """What lets a token see its neighbourhood only."""
+
+    bias: str
+    """Added to the scores, 1 x 1 x tokens x tokens that are seen."""
+    sees: str
+    """1 for a token that sees any, else 0, which its mixed values are multiplied by; or empty."""
+
+
 class LayerBuilder:
     """Adds layers to a graph; each method takes and returns the names of values.
 
@@ -62,6 +71,7 @@ class LayerBuilder:
         dtype: Precision,
         embeddings: EmbeddingSource,
         max_length: int | None,
+        masked: bool = False,
     ) -> None:
         self.graph = Graph()
         self.linear_layers = LinearLayers(self.graph, dtype)
@@ -73,7 +83,9 @@ class LayerBuilder:
         self._ids = self.graph.input("input_ids", ["sequences", "length"])
         self._shape = self.graph.op("Shape", self._ids)
         self._length = self.graph.op("Shape", self._ids, start=1, end=2)
-        self._windows: dict[int, str] = {}
+        self._windows: dict[int, _Window] = {}
+        self._attended = self.graph.input("attended", [1], np.int64) if masked else None
+        self._seen_length = self._attended or self._length
 
     def embed(self) -> str:
         """Return the input of the first layer."""
@@ -132,7 +144,10 @@ class LayerBuilder:
         )
         q, k, v = self.graph.split("Split", qkv, outs=3, axis=-1, num_outputs=3)
         mixed = self._attend(
-            self._rotate(q, layer.rotary), self._rotate(k, layer.rotary), v, layer.window
+            self._rotate(q, layer.rotary),
+            self._seen(self._rotate(k, layer.rotary)),
+            self._seen(v),
+            layer.window,
         )
         measured = layer.unit_peaks is not None
         linear = self.linear_layers.linear_by_row if measured else self.linear_layers.linear
@@ -247,22 +262,38 @@ class LayerBuilder:
         return x if self._encoder.norm_first else self.norm(x, norm)
 
     def _attend(self, q: str, k: str, v: str, window: int | None) -> str:
-        bias = () if window is None else ("", "", self._window(window))
+        near = None if window is None else self._window(window)
+        bias = () if near is None else ("", "", near.bias)
         heads = self._encoder.heads
-        return self.graph.op("MultiHeadAttention", q, k, v, *bias, domain=CONTRIB, num_heads=heads)
+        mixed = self.graph.op("MultiHeadAttention", q, k, v, *bias, domain=CONTRIB, num_heads=heads)
+        return mixed if near is None or not near.sees else self.graph.op("Mul", mixed, near.sees)
 
-    def _window(self, window: int) -> str:
-        """Return what is added to the scores so that a token sees its neighbourhood only."""
+    def _seen(self, x: str) -> str:
+        """Return the rows of keys or values that the tokens of a sequence see."""
+        if self._attended is None:
+            return x
+        graph = self.graph
+        return graph.op("Slice", x, graph.integers(0), self._attended, graph.integers(1))
+
+    def _window(self, window: int) -> _Window:
+        """Return what lets a token see its neighbourhood only."""
         if window not in self._windows:
             graph = self.graph
             zero, one = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
-            end = graph.op("Squeeze", self._length)
+            end, seen = (graph.op("Squeeze", n) for n in (self._length, self._seen_length))
             column = graph.op("Unsqueeze", graph.op("Range", zero, end, one), graph.integers(1))
-            row = graph.op("Transpose", column, perm=[1, 0])
+            row = graph.op("Unsqueeze", graph.op("Range", zero, seen, one), graph.integers(0))
             distance = graph.op("Abs", graph.op("Sub", column, row))
             far = graph.op("Greater", distance, graph.constant(np.array(window, np.int64)))
             bias = graph.op("Where", far, graph.number(_FAR), graph.number(0.0))
-            self._windows[window] = graph.op("Unsqueeze", bias, graph.integers(0, 1))
+            sees = ""
+            if self._attended is not None:
+                nearest = graph.op("ReduceMin", distance, graph.integers(1), keepdims=1)
+                is_near = graph.op(
+                    "LessOrEqual", nearest, graph.constant(np.array(window, np.int64))
+                )
+                sees = graph.op("Cast", is_near, to=number_of(np.float32))
+            self._windows[window] = _Window(graph.op("Unsqueeze", bias, graph.integers(0, 1)), sees)
         return self._windows[window]
 
     def _rotate(self, x: str, rotary: Rotary | None, start: str | None = None) -> str:

@@ -27,9 +27,11 @@ Its threads spin while they wait, which takes seconds next to other work.
 
 
 def tokens_of(
-    encoder: Encoder, ids: Array, types: Array
+    encoder: Encoder, ids: Array, types: Array, attended: int | None = None
 ) -> tuple[Array, list[tuple[Array, Array, Array]]]:
     """Return the last layer's vectors of one sequence, and the inputs of each layer's matrices.
+
+    Only the first `attended` tokens are seen by the others; None: all.
 
     The vectors are tokens x width; so are each layer's inputs of `attention_in` and `feed_in`,
     and those of `feed_out` are tokens x units.
@@ -38,7 +40,7 @@ def tokens_of(
     inputs = []
     for layer in encoder.layers:
         before = _normalise(encoder, layer.attention_norm, x) if encoder.norm_first else x
-        x = x + _attend(encoder, layer, before)
+        x = x + _attend(encoder, layer, before, attended)
         if not encoder.norm_first:
             x = _normalise(encoder, layer.attention_norm, x)
         between = _normalise(encoder, layer.feed_norm, x) if encoder.norm_first else x
@@ -51,7 +53,9 @@ def tokens_of(
 
 
 def pooled_of(head: Head, tokens: Array) -> Array:
-    """Return the vector that the head reads."""
+    """Return the vector that the head reads, or those of all tokens."""
+    if head.pooling == "tokens":
+        return tokens
     if head.pooling == "mean":
         mean: Array = tokens.mean(axis=0)
         return mean
@@ -72,7 +76,8 @@ def _head_step(encoder: Encoder, operation: Dense | Norm | UnitLength, x: Array)
         case Norm():
             return _normalise(encoder, operation, x)
         case UnitLength():
-            scaled: Array = x / max(float(np.linalg.norm(x)), operation.least)
+            lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+            scaled: Array = x / np.maximum(lengths, operation.least)
             return scaled
     y = _apply(operation.linear, x)
     if operation.activation is not None:
@@ -97,18 +102,20 @@ def _embed(encoder: Encoder, ids: Array, types: Array) -> Array:
     return x if tables.projection is None else _apply(tables.projection, x)
 
 
-def _attend(encoder: Encoder, layer: Layer, x: Array) -> Array:
+def _attend(encoder: Encoder, layer: Layer, x: Array, attended: int | None) -> Array:
     q, k, v = np.split(_apply(layer.attention_in, x), 3, axis=-1)
     size = encoder.width // encoder.heads
     distance = np.abs(np.subtract.outer(np.arange(len(x)), np.arange(len(x))))
     hidden = distance > (len(x) if layer.window is None else layer.window)
+    hidden[:, attended or len(x) :] = True
+    sees_any = ~hidden.all(axis=-1, keepdims=True)
     mixed = []
     for head in range(encoder.heads):
         part = slice(head * size, (head + 1) * size)
         scores = _rotate(layer.rotary, q[:, part]) @ _rotate(layer.rotary, k[:, part]).T
-        scores = np.where(hidden, -np.inf, scores / np.sqrt(size))
+        scores = np.where(hidden & sees_any, -np.inf, scores / np.sqrt(size))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed.append(weights / weights.sum(axis=-1, keepdims=True) @ v[:, part])
+        mixed.append(weights / weights.sum(axis=-1, keepdims=True) @ v[:, part] * sees_any)
     return _apply(layer.attention_out, np.concatenate(mixed, axis=-1))
 
 

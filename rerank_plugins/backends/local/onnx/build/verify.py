@@ -31,26 +31,45 @@ class Sample:
     ids: Array
     types: Array
     pooled: Array
-    """The vector that the head reads."""
+    """The vector that the head reads, or those of all tokens."""
+    attended: int
+    """How many tokens, the first ones, the others see."""
     inputs: list[tuple[Array, Array, Array]]
     """Per layer: the inputs of its `attention_in`, `feed_in` and `feed_out`."""
 
     @classmethod
-    def draw(cls, encoder: Encoder, head: Head, *, longest: int) -> list[Self]:
-        """Run the same few sequences every time; the last is longer than any window."""
+    def draw(
+        cls, encoder: Encoder, head: Head, *, longest: int, masked: bool = False
+    ) -> list[Self]:
+        """Run the same few sequences every time; the last is longer than any window.
+
+        If `masked`, the others do not see the last third of the tokens.
+        """
         random = np.random.default_rng(0)
         windows = [layer.window for layer in encoder.layers if layer.window is not None]
         lengths = (*_LENGTHS, *(window + _BEYOND for window in set(windows)))
-        return [cls._of(encoder, head, random, min(length, longest)) for length in lengths]
+        return [
+            cls._of(encoder, head, random, min(length, longest), masked=masked)
+            for length in lengths
+        ]
 
     @classmethod
-    def _of(cls, encoder: Encoder, head: Head, random: np.random.Generator, length: int) -> Self:
+    def _of(
+        cls,
+        encoder: Encoder,
+        head: Head,
+        random: np.random.Generator,
+        length: int,
+        *,
+        masked: bool,
+    ) -> Self:
         ids = random.integers(len(encoder.embeddings.words), size=length).astype(np.int32)
         types = (np.arange(length) > length // 2).astype(np.int32)
         types %= 1 if encoder.embeddings.types is None else len(encoder.embeddings.types)
         with np.errstate(all="ignore"):  # scores reveal broken weights
-            tokens, inputs = tokens_of(encoder, ids, types)
-            return cls(ids, types, pooled_of(head, tokens), inputs)
+            attended = length - length // 3 if masked else length
+            tokens, inputs = tokens_of(encoder, ids, types, attended)
+            return cls(ids, types, pooled_of(head, tokens), attended, inputs)
 
 
 def with_peaks(encoder: Encoder, samples: Sequence[Sample]) -> Encoder:
@@ -78,8 +97,10 @@ def verify(
     """
     worst = 0.0
     for sample in samples:
-        pooled = session.run("pooled", sample.ids, sample.types)[0]
-        logits = session.run("logits", sample.ids, sample.types)[0]
+        row = (sample.ids, sample.types, sample.attended)
+        pooled, logits = (session.run(output, *row) for output in ("pooled", "logits"))
+        if head.pooling != "tokens":  # a sequence has one row
+            pooled, logits = pooled[0], logits[0]
         with np.errstate(all="ignore"):
             worst = max(worst, _error(pooled, sample.pooled))
             of_head = _error(logits, logits_of(encoder, head, pooled))

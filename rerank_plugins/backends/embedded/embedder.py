@@ -26,6 +26,9 @@ WINDOW = 256
 _MAX_LETTERS_PER_TOKEN = 32
 """Text with longer tokens is white space or data, of which a megabyte need not be tokenised."""
 
+_QUERY_TOKENS = 1 << 14
+"""Tokens of queries whose vectors are kept: a server scores a long request in many calls."""
+
 _ROW_BYTES = 384 // 32 * 18
 """Of the 384 numbers of a word embedding, in blocks."""
 
@@ -44,7 +47,8 @@ class TokenEmbedder:
     Args:
         max_length: the most tokens of a text; the rest is not read.
         threads: texts embedded at the same time.
-        cached_tokens: tokens of passages whose vectors are kept; 0 keeps none.
+        cached_tokens: tokens of passages whose vectors are kept, and as many of queries, up to
+            16,384; 0 keeps none.
 
     Raises:
         BackendError: the files of the model can't be read.
@@ -76,6 +80,7 @@ class TokenEmbedder:
         self._max_length = max_length
         self._threads = threads
         self._cache: TokenCache[TextVectors] = TokenCache(cached_tokens)
+        self._queries: TokenCache[TextVectors] = TokenCache(min(cached_tokens, _QUERY_TOKENS))
 
     def vectors(self, text: str, role: Role) -> TextVectors:
         """Return the vectors of a text's tokens."""
@@ -83,6 +88,9 @@ class TokenEmbedder:
 
     def query(self, text: str) -> TextVectors:
         """Return the vectors of the tokens that are (parts of) words or numbers, or of all."""
+        return self._queries.fill([text], lambda texts: list(map(self._query, texts)))[text]
+
+    def _query(self, text: str) -> TextVectors:
         ids, is_truncated = self._ids(text)
         vectors = self._run(ids, is_truncated, "query")
         is_word = np.array([any(map(str.isalnum, self._pieces[token])) for token in ids], bool)

@@ -165,6 +165,23 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
     assert sorted(runs) == [1, 7], "one new document and the query"
 
 
+@pytest.mark.parametrize("query", [PANDA, "word " * 800, "熊猫" * 2048, "..."])
+def test_a_query_in_many_calls_is_encoded_once(monkeypatch, query):
+    """As a server scores a long request: the query would take longer than all documents."""
+    roles = []
+    vectors = TokenEmbedder._vectors
+    monkeypatch.setattr(
+        TokenEmbedder, "_vectors", lambda self, *read: (roles.append(read), vectors(self, *read))[1]
+    )
+    with EmbeddedBackend() as backend:
+        at_once = backend.score(query, PANDAS)
+        windows = sum(role == "query" for _, role in roles)
+        one_by_one = [backend.score(query, [document])[0] for document in PANDAS]
+
+    assert at_once == pytest.approx(one_by_one, abs=1e-6)
+    assert windows == sum(role == "query" for _, role in roles) > 0
+
+
 def test_text_beyond_max_length_does_not_count():
     filler, answer = "word " * 300, "The giant panda is a bear."
     with EmbeddedBackend(max_length=256) as backend, EmbeddedBackend(max_length=512) as longer:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.types import Scope
 
-__all__ = ["Network", "client_address", "is_trusted", "rate_key"]
+__all__ = ["Network", "client_address", "is_address", "is_trusted", "rate_key"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -53,6 +53,11 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
     if isinstance(parsed, ipaddress.IPv6Address):
         return parsed.ipv4_mapped or parsed
     return parsed
+
+
+def is_address(text: str) -> bool:
+    """Return whether this is the address of a host."""
+    return _parse(text) is not None
 
 
 def is_trusted(address: str, networks: Sequence[Network]) -> bool:

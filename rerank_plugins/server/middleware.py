@@ -21,6 +21,7 @@ from rerank_plugins.server.paths import route_path
 from rerank_plugins.server.rate_limit import RateLimiter, RateLimitResult, parse_rate
 from rerank_plugins.server.routes import RerankRoute
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.undeclared_proxies import UndeclaredProxies
 
 __all__ = [
     "HEALTH_PATHS",
@@ -68,6 +69,7 @@ class AdmissionMiddleware:
         self._auth = auth
         self._metrics = metrics
         self._trusted = settings.trusted_networks()
+        self._undeclared_proxies = UndeclaredProxies()
         self._allowed_hosts = settings.allowed_hosts
         self._by_client = _limiter("client_rate", settings.client_rate)
         self._by_address = _limiter("address_rate", settings.address_rate)
@@ -138,6 +140,7 @@ class AdmissionMiddleware:
                 close=True,
             )
         address = client_address(scope, self._trusted)
+        self._undeclared_proxies.notice(address, headers)
         rate_headers: dict[str, str] = {}
         if self._by_address is not None and path not in HEALTH_PATHS:
             rate_headers |= self._check_rate(self._by_address.hit(rate_key(address)), "address")

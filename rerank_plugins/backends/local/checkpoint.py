@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from rerank_plugins.backends.local.adapters import holds_adapter, merge
 from rerank_plugins.backends.local.bi_encoder import (
     METADATA,
     BiEncoder,
@@ -280,12 +281,15 @@ def resolve(
         cache_folder=cache_folder,
         local_files_only=local_files_only,
     )
+    whole = functools.partial(
+        _whole, model, hub=hub, cache_folder=cache_folder, local_files_only=local_files_only
+    )
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
         if hub != "huggingface":
             raise ConfigError(f"`hub` belongs to hub models, and {model!r} is a folder")
-        return with_code(_read(folder.resolve().name, folder, None, **read))
+        return with_code(_read(folder.resolve().name, whole(folder), None, **read))
     if folder.is_file():
         if description := describe_file(folder):
             raise ConfigError(f"{model!r} {description}")
@@ -312,11 +316,40 @@ def resolve(
     folder = fetch_files(patterns=patterns)
     if allow_pickle and not _weights(folder):
         folder = fetch_files(patterns=[*patterns, "pytorch_model*.bin"])
-    if folders := module_folders(_json(folder / "modules.json", kind=list)):
-        names = ("config.json", WEIGHTS)
-        folder = fetch_files(patterns=[f"{place}/{name}" for place in folders for name in names])
-    commit = folder.name if hub == "huggingface" else None
-    return with_code(_read(model, folder, commit, **read))
+    folder = _with_modules(folder, fetch_files)
+    merged = whole(folder)
+    commit = folder.name if hub == "huggingface" and merged == folder else None
+    return with_code(_read(model, merged, commit, **read))
+
+
+def _with_modules(folder: Path, fetch_files: Callable[..., Path]) -> Path:
+    """Fetch the folders that `modules.json` names, too."""
+    folders = module_folders(_json(folder / "modules.json", kind=list))
+    if not folders:
+        return folder
+    names = ("config.json", WEIGHTS)
+    return fetch_files(patterns=[f"{place}/{name}" for place in folders for name in names])
+
+
+def _whole(
+    model: str, folder: Path, *, hub: HubName, cache_folder: str | None, local_files_only: bool
+) -> Path:
+    """Return the folder of a model, or that of an adapter merged into its base."""
+    if not holds_adapter(folder):
+        return folder
+    fetch_files = fetch_from_modelscope if hub == "modelscope" else fetch
+
+    def fetch_base(base: str, revision: str | None) -> Path:
+        fetch_of_base = functools.partial(
+            fetch_files,
+            base,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+        )
+        return _with_modules(fetch_of_base(patterns=_HUB_FILES), fetch_of_base)
+
+    return merge(model, folder, fetch_base=fetch_base, cache_folder=cache_folder)
 
 
 def _with_code(

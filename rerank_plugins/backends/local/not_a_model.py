@@ -98,8 +98,6 @@ def describe_file(file: Path) -> str | None:
     """Say what a file is that was given in place of a folder; None if it may be part of a model."""
     if file.suffix.lower() == ".gguf":
         return f"is a model in GGUF, {_GGUF}"
-    if file.name == "adapter_model.safetensors" and (text := _adapter(file.parent)) is not None:
-        return f"belongs to a folder that {text}"
     return None
 
 
@@ -139,18 +137,6 @@ def _empty(folder: Path) -> str | None:
     if any(folder.iterdir()):
         return None
     return "is an empty folder; was the model saved or downloaded elsewhere?"
-
-
-def _adapter(folder: Path) -> str | None:
-    config = _json(folder / "adapter_config.json")
-    if config is None:
-        return None
-    base = config.get("base_model_name_or_path") or "its base model"
-    kind = "LoRA" if str(config.get("peft_type") or "LORA").upper() == "LORA" else "PEFT"
-    return (
-        f"holds a {kind} adapter of {_short(base)!r} and no model of its own; merge them with "
-        "peft's `merge_and_unload()`, save the result and its tokenizer, and give that folder"
-    )
 
 
 def _other_embeddings(folder: Path) -> str | None:
@@ -245,7 +231,6 @@ def _tokenizer_alone(folder: Path) -> str | None:
 
 _RECOGNISERS: tuple[Callable[[Path], str | None], ...] = (
     _empty,
-    _adapter,
     _diffusers,
     _trainer_output,
     _cache_folder,

@@ -81,17 +81,8 @@ def without_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
 
-def adapter(kind: str) -> str:
-    return json.dumps({"base_model_name_or_path": "BAAI/bge-reranker-base", "peft_type": kind})
-
-
 CASES: dict[str, tuple[Make, str]] = {
     "empty": (only(), "is an empty folder"),
-    "lora": (
-        only(("adapter_config.json", adapter("LORA")), ("adapter_model.safetensors", "")),
-        "LoRA adapter of 'BAAI/bge-reranker-base' and no model of its own; merge",
-    ),
-    "ia3": (only(("adapter_config.json", adapter("IA3"))), "holds a PEFT adapter"),
     "gguf": (only(("bge-q8_0.gguf", "GGUF")), r"GGUF, which llama\.cpp runs.*llamacpp\+http"),
     "gguf beside a config": (renamed("bge.gguf"), "GGUF, which llama"),
     "onnx": (only(("model.onnx", ""), ("tokenizer.json", "{}")), "a model in ONNX only"),

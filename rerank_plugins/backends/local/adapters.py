@@ -1,0 +1,117 @@
+"""Adapters of another model (LoRA and its relatives): found, and merged with it once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rerank_plugins._internal.optional import require
+from rerank_plugins.errors import ConfigError
+
+__all__ = ["holds_adapter", "merge"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_TASKS = ("SEQ_CLS", "CAUSAL_LM")
+"""peft's names of what a reranker does."""
+_FOLDER = "merged-adapters"
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and no model of its own."""
+    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors"))
+
+
+def merge(
+    model: str,
+    folder: Path,
+    *,
+    fetch_base: Callable[[str, str | None], Path],
+    cache_folder: str | None,
+) -> Path:
+    """Return the folder of an adapter's base with the adapter merged into it.
+
+    It is written once, into the cache of models, and takes the space of the base.
+
+    Args:
+        model: the adapter's name.
+        folder: its files.
+        fetch_base: gets a model's folder by its id and revision.
+        cache_folder: where models are kept; None: the hub client's own folder.
+
+    Raises:
+        ConfigError: this package can't merge such an adapter, or its files are broken.
+        MissingDependencyError: torch or peft is not installed.
+    """
+    config = _read(model, folder)
+    name = str(config["base_model_name_or_path"])
+    base = Path(name).expanduser()
+    if not base.is_dir():
+        base = fetch_base(name, config.get("revision"))
+    hub = require("huggingface_hub.constants", extra="onnx")
+    place = Path(cache_folder or hub.HF_HUB_CACHE) / _FOLDER / _key(folder, base)
+    if place.is_dir():
+        return place
+    require("peft", extra="lora")
+    merging = require("rerank_plugins.backends.local.torch.merge_adapter", extra="local")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as made:
+        whole = Path(made) / "model"
+        merging.merge_adapter(model, folder, base, config["task_type"], whole)
+        _copy_texts((base, folder), whole)
+        try:
+            whole.rename(place)  # another process may have been faster
+        except OSError:
+            if not place.is_dir():
+                raise
+    return place
+
+
+def _read(model: str, folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"can't read {str(folder / CONFIG)!r}: {exc}") from exc
+    if not isinstance(config, dict) or not config.get("base_model_name_or_path"):
+        raise ConfigError(
+            f"{model!r} holds an adapter, and its {CONFIG} names no base_model_name_or_path"
+        )
+    if config.get("task_type") not in _TASKS:
+        raise ConfigError(
+            f"{model!r} holds an adapter for the task {config.get('task_type')!r}, and this "
+            f"package merges those for {' and '.join(_TASKS)}; merge it with peft's "
+            "`merge_and_unload()`, save the result and its tokenizer, and give that folder"
+        )
+    if not (folder / WEIGHTS).exists():
+        raise ConfigError(
+            f"{model!r} holds an adapter without {WEIGHTS}; save it again in safetensors"
+        )
+    return config
+
+
+def _key(folder: Path, base: Path) -> str:
+    """Return a name that differs for other adapters, and for other files of the base."""
+    state = hashlib.sha256()
+    for file in (folder / CONFIG, folder / WEIGHTS):
+        with file.open("rb") as opened:
+            state.update(hashlib.file_digest(opened, "sha256").digest())
+    for file in sorted(path for path in base.iterdir() if path.is_file()):
+        about = file.stat()
+        state.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:32]
+
+
+def _copy_texts(sources: tuple[Path, ...], target: Path) -> None:
+    """Copy tokenizer, templates and modules; the last source that has a file gives it."""
+    kept = {CONFIG, *(path.name for path in target.iterdir())}
+    for source in sources:
+        for file in source.iterdir():
+            wanted = file.suffix in (".json", ".jinja", ".model", ".txt")
+            if wanted and file.name not in kept and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, target / file.name)
+            if (file / "config.json").exists():  # one of the modules
+                shutil.copytree(file, target / file.name, dirs_exist_ok=True)

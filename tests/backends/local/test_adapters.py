@@ -1,0 +1,176 @@
+"""Adapters of another model: merged once, and then a model like any other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+pytest.importorskip("peft", reason="needs the extra `lora`")
+
+import peft
+import torch
+import transformers
+
+from rerank_plugins.backends.local import LocalBackend, adapters
+from rerank_plugins.errors import ConfigError
+from tests.support.checkpoints import build_language_model
+
+# What peft asks of transformers.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+
+QUERY, DOCUMENTS = "what is a panda?", ["hi", "The giant panda is a bear.", "Paris " * 30]
+TARGETS = {"bert": ["query", "value"], "qwen3": ["q_proj", "v_proj"]}
+COMMIT = "c" * 40
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def adapt(base, folder, task="SEQ_CLS", kind="bert", seed=3, **options):
+    """Write an adapter with random weights, and return the adapted model."""
+    auto = {
+        "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+        "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    }[task]
+    labels = {"num_labels": 1, "ignore_mismatched_sizes": True} if task == "SEQ_CLS" else {}
+    loaded = auto.from_pretrained(base, **labels)
+    config = peft.LoraConfig(
+        task_type=task, r=4, lora_alpha=8, target_modules=TARGETS[kind], **options
+    )
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(loaded, config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                weight.copy_(torch.randn(weight.shape) * 0.2)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def logits(model, base):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokens = [tokenizer(QUERY, text, return_tensors="pt", truncation=True) for text in DOCUMENTS]
+    with torch.no_grad():
+        return [model(**each).logits[0, 0].item() for each in tokens]
+
+
+def scores(folder, **options):
+    with LocalBackend(folder, device="cpu", scale="logit", **options) as backend:
+        return list(backend.score(QUERY, DOCUMENTS))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_an_adapted_classifier_scores_as_in_peft(engine, options, checkpoint, tmp_path):
+    base = checkpoint("bert")
+    expected = logits(adapt(base, tmp_path / "lora", **options), base)
+    assert scores(tmp_path / "lora", engine=engine) == pytest.approx(expected, abs=1e-5)
+    assert scores(base) != pytest.approx(expected, abs=1e-2)
+
+
+def test_the_adapter_may_bring_a_head_of_its_own(checkpoint, tmp_path):
+    """The base has two labels, and the adapter's head one."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    torch.manual_seed(5)
+    transformers.BertForSequenceClassification.from_pretrained(
+        base, num_labels=2, ignore_mismatched_sizes=True
+    ).save_pretrained(base)
+    expected = logits(adapt(base, tmp_path / "lora", modules_to_save=["classifier"]), base)
+    assert scores(tmp_path / "lora") == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_that_nobody_brings_are_named(checkpoint, tmp_path):
+    """Of a bare encoder the pooler stays random, also where the classifier was saved."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    transformers.BertForMaskedLM.from_pretrained(base).save_pretrained(base)
+    adapt(base, tmp_path / "lora", modules_to_save=["classifier"])
+    with pytest.raises(ConfigError, match=r"weights \['bert.pooler.dense.bias'.*modules_to_save"):
+        scores(tmp_path / "lora")
+
+
+def test_an_adapted_language_model_scores_as_merged_by_hand(tmp_path):
+    base = build_language_model("qwen3", tmp_path / "base")
+    model = adapt(base, tmp_path / "lora", task="CAUSAL_LM", kind="qwen3")
+    shutil.copytree(base, tmp_path / "merged")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert scores(tmp_path / "lora") == pytest.approx(scores(tmp_path / "merged"), abs=1e-5)
+
+
+def test_it_is_merged_once(checkpoint, cache, tmp_path, monkeypatch):
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    first = scores(tmp_path / "lora")
+    (merged,) = (cache / "merged-adapters").iterdir()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        file.name for file in merged.iterdir()
+    }
+    monkeypatch.setattr(adapters, "require", _only_constants(adapters.require))
+    assert scores(tmp_path / "lora") == first
+
+    other = LocalBackend(tmp_path / "lora", device="cpu")
+    assert other.name.startswith("local:lora@")
+    assert set(other.model_files().paths) == {file.name for file in merged.iterdir()}
+
+
+def test_another_adapter_of_the_same_name_is_merged_anew(checkpoint, cache, tmp_path):
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    before = scores(tmp_path / "lora")
+    adapt(checkpoint("bert"), tmp_path / "lora", seed=4)
+    assert scores(tmp_path / "lora") != pytest.approx(before, abs=1e-3)
+    assert len(list((cache / "merged-adapters").iterdir())) == 2
+
+
+def test_a_base_of_the_hub_is_fetched_at_its_revision(checkpoint, cache, tmp_path):
+    base = cache / "models--owner--base" / "snapshots" / COMMIT
+    shutil.copytree(checkpoint("bert"), base)
+    expected = logits(adapt(base, tmp_path / "lora"), base)
+    _change(tmp_path / "lora", base_model_name_or_path="owner/base", revision=COMMIT)
+    found = scores(tmp_path / "lora", local_files_only=True, cache_folder=str(cache))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
+        ({"task_type": "FEATURE_EXTRACTION"}, "for the task 'FEATURE_EXTRACTION'.*SEQ_CLS and"),
+        ({"task_type": None}, "for the task None"),
+        ({"peft_type": "NEW"}, "can't be merged into"),
+        ({"r": 5}, "can't be merged into"),
+        ({"target_modules": ["nowhere"]}, "can't be merged into"),
+    ],
+)
+def test_what_can_not_be_merged_is_told(changes, message, checkpoint, tmp_path, cache):
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    _change(tmp_path / "lora", **changes)
+    with pytest.raises(ConfigError, match=message):
+        scores(tmp_path / "lora")
+    assert not list(cache.glob("merged-adapters/*"))
+
+
+def test_pickled_adapters_are_not_read(checkpoint, tmp_path):
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    (tmp_path / "lora" / "adapter_model.safetensors").rename(tmp_path / "lora/adapter_model.bin")
+    with pytest.raises(ConfigError, match="save it again in safetensors"):
+        scores(tmp_path / "lora")
+
+
+def _change(folder: Path, **changes: object) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _only_constants(require):
+    def required(module: str, *, extra: str):
+        assert module == "huggingface_hub.constants", "it is merged already"
+        return require(module, extra=extra)
+
+    return required

@@ -35,6 +35,9 @@ _LOCAL_KINDS: Mapping[str, LazyClass] = {
     "local": LazyClass("rerank_plugins.backends.local", "LocalBackend"),
 }
 _HTTP = LazyClass("rerank_plugins.backends.http", "HTTPBackend")
+_OTHER_REMOTE_KINDS: Mapping[str, LazyClass] = {
+    "bedrock": LazyClass("rerank_plugins.backends.bedrock", "BedrockBackend"),
+}
 _CHAT = LazyClass("rerank_plugins.backends.chat", "ChatBackend")
 _CHAT_KINDS = ("ollama", "openai")
 _TABLES = ("backend", *WRAPPERS, "server")
@@ -106,7 +109,7 @@ def _kinds() -> tuple[str, ...]:
     """Return the kinds by name; a remote one for each dialect and each chat server."""
     from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - not at import
 
-    return tuple(sorted({*_LOCAL_KINDS, *_CHAT_KINDS, *DIALECTS}))
+    return tuple(sorted({*_LOCAL_KINDS, *_OTHER_REMOTE_KINDS, *_CHAT_KINDS, *DIALECTS}))
 
 
 def _is_remote(kind: object) -> bool:
@@ -236,8 +239,9 @@ def _address(kind: str, model: str) -> str | None:
     from rerank_plugins.backends.chat.dialects import SERVERS  # noqa: PLC0415 - not at import
     from rerank_plugins.backends.http.dialects import DIALECTS  # noqa: PLC0415 - as above
 
-    server = SERVERS[kind] if kind in SERVERS else DIALECTS[kind]
-    has_no_address = server.base_url is None
+    has_no_address = any(
+        kind in kinds and kinds[kind].base_url is None for kinds in (DIALECTS, SERVERS)
+    )
     return f"http://{model}" if has_no_address and _PORT.fullmatch(model) else None
 
 
@@ -287,6 +291,8 @@ def _build(options: Mapping[str, object], *, where: str, table: str = "backend")
     fixed: dict[str, object] = {}
     if kind in _LOCAL_KINDS:
         constructor = _LOCAL_KINDS[kind].load()
+    elif kind in _OTHER_REMOTE_KINDS:
+        constructor = _OTHER_REMOTE_KINDS[kind].load()
     elif kind in _CHAT_KINDS:
         constructor, fixed = _CHAT.load(), {"server": kind}
     elif _is_remote(kind):

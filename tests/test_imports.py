@@ -49,6 +49,8 @@ def allowed():
 LAYERS = allowed()
 
 HEAVY = {
+    "boto3",
+    "botocore",
     "fastapi",
     "httpcore",
     "httpcore2",

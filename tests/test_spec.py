@@ -157,7 +157,7 @@ def test_the_mapping_is_left_alone():
         ("", "no table `backend` in '.*rerank.toml'"),
         ("[server]\nport = 80", r"no table `backend` .*; add the line \[backend\], and below it"),
         ('kind = "local"\nmodel = "m"', r"put these in '.*' under \[backend\]: `kind`, `model`"),
-        ('model = "m"', "`kind` is missing in '.*rerank.toml'; add one of: azure, cohere"),
+        ('model = "m"', "`kind` is missing in '.*rerank.toml'; add one of: azure, bedrock"),
         ('top = 1\n[backend]\nkind = "embedded"', r"under \[backend\]: `top`"),
         ("backend = 3", "no table `backend`"),
         ('[backends]\nkind = "embedded"', "unknown table 'backends' .* did you mean 'backend'"),
@@ -254,7 +254,7 @@ def test_the_error_of_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ({"kind": "cohere", "model": "m", "timeout": 10**400}, "`timeout` must be float"),
         ({"kind": "vllm", "url": "http://gpu", "model": "m"}, "'url' .* mean 'base_url'"),
         ({"kind": "xinference", "uid": "m"}, "unknown option 'uid' .* did you mean 'model'"),
-        ({"model": "m"}, "`kind` is missing in the mapping; add one of: azure, cohere"),
+        ({"model": "m"}, "`kind` is missing in the mapping; add one of: azure, bedrock"),
         ({}, "no table `backend` in the mapping"),
     ],
 )

@@ -23,7 +23,7 @@ from rerank_plugins.errors import (
     BackendUnavailable,
 )
 
-__all__ = ["quote_message", "status_error", "via_proxy"]
+__all__ = ["quote", "quote_message", "status_error", "via_proxy"]
 
 _MAX_MESSAGE = 200
 _MAX_MASKED = 20 * _MAX_MESSAGE
@@ -97,7 +97,7 @@ def status_error(
     status, message = response.status, _message(response)
     # A proxy may repeat its password, which is not ours and so not masked.
     quotable = "" if status == _PROXY_REFUSES else message
-    quoted = _quote(quotable, key=key, texts=[*query, *documents])
+    quoted = quote(quotable, key=key, texts=[*query, *documents])
     what = f"{where} answered {status}" + (f": {quoted}" if quoted else "") + via_proxy(response)
     retry_after = _retry_after(response.headers)
     if status in _KEY_STATUSES or (status in _OVERLOADED_STATUSES and _LOCKED_OUT.search(message)):
@@ -150,7 +150,7 @@ def via_proxy(response: HTTPResponse) -> str:
 
 def quote_message(response: HTTPResponse, *, key: Key, texts: Iterable[str]) -> str:
     """Return the server's message, quoted and cut; "" if there is none to quote."""
-    return _quote(_message(response), key=key, texts=texts)
+    return quote(_message(response), key=key, texts=texts)
 
 
 def _message(response: HTTPResponse) -> str:
@@ -211,8 +211,14 @@ def _by_field(errors: object) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
 
 
-def _quote(message: str, *, key: Key, texts: Iterable[str]) -> str:
-    """Return at most 200 characters of a message, escaped and quoted, without our own texts."""
+def quote(message: str, *, key: Key, texts: Iterable[str]) -> str:
+    """Return at most 200 characters of a message, escaped and quoted; "" if it repeats our texts.
+
+    Args:
+        message: what a server wrote.
+        key: the key that was sent; it is masked.
+        texts: the query and the documents that were sent.
+    """
     message = " ".join(_REPEATED_INPUT.sub("", message).split())[:_MAX_MASKED]
     if any(prefix in message for prefix in map(_prefix, texts) if prefix):
         return ""
@@ -254,4 +260,4 @@ def _host(location: str, key: Key) -> str:
         host = urlsplit(location).hostname
     except ValueError:
         return "what is no URL"
-    return _quote(host, key=key, texts=()) if host else "another path"
+    return quote(host, key=key, texts=()) if host else "another path"

@@ -31,6 +31,7 @@ PUBLIC = (
     "rerank_plugins.langchain",
     "rerank_plugins.llama_index",
     "rerank_plugins.backends.embedded",
+    "rerank_plugins.backends.bedrock",
     "rerank_plugins.backends.chat",
     "rerank_plugins.backends.http",
     "rerank_plugins.backends.local",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TextVectors", "max_sim", "quantize"]
+__all__ = ["TextVectors", "compress", "max_sim", "quantize"]
 
 
 class TextVectors(NamedTuple):
@@ -44,12 +44,25 @@ def quantize(vectors: Sequence[NDArray[np.float32]], *, is_truncated: bool = Fal
     Each row is rounded by its largest number. All are finite, and none is zero.
     """
     rows = np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    directions = np.rint(rows * (127.0 / largest)).astype(np.int8)
-    lengths = np.linalg.norm(directions.astype(np.float32), axis=1)
+    directions, lengths = _rounded(rows)
     starts = tuple(accumulate(map(len, vectors[:-1]), initial=0)) if vectors else ()
     inverse = (1.0 / lengths).astype(np.float32)
     return TextVectors(directions, inverse, starts, len(rows), is_truncated)
+
+
+def compress(exact: TextVectors) -> TextVectors:
+    """Round vectors to 8 bits, each by its largest number; they keep their lengths."""
+    rows = exact.vectors()
+    directions, lengths = _rounded(rows)
+    scales = np.linalg.norm(rows, axis=1) / np.maximum(lengths, 1)  # a row of zeros has length 0
+    return exact._replace(rows=directions, scales=scales.astype(np.float32))
+
+
+def _rounded(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return rows in 8 bits, and the lengths of these."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    directions = np.rint(rows * (127.0 / np.where(largest == 0, 1, largest))).astype(np.int8)
+    return directions, np.linalg.norm(directions.astype(np.float32), axis=1)
 
 
 def max_sim(

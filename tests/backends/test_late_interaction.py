@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.late_interaction import TextVectors, max_sim, quantize
+from rerank_plugins.backends.late_interaction import TextVectors, compress, max_sim, quantize
 
 
 def test_max_sim_takes_the_best_match_of_each_token():
@@ -40,6 +40,15 @@ def test_exact_vectors_are_compared_as_they_are_and_may_be_added_up():
 
     assert [7.0] == max_sim(query, [document], total=True).tolist()
     assert [3.5] == max_sim(query, [document]).tolist()
+
+
+def test_compressed_vectors_keep_their_directions_and_lengths():
+    exact = TextVectors(np.array([[3, 4], [0, 0], [-0.1, 0.02]], np.float32), tokens=3)
+    rounded = compress(exact)
+
+    assert (np.int8, 3) == (rounded.rows.dtype, rounded.tokens)
+    assert np.allclose(exact.vectors(), rounded.vectors(), rtol=0, atol=0.02)
+    assert np.allclose([5, 0, np.hypot(0.1, 0.02)], np.linalg.norm(rounded.vectors(), axis=1))
 
 
 def vectors(*windows):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank_plugins.backends.late_interaction import TextVectors, max_sim
+from rerank_plugins.backends.late_interaction import TextVectors, compress, max_sim
 from rerank_plugins.backends.local.bi_encoder import BiEncoder
 from rerank_plugins.backends.local.engine import EngineStats, Request, Runner, query_text
 from rerank_plugins.backends.local.text_tokenizer import Role, TextTokenizer
@@ -35,6 +35,7 @@ class BiEncoderEngine:
         tokenizer: makes tokens of texts.
         bi_encoder: how vectors are compared.
         cached_tokens: vectors of documents kept for the next request; 0 keeps none, None 131,072.
+        in_8_bits: round the vectors of documents.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class BiEncoderEngine:
         bi_encoder: BiEncoder,
         *,
         cached_tokens: int | None,
+        in_8_bits: bool = False,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
         self._similarity = bi_encoder.similarity
         self._one_each = bi_encoder.method == "embedding model"
+        self._in_8_bits = in_8_bits
         limit = _KEPT if cached_tokens is None else cached_tokens
         self._documents: TokenCache[TextVectors] = TokenCache(limit, entry_cost=1)
 
@@ -126,10 +129,13 @@ class BiEncoderEngine:
         bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
         lengths = pairs.lengths.tolist()
         cuts = [False] * len(pairs) if pairs.truncated is None else pairs.truncated.tolist()
-        return [
+        vectors = (
             TextVectors(rows[start:end].copy(), tokens=tokens, is_truncated=is_cut)
             for start, end, tokens, is_cut in zip(bounds, bounds[1:], lengths, cuts, strict=False)
-        ]
+        )
+        if role == "document" and self._in_8_bits:
+            return list(map(compress, vectors))
+        return list(vectors)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -436,6 +436,8 @@ def _read(
     own_length = None if bi_encoder is None else bi_encoder.document.max_length
     if own_length is not None:  # PyLate leaves a length of queries where others write the model's
         longest = _longest(config, {}, PromptConfig())
+    if bi_encoder is not None:
+        _check_query_length(model, bi_encoder, longest)
     labels = 1 if prompt_config.answer_tokens is not None else _num_labels(config)
     if chain is not None:
         labels = 1 if chain.gives_vectors else chain.num_outputs
@@ -447,7 +449,7 @@ def _read(
         revision=commit or digest(folder, all_weights, files),
         config=config,
         is_native=is_native,
-        tokenizer_config=tokenizer_config,
+        tokenizer_config={**_special_tokens(folder, bi_encoder), **tokenizer_config},
         max_length=_chosen(max_length, longest, own_length),
         longest=longest,
         prompt=prompt_config.prompt,
@@ -481,12 +483,26 @@ def _check_files(where: str, folder: Path, weights: Sequence[Path], *, pickle: b
         raise ConfigError(f"{where} {without_tokenizer(folder)}")
 
 
+def _special_tokens(folder: Path, bi_encoder: BiEncoder | None) -> Mapping[str, Any]:
+    """Return the special tokens of a bi-encoder that older releases kept in another file."""
+    return {} if bi_encoder is None else _json(folder / "special_tokens_map.json") or {}
+
+
 def _check_unprompted(model: str, found: PromptConfig, options: PromptOptions) -> None:
     """Refuse the options of language models, which would be ignored."""
     if options != _NO_PROMPT_OPTIONS or found.prompt is not None:
         raise ConfigError(
             f"{model!r} reads each text alone and compares vectors; `template`, `instruction`, "
             "`true_token` and `false_token` are for language models that answer"
+        )
+
+
+def _check_query_length(model: str, bi_encoder: BiEncoder, longest: int | None) -> None:
+    length = bi_encoder.query.longest(1)
+    if longest is not None and length > longest:
+        raise ConfigError(
+            f"the files of {model!r} set queries of {length} tokens, and the model can read "
+            f"{longest} at most"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -343,6 +344,28 @@ def test_documents_are_read_once(
         assert 0 == backend.describe()["cached_documents"]
 
 
+@pytest.mark.parametrize("name", ["PyLate, modernbert", "roberta, dot"])
+def test_with_int8_the_vectors_are_kept_in_8_bits(
+    name: str, folder_of: Callable[[str], str]
+) -> None:
+    with LocalBackend(folder_of(name), engine="onnx", dtype="int8") as backend:
+        first = backend.score(QUERY, DOCUMENTS)
+        entries = backend._loaded.engine._documents._entries  # type: ignore[union-attr]
+
+        assert {np.dtype(np.int8)} == {vectors.rows.dtype for vectors in entries.values()}
+        assert first == backend.score(QUERY, DOCUMENTS), "new and known documents score alike"
+
+
+def test_loading_warns_of_nothing(
+    folder_of: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body has no pooler, and Stanford's has a projection beside it."""
+    for name in ("Stanford", "bert, mean"):
+        ours(folder_of(name), engine="torch")
+
+    assert [] == caplog.records
+
+
 def test_the_vectors_kept_are_bounded(folder_of: Callable[[str], str]) -> None:
     with LocalBackend(folder_of("bert, mean"), device="cpu", cached_tokens=8) as backend:
         backend.score(QUERY, [f"{n} pandas" for n in range(9)])
@@ -509,6 +532,15 @@ def _settings(**changes: object) -> Callable[[Path], None]:
     return lambda folder: edit(folder, "config_sentence_transformers.json", **changes)
 
 
+def _listed(kind: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules.append({"idx": 9, "name": "9", "path": "9_More", "type": kind})
+        (folder / "modules.json").write_text(json.dumps(modules))
+
+    return change
+
+
 def _without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -536,6 +568,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "euclidean": ("bert, mean", _settings(similarity_fn_name="euclidean"),
                   "'euclidean' .similarity_fn_name"),
     "sparse": ("bert, mean", _settings(model_type="SparseEncoder"), "calls itself a 'SparseEnc"),
+    "too long": ("PyLate, modernbert", _settings(query_length=9000), "queries of 9000 tokens"),
+    "pooled tokens": ("multi-vector, at least", _listed(
+        "sentence_transformers.multi_vector_encoder.modules.HierarchicalTokenPooling"),
+        "Hierarchical"),
     "no filler": ("multi-vector, at least",
                   lambda to: edit(to, "sentence_bert_config.json", query_expansion={
                       **_EXPANSION, "token": "[NONE]"}), r"token '\[NONE\]', which"),

@@ -76,6 +76,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
         texts,
         checkpoint.bi_encoder,
         cached_tokens=settings.cached_tokens,
+        in_8_bits=dtype == "int8",
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import safetensors
@@ -90,22 +91,21 @@ def load_model(
     elif answers:
         kind = transformers.AutoModelForCausalLM
     config = _config(checkpoint)
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
     try:
         if checkpoint.code:
             config_class = foreign_class(checkpoint, "AutoConfig") or transformers.AutoConfig
             config = config_class.from_pretrained(checkpoint.folder, local_files_only=True)
             kind = foreign_class(checkpoint, kind.__name__) or kind
-        model, report = kind.from_pretrained(
-            checkpoint.folder,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-            trust_remote_code=settings.trust_remote_code,
-            use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
-        )
+        with _quiet(warnings=checkpoint.chain is None):  # a body needs no pooler
+            model, report = kind.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=settings.trust_remote_code,
+                use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
+            )
     except (
         ImportError,
         KeyError,
@@ -128,9 +128,6 @@ def load_model(
             f"transformers {transformers.__version__} can't load {checkpoint.model!r}: "
             f"{reason_of(exc)}"
         ) from exc
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # not ours
     unused = "pooler." if checkpoint.chain is not None else None
     missing = [key for key in report["missing_keys"] if not (unused and key.startswith(unused))]
     if missing:
@@ -155,6 +152,22 @@ def load_model(
                 'dtype="float16", or device="cpu"'
             ) from exc
         raise
+
+
+@contextmanager
+def _quiet(*, warnings: bool) -> Iterator[None]:
+    """Let transformers show no progress bars, and maybe no warnings."""
+    library: Any = transformers_logging  # parts of it have no types
+    bars, verbosity = library.is_progress_bar_enabled(), library.get_verbosity()
+    library.disable_progress_bar()
+    if not warnings:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
 
 
 def _config(checkpoint: Checkpoint) -> Any:

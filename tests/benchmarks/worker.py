@@ -42,6 +42,21 @@ def sentence_transformers(model: str, **options: Any) -> Score:
     return _over_pairs(lambda pairs: encoder.predict(pairs, **plain).tolist())
 
 
+def multi_vector(model: str) -> Score:
+    """`MultiVectorEncoder` with its defaults, which keeps no vectors."""
+    from sentence_transformers import MultiVectorEncoder
+
+    encoder = MultiVectorEncoder(model, device="cpu")
+
+    def score(query: str, documents: list[str]) -> list[float]:
+        vectors = encoder.encode_document(documents, show_progress_bar=False)
+        asked = encoder.encode_query([query], show_progress_bar=False)
+        scores: list[float] = encoder.similarity(asked, vectors)[0].tolist()
+        return scores
+
+    return _one_by_one(score)
+
+
 def flashrank(model: str) -> Score:
     """A folder with the name of a known model; its default truncates at 128 tokens."""
     from flashrank import Ranker, RerankRequest
@@ -140,6 +155,7 @@ LOADERS: dict[str, Callable[..., Score]] = {
         flagembedding,
         flashrank,
         infinity,
+        multi_vector,
         rerankers,
         sentence_transformers,
     )

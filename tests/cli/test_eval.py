@@ -117,7 +117,7 @@ class TestEval:
     @pytest.mark.slow
     def test_a_killed_run_resumes(self, folder, use):
         """The command is killed while the embedded model scores; the next run does the rest."""
-        command = [*COMMAND, "eval", "demo:covidqa", "--queries", "12", "--depth", "8"]
+        command = [*COMMAND, "eval", "demo:covidqa", "--queries", "12", "--depth", "3"]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and child.poll() is None and scored(folder) < 2:
@@ -128,7 +128,7 @@ class TestEval:
         assert 2 <= known < 12
         assert not (folder / "rerank-eval" / "covidqa").exists()
 
-        done = run("eval", "demo:covidqa", "--queries", "12", "--depth", "8", "--json")
+        done = run("eval", "demo:covidqa", "--queries", "12", "--depth", "3", "--json")
 
         assert 0 == done.exit_code
         assert 12 == scored(folder)

@@ -24,7 +24,7 @@ pytest.importorskip("prometheus_client", reason="needs the extra `prometheus`")
 
 COMMAND = [sys.executable, "-m", "rerank_plugins"]
 ALERTS = ROOT / "examples" / "deploy" / "prometheus" / "alerts.yaml"
-QUICK = ["demo:xquad-zh", "--queries", "8", "--depth", "5"]
+QUICK = ["demo:xquad-zh", "--queries", "6", "--depth", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +206,7 @@ class TestCanary:
         assert 0 == done.exit_code
         assert result["ok"]
         assert result["MRR@10"] == result["first_stage"]["MRR@10"]
-        assert 8 == result["queries"]
+        assert 6 == result["queries"]
         assert 0 < result["p95_seconds"] < 60
 
     def test_without_publishing_prometheus_is_not_needed(self, use, monkeypatch):

@@ -96,6 +96,16 @@ class TestProtocols:
 
         assert (422, "unsupported") == (reply.status_code, reply.json()["error"]["type"])
 
+    @pytest.mark.parametrize("raw", [True, False, None])
+    def test_similarities_are_returned_as_they_are(self, raw):
+        """They are raw, and nothing makes probabilities of them."""
+        with serving(FakeBackend(lambda *_: 17.5, scale="similarity")) as client:
+            body = {"query": "q", "texts": ["a"], "raw_scores": raw}
+            (result,) = post(client, "/rerank", body).json()
+            assert "similarity" == client.get("/info").json()["scale"]
+
+        assert 17.5 == result["score"]
+
     @pytest.mark.parametrize(
         "field", [{"raw_scores": False}, {"use_activation": True}, {"raw_scores": "false"}]
     )

@@ -52,6 +52,8 @@ _WITHOUT_SETTINGS = ("Dropout", MASK, "Normalize")
 _VECTOR: Final = "sentence_embedding"
 _TOKEN_VECTORS: Final = "token_embeddings"  # noqa: S105 - no password
 _SCORES: Final = "scores"
+_WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
+"""What `config.json` calls the width of a body."""
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _ACTIVATION = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)")
 _OLD_POOLINGS = "pooling_mode_"
@@ -193,13 +195,15 @@ def read_chain(
     _check_body(model, config, read("sentence_bert_config.json") or {})
     pooling: ChainPooling = "tokens"
     start: ChainOutput = _TOKEN_VECTORS
-    width, rest = int(config.get("hidden_size") or config["dim"]), modules[1:]
+    rest = modules[1:]
     settings = [_settings(model, module, read) for module in rest]
     include_prompt = True
     if modules[1].kind == _START[1]:
         pooling, width = _pooling(model, modules[1], settings[0], config)
         include_prompt = settings[0].get("include_prompt", True) is not False
         start, rest, settings = _VECTOR, rest[1:], settings[1:]
+    else:
+        width = _width(model, config)
     widths: dict[str, int] = {start: width}
     steps: list[Step] = []
     for module, values in zip(rest, settings, strict=True):
@@ -235,6 +239,17 @@ def read_chain(
     )
 
 
+def _width(model: str, config: Mapping[str, Any]) -> int:
+    """Return how many numbers the body gives for each token."""
+    widths = [config[name] for name in _WIDTHS if type(config.get(name)) is int]
+    if not widths:
+        raise ConfigError(
+            f"config.json of {model!r} sets none of {', '.join(_WIDTHS)}, so the width of the "
+            "vectors is unknown"
+        )
+    return int(widths[0])
+
+
 def is_pylate(modules: Sequence[ListedModule], read: Read) -> bool:
     """Whether PyLate saved a model of tokens, which lists neither its mask nor its last step.
 
@@ -259,7 +274,7 @@ def read_inline_projection(model: str, folder: Path, config: Mapping[str, Any]) 
     Raises:
         ConfigError: the weights lack the projection, or it is of another shape.
     """
-    file, width = folder / WEIGHTS, int(config["hidden_size"])
+    file, width = folder / WEIGHTS, _width(model, config)
     header = read_header(file).tensors if file.exists() else {}
     entry = header.get("linear.weight")
     if entry is None or len(entry.shape) != 2 or entry.shape[1] != width:  # noqa: PLR2004 - a matrix

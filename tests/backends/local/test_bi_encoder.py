@@ -569,6 +569,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
                   "'euclidean' .similarity_fn_name"),
     "sparse": ("bert, mean", _settings(model_type="SparseEncoder"), "calls itself a 'SparseEnc"),
     "too long": ("PyLate, modernbert", _settings(query_length=9000), "queries of 9000 tokens"),
+    "no width": ("multi-vector, at least", lambda to: edit(to, "config.json", hidden_size=None),
+                 "sets none of hidden_size"),
     "pooled tokens": ("multi-vector, at least", _listed(
         "sentence_transformers.multi_vector_encoder.modules.HierarchicalTokenPooling"),
         "Hierarchical"),

@@ -40,6 +40,7 @@ from rerank_plugins.backends.local.not_a_model import (
     describe_file,
     without_tokenizer,
 )
+from rerank_plugins.backends.local.plausible import check_counts, check_regular
 from rerank_plugins.backends.local.prompts import (
     PromptConfig,
     PromptOptions,
@@ -388,6 +389,7 @@ def _read(
     label: str | int | None,
 ) -> Checkpoint:
     where = repr(str(folder) if commit is None else model)
+    check_regular(folder)
     weights = _weights(folder)
     check_is_model(folder, where, has_weights=bool(weights))
     config = _json(folder / "config.json")
@@ -396,6 +398,7 @@ def _read(
             f"{where} holds no model: there is no config.json; give a folder that transformers "
             "saved, or the id of a reranker on the hub"
         )
+    check_counts(where, config)
     native = native_config(config)
     is_native, config = native == config, native
     _check_files(where, folder, weights, pickle=pickle)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import operator
+import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -142,6 +143,32 @@ def test_a_model_that_is_not_a_reranker_is_refused(
 ) -> None:
     harm(folder)
     with pytest.raises(ConfigError, match=message):
+        resolve(str(folder))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "a/b.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+def test_what_has_no_end_is_not_read(folder: Path, name: str, kind: str) -> None:
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(folder / "pipe")
+        path.symlink_to(folder / "pipe")
+    with pytest.raises(ConfigError, match=f"{path.name}' is a pipe, a device or a socket"):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize("name", ["num_labels", "num_hidden_layers", "n_layer"])
+def test_counts_that_no_model_has_build_nothing(folder: Path, name: str) -> None:
+    """Libraries, and we, would make 100 million objects before they look at the weights."""
+    edit(folder / "config.json", **{name: 10**8})
+    with pytest.raises(ConfigError, match=f"`{name}` is 100000000; it is damaged"):
         resolve(str(folder))
 
 

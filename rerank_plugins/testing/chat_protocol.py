@@ -17,7 +17,8 @@ _FIELDS = frozenset(
     | {"temperature", "top_logprobs"}
 )
 _OLLAMA_FIELDS = frozenset(
-    {"logprobs", "model", "options", "prompt", "raw", "stream", "top_logprobs"}
+    {"logprobs", "messages", "model", "options", "prompt", "raw", "shift", "stream", "think"}
+    | {"top_logprobs", "truncate"}
 )
 _PAIR = re.compile(
     r"<?Query>?: (?P<query>.*?)\n+<?Document>?: (?P<document>.*?)"
@@ -34,45 +35,53 @@ def serve_chat(body: Any, score: Callable[[str, str], float]) -> FakeResponse:
     """Answer as a chat model that judges by `score`: by a word, or by an order."""
     if unexpected := sorted(body.keys() - _FIELDS):
         return _refuse(f"Unrecognized request argument supplied: {', '.join(unexpected)}")
-    if "messages" not in body:
-        return _complete(body, score)
+    if body.get("logprobs") and body.get("top_logprobs", 0) > _MAX_LOGPROBS:
+        return _refuse(f"top_logprobs must be at most {_MAX_LOGPROBS}")
+    if "prompt" in body:
+        return _complete(body["prompt"], score)
     text = "\n".join(message["content"] for message in body["messages"])
-    if body.get("logprobs"):
-        if body["top_logprobs"] > _MAX_LOGPROBS:
-            return _refuse(f"top_logprobs must be at most {_MAX_LOGPROBS}")
-        top = _tokens(_judge(text, score))
-        content = [{**top[0], "top_logprobs": top}]
-        return _answer(top[0]["token"], {"content": content}, text)
-    documents = [(int(number), document) for number, document in _NUMBERED.findall(text)]
-    (query,) = _QUERY.findall(text)
-    best = sorted(documents, key=lambda document: -score(query, document[1]))
-    return _answer(" > ".join(f"[{number}]" for number, _ in best), None, text)
+    content, top = _reply(text, score, judges=bool(body.get("logprobs")))
+    logprobs = {"content": [{**top[0], "top_logprobs": top}]} if top else None
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": "stop"}
+    return FakeResponse({"object": "chat.completion", "choices": [choice], "usage": _usage(text)})
 
 
 def serve_ollama(body: Any, score: Callable[[str, str], float]) -> FakeResponse:
-    """Answer as Ollama, by its own interface or by that of `serve_chat`."""
-    if "messages" in body:
-        return serve_chat(body, score)
+    """Answer as Ollama does by its own interfaces."""
     if unexpected := sorted(body.keys() - _OLLAMA_FIELDS):
         return _refuse(f"unexpected fields: {', '.join(unexpected)}")
-    if not body.get("raw") or body.get("stream", True) or not body.get("logprobs"):
-        return _refuse("a template would stand around the prompt, or lines instead of JSON come")
-    top = _tokens(_judge(body["prompt"], score))
-    return FakeResponse(
-        {
-            "model": body["model"],
-            "response": top[0]["token"],
-            "done": True,
-            "done_reason": "length",
-            "logprobs": [{**top[0], "top_logprobs": top}],
-            "prompt_eval_count": len(body["prompt"].split()),
-            "eval_count": 1,
-        }
-    )
+    if body.get("stream", True) or body.get("truncate", True) or body.get("shift", True):
+        return _refuse("lines instead of JSON come, or prompts are cut in silence")
+    if "prompt" in body and not body.get("raw"):
+        return _refuse("a template would stand around the prompt")
+    messages = body.get("messages") or [{"content": body["prompt"]}]
+    text = "\n".join(message["content"] for message in messages)
+    content, top = _reply(text, score, judges=bool(body.get("logprobs")))
+    answer: dict[str, Any] = {"response": content}
+    if "messages" in body:
+        answer = {"message": {"role": "assistant", "content": content}}
+    if top:
+        answer["logprobs"] = [{**top[0], "top_logprobs": top}]
+    counts = {"prompt_eval_count": len(text.split()), "eval_count": 1}
+    return FakeResponse({"model": body["model"], "done": True, **answer, **counts})
 
 
-def _complete(body: Any, score: Callable[[str, str], float]) -> FakeResponse:
-    top = _tokens(_judge(body["prompt"], score))
+def _reply(
+    text: str, score: Callable[[str, str], float], *, judges: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return what a model says, and the likeliest first tokens if it judges by them."""
+    if judges:
+        top = _tokens(_judge(text, score))
+        return str(top[0]["token"]), top
+    documents = [(int(number), document) for number, document in _NUMBERED.findall(text)]
+    (query,) = _QUERY.findall(text)
+    best = sorted(documents, key=lambda document: -score(query, document[1]))
+    return " > ".join(f"[{number}]" for number, _ in best), []
+
+
+def _complete(prompt: str, score: Callable[[str, str], float]) -> FakeResponse:
+    top = _tokens(_judge(prompt, score))
     tokens = {item["token"]: item["logprob"] for item in top}
     logprobs = {
         "tokens": [top[0]["token"]],
@@ -81,7 +90,7 @@ def _complete(body: Any, score: Callable[[str, str], float]) -> FakeResponse:
         "text_offset": [0],
     }
     choice = {"index": 0, "text": top[0]["token"], "logprobs": logprobs, "finish_reason": "length"}
-    return FakeResponse({"choices": [choice], "usage": _usage(body["prompt"])})
+    return FakeResponse({"choices": [choice], "usage": _usage(prompt)})
 
 
 def _judge(text: str, score: Callable[[str, str], float]) -> float:
@@ -99,12 +108,6 @@ def _tokens(probability: float) -> list[dict[str, Any]]:
         for token, value in likely.items()
     ]
     return sorted(tokens, key=lambda token: -float(str(token["logprob"])))
-
-
-def _answer(content: str, logprobs: object, prompt: str) -> FakeResponse:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": "stop"}
-    return FakeResponse({"object": "chat.completion", "choices": [choice], "usage": _usage(prompt)})
 
 
 def _usage(prompt: str) -> dict[str, int]:

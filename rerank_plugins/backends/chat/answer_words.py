@@ -16,7 +16,7 @@ _ROUNDING = 1e-3
 _THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 _NO_LOGPROBS = (
     "the response holds no log-probabilities, which pointwise judging needs: Ollama sends them "
-    "from 0.12.11 on, but not for /v1/completions; LM Studio and some vendors never do. Set "
+    "from 0.12.11 on, if asked as the kind 'ollama'; LM Studio and some vendors never do. Set "
     "mode='listwise', or use another server; if it sends them for other texts, the model ended its "
     "answer at once: check `template`"
 )
@@ -88,7 +88,7 @@ def _first_token(body: object) -> dict[str, float]:
 
     One reader for three layouts: chat's `choices[0].logprobs.content[0].top_logprobs`, a list of
     objects, which llama.cpp sends for completions too; completions' `logprobs.top_logprobs[0]`,
-    an object; and Ollama's own `logprobs[0].top_logprobs` beside the response.
+    an object; and Ollama's own `logprobs[0].top_logprobs` beside the answer.
     """
     logprobs = _child(_choice(body), "logprobs")
     if logprobs is None:
@@ -96,7 +96,8 @@ def _first_token(body: object) -> dict[str, float]:
     content = logprobs if isinstance(logprobs, list) else _child(logprobs, "content")
     if not content and isinstance(listed := _child(logprobs, "top_logprobs"), list) and listed:
         content = [{"top_logprobs": listed[0]}]
-    if not content and _choice(body) is None and _child(body, "response") is None:
+    answered = _choice(body) or _child(body, "message") or _child(body, "response") is not None
+    if not content and not answered:
         raise InvalidResponse("no answer of a model")
     if not content:
         raise BackendRejected(_NO_LOGPROBS)
@@ -123,7 +124,7 @@ def _first_token(body: object) -> dict[str, float]:
 
 
 def _thinks(body: object) -> bool:
-    message = _child(_choice(body), "message")
+    message = _child(_choice(body), "message") or _child(body, "message")
     if any(_child(message, name) or _child(body, name) for name in _THOUGHTS):
         return True
     text = _child(message, "content") or _child(_choice(body), "text") or _child(body, "response")

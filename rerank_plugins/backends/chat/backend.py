@@ -18,6 +18,7 @@ from rerank_plugins._internal import flow
 from rerank_plugins._internal.checks import check_choice, check_integer
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import side_by_side
+from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backend import Backend, ServerCheck
 from rerank_plugins.backends.chat.answer_words import AnswerWords
 from rerank_plugins.backends.chat.dialects import API, SERVERS, judge_dialect, ranker_dialect
@@ -42,12 +43,13 @@ _log = logging.getLogger(__name__)
 
 _POINTWISE_ONLY = ("api", "template", "true_token", "false_token", "top_logprobs")
 _LISTWISE_ONLY = ("window", "step", "max_documents", "max_tokens")
-_MAX_CHARACTERS = {"pointwise": 16_000, "listwise": 2_000}
+_MAX_CHARACTERS = {"pointwise": 6_000, "listwise": 2_000}
+"""Ollama's contexts are of 4,096 tokens unless told, and a Chinese character may be one."""
 _TOKENS_PER_DOCUMENT, _MORE_TOKENS = 8, 32
 """How long an order may become: its numbers, brackets and signs, and some words."""
 _MAX_LISTED = 20
 _SETS_ITSELF = frozenset(
-    {"logprobs", "max_completion_tokens", "max_tokens", "messages", "model", "n", "options"}
+    {"logprobs", "max_completion_tokens", "max_tokens", "messages", "model", "n"}
     | {"prompt", "raw", "stream", "top_logprobs"}
 )
 
@@ -89,8 +91,9 @@ class ChatBackend(Backend):
         max_documents: listwise: maximum documents of a call, which bounds its requests.
         max_tokens: listwise: most tokens of an answer; None is enough for the numbers of a window.
             Models that think first need more.
-        max_characters: where to cut a document; None is 16,000, listwise 2,000.
-        extra_body: fields to add to each request, such as `{"reasoning_effort": "none"}`.
+        max_characters: where to cut a document; None is 6,000, listwise 2,000.
+        extra_body: fields to add to each request, such as `{"think": False}`. Those of Ollama's
+            `options` are added to ours.
         scale: pointwise: probabilities from 0 to 1, or the logits of which they are the sigmoid.
         api_key: see `HTTPBackend`, as for all that follow.
         api_key_env: the environment variable that holds the key; None is `OPENAI_API_KEY`, for
@@ -134,6 +137,8 @@ class ChatBackend(Backend):
         headers: Mapping[str, str] | None = None,
         verify: bool | str | Path = True,
     ) -> None:
+        key = None if api_key is None else Secret(api_key)
+        api_key = None  # no frame shows it any more
         check_choice("server", server, tuple(SERVERS))
         check_choice("mode", mode, ("pointwise", "listwise"))
         check_choice("api", api, get_args(API), optional=True)
@@ -164,7 +169,7 @@ class ChatBackend(Backend):
             if server == "ollama" and endpoints and not isinstance(endpoints, str)
             else endpoints,
             model=model,
-            api_key=api_key,
+            api_key=key,
             api_key_env=api_key_env,
             timeout=timeout,
             connect_timeout=connect_timeout,
@@ -176,7 +181,6 @@ class ChatBackend(Backend):
             headers=headers,
             verify=verify,
         )
-        api_key = None  # no frame shows it any more
         self.scale = self._requests.scale
         self.cacheable = self.pointwise = mode == "pointwise"
         self.instructions = self._requests.instructions
@@ -195,6 +199,9 @@ class ChatBackend(Backend):
         for name in self._extra_body or ():
             if name in _SETS_ITSELF:
                 raise ConfigError(f"`extra_body` can't set {name!r}: the backend sets it itself")
+        options = (self._extra_body or {}).get("options", {})
+        if self._server == "ollama" and not isinstance(options, Mapping):
+            raise ConfigError(f"`options` in `extra_body` must be a table, not {options!r}")
 
     def _dialect(self) -> Dialect:
         server, extra = SERVERS[self._server], self._extra_body or {}

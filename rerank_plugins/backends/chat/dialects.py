@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rerank_plugins.backends.chat.answer_words import AnswerWords
 from rerank_plugins.backends.chat.permutation import read_permutation
@@ -42,9 +42,10 @@ class ChatServer:
     """Environment variables that usually hold the key."""
     paths: Mapping[API, str] = field(default_factory=dict)
     """Where requests go, below the base URL."""
-    wraps_prompts: bool = False
-    """Whether it writes the prompt of its model around a prompt, too, unless asked in its own way:
-    Ollama, whose completions have no log-probabilities either."""
+    is_ollama: bool = False
+    """Whether requests are those of Ollama's own. By OpenAI's it cuts prompts that are too long,
+    from their beginning and in silence, writes its model's prompt around a prompt, and sends no
+    log-probabilities of completions."""
 
 
 SERVERS: Mapping[str, ChatServer] = {
@@ -55,15 +56,25 @@ SERVERS: Mapping[str, ChatServer] = {
         key_variables=("OPENAI_API_KEY",),
         paths={"chat": "/v1/chat/completions", "completions": "/v1/completions"},
     ),
-    # [its own pages; log-probabilities from 0.12.11 on]
+    # [its own pages and tracker; log-probabilities from 0.12.11 on]
     "ollama": ChatServer(
         name="ollama",
         base_url=None,
         key_variables=("OLLAMA_API_KEY",),
-        paths={"chat": "/v1/chat/completions", "completions": "/api/generate"},
-        wraps_prompts=True,
+        paths={"chat": "/api/chat", "completions": "/api/generate"},
+        is_ollama=True,
     ),
 }
+
+
+class _Layout(NamedTuple):
+    """The fields of a request, but for those that hold the texts."""
+
+    fixed: Fields
+    always: Fields
+    """What a server that does not know it may do without."""
+    one_of: tuple[str, ...] = ()
+    """Those of `always` of which one must stay."""
 
 
 def judge_dialect(
@@ -89,36 +100,27 @@ def judge_dialect(
         own_address: whether the vendor's own service is called.
         extra_body: fields that the user adds to each request.
     """
-    limits: tuple[str, ...] = ()
-    shape: Callable[[str, Sequence[str]], Fields]
-    asked: object = None
-    if api == "chat":
-        asked = judge_messages("", true=words.true, false=words.false)
-        shape = partial(_judge_chat, words, {"logprobs": True, "top_logprobs": top_logprobs})
-        limits = _token_limits(own_address=own_address)
-    elif server.wraps_prompts:
-        shape = partial(_judge_raw, top_logprobs)
+    asked = judge_messages("", true=words.true, false=words.false) if api == "chat" else None
+    content = partial(_judge_messages, words) if api == "chat" else _judge_prompt
+    if server.is_ollama:
+        # Nothing is filtered: older versions tell the probabilities of what the sampler leaves.
+        # Which token is drawn does not matter, since only these are read.
+        options = {"num_predict": 1, "temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0}
+        layout = _for_ollama(options, top_logprobs, raw=api == "completions")
+    elif api == "chat":
+        layout = _for_chat(1, top_logprobs, own_address=own_address)
     else:
-        shape = partial(_judge_prompt, top_logprobs)
-    samples = api == "chat" or not server.wraps_prompts
-    always = {**dict.fromkeys(limits, 1), **(_SAMPLING if samples else {})}
+        layout = _Layout({"max_tokens": 1, "logprobs": top_logprobs}, _SAMPLING)
     spelling = {} if words.exact else {"spelling": "any"}
     return Dialect(
-        name=server.name,
-        path=server.paths[api],
-        base_url=server.base_url,
-        key_variables=server.key_variables,
+        **_common(server, api, layout, extra_body),
         scale="logit",
         max_documents=1,
         max_characters=max_characters,
-        blank="",
-        shape=partial(_with_extra, shape, extra_body),
-        always={name: value for name, value in always.items() if name not in extra_body},
-        one_of=limits,
+        shape=partial(_lay_out, content, _with_extra(layout.fixed, extra_body)),
         prompt=prompt,
         values_per_document=_VALUES_PER_TOKEN * (top_logprobs + 1),
         decode=partial(_read_logit, words),
-        usage=_usage,
         facts={
             "mode": "pointwise",
             "api": api,
@@ -150,24 +152,57 @@ def ranker_dialect(
         extra_body: fields that the user adds to each request.
     """
     prompt = TextPrompt(RANKER)
-    limits = _token_limits(own_address=own_address)
-    always = {**dict.fromkeys(limits, max_tokens), **_SAMPLING}
+    if server.is_ollama:
+        layout = _for_ollama({"num_predict": max_tokens, **_SAMPLING}, None, raw=False)
+    else:
+        layout = _for_chat(max_tokens, None, own_address=own_address)
     return Dialect(
-        name=server.name,
-        path=server.paths["chat"],
-        base_url=server.base_url,
-        key_variables=server.key_variables,
+        **_common(server, "chat", layout, extra_body),
         scale="unknown",
         max_characters=max_characters,
-        blank="",
-        shape=partial(_with_extra, _rank_chat, extra_body),
-        always={name: value for name, value in always.items() if name not in extra_body},
-        one_of=limits,
+        shape=partial(_lay_out, _rank_messages, _with_extra(layout.fixed, extra_body)),
         prompt=prompt,
         decode=_read_order,
-        usage=_usage,
         facts={"mode": "listwise", "template": _digest(prompt, ranker_messages("", ["", ""]))},
     )
+
+
+def _common(server: ChatServer, api: API, layout: _Layout, extra: Fields) -> dict[str, Any]:
+    """Return what both protocols have in common."""
+    return {
+        "name": server.name,
+        "path": server.paths[api],
+        "base_url": server.base_url,
+        "key_variables": server.key_variables,
+        "blank": "",
+        "always": {name: value for name, value in layout.always.items() if name not in extra},
+        "one_of": layout.one_of,
+        "usage": _usage,
+    }
+
+
+def _for_chat(max_tokens: int, top_logprobs: int | None, *, own_address: bool) -> _Layout:
+    limits = _TOKEN_LIMITS[1:] if own_address else _TOKEN_LIMITS
+    fixed = {"logprobs": True, "top_logprobs": top_logprobs} if top_logprobs else {}
+    return _Layout(fixed, {**dict.fromkeys(limits, max_tokens), **_SAMPLING}, limits)
+
+
+def _for_ollama(options: Fields, top_logprobs: int | None, *, raw: bool) -> _Layout:
+    # A prompt that is too long is then an error, and not one without its beginning.
+    fixed: dict[str, object] = {"stream": False, "truncate": False, "shift": False}
+    fixed |= {"raw": True} if raw else {}
+    fixed |= {"logprobs": True, "top_logprobs": top_logprobs} if top_logprobs else {}
+    fixed["options"] = options
+    return _Layout(fixed, {})
+
+
+def _with_extra(fixed: Fields, extra: Fields) -> Fields:
+    """Return both; Ollama's `options` are those of both, too."""
+    merged = {**fixed, **extra}
+    own, others = fixed.get("options"), extra.get("options")
+    if isinstance(own, Mapping) and isinstance(others, Mapping):
+        merged["options"] = {**others, **own}
+    return merged
 
 
 def _digest(prompt: TextPrompt, messages: object) -> str:
@@ -175,47 +210,25 @@ def _digest(prompt: TextPrompt, messages: object) -> str:
     return hashlib.sha256(f"{prompt.digest} {messages!r}".encode()).hexdigest()[:12]
 
 
-def _token_limits(*, own_address: bool) -> tuple[str, ...]:
-    """Return the fields that limit the tokens of an answer."""
-    return _TOKEN_LIMITS[1:] if own_address else _TOKEN_LIMITS
-
-
-def _with_extra(
-    shape: Callable[[str, Sequence[str]], Fields],
-    extra: Fields,
+def _lay_out(
+    content: Callable[[str, Sequence[str]], Fields],
+    fields: Fields,
     query: str,
     documents: Sequence[str],
 ) -> Fields:
-    return {**shape(query, documents), **extra}
+    return {**content(query, documents), **fields}
 
 
-def _judge_chat(
-    words: AnswerWords, logprobs: Fields, query: str, documents: Sequence[str]
-) -> Fields:
-    messages = judge_messages(query + documents[0], true=words.true, false=words.false)
-    return {"messages": messages, **logprobs}
+def _judge_messages(words: AnswerWords, query: str, documents: Sequence[str]) -> Fields:
+    text = query + documents[0]
+    return {"messages": judge_messages(text, true=words.true, false=words.false)}
 
 
-def _judge_prompt(top_logprobs: int, query: str, documents: Sequence[str]) -> Fields:
-    return {"prompt": query + documents[0], "max_tokens": 1, "logprobs": top_logprobs}
+def _judge_prompt(query: str, documents: Sequence[str]) -> Fields:
+    return {"prompt": query + documents[0]}
 
 
-def _judge_raw(top_logprobs: int, query: str, documents: Sequence[str]) -> Fields:
-    """Lay out a request of Ollama's own; no sampling, since older versions sample before they tell.
-
-    Which token is drawn does not matter: only the probabilities are read.
-    """
-    return {
-        "prompt": query + documents[0],
-        "raw": True,
-        "stream": False,
-        "logprobs": True,
-        "top_logprobs": top_logprobs,
-        "options": {"num_predict": 1, "temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0},
-    }
-
-
-def _rank_chat(query: str, documents: Sequence[str]) -> Fields:
+def _rank_messages(query: str, documents: Sequence[str]) -> Fields:
     return {"messages": ranker_messages(query, documents)}
 
 
@@ -240,7 +253,8 @@ def _answer(body: object) -> str:
     Raises:
         InvalidResponse: that is no response of a chat server.
     """
-    choices = body.get("choices") if isinstance(body, dict) else None
+    fields = body if isinstance(body, dict) else {}
+    choices = [fields] if "message" in fields else fields.get("choices")
     if not isinstance(choices, list):
         raise InvalidResponse("no list of choices")
     first = choices[0] if choices else None

@@ -88,7 +88,7 @@ class HTTPBackend(Backend):
         dialect: str | Dialect,
         endpoints: Sequence[str] | None = None,
         model: str | None = None,
-        api_key: str | None = None,
+        api_key: str | Secret | None = None,
         api_key_env: str | None = None,
         timeout: float = 10.0,
         connect_timeout: float = 2.0,
@@ -103,7 +103,7 @@ class HTTPBackend(Backend):
         headers: Mapping[str, str] | None = None,
         verify: bool | str | Path = True,
     ) -> None:
-        key = None if api_key is None else Secret(api_key)
+        key = api_key if isinstance(api_key, Secret | None) else Secret(api_key)
         api_key = None  # no frame shows it any more
         protocol = _dialect(dialect)
         urls = _rerank_urls(protocol, base_url, endpoints, model)

@@ -145,7 +145,7 @@ class RequestFlow:
             - len(to_json([job.query, job.instruction])),
             overhead=self._bytes_per_document(job),
         )
-        if len(parts) > 1:
+        if len(parts) > 1 and self._dialect.max_documents != 1:  # that is how it always works
             emit(Split(self._endpoints.label, len(part.texts), len(parts)))
         return parts
 

@@ -19,7 +19,7 @@ def objects(tokens):
 
 
 def chat(tokens, **message):
-    """OpenAI, vLLM, SGLang, Ollama below /v1; llama.cpp for completions too."""
+    """OpenAI, vLLM, SGLang; llama.cpp for completions too."""
     top = objects(tokens)
     content = [{**top[0], "top_logprobs": top}]
     return {"choices": [{"message": message, "logprobs": {"content": content}}]}
@@ -32,12 +32,18 @@ def completions(tokens):
 
 
 def ollama(tokens):
-    """Ollama below /api."""
+    """Ollama below /api/generate."""
     top = objects(tokens)
     return {"response": "", "done": True, "logprobs": [{**top[0], "top_logprobs": top}]}
 
 
-@pytest.mark.parametrize("layout", [chat, completions, ollama])
+def ollama_chat(tokens):
+    """Ollama below /api/chat."""
+    body = ollama(tokens)
+    return {"message": {"content": body.pop("response")}, **body}
+
+
+@pytest.mark.parametrize("layout", [chat, completions, ollama, ollama_chat])
 def test_the_score_is_the_share_of_the_true_word(layout):
     body = layout({"yes": 0.6, "no": 0.2, "I": 0.1})
 
@@ -115,6 +121,7 @@ def test_an_answer_without_either_word_is_an_error(message, hint):
         {"choices": [{"text": "yes", "logprobs": None}]},
         {"choices": [{"message": {"content": "yes"}, "logprobs": {"content": []}}]},
         {"response": "yes", "done": True},
+        {"message": {"content": "yes"}, "done": True},
     ],
 )
 def test_a_server_without_log_probabilities_is_refused_for_good(body):

@@ -6,7 +6,6 @@ import logging
 import math
 import pickle
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -24,6 +23,7 @@ from rerank_plugins import (
 from rerank_plugins.backends.chat import ChatBackend
 from rerank_plugins.backends.http.discovery import UnknownServer, probe
 from rerank_plugins.backends.prompt_templates import TEMPLATES
+from rerank_plugins.hooks import Split
 from rerank_plugins.testing import (
     BackendContract,
     FakeResponse,
@@ -32,6 +32,7 @@ from rerank_plugins.testing import (
     serve_dialect,
     silence,
 )
+from rerank_plugins.wrappers.instrument import InstrumentedBackend
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, QUERY
 
 WAYS = {
@@ -40,14 +41,15 @@ WAYS = {
     "listwise": "openai+{}?model=m&mode=listwise",
     "ollama": "ollama+{}?model=m&template=qwen3-reranker",
     "ollama's chat": "ollama+{}/v1?model=m",
+    "ollama's listwise": "ollama+{}/v1/?model=m&mode=listwise",
 }
-POINTWISE = sorted(WAYS.keys() - {"listwise"})
+POINTWISE = sorted(way for way in WAYS if "listwise" not in way)
 PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "listwise": "/v1/chat/completions",
     "ollama": "/api/generate",
-    "ollama's chat": "/v1/chat/completions",
+    "ollama's chat": "/api/chat",
 }
 
 
@@ -175,6 +177,8 @@ def test_a_request_asks_for_one_token_and_its_likelihoods(build, server):
         "model": "m",
         "raw": True,
         "stream": False,
+        "truncate": False,
+        "shift": False,
         "logprobs": True,
         "top_logprobs": 20,
         "options": {"num_predict": 1, "temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0},
@@ -562,6 +566,10 @@ WRONG = {
     ),
     "completions without a prompt": ({"api": "completions"}, "needs `template`"),
     "chat around a whole prompt": ({"api": "chat", "template": "qwen3-reranker"}, "remove api="),
+    "options that are no table": (
+        {"server": "ollama", "extra_body": {"options": "num_ctx=1"}},
+        "`options` in `extra_body` must be a table",
+    ),
     "a field that is ours": ({"extra_body": {"messages": []}}, "can't set 'messages'"),
     "no such mode": ({"mode": "setwise"}, "valid: pointwise, listwise"),
     "no such server": ({"server": "lmstudio"}, "valid: openai, ollama"),
@@ -593,7 +601,7 @@ def test_toml_sets_each_option(tmp_path, server):
 kind = "ollama"
 base_url = "{server.url}/v1/"
 model = "qwen3:1.7b"
-extra_body = {{reasoning_effort = "none"}}
+extra_body = {{think = false, options = {{num_ctx = 8192}}}}
 timeout = 120
 
 [retry]
@@ -602,17 +610,47 @@ timeout = 120
 """
     )
     server.response = serve_dialect("ollama")
-
-    def behave(received):
-        fields = {name: v for name, v in received.body.items() if name != "reasoning_effort"}
-        return serve_dialect("ollama")(replace(received, body=fields))
-
-    server.response = behave
     with load_backend(path) as backend:
         assert pytest.approx(EXPECTED, abs=1e-6) == list(backend.score(QUERY, DOCUMENTS))
         assert 2 == backend.score(QUERY, DOCUMENTS).cached
     assert 2 == len(server.requests)
-    assert {"none"} == {request.body["reasoning_effort"] for request in server.requests}
+    for request in server.requests:
+        assert request.body["think"] is False
+        assert {"num_ctx": 8192, "num_predict": 1}.items() <= request.body["options"].items()
+
+
+@pytest.mark.parametrize("mode", ["pointwise", "listwise"])
+def test_ollama_may_not_cut_a_prompt_in_silence(server, mode):
+    """By default it answers 200 to what is left of a prompt that is too long."""
+    server.response = FakeResponse({"error": "the prompt is longer than the context length"}, 400)
+    with (
+        load_backend(f"ollama+{server.url}?model=m&mode={mode}") as backend,
+        pytest.raises(BackendRejected, match="longer than the context length"),
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert "/api/chat" == server.requests[0].path
+    assert (False, False) == tuple(server.requests[0].body[k] for k in ("truncate", "shift"))
+
+
+def test_no_frame_of_a_failure_holds_a_literal_key():
+    """Crash reporters print the local variables of each frame."""
+    with pytest.raises(ConfigError) as caught:
+        ChatBackend("http://gpu", api_key="sk-secret", mode="listwise", scale="logit", model="m")
+    frames = caught.tb.tb_next
+    while frames is not None:
+        assert "sk-secret" not in repr(frames.tb_frame.f_locals)
+        frames = frames.tb_next
+
+
+def test_no_event_tells_of_a_split_that_is_the_rule(build):
+    """One document a request is how a judge works, and no limit of a server."""
+    events = []
+    with InstrumentedBackend(build("chat"), hooks=[events.append]) as backend:
+        backend.score(QUERY, DOCUMENTS)
+
+    assert [] == [event for event in events if isinstance(event, Split)]
+    assert events
 
 
 def listing(*models, status=200):

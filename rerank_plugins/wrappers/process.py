@@ -18,7 +18,7 @@ from rerank_plugins._internal.locks import (
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Requests
 from rerank_plugins.errors import RerankError
-from rerank_plugins.scores import Scores
+from rerank_plugins.scores import Scale, Scores
 from rerank_plugins.wrappers.base import Blocking, Flow, WrapperBackend
 from rerank_plugins.wrappers.worker import (
     ModelCrashed,
@@ -111,6 +111,12 @@ class ModelProcess(WrapperBackend):
     @property
     def name(self) -> str:
         return str(self.describe()["name"])
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]  # as in the base
+        """As the process says, once it has loaded the model."""
+        scale: Scale = (self._facts or {}).get("scale", self.wrapped.scale)
+        return scale
 
     @property
     def process(self) -> Self:

@@ -32,6 +32,7 @@ from rerank_plugins.langchain import RerankCompressor
 from rerank_plugins.testing.contract import BackendContract
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.process import ModelProcess
 from tests.backends.local.bi_encoders import (
     build_embedding_model,
     build_multi_vector,
@@ -470,6 +471,19 @@ def test_a_hub_s_model_tells_its_scale_once_it_is_loaded(
 
     assert "similarity" == backend.score(QUERY, DOCUMENTS).scale
     assert "similarity" == backend.scale
+
+
+@pytest.mark.slow
+def test_a_model_in_its_own_process_tells_its_scale_too(
+    folder_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CachedBackend(ModelProcess(LocalBackend("model", device="cpu"))) as backend:
+        assert "probability" == backend.scale
+        shutil.copytree(folder_of("bert, mean"), tmp_path / "model")
+
+        assert ["similarity"] * 2 == [backend.score(QUERY, DOCUMENTS).scale for _ in range(2)]
+        assert "similarity" == backend.scale
 
 
 def test_a_threshold_is_on_the_scale_of_the_model(folder_of: Callable[[str], str]) -> None:

@@ -40,6 +40,7 @@ from rerank_plugins.backends.local.foreign_code import parse_code_revisions
 from rerank_plugins.backends.local.foreign_errors import load_errors, score_errors
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
+from rerank_plugins.backends.local.ready_graph import check_name
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.backends.scale import to_probability
@@ -112,6 +113,8 @@ class LocalBackend(Backend):
         label: of a classifier with several labels, the name or number of the one that means
             relevant; None: what its files say. The score is the logit of its probability: of two
             labels, the difference of their logits.
+        onnx_file: an ONNX graph in the model's folder, such as `"onnx/model_quantized.onnx"`, to
+            run as it is in place of the weights; None: one runs only where there are no weights.
         hub: where a model that is no folder comes from: `"huggingface"` or `"modelscope"`.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
@@ -152,6 +155,7 @@ class LocalBackend(Backend):
         true_token: str | None = None,
         false_token: str | None = None,
         label: str | int | None = None,
+        onnx_file: str | None = None,
         hub: HubName = "huggingface",
         revision: str | None = None,
         cache_folder: str | Path | None = None,
@@ -180,6 +184,7 @@ class LocalBackend(Backend):
             "true_token": true_token,
             "false_token": false_token,
             "label": label,
+            "onnx_file": onnx_file,
             "hub": hub,
             "revision": revision,
             "cache_folder": _as_text(cache_folder),
@@ -354,6 +359,7 @@ class LocalBackend(Backend):
                 code_revisions=parse_code_revisions(options["code_revisions"]),
                 prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
                 label=options["label"],
+                onnx_file=options["onnx_file"],
             )
 
     def _load(self) -> LoadedModel:
@@ -469,6 +475,7 @@ def _check(options: dict[str, Any]) -> None:
             f"`temperature` turns logits into probabilities, and `scale` is {options['scale']!r}; "
             "drop one of them"
         )
+    check_name(options["onnx_file"])
     label = options["label"]
     if isinstance(label, bool) or not isinstance(label, str | int | None) or label == "":
         raise ConfigError(f"`label` must be None, or a label's name or number, not {label!r}")

@@ -46,6 +46,7 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
+from rerank_plugins.backends.local.ready_graph import find_graph, graph_files
 from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.backends.prompt_templates import AnswerTokens, Prompt
@@ -120,6 +121,8 @@ class Checkpoint:
     """The label that means relevant; None: there is one score."""
     is_native: bool = True
     """Whether `config` is `config.json` as it stands."""
+    graph: Path | None = None
+    """An ONNX graph to run as it is, for want of weights or because the user names it."""
     code: Mapping[str, Path] = field(default_factory=dict)
     """Where the Python files are that it takes from other repositories, by their ids."""
 
@@ -242,6 +245,7 @@ def resolve(
     code_revisions: Mapping[str, str] | None = None,
     prompt_options: PromptOptions = _NO_PROMPT_OPTIONS,
     label: str | int | None = None,
+    onnx_file: str | None = None,
 ) -> Checkpoint:
     """Find a reranker's files, and download those that are missing.
 
@@ -261,6 +265,7 @@ def resolve(
         code_revisions: the commit of every other repository that the model takes code from.
         prompt_options: what the user sets about the prompt and its answer tokens.
         label: the label that means relevant, by name or number; None: what the files say.
+        onnx_file: an ONNX graph in the folder to run in place of the weights.
 
     Raises:
         ConfigError: there is no such model, it is not a reranker this package can run, or
@@ -275,6 +280,7 @@ def resolve(
         "pickle": allow_pickle,
         "prompt_options": prompt_options,
         "label": label,
+        "onnx_file": onnx_file,
     }
     with_code = functools.partial(
         _with_code,
@@ -317,6 +323,8 @@ def resolve(
     folder = fetch_files(patterns=patterns)
     if allow_pickle and not _weights(folder):
         folder = fetch_files(patterns=[*patterns, "pytorch_model*.bin"])
+    if onnx_file is not None or not (_weights(folder) or holds_adapter(folder)):
+        folder = fetch_files(patterns=[*patterns, *graph_files(onnx_file)])
     folder = _with_modules(folder, fetch_files)
     merged = whole(folder)
     commit = folder.name if hub == "huggingface" and merged == folder else None
@@ -387,11 +395,14 @@ def _read(
     pickle: bool,
     prompt_options: PromptOptions,
     label: str | int | None,
+    onnx_file: str | None,
 ) -> Checkpoint:
     where = repr(str(folder) if commit is None else model)
     check_regular(folder)
     weights = _weights(folder)
-    check_is_model(folder, where, has_weights=bool(weights))
+    needs_graph = onnx_file is not None or not weights
+    graph = find_graph(where, folder, onnx_file) if needs_graph else None
+    check_is_model(folder, where, has_weights=bool(weights or graph))
     config = _json(folder / "config.json")
     if config is None:
         raise ConfigError(
@@ -401,7 +412,7 @@ def _read(
     check_counts(where, config)
     native = native_config(config)
     is_native, config = native == config, native
-    _check_files(where, folder, weights, pickle=pickle)
+    _check_files(where, folder, weights, pickle=pickle, has_graph=graph is not None)
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     for name in tokenizer_config.get("fast_tokenizer_files") or ():
         check_beside(folder / "tokenizer_config.json", name)
@@ -445,13 +456,15 @@ def _read(
     if chain is not None:
         labels = 1 if chain.gives_vectors else chain.num_outputs
     files = (*prompt_config.files, *(() if chain is None else chain.files))
-    all_weights = (*weights, *(() if chain is None else chain.weights))
+    graphs = () if graph is None else (graph,)
+    all_weights = (*weights, *(() if chain is None else chain.weights), *graphs)
     return Checkpoint(
         model=model,
         folder=folder,
         revision=commit or digest(folder, all_weights, files),
         config=config,
         is_native=is_native,
+        graph=graph,
         tokenizer_config={**_special_tokens(folder, bi_encoder), **tokenizer_config},
         max_length=_chosen(max_length, longest, own_length),
         longest=longest,
@@ -464,13 +477,16 @@ def _read(
     )
 
 
-def _check_files(where: str, folder: Path, weights: Sequence[Path], *, pickle: bool) -> None:
-    if not weights and pickle:
+def _check_files(
+    where: str, folder: Path, weights: Sequence[Path], *, pickle: bool, has_graph: bool
+) -> None:
+    if not weights and pickle and not has_graph:
         raise ConfigError(
             f"{where} has no weights: neither model.safetensors nor pytorch_model.bin; save or "
             "download the model again"
         )
-    if not weights or (weights[0].suffix != ".safetensors" and not pickle):
+    unread = weights[0].suffix != ".safetensors" if weights else True
+    if unread and not (pickle or has_graph):
         raise ConfigError(
             f"{where} has no safetensors weights; convert it, or pass `allow_pickle=True` if "
             "you trust its files: unpickling can run any code"
@@ -525,7 +541,7 @@ def _check_kind(model: str, config: Mapping[str, Any]) -> None:
 def _check_names(where: str, config: Mapping[str, Any], weights: Sequence[Path]) -> None:
     is_classifier = "ForSequenceClassification" in str(config.get("architectures"))
     own_names = bool(config.get("auto_map")) or config.get("model_type") == "gte"
-    if is_classifier and not own_names and weights[0].suffix == ".safetensors":
+    if is_classifier and not own_names and weights and weights[0].suffix == ".safetensors":
         check_names(where, {name for file in weights for name in read_header(file).tensors})
 
 

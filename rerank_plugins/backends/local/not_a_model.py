@@ -39,10 +39,10 @@ _OTHER_FORMATS = {
     "*.nemo": "a model for NeMo only; take it in safetensors",
     "*.mlmodel": "a model for Core ML only; take it in safetensors",
     "*.tflite": "a model for TensorFlow Lite only; take it in safetensors",
-    "*.onnx": "a model in ONNX only; put its config.json, tokenizer.json and model.safetensors "
-    "beside it, which both engines read",
-    "onnx/*.onnx": "a model in ONNX only; put its config.json, tokenizer.json and "
-    "model.safetensors into the folder, which both engines read",
+    "*.onnx": "an ONNX graph without the rest of its model; put its config.json and tokenizer.json "
+    "beside it",
+    "onnx/*.onnx": "an ONNX graph without the rest of its model; put its config.json and "
+    "tokenizer.json into the folder",
 }  # fmt: skip
 _HEADS = {
     "Classification": "a classifier, not of texts in pairs",

@@ -52,6 +52,8 @@ def load_engine(
         MissingDependencyError: the engine is not installed.
         BackendError: the model does not fit into memory.
     """
+    if checkpoint.graph is not None:
+        return _run_graph(engine, checkpoint, settings)
     if engine == "onnx":
         _refuse_for_onnx(checkpoint, settings)
     if engine != "auto":
@@ -66,6 +68,19 @@ def load_engine(
         return _import_engine("torch").load(checkpoint, settings), f"not onnx: {reason}"
     except MissingDependencyError as exc:
         raise MissingDependencyError(f"{exc} (the onnx engine can't be used: {reason})") from exc
+
+
+def _run_graph(
+    engine: EngineName, checkpoint: Checkpoint, settings: EngineSettings
+) -> tuple[Engine, str]:
+    """Load a graph that comes ready, which one engine can run."""
+    if engine == "torch" or settings.device not in ("auto", "cpu"):
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} is an ONNX graph, which the ONNX engine runs on the CPU; leave "
+            "out `engine` and `device`, or take a model in safetensors"
+        )
+    _refuse_for_onnx(checkpoint, settings)
+    return _import_engine("onnx").load(checkpoint, settings), "the model is an ONNX graph"
 
 
 def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | None:

@@ -85,8 +85,14 @@ CASES: dict[str, tuple[Make, str]] = {
     "empty": (only(), "is an empty folder"),
     "gguf": (only(("bge-q8_0.gguf", "GGUF")), r"GGUF, which llama\.cpp runs.*llamacpp\+http"),
     "gguf beside a config": (renamed("bge.gguf"), "GGUF, which llama"),
-    "onnx": (only(("model.onnx", ""), ("tokenizer.json", "{}")), "a model in ONNX only"),
-    "onnx in a folder": (only(("onnx/model_int8.onnx", "")), "a model in ONNX only"),
+    "onnx": (
+        only(("model.onnx", ""), ("tokenizer.json", "{}")),
+        "an ONNX graph without the rest of its model",
+    ),
+    "onnx in a folder": (
+        only(("onnx/model_int8.onnx", "")),
+        "an ONNX graph without the rest of its model",
+    ),
     "trainer": (
         moved("checkpoint-500", "checkpoint-1000"),
         "output of a Trainer, .* checkpoint-500, checkpoint-1000; give .*checkpoint-1000'",

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it ships no types
@@ -15,6 +16,7 @@ from rerank_plugins._internal.locks import ForkSafeLock, reset_in_forked_child
 from rerank_plugins.backends.local.bi_encoder_engine import BiEncoderEngine
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import (
+    DType,
     Engine,
     EngineSettings,
     EngineStats,
@@ -32,6 +34,7 @@ from rerank_plugins.backends.local.onnx.build.weights import Array
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
+from rerank_plugins.backends.local.ready_graph import USUAL_GRAPHS
 from rerank_plugins.backends.local.text_tokenizer import TextTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
 from rerank_plugins.scores import Scores
@@ -40,8 +43,6 @@ __all__ = ["ONNXEngine", "ONNXRunner", "load"]
 
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "int8": 0.5}
 """The largest error of the pooled vector: 8 bits cost 0.02 to 0.2, a wrong graph about 1."""
-
-_EXPORTED = ("model.onnx", "onnx/model.onnx")
 
 
 def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
@@ -81,12 +82,15 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
 
 
 def _load_runner(checkpoint: Checkpoint, settings: EngineSettings, dtype: Precision) -> ONNXRunner:
-    try:
-        session, facts = _build_session(checkpoint, dtype)
-        name = f"onnx-{dtype}"
-    except UnsupportedByEngine as exc:
-        session, facts = _load_exported(checkpoint, dtype, exc)
-        name = "onnx-exported"
+    name = "onnx-exported"
+    if checkpoint.graph is not None:
+        session, facts = _load_ready(checkpoint, checkpoint.graph, settings.dtype)
+    else:
+        try:
+            session, facts = _build_session(checkpoint, dtype)
+            name = f"onnx-{dtype}"
+        except UnsupportedByEngine as exc:
+            session, facts = _load_exported(checkpoint, dtype, exc)
     release_memory()
     threads = settings.threads or usable_cpus()
     return ONNXRunner(session, name, threads, facts, checkpoint)
@@ -120,11 +124,34 @@ def _build_session(checkpoint: Checkpoint, dtype: Precision) -> tuple[Session, d
     return session, {"dtype": dtype, "graph": "built", "error_at_load": float(f"{error:.2g}")}
 
 
+def _load_ready(
+    checkpoint: Checkpoint, graph: Path, dtype: DType
+) -> tuple[Session, dict[str, object]]:
+    """Return a session over the graph that the user named, or that is all there is."""
+    if dtype != "auto":
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} is an ONNX graph, which runs in the dtype that it has; leave "
+            "out `dtype`"
+        )
+    if checkpoint.chain is not None:
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} is a chain of modules, and an ONNX graph has its body only; "
+            "take the model in safetensors"
+        )
+    name = graph.relative_to(checkpoint.folder).as_posix()
+    facts: dict[str, object] = {
+        "dtype": "as exported",
+        "graph": name,
+        "verified": "no: nothing was there to compare the graph with",
+    }
+    return Session(graph), facts
+
+
 def _load_exported(
     checkpoint: Checkpoint, dtype: Precision, why_not_built: UnsupportedByEngine
 ) -> tuple[Session, dict[str, object]]:
     """Return a session over the graph that was exported beside the weights."""
-    path = next((p for name in _EXPORTED if (p := checkpoint.folder / name).exists()), None)
+    path = next((p for name in USUAL_GRAPHS if (p := checkpoint.folder / name).exists()), None)
     if path is None or dtype != "float32" or checkpoint.chain is not None:
         raise why_not_built  # of a chain, only the body is exported
     facts: dict[str, object] = {

@@ -1,0 +1,124 @@
+"""ONNX graphs that come ready: run as they are, and never in silence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `local`")
+
+import huggingface_hub
+from safetensors.numpy import load_file, save_file
+
+from rerank_plugins.backends.local import LocalBackend
+from rerank_plugins.backends.local.onnx.build.build import build_encoder
+from rerank_plugins.errors import ConfigError
+
+QUERY, DOCUMENTS = "what is a panda?", ["hi", "The giant panda is a bear.", "Paris " * 30]
+COMMIT = "d" * 40
+
+
+@pytest.fixture
+def plain(checkpoint):
+    return Path(checkpoint("bert"))
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    """What the hub's ONNX community publishes: no weights but those in the graph."""
+    folder = tmp_path / "ready"
+    shutil.copytree(plain, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(build_encoder(plain))
+    return folder
+
+
+def scores(folder, **options):
+    with LocalBackend(folder, **options) as backend:
+        return list(backend.score(QUERY, DOCUMENTS))
+
+
+def test_a_graph_without_weights_runs(plain, folder):
+    backend = LocalBackend(folder)
+    assert list(backend.score(QUERY, DOCUMENTS)) == pytest.approx(scores(plain), abs=1e-6)
+    facts = backend.describe()
+    assert facts["graph"] == "onnx/model.onnx"
+    assert str(facts["verified"]).startswith("no")
+    assert facts["engine_chosen"] == "the model is an ONNX graph"
+    assert "onnx/model.onnx" in backend.model_files().paths
+
+
+def test_the_graph_that_is_named_runs_in_place_of_the_weights(plain, folder, tmp_path):
+    """The other one's weights are negative, so that it is known by its scores."""
+    turned = tmp_path / "turned"
+    shutil.copytree(plain, turned)
+    _negate_head(turned)
+    (folder / "onnx" / "model_quantized.onnx").write_bytes(build_encoder(turned))
+    shutil.copyfile(plain / "model.safetensors", folder / "model.safetensors")
+    named = scores(folder, onnx_file="onnx/model_quantized.onnx", scale="logit")
+    assert named == pytest.approx([-x for x in scores(plain, scale="logit")], abs=1e-5)
+    assert scores(folder, scale="logit") == pytest.approx(scores(plain, scale="logit"), abs=1e-6)
+    names = {LocalBackend(folder, onnx_file=name).name for name in (None, "onnx/model.onnx")}
+    assert len(names) == 2
+
+
+def test_of_several_unusual_graphs_one_must_be_named(folder):
+    graph = folder / "onnx" / "model.onnx"
+    shutil.copyfile(graph, folder / "onnx" / "model_int8.onnx")
+    graph.rename(folder / "onnx" / "model_fp16.onnx")
+    with pytest.raises(ConfigError, match=r"several.*`onnx_file`: onnx/model_fp16.onnx, onnx/mod"):
+        scores(folder)
+    with pytest.raises(ConfigError, match=r"no ONNX graph 'onnx/model.onnx'; it has: onnx/model_f"):
+        scores(folder, onnx_file="onnx/model.onnx")
+    assert len(scores(folder, onnx_file="onnx/model_int8.onnx")) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "torch"}, "is an ONNX graph, which the ONNX engine runs on the CPU"),
+        ({"device": "cuda"}, "is an ONNX graph, which the ONNX engine runs on the CPU"),
+        ({"dtype": "int8"}, "runs in the dtype that it has"),
+    ],
+)
+def test_settings_that_a_graph_can_not_follow_are_told(folder, options, message):
+    with pytest.raises(ConfigError, match=message):
+        scores(folder, **options)
+
+
+@pytest.mark.parametrize("name", ["../x.onnx", "/x.onnx", "model.bin", "", 3])
+def test_what_is_no_path_of_a_graph_is_refused(name):
+    with pytest.raises(ConfigError, match="`onnx_file` must be the path"):
+        LocalBackend("m", onnx_file=name)
+
+
+def test_a_graph_without_its_tokenizer_is_told(folder):
+    for file in ("config.json", "tokenizer.json"):
+        (folder / file).unlink()
+    with pytest.raises(ConfigError, match="an ONNX graph without the rest of its model"):
+        scores(folder)
+
+
+def test_a_graph_of_the_hub_is_fetched_where_there_are_no_weights(folder, monkeypatch):
+    snapshot = folder.rename(folder.with_name(COMMIT))
+    asked = []
+
+    def download(model, **options):
+        asked.append(options["allow_patterns"])
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    backend = LocalBackend("owner/ready")
+    assert len(backend.score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+    assert not any("onnx" in pattern for pattern in asked[0])
+    assert {"onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"} & set(asked[1])
+
+
+def _negate_head(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = np.negative(weights[name])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from rerank_plugins._internal import context as _context
@@ -36,6 +36,8 @@ from rerank_plugins.scores import Scale, Scores
 __all__ = ["HTTPBackend"]
 
 _log = logging.getLogger(__name__)
+
+_SERVER_SCALES = ("probability", "logit", "unknown")
 
 
 class HTTPBackend(Backend):
@@ -114,7 +116,7 @@ class HTTPBackend(Backend):
             able = ", ".join(name for name, other in DIALECTS.items() if other.takes_instructions)
             raise ConfigError(f"{protocol.name!r} can't send an `instruction`; these can: {able}")
         check_choice("scale", scale, ("probability", "logit"))
-        check_choice("server_scale", server_scale, get_args(Scale), optional=True)
+        check_choice("server_scale", server_scale, _SERVER_SCALES, optional=True)
         check_number("timeout", timeout, above=0, unit="seconds")
         check_number("connect_timeout", connect_timeout, above=0, unit="seconds")
         check_integer("max_documents", max_documents, optional=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import SplitResult, quote, urlsplit
 
 from rerank_plugins.backends.http.decoding import decode_results, decode_usage
@@ -75,9 +75,10 @@ class Dialect:
     """Lays out an instruction for the model; None if the server has no field for it."""
     in_query: Callable[[str, str], str] | None = None
     """Writes an instruction and a query into one query, for models that read it there."""
-    template_is_ours: bool = False
-    """Whether the server scores texts as they come, so that a language model needs the client to
-    write its prompt around them: the option `template`."""
+    prompts_by: Literal["client", "nobody", "server"] = "server"
+    """Who writes the prompt of a language model around the texts: the client, by the option
+    `template`, where the server sends them to the model as they come; nobody, where it changes
+    them so that no prompt survives."""
     prompt: TextPrompt | None = None
     """The prompt around the texts, which then holds the instruction too; None: there is none."""
     values_per_document: int = 256

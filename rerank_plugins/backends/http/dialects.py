@@ -123,7 +123,7 @@ _DIALECTS = (
         max_documents=2048,
         max_characters=122_880,
         raw={"raw_scores": True},
-        template_is_ours=True,
+        prompts_by="nobody",  # it strips white space from both texts
     ),
     Dialect(  # [vendor's page; the scale differs between its models]
         name="jina",
@@ -221,7 +221,7 @@ _DIALECTS = (
         shape=_as_texts,
         always={"truncate": True},
         raw={"raw_scores": True},
-        template_is_ours=True,
+        prompts_by="client",
     ),
     Dialect(  # [run 0.32]
         name="vllm",
@@ -232,7 +232,7 @@ _DIALECTS = (
         always={"truncate_prompt_tokens": -1},
         raw={"use_activation": False, "activation": False},  # the second before 0.12
         instruct=_as_field,
-        template_is_ours=True,
+        prompts_by="client",
     ),
     Dialect(  # [SDK 0.5.0]
         name="voyage",

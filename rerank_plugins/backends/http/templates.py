@@ -32,11 +32,11 @@ def with_template(dialect: Dialect, template: str | None, instruction: str | Non
     """
     if template is None:
         return dialect
-    if not dialect.template_is_ours:
-        able = ", ".join(name for name, other in DIALECTS.items() if other.template_is_ours)
+    if dialect.prompts_by != "client":
+        able = [name for name, other in DIALECTS.items() if other.prompts_by == "client"]
         raise ConfigError(
-            f"`template` is not for {dialect.name!r}, which writes prompts itself; these send "
-            f"texts to the model as they come: {able}"
+            f"`template` is not for {dialect.name!r}; these send texts to the model as they come, "
+            f"and need one for language models: {', '.join(able)}"
         )
     if template == SERVER:
         return dialect
@@ -65,10 +65,15 @@ def missing_template(
         template: the option.
         models: the name of the model, or of all that the server has.
     """
-    if template is not None or not dialect.template_is_ours:
+    if template is not None or dialect.prompts_by == "server":
         return None
     for model in filter(None, models):
         for name, pattern in _BY_NAME.items():
+            if pattern.search(model) and dialect.prompts_by == "nobody":
+                return (
+                    f"{model!r} is a language model that needs its prompt, and {dialect.name} "
+                    "changes texts so that none survives: serve it with another server"
+                )
             if pattern.search(model):
                 return (
                     f"{model!r} is a language model that needs its prompt, and {dialect.name} "

@@ -13,7 +13,7 @@ from rerank_plugins.backends.prompt_templates import TEMPLATES, Prompt
 from rerank_plugins.testing import FakeResponse, FakeServer, serve_dialect
 from tests.backends.http.remote import DOCUMENTS, QUERY, make, results
 
-OURS = ["infinity", "tei", "vllm"]
+OURS = ["tei", "vllm"]
 HEAD = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
@@ -109,8 +109,8 @@ def test_the_name_tells_prompts_apart():
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS.keys() - {*OURS}))
-def test_kinds_that_write_prompts_themselves_refuse_a_template(dialect):
-    with pytest.raises(ConfigError, match=f"not for '{dialect}', .*: infinity, tei, vllm$"):
+def test_kinds_that_do_not_send_texts_as_they_come_refuse_a_template(dialect):
+    with pytest.raises(ConfigError, match=f"not for '{dialect}'; .*: tei, vllm$"):
         HTTPBackend("http://gpu", dialect=dialect, model="m", template="qwen3-reranker")
 
 
@@ -155,6 +155,18 @@ def test_a_model_that_needs_a_prompt_is_warned_of_once(fake_server, caplog, mode
     (record,) = caplog.records
     assert f"{model!r} is a language model that needs its prompt" in record.message
     assert "template=server" in record.message
+
+
+def test_a_server_with_which_no_prompt_survives_is_warned_of(fake_server, caplog):
+    """Infinity strips white space from both texts, and a prompt ends in line breaks."""
+    fake_server.response = FakeResponse(results(0.5, 0.25))
+    with (
+        make(fake_server, "infinity", model=NEEDY[0]) as backend,
+        caplog.at_level(logging.WARNING),
+    ):
+        backend.score(QUERY, DOCUMENTS)
+
+    assert "infinity changes texts so that none survives" in caplog.text
 
 
 @pytest.mark.parametrize(

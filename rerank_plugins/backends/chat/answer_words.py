@@ -18,7 +18,7 @@ _NO_LOGPROBS = (
     "the response holds no log-probabilities, which pointwise judging needs: Ollama sends them "
     "from 0.12.11 on, if asked as the kind 'ollama'; LM Studio and some vendors never do. Set "
     "mode='listwise', or use another server; if it sends them for other texts, the model ended its "
-    "answer at once: check `template`"
+    "answer at once, or began with a part of a character: check `template`"
 )
 
 

@@ -1,11 +1,11 @@
 """ChatBackend against a chat server on loopback."""
 
-import asyncio
 import json
 import logging
 import math
 import pickle
 import re
+import threading
 
 import pytest
 
@@ -286,13 +286,26 @@ def test_fields_of_the_users_own_are_sent_and_never_left_out(build, server):
     assert extra.items() <= server.requests[0].body.items()
 
 
-def test_requests_of_a_call_are_bounded(build, server):
-    with build("chat", max_parallel=3) as backend:
-        backend.score(QUERY, ["panda"] * 40)
-        asyncio.run(backend.ascore(QUERY, ["panda"] * 40))
+def test_requests_of_a_call_are_bounded(build, server, ask):
+    """Three at the same time, and a fourth only when one is answered."""
+    healthy, lock, running, most = serve_dialect("openai"), threading.Lock(), [], []
+    three = threading.Barrier(3)
 
-    assert 80 == len(server.requests)
-    assert 1 < server.max_in_flight <= 3
+    def behave(received):
+        with lock:
+            running.append(received)
+            most.append(len(running))
+        three.wait(timeout=30)
+        with lock:
+            running.remove(received)
+        return healthy(received)
+
+    backend = build("chat", max_parallel=3)
+    server.response = behave
+    ask(backend, [f"panda {n}" for n in range(12)])
+
+    assert 12 == len(server.requests)
+    assert 3 == max(most)
 
 
 @pytest.mark.parametrize("way", POINTWISE)
@@ -353,7 +366,6 @@ def test_the_best_of_many_come_to_the_front(build, server, ask):
     assert [33, 7] == sorted(range(35), key=lambda n: -scores[n])[:2]
     assert 6 == len(server.requests)
     assert sorted(n / 35 for n in range(1, 36)) == pytest.approx(sorted(scores))
-    assert 1 == server.max_in_flight
     counts = [request.body["messages"][1]["content"].count("\n\n[") for request in server.requests]
     assert [9] * 6 == counts
 

@@ -25,6 +25,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from rerank_plugins import ConfigError, Query, UnsupportedInputError, load_backend
+from rerank_plugins.backends.local import checkpoint
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.bi_encoder_engine import _CHUNK
 from rerank_plugins.cli.doctor.diagnose import diagnose
@@ -540,6 +541,26 @@ def test_settings_change_the_name(folder_of: Callable[[str], str], tmp_path: Pat
 
     copies = [build_stanford(tmp_path / f"s{n}" / "m", query_maxlen=20 + n) for n in range(2)]
     assert 2 == len({LocalBackend(copy, engine="onnx").name for copy in copies})
+
+
+@pytest.mark.parametrize("name", ["PyLate, modernbert", "Stanford", "bert, mean"])
+def test_all_that_a_model_needs_is_fetched(
+    name: str, folder_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hub that gives the files that are asked for, and no other."""
+    source, snapshot = Path(folder_of(name)), tmp_path / "0123456789abcdef"
+
+    def fetch(_: str, *, patterns: list[str], **__: object) -> Path:
+        for pattern in patterns:
+            for file in source.glob(pattern):
+                target = snapshot / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+        return snapshot
+
+    monkeypatch.setattr(checkpoint, "fetch", fetch)
+
+    assert reference(str(source)) == pytest.approx(ours("owner/model"), rel=1e-6, abs=1e-5)
 
 
 def _settings(**changes: object) -> Callable[[Path], None]:

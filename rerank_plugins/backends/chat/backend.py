@@ -93,7 +93,7 @@ class ChatBackend(Backend):
             Models that think first need more.
         max_characters: where to cut a document; None is 6,000, listwise 2,000.
         extra_body: fields to add to each request, such as `{"think": False}`. Those of Ollama's
-            `options` are added to ours.
+            `options` are added to ours; one that the backend needs for itself is refused.
         scale: pointwise: probabilities from 0 to 1, or the logits of which they are the sigmoid.
         api_key: see `HTTPBackend`, as for all that follow.
         api_key_env: the environment variable that holds the key; None is `OPENAI_API_KEY`, for

@@ -14,7 +14,7 @@ from rerank_plugins.backends.chat.prompts import RANKER, judge_messages, ranker_
 from rerank_plugins.backends.http.decoding import decode_usage
 from rerank_plugins.backends.http.dialect import Dialect, Fields
 from rerank_plugins.backends.http.text_prompt import TextPrompt
-from rerank_plugins.errors import InvalidResponse
+from rerank_plugins.errors import ConfigError, InvalidResponse
 from rerank_plugins.scores import Usage
 
 __all__ = ["API", "SERVERS", "ChatServer", "judge_dialect", "ranker_dialect"]
@@ -99,6 +99,9 @@ def judge_dialect(
         max_characters: where to cut a document.
         own_address: whether the vendor's own service is called.
         extra_body: fields that the user adds to each request.
+
+    Raises:
+        ConfigError: `extra_body` holds an option that is set here.
     """
     asked = judge_messages("", true=words.true, false=words.false) if api == "chat" else None
     content = partial(_judge_messages, words) if api == "chat" else _judge_prompt
@@ -126,6 +129,7 @@ def judge_dialect(
             "api": api,
             "template": _digest(prompt, asked),
             "words": f"{words.true},{words.false}",
+            "top_logprobs": str(top_logprobs),  # of a word that is not among them, the bound
             **spelling,
         },
     )
@@ -150,10 +154,16 @@ def ranker_dialect(
         max_characters: where to cut a document.
         own_address: whether the vendor's own service is called.
         extra_body: fields that the user adds to each request.
+
+    Raises:
+        ConfigError: `extra_body` holds an option that is set here.
     """
     prompt = TextPrompt(RANKER)
     if server.is_ollama:
-        layout = _for_ollama({"num_predict": max_tokens, **_SAMPLING}, None, raw=False)
+        chosen = extra_body.get("options")
+        names = chosen if isinstance(chosen, Mapping) else ()
+        usual = {name: value for name, value in _SAMPLING.items() if name not in names}
+        layout = _for_ollama({"num_predict": max_tokens, **usual}, None, raw=False)
     else:
         layout = _for_chat(max_tokens, None, own_address=own_address)
     return Dialect(
@@ -197,10 +207,18 @@ def _for_ollama(options: Fields, top_logprobs: int | None, *, raw: bool) -> _Lay
 
 
 def _with_extra(fixed: Fields, extra: Fields) -> Fields:
-    """Return both; Ollama's `options` are those of both, too."""
+    """Return both; Ollama's `options` are those of both, too.
+
+    Raises:
+        ConfigError: an option of the user's would be overwritten.
+    """
     merged = {**fixed, **extra}
     own, others = fixed.get("options"), extra.get("options")
     if isinstance(own, Mapping) and isinstance(others, Mapping):
+        if both := sorted(own.keys() & others.keys()):
+            raise ConfigError(
+                f"`options` in `extra_body` can't set {both[0]!r}: the backend sets it itself"
+            )
         merged["options"] = {**others, **own}
     return merged
 

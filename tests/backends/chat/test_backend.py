@@ -286,6 +286,16 @@ def test_fields_of_the_users_own_are_sent_and_never_left_out(build, server):
     assert extra.items() <= server.requests[0].body.items()
 
 
+def test_ollama_is_told_of_a_sampling_of_the_users_own(build, server):
+    options = {"temperature": 0.5, "num_ctx": 9}
+    with build("ollama's listwise", extra_body={"options": options}) as backend:
+        backend.score(QUERY, DOCUMENTS)
+
+    sent = server.requests[0].body["options"]
+    assert options.items() <= sent.items()
+    assert sent["seed"] == 0
+
+
 def test_requests_of_a_call_are_bounded(build, server, ask):
     """Three at the same time, and a fourth only when one is answered."""
     healthy, lock, running, most = serve_dialect("openai"), threading.Lock(), [], []
@@ -520,6 +530,7 @@ NAMES = [
     {"max_characters": 99},
     {"extra_body": {"reasoning_effort": "none"}},
     {"extra_body": {"reasoning_effort": "low"}},
+    {"top_logprobs": 5},
     {"mode": "listwise"},
     {"mode": "listwise", "window": 10},
     {"mode": "listwise", "step": 5},
@@ -581,6 +592,14 @@ WRONG = {
     "options that are no table": (
         {"server": "ollama", "extra_body": {"options": "num_ctx=1"}},
         "`options` in `extra_body` must be a table",
+    ),
+    "an option that keeps what is drawn whole": (
+        {"server": "ollama", "extra_body": {"options": {"top_k": 5}}},
+        "can't set 'top_k': the backend sets it itself",
+    ),
+    "an option in place of max_tokens": (
+        {"server": "ollama", "mode": "listwise", "extra_body": {"options": {"num_predict": 5}}},
+        "can't set 'num_predict': the backend sets it itself",
     ),
     "a field that is ours": ({"extra_body": {"messages": []}}, "can't set 'messages'"),
     "no such mode": ({"mode": "setwise"}, "valid: pointwise, listwise"),

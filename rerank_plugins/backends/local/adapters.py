@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TASKS = ("SEQ_CLS", "CAUSAL_LM")
 """peft's names of what a reranker does."""
 _FOLDER = "merged-adapters"
+_TEXTS = (".jinja", ".json", ".model", ".txt")
+_OF_MODULES = (*_TEXTS, ".safetensors")
 
 
 def holds_adapter(folder: Path) -> bool:
@@ -52,6 +54,15 @@ def merge(
     base = Path(name).expanduser()
     if not base.is_dir():
         base = fetch_base(name, config.get("revision"))
+    if (base / CONFIG).exists():
+        raise ConfigError(
+            f"{model!r} holds an adapter of {name!r}, which holds an adapter itself; merge that one "
+            "with peft's `merge_and_unload()` first, and name the result as the base"
+        )
+    if not any(base.glob("model*.safetensors")):
+        raise ConfigError(
+            f"{model!r} holds an adapter of {name!r}, which has no safetensors weights; convert it"
+        )
     hub = require("huggingface_hub.constants", extra="onnx")
     place = Path(cache_folder or hub.HF_HUB_CACHE) / _FOLDER / _key(folder, base)
     if place.is_dir():
@@ -94,24 +105,34 @@ def _read(model: str, folder: Path) -> dict[str, Any]:
 
 
 def _key(folder: Path, base: Path) -> str:
-    """Return a name that differs for other adapters, and for other files of the base."""
+    """Return a name that differs for other files of the adapter, and of the base."""
     state = hashlib.sha256()
-    for file in (folder / CONFIG, folder / WEIGHTS):
+    for file in (folder / CONFIG, folder / WEIGHTS, *sorted(_texts(folder))):
         with file.open("rb") as opened:
+            state.update(file.relative_to(folder).as_posix().encode() + b"\0")
             state.update(hashlib.file_digest(opened, "sha256").digest())
-    for file in sorted(path for path in base.iterdir() if path.is_file()):
+    for file in sorted({*base.glob("*.safetensors"), *_texts(base)}):
         about = file.stat()
-        state.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        name = file.relative_to(base).as_posix()
+        state.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
     return state.hexdigest()[:32]
 
 
 def _copy_texts(sources: tuple[Path, ...], target: Path) -> None:
     """Copy tokenizer, templates and modules; the last source that has a file gives it."""
-    kept = {CONFIG, *(path.name for path in target.iterdir())}
+    kept = {path.name for path in target.iterdir()}
     for source in sources:
-        for file in source.iterdir():
-            wanted = file.suffix in (".json", ".jinja", ".model", ".txt")
-            if wanted and file.name not in kept and not file.name.endswith(".index.json"):
-                shutil.copyfile(file, target / file.name)
-            if (file / "config.json").exists():  # one of the modules
-                shutil.copytree(file, target / file.name, dirs_exist_ok=True)
+        for file in _texts(source):
+            place = file.relative_to(source)
+            if place.as_posix() not in kept:
+                (target / place).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target / place)
+
+
+def _texts(folder: Path) -> Iterator[Path]:
+    """Yield the files that are neither an adapter nor the weights of a body."""
+    for file in folder.iterdir():
+        if file.suffix in _TEXTS and file.name != CONFIG and not file.name.endswith(".index.json"):
+            yield file
+        if (file / "config.json").exists():  # one of the modules
+            yield from (path for path in file.iterdir() if path.suffix in _OF_MODULES)

@@ -14,6 +14,7 @@ pytest.importorskip("peft", reason="needs the extra `lora`")
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from rerank_plugins.backends.local import LocalBackend, adapters
 from rerank_plugins.errors import ConfigError
@@ -154,6 +155,108 @@ def test_what_can_not_be_merged_is_told(changes, message, checkpoint, tmp_path, 
     with pytest.raises(ConfigError, match=message):
         scores(tmp_path / "lora")
     assert not list(cache.glob("merged-adapters/*"))
+
+
+@pytest.mark.parametrize("case", ["of another model", "a part", "one too many"])
+def test_weights_that_do_not_fit_are_told(case, checkpoint, tmp_path, cache):
+    """peft leaves them out and warns at most, so the base's own scores would come."""
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    weights = load_file(file)
+    if case == "of another model":
+        weights = {name.replace(".bert.", ".roberta."): each for name, each in weights.items()}
+    elif case == "a part":
+        weights = {name: each for name, each in weights.items() if "layer.0" not in name}
+    else:
+        weights["base_model.model.bert.pooler.dense.lora_A.weight"] = torch.ones(4, 4)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"does not fit .*lacks the weights .* belong nowhere"):
+        scores(tmp_path / "lora")
+    assert not list(cache.glob("merged-adapters/*"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.AdaLoraConfig(task_type="SEQ_CLS", total_step=9, target_modules=["query"]),
+        peft.IA3Config(task_type="SEQ_CLS", target_modules=["query"], feedforward_modules=[]),
+        peft.LoHaConfig(task_type="SEQ_CLS", r=4, target_modules=["query"]),
+        peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "word_embeddings"]),
+        peft.VBLoRAConfig(
+            task_type="SEQ_CLS", r=2, num_vectors=9, vector_length=4, target_modules=["query"]
+        ),
+        peft.VeraConfig(task_type="SEQ_CLS", r=4, target_modules=["query"]),
+    ],
+    ids=lambda config: f"{config.peft_type.value} {len(config.target_modules)}",
+)
+def test_relatives_of_lora_fit(config, checkpoint, tmp_path):
+    base = checkpoint("bert")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    torch.manual_seed(1)
+    model = peft.get_peft_model(loaded, config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape) * 0.1)
+    model.save_pretrained(tmp_path / "other")
+    assert scores(tmp_path / "other") == pytest.approx(logits(model.eval(), base), abs=1e-4)
+
+
+def test_the_code_of_a_base_is_not_run_and_nobody_asked(checkpoint, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    (base / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (base / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(ConfigError, match="base .*brings Python code of its own.*merge_and_unload"):
+        scores(tmp_path / "lora")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_pickle_of_a_base_is_not_read(checkpoint, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="has no safetensors weights; convert it"):
+        scores(tmp_path / "lora")
+
+
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_an_adapter_of_an_adapter_is_told(has_weights, checkpoint, tmp_path):
+    base = tmp_path / "base"
+    if has_weights:
+        shutil.copytree(checkpoint("bert"), base)
+    adapt(checkpoint("bert"), base)
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    _change(tmp_path / "lora", base_model_name_or_path=str(base))
+    with pytest.raises(ConfigError, match="which holds an adapter itself"):
+        scores(tmp_path / "lora")
+
+
+def test_other_texts_beside_the_adapter_are_read(checkpoint, tmp_path):
+    """A tokenizer's length, then a file that only the base's modules have."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    lengths = []
+    for length in (24, 12):
+        settings = {"model_max_length": length, "tokenizer_class": "BertTokenizer"}
+        (tmp_path / "lora" / "tokenizer_config.json").write_text(json.dumps(settings))
+        with LocalBackend(tmp_path / "lora", device="cpu") as backend:
+            lengths.append(backend.describe()["max_length"])
+    assert lengths == [24, 12]
+    folder = base / "1_Extra"
+    keys = []
+    for content in ("{}", '{"a": 1}'):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(content)
+        keys.append(adapters._key(tmp_path / "lora", base))
+    assert len({*keys}) == len(keys)
 
 
 def test_pickled_adapters_are_not_read(checkpoint, tmp_path):

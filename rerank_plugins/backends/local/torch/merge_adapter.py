@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,10 @@ __all__ = ["merge_adapter"]
 
 _PREFIX = "base_model.model."
 _HEAD = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+_LISTED = 4
+"""Most names of weights in a message."""
+_SHARED = ("vblora_vector_bank", "unilora_theta_d")
+"""Weights that each layer refers to, and the file has once."""
 _WORDS = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
 
 
@@ -31,8 +37,8 @@ def merge_adapter(
     """Write the base with the adapter merged into it, without a tokenizer, in the base's dtype.
 
     Raises:
-        ConfigError: transformers can't load the base, peft can't merge the adapter, or weights of
-            the head are in neither.
+        ConfigError: transformers can't load the base, peft can't merge the adapter, weights of the
+            head are in neither, or the adapter's are not those that the base takes.
     """
     tensors = read_header(folder / WEIGHTS).tensors
     shapes = {name.removeprefix(_PREFIX): each.shape for name, each in tensors.items()}
@@ -49,10 +55,29 @@ def merge_adapter(
         words = _rows(shapes, _WORDS)
         if words is not None and words != whole.get_input_embeddings().num_embeddings:
             whole.resize_token_embeddings(words)
-        merged = peft.PeftModel.from_pretrained(whole, str(folder)).merge_and_unload()
+        adapted, missing, unexpected = _adapt(whole, folder)
+        merged = adapted.merge_and_unload()
     except Exception as exc:
         raise _cannot_merge(model, base, exc) from exc
+    if missing or unexpected:
+        raise ConfigError(
+            f"the adapter {model!r} does not fit {str(base)!r}, so a part of it would be left out: "
+            f"it lacks the weights {missing[:_LISTED]}, and has {unexpected[:_LISTED]} that belong "
+            "nowhere; it may be of another base, or of another release of transformers"
+        )
     merged.save_pretrained(target)
+
+
+def _adapt(whole: Any, folder: Path) -> tuple[Any, list[str], list[str]]:
+    """Return the base with the adapter, and the names of weights that it lacks or has too many."""
+    names = getattr(whole, "_checkpoint_conversion_mapping", {})
+    with warnings.catch_warnings():  # of missing weights, which are told below
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        adapted = peft.PeftModel.from_pretrained(whole, str(folder), key_mapping=names)
+    # Only a load of its own tells what was left out.
+    report = adapted.load_adapter(str(folder), "default", key_mapping=names)
+    missing = [name for name in report.missing_keys if not any(each in name for each in _SHARED)]
+    return adapted, sorted(missing), sorted(report.unexpected_keys)
 
 
 def _load_base(
@@ -66,15 +91,33 @@ def _load_base(
         if labels := _rows(shapes, _HEAD):
             options = {"num_labels": labels, "ignore_mismatched_sizes": True}
     whole, report = kind.from_pretrained(
-        base, dtype="auto", local_files_only=True, output_loading_info=True, **options
+        base,
+        dtype="auto",
+        local_files_only=True,
+        output_loading_info=True,
+        trust_remote_code=False,  # the default asks whoever sits at the terminal
+        use_safetensors=True,  # else it unpickles
+        **options,
     )
     return whole, {*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])}
 
 
 def _cannot_merge(model: str, base: Path, exc: Exception) -> ConfigError:
+    if _has_code(base):
+        return ConfigError(
+            f"the adapter {model!r} can't be merged here: its base {str(base)!r} brings Python code "
+            f"of its own, and transformers {transformers.__version__} can't load it without; merge "
+            "it with peft's `merge_and_unload()`, save the result and its tokenizer, and give that "
+            "folder"
+        )
     return ConfigError(
         f"the adapter {model!r} can't be merged into {str(base)!r}: {reason_of(exc)}"
     )
+
+
+def _has_code(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.exists() and "auto_map" in json.loads(file.read_text(encoding="utf-8"))
 
 
 def _rows(shapes: Mapping[str, tuple[int, ...]], endings: tuple[str, ...]) -> int | None:

@@ -56,8 +56,8 @@ def merge(
         base = fetch_base(name, config.get("revision"))
     if (base / CONFIG).exists():
         raise ConfigError(
-            f"{model!r} holds an adapter of {name!r}, which holds an adapter itself; merge that one "
-            "with peft's `merge_and_unload()` first, and name the result as the base"
+            f"{model!r} holds an adapter of {name!r}, which holds an adapter itself; merge that "
+            "one with peft's `merge_and_unload()` first, and name the result as the base"
         )
     if not any(base.glob("model*.safetensors")):
         raise ConfigError(

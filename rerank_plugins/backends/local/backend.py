@@ -403,8 +403,9 @@ class LocalBackend(Backend):
         temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
         label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
         code = "".join(f"&code={name}@{path.name[:12]}" for name, path in checkpoint.code.items())
+        graph = "" if checkpoint.graph_name is None else f"&graph={checkpoint.graph_name}"
         return (
-            f"local:{checkpoint.name}?engine={engine.name}{prompt}{label}{code}"
+            f"local:{checkpoint.name}?engine={engine.name}{graph}{prompt}{label}{code}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}{temperature}"
         )
 

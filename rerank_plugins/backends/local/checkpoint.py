@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -46,7 +46,12 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
-from rerank_plugins.backends.local.ready_graph import find_graph, graph_files
+from rerank_plugins.backends.local.ready_graph import (
+    USUAL_GRAPHS,
+    data_files,
+    find_graph,
+    graph_files,
+)
 from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.backends.prompt_templates import AnswerTokens, Prompt
@@ -130,6 +135,11 @@ class Checkpoint:
     def name(self) -> str:
         """The model and its revision, short: equal names mean equal weights."""
         return f"{self.model}@{self.revision[:12]}"
+
+    @property
+    def graph_name(self) -> str | None:
+        """The path of `graph` in the folder."""
+        return None if self.graph is None else self.graph.relative_to(self.folder).as_posix()
 
     @property
     def model_type(self) -> str:
@@ -456,8 +466,7 @@ def _read(
     if chain is not None:
         labels = 1 if chain.gives_vectors else chain.num_outputs
     files = (*prompt_config.files, *(() if chain is None else chain.files))
-    graphs = () if graph is None else (graph,)
-    all_weights = (*weights, *(() if chain is None else chain.weights), *graphs)
+    all_weights = (*weights, *(() if chain is None else chain.weights), *_graphs(folder, graph))
     return Checkpoint(
         model=model,
         folder=folder,
@@ -475,6 +484,13 @@ def _read(
         bi_encoder=bi_encoder,
         label=find_label(model, config, labels, label, named=chain is None),
     )
+
+
+def _graphs(folder: Path, graph: Path | None) -> Iterator[Path]:
+    """Yield the graphs of a folder that may run, each with the weights beside it."""
+    usual = (folder / name for name in USUAL_GRAPHS)
+    for each in (graph,) if graph is not None else filter(Path.exists, usual):
+        yield from (each, *data_files(each))
 
 
 def _check_files(

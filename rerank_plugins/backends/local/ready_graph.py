@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["USUAL_GRAPHS", "check_name", "find_graph", "graph_files"]
+__all__ = ["USUAL_GRAPHS", "check_name", "data_files", "find_graph", "graph_files"]
 
 USUAL_GRAPHS = ("model.onnx", "onnx/model.onnx")
 """Where Optimum, and the hub's ONNX community, put the graph in float32."""
+
+_NO_DATA = (".jinja", ".json", ".md", ".model", ".onnx", ".py", ".safetensors", ".txt")
+"""How files end that hold no weights of a graph."""
 
 
 def find_graph(where: str, folder: Path, name: str | None) -> Path | None:
@@ -41,6 +45,19 @@ def graph_files(name: str | None) -> list[str]:
     """Return the files to fetch for a graph, with the weights that large ones keep beside them."""
     names = USUAL_GRAPHS if name is None else (name,)
     return [each + ending for each in names for ending in ("", "_data", ".data")]
+
+
+def data_files(graph: Path) -> Iterator[Path]:
+    """Yield the files beside a graph that hold weights of it: those whose names stand in it."""
+    others = [
+        path
+        for path in sorted(graph.parent.iterdir())
+        if path.suffix not in _NO_DATA and not path.name.startswith(".") and path.is_file()
+    ]
+    if not others or not graph.stat().st_size:
+        return
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield from (path for path in others if content.find(path.name.encode()) >= 0)
 
 
 def check_name(name: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,53 @@ def test_the_graph_that_is_named_runs_in_place_of_the_weights(plain, folder, tmp
     assert len(names) == 2
 
 
+def test_graphs_of_one_commit_have_names_of_their_own(folder, monkeypatch):
+    shutil.copyfile(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx")
+    snapshot = folder.rename(folder.with_name(COMMIT))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    graphs = (None, "onnx/model_quantized.onnx")
+    names = [LocalBackend("owner/ready", onnx_file=name).name for name in graphs]
+    assert len({*names}) == len(names)
+
+
+def test_the_name_changes_with_the_weights_beside_a_graph(folder):
+    """Large graphs keep them in a file whose name is in the graph."""
+    graph = folder / "onnx" / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + _unknown_field(b"weights.bin"))
+    names = set()
+    for content in (b"1", b"2"):
+        (folder / "onnx" / "weights.bin").write_bytes(content * 99)
+        names.add(LocalBackend(folder).name)
+        (folder / "onnx" / "other.bin").write_bytes(content * 99)
+        names.add(LocalBackend(folder).name)
+    assert len(names) == 2
+
+
+def test_the_name_changes_with_the_graph_that_may_run_beside_the_weights(plain, folder):
+    shutil.copyfile(plain / "model.safetensors", folder / "model.safetensors")
+    before = LocalBackend(folder).name
+    (folder / "onnx" / "model.onnx").write_bytes(b"another")
+    assert LocalBackend(folder).name != before
+
+
+@pytest.mark.parametrize(("own", "said"), [(2, 1), (1, 2), (2, 3)])
+def test_a_graph_of_other_labels_is_refused(own, said, folder, plain, tmp_path):
+    """With two logits to a pair, each pair would get a logit of another one."""
+    other = tmp_path / "other"
+    shutil.copytree(plain, other)
+    weights = load_file(other / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = np.repeat(weights[name], own, axis=0)
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    (folder / "onnx" / "model.onnx").write_bytes(build_encoder(other))
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(index): f"LABEL_{index}" for index in range(said)}
+    (folder / "config.json").write_text(json.dumps(config))
+    label = None if said == 1 else 1
+    with pytest.raises(ConfigError, match=rf"shape \(1, {own}\) for one pair, .* says {said} "):
+        scores(folder, label=label)
+
+
 def test_of_several_unusual_graphs_one_must_be_named(folder):
     graph = folder / "onnx" / "model.onnx"
     shutil.copyfile(graph, folder / "onnx" / "model_int8.onnx")
@@ -115,6 +163,11 @@ def test_a_graph_of_the_hub_is_fetched_where_there_are_no_weights(folder, monkey
     assert len(backend.score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
     assert not any("onnx" in pattern for pattern in asked[0])
     assert {"onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"} & set(asked[1])
+
+
+def _unknown_field(content: bytes) -> bytes:
+    """Encode a field that readers of ONNX skip."""
+    return b"\xfa\x3f" + bytes([len(content)]) + content
 
 
 def _negate_head(folder: Path) -> None:

@@ -138,13 +138,12 @@ def _load_ready(
             f"{checkpoint.model!r} is a chain of modules, and an ONNX graph has its body only; "
             "take the model in safetensors"
         )
-    name = graph.relative_to(checkpoint.folder).as_posix()
     facts: dict[str, object] = {
         "dtype": "as exported",
-        "graph": name,
+        "graph": checkpoint.graph_name,
         "verified": "no: nothing was there to compare the graph with",
     }
-    return Session(graph), facts
+    return _open_exported(checkpoint, graph), facts
 
 
 def _load_exported(
@@ -159,7 +158,19 @@ def _load_exported(
         "graph": path.name,
         "why_not_built": str(why_not_built),
     }
-    return Session(path), facts
+    return _open_exported(checkpoint, path), facts
+
+
+def _open_exported(checkpoint: Checkpoint, graph: Path) -> Session:
+    """Return a session over a graph of others, which gives one logit for each label of a pair."""
+    session = Session(graph)
+    shape = session.run("logits", np.zeros(2, np.int32), np.zeros(2, np.int32)).shape
+    if shape != (1, checkpoint.num_labels):
+        raise UnsupportedByEngine(
+            f"the ONNX graph {str(graph)!r} gives logits of the shape {shape} for one pair, and "
+            f"config.json says {checkpoint.num_labels} to a pair; they don't belong together"
+        )
+    return session
 
 
 class ONNXRunner:

@@ -105,10 +105,10 @@ def _load_base(
 def _cannot_merge(model: str, base: Path, exc: Exception) -> ConfigError:
     if _has_code(base):
         return ConfigError(
-            f"the adapter {model!r} can't be merged here: its base {str(base)!r} brings Python code "
-            f"of its own, and transformers {transformers.__version__} can't load it without; merge "
-            "it with peft's `merge_and_unload()`, save the result and its tokenizer, and give that "
-            "folder"
+            f"the adapter {model!r} can't be merged here: its base {str(base)!r} brings Python "
+            f"code of its own, and transformers {transformers.__version__} can't load it without; "
+            "merge it with peft's `merge_and_unload()`, save the result and its tokenizer, and "
+            "give that folder"
         )
     return ConfigError(
         f"the adapter {model!r} can't be merged into {str(base)!r}: {reason_of(exc)}"

@@ -651,3 +651,32 @@ class TestContract(BackendContract):
     def backend(self, folder_of: Callable[[str], str]) -> Any:
         with LocalBackend(folder_of("PyLate, modernbert"), engine="torch", device="cpu") as backend:
             yield backend
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": "onnx"},
+        {"engine": "torch", "attention": "packed"},
+        {"engine": "torch", "attention": "padded", "batch_tokens": 1},
+        {"engine": "torch", "attention": "packed", "batch_tokens": 1},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_a_text_without_compared_tokens_has_no_vector(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Or the vectors of the documents behind it would be shifted. It has no special tokens."""
+    mask = MultiVectorMask(["the", "panda"])
+    folder = build_multi_vector("bert", tmp_path / "model", mask, Normalize("token_embeddings"))
+    edit(folder, "tokenizer.json", post_processor=None)
+    edit(folder, "config_sentence_transformers.json", prompts={})
+    documents = ["panda", "bears eat bamboo", "panda", "hi there"]
+    with LocalBackend(folder, device="cpu", **options) as backend:
+        together = list(backend.score("bears eat", documents))
+    with LocalBackend(folder, device="cpu", cached_tokens=0, **options) as backend:
+        alone = [backend.score("bears eat", [document])[0] for document in documents]
+
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together[0] == together[2] == 0
+    assert 0 not in (together[1], together[3])

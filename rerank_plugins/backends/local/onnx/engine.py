@@ -195,6 +195,8 @@ class ONNXRunner:
         self._facts = facts
         self._label = checkpoint.label
         self._gives_vectors = checkpoint.bi_encoder is not None
+        chain = checkpoint.chain
+        self._gives_tokens = chain is not None and chain.pooling == "tokens"
         self._start_workers()
         reset_in_forked_child(self)
         self._lock = ForkSafeLock()
@@ -257,10 +259,10 @@ class ONNXRunner:
         """Return the logit of a pair, [1], or its vectors."""
         attended = None if pairs.attended is None else int(pairs.attended[index])
         logits = self._session.run("logits", *pairs.row(index), attended)
+        if self._gives_tokens and pairs.compared is not None:
+            logits = logits[pairs.compared[pairs.offsets[index] : pairs.offsets[index + 1]]]
         if self._gives_vectors:
-            part = slice(pairs.offsets[index], pairs.offsets[index + 1])
-            is_pooled = len(logits) == 1
-            return logits if is_pooled or pairs.compared is None else logits[pairs.compared[part]]
+            return logits
         return logits[0] if self._label is None else np.array([label_logit(logits[0], self._label)])
 
 

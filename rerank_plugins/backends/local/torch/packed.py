@@ -139,7 +139,8 @@ class PackedForward:
         no_ids = torch.full((len(states), 1), -1, device=states.device)
         logits: torch.Tensor = self._head(input_ids=no_ids, attention_mask=None).logits
         self._pooled.states = None
-        values = scores(logits.reshape(len(states), -1), self._label, vectors=self._vectors)
+        flat = logits.flatten(1) if logits.ndim > 1 else logits[:, None]  # maybe there is no row
+        values = scores(flat, self._label, vectors=self._vectors)
         if states.dtype != torch.float16:
             return values
         return mark_overflow(values, states[:, None], torch.ones_like(no_ids, dtype=torch.bool))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_plugins._internal.optional import require
+from rerank_plugins.backends.local.plausible import check_regular
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["holds_adapter", "merge"]
@@ -18,6 +20,7 @@ __all__ = ["holds_adapter", "merge"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TASKS = ("SEQ_CLS", "CAUSAL_LM")
 """peft's names of what a reranker does."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _FOLDER = "merged-adapters"
 _TEXTS = (".jinja", ".json", ".model", ".txt")
 _OF_MODULES = (*_TEXTS, ".safetensors")
@@ -52,8 +55,16 @@ def merge(
     config = _read(model, folder)
     name = str(config["base_model_name_or_path"])
     base = Path(name).expanduser()
+    if not base.is_dir() and not _HUB_ID.fullmatch(name):
+        raise ConfigError(
+            f"{model!r} holds an adapter of {name!r}, and there is no such folder here; set "
+            f"base_model_name_or_path in its {CONFIG} to the folder of that model, or to its id on "
+            "the hub"
+        )
     if not base.is_dir():
         base = fetch_base(name, config.get("revision"))
+    for each in (folder, base):
+        check_regular(each)
     if (base / CONFIG).exists():
         raise ConfigError(
             f"{model!r} holds an adapter of {name!r}, which holds an adapter itself; merge that "

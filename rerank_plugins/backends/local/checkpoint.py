@@ -334,7 +334,7 @@ def resolve(
     if allow_pickle and not _weights(folder):
         folder = fetch_files(patterns=[*patterns, "pytorch_model*.bin"])
     if onnx_file is not None or not (_weights(folder) or holds_adapter(folder)):
-        folder = fetch_files(patterns=[*patterns, *graph_files(onnx_file)])
+        folder = fetch_files(patterns=graph_files(onnx_file))
     folder = _with_modules(folder, fetch_files)
     merged = whole(folder)
     commit = folder.name if hub == "huggingface" and merged == folder else None
@@ -489,7 +489,7 @@ def _read(
 def _graphs(folder: Path, graph: Path | None) -> Iterator[Path]:
     """Yield the graphs of a folder that may run, each with the weights beside it."""
     usual = (folder / name for name in USUAL_GRAPHS)
-    for each in (graph,) if graph is not None else filter(Path.exists, usual):
+    for each in (graph,) if graph is not None else filter(Path.is_file, usual):
         yield from (each, *data_files(each))
 
 

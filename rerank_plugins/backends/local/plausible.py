@@ -11,7 +11,9 @@ from rerank_plugins.errors import ConfigError
 
 __all__ = ["check_counts", "check_regular"]
 
-_READ = frozenset({".bin", ".jinja", ".json", ".metadata", ".model", ".py", ".safetensors", ".txt"})
+_READ = frozenset(
+    {".bin", ".jinja", ".json", ".metadata", ".model", ".onnx", ".py", ".safetensors", ".txt"}
+)
 """The suffixes of the files of models."""
 
 _MOST = 100_000

@@ -44,7 +44,7 @@ def find_graph(where: str, folder: Path, name: str | None) -> Path | None:
 def graph_files(name: str | None) -> list[str]:
     """Return the files to fetch for a graph, with the weights that large ones keep beside them."""
     names = USUAL_GRAPHS if name is None else (name,)
-    return [each + ending for each in names for ending in ("", "_data", ".data")]
+    return [each + ending for each in names for ending in ("", "_data*", ".data*")]
 
 
 def data_files(graph: Path) -> Iterator[Path]:

@@ -106,9 +106,11 @@ def test_an_adapted_language_model_scores_as_merged_by_hand(tmp_path):
     assert scores(tmp_path / "lora") == pytest.approx(scores(tmp_path / "merged"), abs=1e-5)
 
 
-def test_it_is_merged_once(checkpoint, cache, tmp_path, monkeypatch):
+def test_it_is_merged_once(checkpoint, cache, tmp_path, monkeypatch, capfd):
     adapt(checkpoint("bert"), tmp_path / "lora")
+    capfd.readouterr()
     first = scores(tmp_path / "lora")
+    assert capfd.readouterr() == ("", "")
     (merged,) = (cache / "merged-adapters").iterdir()
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         file.name for file in merged.iterdir()
@@ -144,6 +146,8 @@ def test_a_base_of_the_hub_is_fetched_at_its_revision(checkpoint, cache, tmp_pat
         ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
         ({"task_type": "FEATURE_EXTRACTION"}, "for the task 'FEATURE_EXTRACTION'.*SEQ_CLS and"),
         ({"task_type": None}, "for the task None"),
+        ({"base_model_name_or_path": "/home/me/base"}, "no such folder here; set base_model_na"),
+        ({"base_model_name_or_path": "./base"}, "no such folder here; set base_model_na"),
         ({"peft_type": "NEW"}, "can't be merged into"),
         ({"r": 5}, "can't be merged into"),
         ({"target_modules": ["nowhere"]}, "can't be merged into"),

@@ -14,6 +14,7 @@ import transformers
 from rerank_plugins.backends.local.adapters import WEIGHTS
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.safetensors_header import read_header
+from rerank_plugins.backends.local.torch.quiet import quiet
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["merge_adapter"]
@@ -27,6 +28,7 @@ _SHARED = ("vblora_vector_bank", "unilora_theta_d")
 _WORDS = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
 
 
+@quiet(warnings=False)
 def merge_adapter(
     model: str,
     folder: Path,

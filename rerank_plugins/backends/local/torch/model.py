@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import safetensors
 import torch
 import transformers
-from transformers.utils import logging as transformers_logging
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
@@ -19,6 +17,7 @@ from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.torch.chain import ChainModel
 from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
+from rerank_plugins.backends.local.torch.quiet import quiet
 from rerank_plugins.errors import BackendError, ConfigError
 
 __all__ = ["choose_dtype", "limit_memory", "load_model"]
@@ -96,7 +95,7 @@ def load_model(
             config_class = foreign_class(checkpoint, "AutoConfig") or transformers.AutoConfig
             config = config_class.from_pretrained(checkpoint.folder, local_files_only=True)
             kind = foreign_class(checkpoint, kind.__name__) or kind
-        with _quiet(warnings=checkpoint.chain is None):  # a body needs no pooler
+        with quiet(warnings=checkpoint.chain is None):  # a body needs no pooler
             model, report = kind.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -152,22 +151,6 @@ def load_model(
                 'dtype="float16", or device="cpu"'
             ) from exc
         raise
-
-
-@contextmanager
-def _quiet(*, warnings: bool) -> Iterator[None]:
-    """Let transformers show no progress bars, and maybe no warnings."""
-    library: Any = transformers_logging  # parts of it have no types
-    bars, verbosity = library.is_progress_bar_enabled(), library.get_verbosity()
-    library.disable_progress_bar()
-    if not warnings:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        library.set_verbosity(verbosity)
-        if bars:
-            library.enable_progress_bar()
 
 
 def _config(checkpoint: Checkpoint) -> Any:

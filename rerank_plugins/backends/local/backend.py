@@ -403,6 +403,8 @@ class LocalBackend(Backend):
         temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
         label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
         code = "".join(f"&code={name}@{path.name[:12]}" for name, path in checkpoint.code.items())
+        if self._options["trust_remote_code"] and checkpoint.config.get("auto_map") and not code:
+            code = "&code=own"
         graph = "" if checkpoint.graph_name is None else f"&graph={checkpoint.graph_name}"
         return (
             f"local:{checkpoint.name}?engine={engine.name}{graph}{prompt}{label}{code}"

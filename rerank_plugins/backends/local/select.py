@@ -84,8 +84,6 @@ def _run_graph(
 
 
 def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | None:
-    if settings.trust_remote_code and checkpoint.config.get("auto_map"):
-        return "the model brings its own code"
     if settings.dtype != "int8" and _has_gpu(settings.device):
         named = f"`device` is {settings.device!r}"
         return "there is a GPU" if settings.device == "auto" else named
@@ -106,6 +104,11 @@ def _refuse_for_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> None:
         raise UnsupportedByEngine(
             f"{checkpoint.model!r} is a language model or uses a prompt, which only the torch "
             "engine can run"
+        )
+    if settings.trust_remote_code and checkpoint.config.get("auto_map"):
+        raise UnsupportedByEngine(
+            f"{checkpoint.model!r} brings its own code, which only the torch engine can run; leave "
+            "out `trust_remote_code`, or set another engine"
         )
     for option in ("compile", "cuda_graphs", "gpu_memory_fraction"):
         if getattr(settings, option):

@@ -151,3 +151,30 @@ def test_references_of_every_shape_are_read():
     config = {"auto_map": {"AutoModel": "own.Model", "AutoConfig": "a/b--c.D"}}
     tokenizer = {"auto_map": {"AutoTokenizer": ["c/d--e.Slow", None]}}
     assert code_repositories(config, tokenizer, {}, {"auto_map": None}) == ("a/b", "c/d")
+
+
+def test_the_name_tells_whether_own_code_runs(checkpoint, tmp_path):
+    """transformers would load this one either way, and its own code scores differently."""
+    folder = tmp_path / "own"
+    shutil.copytree(checkpoint("bert"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSequenceClassification": "own.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import BertForSequenceClassification\n\n"
+        "class Own(BertForSequenceClassification):\n"
+        "    def forward(self, *args, **options):\n"
+        "        output = super().forward(*args, **options)\n"
+        "        output.logits = -output.logits\n"
+        "        return output\n"
+    )
+    found = {}
+    for trusted in (False, True):
+        with LocalBackend(
+            folder, engine="torch", device="cpu", attention="padded", trust_remote_code=trusted
+        ) as backend:
+            found[backend.name] = list(backend.score("what is a panda?", ["hi", "a bear"]))
+
+    assert len(found) == 2
+    first, second = found.values()
+    assert first == pytest.approx([1 - value for value in second], abs=1e-5)

@@ -84,7 +84,9 @@ def test_a_models_own_code_is_left_to_torch(checkpoint: Callable[[str], str]) ->
     )
     settings = EngineSettings(device="cpu", trust_remote_code=True)
 
-    assert "the model brings its own code" == choice._why_not_onnx(resolved, settings)
+    assert "brings its own code" in str(choice._why_not_onnx(resolved, settings))
+    with pytest.raises(UnsupportedByEngine, match="which only the torch engine can run"):
+        choice.load_engine("onnx", resolved, settings)
     assert choice._why_not_onnx(resolved, EngineSettings(device="cpu")) is None
 
 

@@ -131,6 +131,7 @@ def test_a_worker_that_cannot_load_says_why(tmp_path):
         peer.score("query", ["document"])
 
 
+@pytest.mark.nightly  # what it measures needs a GPU, which CI has none of
 @pytest.mark.timeout(400)
 def test_the_gpu_command_runs_through(tmp_path):
     """On the CPU with tiny models; only the stages that need CUDA are left out."""

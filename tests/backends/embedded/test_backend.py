@@ -88,7 +88,7 @@ def mrr(backend, sample):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step", "before", "after"),
-    [("covidqa", 1, 0.6017, 0.6792), ("cosqa", 2, 0.3848, 0.4389)],
+    [("covidqa", 2, 0.6333, 0.7250), ("cosqa", 2, 0.3848, 0.4389)],
 )
 def test_beats_the_order_of_bm25_by_the_figures_measured(embedded, name, step, before, after):
     """On every processor, and with any version of ONNX Runtime.

@@ -24,7 +24,7 @@ from tests.support.checkpoints import build_language_model
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 
 QUERY, DOCUMENTS = "what is a panda?", ["hi", "The giant panda is a bear.", "Paris " * 30]
-TARGETS = {"bert": ["query", "value"], "qwen3": ["q_proj", "v_proj"]}
+TARGETS = {"bert": ["query", "value"], "gte": ["q_proj", "v_proj"], "qwen3": ["q_proj", "v_proj"]}
 COMMIT = "c" * 40
 
 
@@ -96,6 +96,25 @@ def test_weights_that_nobody_brings_are_named(checkpoint, tmp_path):
     adapt(base, tmp_path / "lora", modules_to_save=["classifier"])
     with pytest.raises(ConfigError, match=r"weights \['bert.pooler.dense.bias'.*modules_to_save"):
         scores(tmp_path / "lora")
+
+
+@pytest.mark.skipif(not hasattr(transformers, "GteConfig"), reason="needs transformers 5.23")
+def test_a_base_that_needs_its_own_code_no_more_is_adapted(checkpoint, tmp_path):
+    """As gte-multilingual-reranker-base is published: `model_type` "new", and an `auto_map`."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("gte"), base)
+    config = json.loads((base / "config.json").read_text())
+    expected = logits(adapt(base, tmp_path / "lora", kind="gte"), base)
+    rope = config.pop("rope_parameters")
+    config |= {
+        "model_type": "new",
+        "architectures": ["NewForSequenceClassification"],
+        "auto_map": {"AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig"},
+        "rope_theta": rope["rope_theta"],
+    }
+    (base / "config.json").write_text(json.dumps(config))
+    assert scores(tmp_path / "lora", engine="torch") == pytest.approx(expected, abs=1e-5)
+    assert scores(tmp_path / "lora", engine="onnx") == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_adapted_language_model_scores_as_merged_by_hand(tmp_path):

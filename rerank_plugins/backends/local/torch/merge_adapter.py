@@ -13,6 +13,7 @@ import transformers
 
 from rerank_plugins.backends.local.adapters import WEIGHTS
 from rerank_plugins.backends.local.foreign_errors import reason_of
+from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.safetensors_header import read_header
 from rerank_plugins.backends.local.torch.quiet import quiet
 from rerank_plugins.errors import ConfigError
@@ -87,11 +88,18 @@ def _load_base(
 ) -> tuple[Any, set[str]]:
     """Return the base, and the names of its weights that are not in its files."""
     kind: Any = transformers.AutoModelForCausalLM
+    written = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    values = dict(native_config(written))
     options: dict[str, Any] = {}
     if task == "SEQ_CLS":
         kind = transformers.AutoModelForSequenceClassification
         if labels := _rows(shapes, _HEAD):
+            values["num_labels"] = labels
             options = {"num_labels": labels, "ignore_mismatched_sizes": True}
+    if values.get("model_type") != written.get("model_type"):
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        options = {**options, "config": config}
+        options.pop("num_labels", None)
     whole, report = kind.from_pretrained(
         base,
         dtype="auto",

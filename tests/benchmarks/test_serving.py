@@ -55,6 +55,7 @@ def test_a_servers_resources_do_not_grow(seconds, slope):
     assert figures["mib_per_10_minutes"] <= slope
 
 
+@pytest.mark.nightly
 def test_servers_get_requests_in_turns(tmp_path):
     figures = measure_throughput(
         MODELS["tiny"].build(tmp_path), None, requests=2, rounds=1, clients=[2]

@@ -1,4 +1,4 @@
-"""The speed of backends, measured side by side in one run."""
+"""The speed of backends, and how alike they rank, measured side by side in one run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from rerank_plugins._internal.rank_statistics import percentile
+from rerank_plugins._internal.rank_statistics import kendall_tau, percentile
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.ranking import rank
+from rerank_plugins.scores import Scores
 
-__all__ = ["WARM_UP", "Speed", "compare_speed"]
+__all__ = ["TOP", "WARM_UP", "Agreement", "Speed", "compare_speed"]
+
+TOP = 10
+"""How many of the best documents `Agreement.top` looks at."""
 
 WARM_UP = 2
 """Unmeasured calls per backend, by default."""
 
 _THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How alike two backends rank the documents of the same requests."""
+
+    tau: float | None
+    """The mean of Kendall's τ-b over the requests, -1 to 1; None where it is undefined for all."""
+    top: float
+    """The mean share of one backend's best ten documents that are among the other's, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,8 @@ class Speed:
     """Wall time of each call, in the order of the calls."""
     cpu_seconds: tuple[float, ...]
     """Processor time of each call, summed over the threads of the process."""
+    agreement: Agreement = Agreement(tau=1.0, top=1.0)
+    """With the first backend; perfect for itself."""
 
     def percentile(self, percent: float) -> float:
         """Return the wall seconds within which this share of the calls ended (nearest rank)."""
@@ -79,22 +96,43 @@ def compare_speed(
     names = list(backends)
     walls: dict[str, list[float]] = {name: [] for name in names}
     processors: dict[str, list[float]] = {name: [] for name in names}
+    scores: dict[str, list[Scores]] = {name: [] for name in names}
     for turn in range(warm_up + calls):
         requests = workload.requests(shape)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             clock = processor_clocks.get(name, time.process_time)
-            wall, processor = _timed(backends[name], requests, clock)
+            wall, processor, given = _timed(backends[name], requests, clock)
             on_call()
             if turn >= warm_up:
                 walls[name].append(wall)
                 processors[name].append(processor)
-    return {name: Speed(shape, tuple(walls[name]), tuple(processors[name])) for name in names}
+                scores[name] += given
+    return {
+        name: Speed(
+            shape,
+            tuple(walls[name]),
+            tuple(processors[name]),
+            _agreement(scores[names[0]], scores[name]),
+        )
+        for name in names
+    }
 
 
 def _timed(
     backend: Backend, requests: Sequence[tuple[str, Sequence[str]]], clock: Callable[[], float]
-) -> tuple[float, float]:
+) -> tuple[float, float, list[Scores]]:
     wall, processor = time.perf_counter(), clock()
-    backend.score_many(requests)
-    return time.perf_counter() - wall, clock() - processor
+    scores = backend.score_many(requests)
+    return time.perf_counter() - wall, clock() - processor, scores
+
+
+def _agreement(one: Sequence[Scores], other: Sequence[Scores]) -> Agreement:
+    pairs = list(zip(one, other, strict=True))
+    taus = [tau for tau in (kendall_tau(a, b) for a, b in pairs) if tau is not None]
+    shares = [len(_best(a) & _best(b)) / len(_best(a)) for a, b in pairs]
+    return Agreement(sum(taus) / len(taus) if taus else None, sum(shares) / len(shares))
+
+
+def _best(scores: Scores) -> set[int]:
+    return {item.index for item in rank(scores, top_n=TOP)}

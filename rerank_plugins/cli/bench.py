@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.reference import ReferenceBackend
-from rerank_plugins.bench.speed import WARM_UP, Speed, compare_speed
+from rerank_plugins.bench.speed import WARM_UP, Agreement, Speed, compare_speed
 from rerank_plugins.bench.workload import Mix, Shape, Workload
 from rerank_plugins.cli.documents import FileFormat, read_documents
 from rerank_plugins.cli.output import printing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "as_lines", "bench"]
 
 _SHAPES = ("1x20", "1x100", "4x20")
+_QUALITY = ("τ", "top 10")
 _COLUMNS = ("shape", "backend", "p50 ms", "p95 ms", "p99 ms", "pairs/s", "cpu ms/pair", "× first")
 
 
@@ -77,6 +79,14 @@ def bench(
         bool,
         typer.Option(help="Also measure sentence-transformers on the same model, if installed."),
     ] = True,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Also tell how alike each ranks to the first: Kendall's τ, and the share of the "
+            "ten best.",
+        ),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Time backends in turns on the same new texts.
@@ -92,6 +102,8 @@ def bench(
     sizes = [Shape.parse(text) for text in shapes or (_SHAPES if tuned is None else _SHAPES[:1])]
     workload = _workload(mix, file)
     if tuned is not None:
+        if quality:
+            raise typer.BadParameter("--tune tells it already", param_hint="--quality")
         if specs or len(sizes) > 1:
             raise typer.BadParameter("takes one model and one shape", param_hint="--tune")
         run_tuning(
@@ -130,11 +142,11 @@ def bench(
     console = Console()
     with printing():
         if json_output:
-            sys.stdout.write(as_json(results))
+            sys.stdout.write(as_json(results, quality=quality))
         elif console.is_terminal:
-            console.print(_as_table(results))
+            console.print(_as_table(results, quality=quality))
         else:
-            sys.stdout.writelines(as_lines(results))
+            sys.stdout.writelines(as_lines(results, quality=quality))
 
 
 def _opened(specs: Sequence[str], opened: ExitStack, *, reference: bool) -> dict[str, Backend]:
@@ -173,7 +185,11 @@ def _workload(mix: str, file: Path | None) -> Workload:
     return Workload(chosen, texts=texts)
 
 
-def _cells(results: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
+def _columns(*, quality: bool) -> tuple[str, ...]:
+    return (*_COLUMNS, *_QUALITY) if quality else _COLUMNS
+
+
+def _cells(results: Sequence[Mapping[str, Speed]], *, quality: bool) -> list[tuple[str, ...]]:
     rows = []
     for speeds in results:
         first = next(iter(speeds.values()))
@@ -188,28 +204,35 @@ def _cells(results: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
                     f"{speed.pairs_per_second:.0f}",
                     f"{1000 * speed.cpu_per_pair:.2f}",
                     f"{ratio:.2f}",
+                    *(_alike(speed.agreement) if quality else ()),
                 )
             )
     return rows
 
 
-def as_lines(results: Sequence[Mapping[str, Speed]]) -> list[str]:
+def _alike(agreement: Agreement) -> tuple[str, str]:
+    tau = "–" if agreement.tau is None else f"{agreement.tau:.3f}"
+    return tau, f"{100 * agreement.top:.0f} %"
+
+
+def as_lines(results: Sequence[Mapping[str, Speed]], *, quality: bool = False) -> list[str]:
     """Return the figures as tab-separated lines under a line of column names."""
-    return ["\t".join(row) + "\n" for row in (_COLUMNS, *_cells(results))]
+    rows = (_columns(quality=quality), *_cells(results, quality=quality))
+    return ["\t".join(row) + "\n" for row in rows]
 
 
-def _as_table(results: Sequence[Mapping[str, Speed]]) -> Table:
+def _as_table(results: Sequence[Mapping[str, Speed]], *, quality: bool) -> Table:
     from rich.table import Table  # noqa: PLC0415  # only a terminal needs it
 
     table = Table(box=None, header_style="bold")
-    for column in _COLUMNS:
+    for column in _columns(quality=quality):
         table.add_column(column, justify="left" if column in _COLUMNS[:2] else "right")
-    for row in _cells(results):
+    for row in _cells(results, quality=quality):
         table.add_row(*row)
     return table
 
 
-def as_json(results: Sequence[Mapping[str, Speed]]) -> str:
+def as_json(results: Sequence[Mapping[str, Speed]], *, quality: bool = False) -> str:
     """Return every call of every backend as one JSON document; times are in seconds."""
     rows = [
         {
@@ -221,6 +244,7 @@ def as_json(results: Sequence[Mapping[str, Speed]]) -> str:
             "p95": speed.percentile(95),
             "p99": speed.percentile(99),
             "pairs_per_second": speed.pairs_per_second,
+            **(asdict(speed.agreement) if quality else {}),
         }
         for speeds in results
         for name, speed in speeds.items()

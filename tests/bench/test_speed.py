@@ -3,7 +3,7 @@
 import pytest
 
 from rerank_plugins import BackendUnavailable, ConfigError
-from rerank_plugins.bench.speed import Speed, compare_speed
+from rerank_plugins.bench.speed import Agreement, Speed, compare_speed
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.testing import FailingBackend, FakeBackend
 
@@ -52,6 +52,29 @@ def test_figures_come_from_the_calls():
     assert [0.5, 0.95, 0.99] == [speed.percentile(p) for p in (50, 95, 99)]
     assert pytest.approx(40) == speed.pairs_per_second
     assert pytest.approx(0.01) == speed.cpu_per_pair
+
+
+def test_rankings_are_compared_with_those_of_the_first():
+    """By the length of a text, upside down, and with the longest of twenty put last."""
+    length = FakeBackend(lambda _, document: float(len(document)))
+    reversed_ = FakeBackend(lambda _, document: -float(len(document)))
+    flat = FakeBackend(lambda *_: 0.5)
+    texts = ["x" * n for n in range(1, 400)]
+    backends = {"one": length, "alike": length, "turned": reversed_, "flat": flat}
+    compared = compare_speed(backends, Shape(2, 20), Workload(texts=texts), calls=3, warm_up=1)
+    agreements = {name: speed.agreement for name, speed in compared.items()}
+
+    assert Agreement(1.0, 1.0) == agreements["one"] == agreements["alike"]
+    assert pytest.approx(-1) == agreements["turned"].tau
+    assert 0 == agreements["turned"].top  # ten of twenty: none of the others
+    assert agreements["flat"].tau is None
+
+
+def test_of_few_documents_all_are_among_the_best():
+    backends = {"one": FakeBackend(lambda *_: 0.1), "other": FakeBackend(lambda *_: 0.2)}
+    compared = compare_speed(backends, Shape(1, 3), Workload(), calls=1)
+
+    assert Agreement(None, 1.0) == compared["other"].agreement
 
 
 @pytest.mark.parametrize(("names", "calls"), [([], 3), (["one"], 0)])

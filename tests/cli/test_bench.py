@@ -74,6 +74,25 @@ def test_backends_may_be_given_as_an_option():
     assert ["embedded", "embedded?threads=1"] == [row["backend"] for row in json.loads(done.stdout)]
 
 
+def test_quality_is_told_beside_the_speed(checkpoint, tmp_path):
+    """A model in 8 bits beside the same in full precision, on texts of one's own."""
+    model, texts = checkpoint("bert"), tmp_path / "texts.txt"
+    texts.write_text("".join(f"panda {n} {'bear ' * n}\n" for n in range(30)))
+    specs = [f"local:{model}?engine=onnx{dtype}" for dtype in ("", "&dtype=int8")]
+    options = [*specs, "--no-reference", "--shape", "1x12", "--calls", "2", "--file", str(texts)]
+    header, first, other = (
+        line.split("\t") for line in bench(*options, "--quality").stdout.splitlines()
+    )
+    rows = json.loads(bench(*options, "--quality", "--json").stdout)
+
+    assert ["τ", "top 10"] == header[-2:]
+    assert ["1.000", "100 %"] == first[-2:]
+    assert 0.5 < float(other[-2]) <= 1
+    assert other[-1].endswith(" %")
+    assert (1.0, 1.0) == (rows[0]["tau"], rows[0]["top"])
+    assert "tau" not in json.loads(bench(*options, "--json").stdout)[0]
+
+
 def test_tuning_prints_what_was_tried_and_what_to_paste(checkpoint):
     model = checkpoint("bert")
     tuned = ["--tune", f"local:{model}?engine=onnx", *QUICK, "--budget", "300"]
@@ -138,6 +157,7 @@ def test_a_folder_is_tuned_without_a_prefix_and_time_may_run_out(checkpoint, mon
         (["--tune", "embedded"], 2, "only local models"),
         (["--tune", "m", "embedded"], 2, "one model and one shape"),
         (["--allow-inexact"], 2, "only with --tune"),
+        (["--tune", "m", "--quality"], 2, "--tune tells it already"),
         (["--shape", "20"], 2, "a shape is QUERIESxDOCUMENTS"),
         (["--mix", "odd"], 2, "neither natural nor skewed"),
         (["lokal:m"], 2, "unknown kind of backend 'lokal'"),

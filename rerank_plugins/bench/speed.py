@@ -44,8 +44,8 @@ class Speed:
     """Wall time of each call, in the order of the calls."""
     cpu_seconds: tuple[float, ...]
     """Processor time of each call, summed over the threads of the process."""
-    agreement: Agreement = Agreement(tau=1.0, top=1.0)
-    """With the first backend; perfect for itself."""
+    agreement: Agreement | None = None
+    """With the first backend, perfect for itself; None: not asked for."""
 
     def percentile(self, percent: float) -> float:
         """Return the wall seconds within which this share of the calls ended (nearest rank)."""
@@ -70,6 +70,7 @@ def compare_speed(
     calls: int = 20,
     warm_up: int = WARM_UP,
     processor_clocks: Mapping[str, Callable[[], float]] = _THIS_PROCESS,
+    quality: bool = False,
     on_call: Callable[[], object] = lambda: None,
 ) -> dict[str, Speed]:
     """Time each backend on the same requests, in turns, so that noise affects all alike.
@@ -85,6 +86,7 @@ def compare_speed(
         warm_up: unmeasured calls before them; the first loads the model.
         processor_clocks: name → the processor seconds used so far, for backends that score in
             another process.
+        quality: whether to compare the rankings, which takes quadratic time in the documents.
         on_call: called after every call, to show progress.
 
     Raises:
@@ -107,13 +109,13 @@ def compare_speed(
             if turn >= warm_up:
                 walls[name].append(wall)
                 processors[name].append(processor)
-                scores[name] += given
+                scores[name] += given if quality else ()
     return {
         name: Speed(
             shape,
             tuple(walls[name]),
             tuple(processors[name]),
-            _agreement(scores[names[0]], scores[name]),
+            _agreement(scores[names[0]], scores[name]) if quality else None,
         )
         for name in names
     }

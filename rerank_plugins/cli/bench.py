@@ -135,6 +135,7 @@ def bench(
                     shape,
                     workload,
                     calls=calls,
+                    quality=quality,
                     on_call=partial(shown.advance, task),
                 )
             )
@@ -142,7 +143,7 @@ def bench(
     console = Console()
     with printing():
         if json_output:
-            sys.stdout.write(as_json(results, quality=quality))
+            sys.stdout.write(as_json(results))
         elif console.is_terminal:
             console.print(_as_table(results, quality=quality))
         else:
@@ -189,7 +190,7 @@ def _columns(*, quality: bool) -> tuple[str, ...]:
     return (*_COLUMNS, *_QUALITY) if quality else _COLUMNS
 
 
-def _cells(results: Sequence[Mapping[str, Speed]], *, quality: bool) -> list[tuple[str, ...]]:
+def _cells(results: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
     rows = []
     for speeds in results:
         first = next(iter(speeds.values()))
@@ -204,20 +205,22 @@ def _cells(results: Sequence[Mapping[str, Speed]], *, quality: bool) -> list[tup
                     f"{speed.pairs_per_second:.0f}",
                     f"{1000 * speed.cpu_per_pair:.2f}",
                     f"{ratio:.2f}",
-                    *(_alike(speed.agreement) if quality else ()),
+                    *_alike(speed.agreement),
                 )
             )
     return rows
 
 
-def _alike(agreement: Agreement) -> tuple[str, str]:
+def _alike(agreement: Agreement | None) -> tuple[str, ...]:
+    if agreement is None:
+        return ()
     tau = "–" if agreement.tau is None else f"{agreement.tau:.3f}"
     return tau, f"{100 * agreement.top:.0f} %"
 
 
 def as_lines(results: Sequence[Mapping[str, Speed]], *, quality: bool = False) -> list[str]:
     """Return the figures as tab-separated lines under a line of column names."""
-    rows = (_columns(quality=quality), *_cells(results, quality=quality))
+    rows = (_columns(quality=quality), *_cells(results))
     return ["\t".join(row) + "\n" for row in rows]
 
 
@@ -227,12 +230,12 @@ def _as_table(results: Sequence[Mapping[str, Speed]], *, quality: bool) -> Table
     table = Table(box=None, header_style="bold")
     for column in _columns(quality=quality):
         table.add_column(column, justify="left" if column in _COLUMNS[:2] else "right")
-    for row in _cells(results, quality=quality):
+    for row in _cells(results):
         table.add_row(*row)
     return table
 
 
-def as_json(results: Sequence[Mapping[str, Speed]], *, quality: bool = False) -> str:
+def as_json(results: Sequence[Mapping[str, Speed]]) -> str:
     """Return every call of every backend as one JSON document; times are in seconds."""
     rows = [
         {
@@ -244,7 +247,7 @@ def as_json(results: Sequence[Mapping[str, Speed]], *, quality: bool = False) ->
             "p95": speed.percentile(95),
             "p99": speed.percentile(99),
             "pairs_per_second": speed.pairs_per_second,
-            **(asdict(speed.agreement) if quality else {}),
+            **({} if speed.agreement is None else asdict(speed.agreement)),
         }
         for speeds in results
         for name, speed in speeds.items()

@@ -61,7 +61,7 @@ def test_rankings_are_compared_with_those_of_the_first():
     flat = FakeBackend(lambda *_: 0.5)
     texts = ["x" * n for n in range(1, 400)]
     backends = {"one": length, "alike": length, "turned": reversed_, "flat": flat}
-    compared = compare_speed(backends, Shape(2, 20), Workload(texts=texts), calls=3, warm_up=1)
+    compared = compare_speed(backends, Shape(2, 20), Workload(texts=texts), calls=3, quality=True)
     agreements = {name: speed.agreement for name, speed in compared.items()}
 
     assert Agreement(1.0, 1.0) == agreements["one"] == agreements["alike"]
@@ -72,7 +72,7 @@ def test_rankings_are_compared_with_those_of_the_first():
 
 def test_of_few_documents_all_are_among_the_best():
     backends = {"one": FakeBackend(lambda *_: 0.1), "other": FakeBackend(lambda *_: 0.2)}
-    compared = compare_speed(backends, Shape(1, 3), Workload(), calls=1)
+    compared = compare_speed(backends, Shape(1, 3), Workload(), calls=1, quality=True)
 
     assert Agreement(None, 1.0) == compared["other"].agreement
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,9 +53,7 @@ def meant_path(path: str) -> str:
     versions = [part for part in parts if part in _VERSIONS]
     if parts and parts[-1] in _RERANK and all(part in _VERSIONS + _RERANK for part in parts):
         return "/".join(["", *versions[-1:], "rerank"])
-    rest = parts[:]
-    while rest and rest[0] in _VERSIONS:
-        del rest[0]
+    rest = [*dropwhile(_VERSIONS.__contains__, parts)]
     if rest[:1] == ["models"] or rest == ["cluster", "auth"]:
         return "/".join(["", "v1", *rest])
     return path

@@ -52,7 +52,9 @@ class UndeclaredProxies:
 
 def _client_of(address: str, forwarded_for: str) -> str:
     """Return for whom an address forwards: the hop before its own, or the last one."""
-    hops = [hop.strip() for hop in forwarded_for.split(",")]
-    while address in hops:
-        hops = hops[: len(hops) - 1 - hops[::-1].index(address)]
-    return hops[-1] if hops else ""
+    client = ""
+    for hop in map(str.strip, forwarded_for.split(",")):
+        if hop == address:
+            break
+        client = hop
+    return client

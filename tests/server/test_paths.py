@@ -36,6 +36,7 @@ from tests.support.serving import ready
         ("//v1/models/BAAI/bge", "/v1/models/BAAI/bge"),
         ("//v1/cluster/auth", "/v1/cluster/auth"),
         ("/v1/v1/cluster/auth", "/v1/cluster/auth"),
+        ("/v1" * 1000 + "/models", "/v1/models"),
     ],
 )
 def test_a_doubled_or_missing_part_is_forgiven(path, meant):

@@ -7,6 +7,7 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 from starlette.testclient import TestClient
 
 from rerank_plugins.server import ServerSettings, create_app
+from rerank_plugins.server.undeclared_proxies import _client_of
 from rerank_plugins.testing import FakeBackend
 from tests.support.serving import ready
 
@@ -73,3 +74,33 @@ def test_the_memory_of_it_is_bounded(caplog):
     assert 1 == len(lines(caplog, *proxy))
     caplog.clear()
     assert [] == lines(caplog, *claims, ("10.0.0.1", "9.9.9.9"), ("10.0.0.1", "8.8.8.8"))
+
+
+class Address(str):
+    """Counts with how many it is compared."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+    compared = 0
+
+    def __eq__(self, other):
+        Address.compared += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize(
+    ("hops", "client"),
+    [
+        (["10.0.0.1"] * 2000, ""),
+        (["9.9.9.9"] * 2000, "9.9.9.9"),
+        (["9.9.9.9"] * 1000 + ["10.0.0.1"] * 1000, "9.9.9.9"),
+        (["9.9.9.9", "10.0.0.1", "8.8.8.8", "10.0.0.1", "7.7.7.7"], "9.9.9.9"),
+    ],
+)
+def test_each_hop_is_looked_at_once(hops, client):
+    """Anybody can send thousands of them in one header."""
+    Address.compared = 0
+    found = _client_of(Address("10.0.0.1"), ", ".join(hops))
+
+    assert client == found
+    assert Address.compared <= len(hops)

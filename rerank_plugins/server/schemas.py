@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -91,29 +93,31 @@ def _no_boolean(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+_SPACE = r"[ \t\n\r]*+"
+_OPTIONS = re.compile(
+    rf"""{_SPACE}(?:null|\{{{_SPACE}(?:"instruction"{_SPACE}:{_SPACE}
+    (?:"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\[\]{{}}",]{{0,32}}+){_SPACE})?+\}}{_SPACE})?+""",
+    re.VERBOSE | re.DOTALL,
+)
+"""JSON with an instruction at most; other values would be dear to read."""
+
+
 def _instruction_in(kwargs: str) -> str | None:
     """Return the instruction in the JSON text that Xinference's client sends; None without one.
 
     Raises:
         ValueError: it holds anything else.
     """
-    try:
-        options = json.loads(kwargs) if kwargs else {}
-    except (ValueError, RecursionError):
-        options = None
-    else:
-        options = {} if options is None else options
-    if not isinstance(options, dict) or options.keys() - {"instruction"}:
+    options: Any = False
+    if _OPTIONS.fullmatch(kwargs):
+        with contextlib.suppress(ValueError):
+            options = json.loads(kwargs or "null")
+    if options is False:
         raise ValueError("the server has no options but `instruction`; send {} or nothing")
-    instruction = options.get("instruction")
+    instruction = (options or {}).get("instruction")
     if not isinstance(instruction, str | None):
         raise ValueError("`instruction` should be a string")  # noqa: TRY004  # pydantic's way
     return instruction
-
-
-def _check_options(kwargs: str) -> str:
-    _instruction_in(kwargs)
-    return kwargs
 
 
 _INTEGER = BeforeValidator(_no_boolean)
@@ -209,8 +213,8 @@ class _AnyShapeRequest(BaseModel):
     """What the model should judge, where it takes an instruction; a blank one is none."""
     instruct: Text | None = None
     """The same, as SGLang and DashScope call it."""
-    kwargs: Annotated[Text, AfterValidator(_check_options)] | None = None
-    """Xinference's client always sends it: JSON, which may hold an `instruction`."""
+    kwargs: Annotated[Text, AfterValidator(_instruction_in)] | None = None
+    """The instruction in the JSON that Xinference's client always sends."""
 
     @model_validator(mode="before")
     @classmethod
@@ -252,7 +256,7 @@ class _AnyShapeRequest(BaseModel):
 
     @property
     def _instructions(self) -> list[str]:
-        given = (self.instruction, self.instruct, _instruction_in(self.kwargs or ""))
+        given = (self.instruction, self.instruct, self.kwargs)
         return [instruction for instruction in given if instruction and not instruction.isspace()]
 
     @property

@@ -306,6 +306,18 @@ HEAVY = {
     "objects in an ignored field": b'{"query":"q","documents":[],"x":['
     + b'{"":1},' * 13_000
     + b"1]}",
+    "lists in the options": filled(b'{"query":"q","documents":[],"kwargs":"[[]', b",[]", b']"}'),
+    "objects in the options": filled(b'{"query":"q","documents":[],"kwargs":"[{}', b",{}", b']"}'),
+    "numbers as an instruction": filled(
+        rb'{"query":"q","documents":[],"kwargs":"{\"instruction\":[1', b",1", b']}"}'
+    ),
+    "a long number as an instruction": filled(
+        rb'{"query":"q","documents":[],"kwargs":"{\"instruction\":1', b"1", b'}"}'
+    ),
+    "many options": filled(rb'{"query":"q","documents":[],"kwargs":"{', rb"\"a\":1,", b'"}'),
+    "an instruction of backslashes": filled(
+        rb'{"query":"q","documents":[],"kwargs":"{\"instruction\":\"', rb"\\\\", rb'\"}"}'
+    ),
     "an open string": filled(b'{"query":"q","documents":["', b"a", b""),
     "white space": filled(b'{"query":"q","documents":["a"]', b" ", b"x}"),
 }
@@ -322,6 +334,30 @@ def test_no_body_is_costly_to_refuse(model, name):
         parse(model, content, max_documents=1000)
 
     assert time.thread_time() - began < max(0.05 * len(content) / 1e6, 0.03)
+
+
+OPTIONS = {
+    "lists": "[" + "[]," * 100_000 + "[]]",
+    "objects": '{"instruction": [' + "{}," * 100_000 + "{}]}",
+    "other options": "{" + ",".join(f'"{n}": 1' for n in range(30_000)) + "}",
+    "an instruction, many times": "{" + '"instruction": null,' * 15_000 + '"instruction": ""}',
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("model", [RerankRequest, AnyRerankRequest])
+def test_values_in_the_options_are_not_built(model, name):
+    """Xinference's client sends them as JSON within a string, where no limit counts its values."""
+    content = body(kwargs=OPTIONS[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(APIError, match="no options but `instruction`"):
+            parse(model, content, max_documents=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert 4 * len(content) > peak
 
 
 MULTIPLYING = {

@@ -42,8 +42,8 @@ class EmbeddedBackend(Backend):
     Args:
         max_length: the most tokens read of a text; the rest does not count.
         threads: texts embedded at the same time; None: one per processor, at most 8.
-        cached_tokens: document tokens kept for the next request, about 400 bytes each, and
-            tokens of queries, up to 16,384; 0 keeps none.
+        cached_tokens: document tokens kept for the next request, about 400 bytes each; 0 keeps
+            none. Of queries, 16,384 always are.
 
     Raises:
         ConfigError: an option has an invalid value or type.

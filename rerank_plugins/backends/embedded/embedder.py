@@ -47,8 +47,7 @@ class TokenEmbedder:
     Args:
         max_length: the most tokens of a text; the rest is not read.
         threads: texts embedded at the same time.
-        cached_tokens: tokens of passages whose vectors are kept, and as many of queries, up to
-            16,384; 0 keeps none.
+        cached_tokens: tokens of passages whose vectors are kept; 0 keeps none.
 
     Raises:
         BackendError: the files of the model can't be read.
@@ -80,7 +79,7 @@ class TokenEmbedder:
         self._max_length = max_length
         self._threads = threads
         self._cache: TokenCache[TextVectors] = TokenCache(cached_tokens)
-        self._queries: TokenCache[TextVectors] = TokenCache(min(cached_tokens, _QUERY_TOKENS))
+        self._queries: TokenCache[TextVectors] = TokenCache(_QUERY_TOKENS)
 
     def vectors(self, text: str, role: Role) -> TextVectors:
         """Return the vectors of a text's tokens."""

@@ -23,6 +23,9 @@ _CHUNK = 256
 _KEPT = 1 << 17
 """Vectors kept by default; of 128 numbers, they take 64 MiB."""
 
+_KEPT_QUERIES = {"late interaction": 1 << 15, "embedding model": 1 << 8}
+"""Vectors of queries kept: a server scores a long request in many calls, in turn with others."""
+
 _LEAST_LENGTH = 1e-12
 """The shortest vector that is scaled to length 1; torch has the same."""
 
@@ -35,6 +38,7 @@ class BiEncoderEngine:
         tokenizer: makes tokens of texts.
         bi_encoder: how vectors are compared.
         cached_tokens: vectors of documents kept for the next request; 0 keeps none, None 131,072.
+            Those of the last queries always are.
         in_8_bits: round the vectors of documents.
     """
 
@@ -54,6 +58,9 @@ class BiEncoderEngine:
         self._in_8_bits = in_8_bits
         limit = _KEPT if cached_tokens is None else cached_tokens
         self._documents: TokenCache[TextVectors] = TokenCache(limit, entry_cost=1)
+        self._queries: TokenCache[TextVectors] = TokenCache(
+            _KEPT_QUERIES[bi_encoder.method], entry_cost=1
+        )
 
     @property
     def name(self) -> str:
@@ -61,8 +68,10 @@ class BiEncoderEngine:
 
     def logits(self, requests: Sequence[Request]) -> list[Scores]:
         """Return the similarities of each request, with `truncated` and `usage.tokens`."""
-        texts = list(dict.fromkeys(query_text(query) for query, texts in requests if texts))
-        queries = dict(zip(texts, self._embed(texts, "query"), strict=True))
+        queries = self._queries.fill(
+            (query_text(query) for query, texts in requests if texts),
+            lambda missing: self._embed(missing, "query"),
+        )
         parts: list[list[Scores]] = [[] for _ in requests]
         for chunk in _chunks(requests):
             vectors = self._documents.fill(

@@ -165,15 +165,16 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
     assert sorted(runs) == [1, 7], "one new document and the query"
 
 
+@pytest.mark.parametrize("cached_tokens", [1 << 17, 70, 0])
 @pytest.mark.parametrize("query", [PANDA, "word " * 800, "熊猫" * 2048, "..."])
-def test_a_query_in_many_calls_is_encoded_once(monkeypatch, query):
+def test_a_query_in_many_calls_is_encoded_once(monkeypatch, query, cached_tokens):
     """As a server scores a long request: the query would take longer than all documents."""
     roles = []
     vectors = TokenEmbedder._vectors
     monkeypatch.setattr(
         TokenEmbedder, "_vectors", lambda self, *read: (roles.append(read), vectors(self, *read))[1]
     )
-    with EmbeddedBackend() as backend:
+    with EmbeddedBackend(cached_tokens=cached_tokens) as backend:
         at_once = backend.score(query, PANDAS)
         windows = sum(role == "query" for _, role in roles)
         one_by_one = [backend.score(query, [document])[0] for document in PANDAS]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from rerank_plugins.backends.chat.answer_words import AnswerWords
 from rerank_plugins.backends.chat.permutation import read_permutation
 from rerank_plugins.backends.chat.prompts import RANKER, judge_messages, ranker_messages
-from rerank_plugins.backends.http.decoding import decode_usage
+from rerank_plugins.backends.http.decoding import decode_count, decode_usage
 from rerank_plugins.backends.http.dialect import Dialect, Fields
 from rerank_plugins.backends.http.text_prompt import TextPrompt
 from rerank_plugins.errors import ConfigError, InvalidResponse
@@ -288,8 +288,6 @@ def _usage(body: object) -> Usage | None:
     """Return the tokens of prompt and answer; Ollama's own interface counts them apart."""
     if usage := decode_usage(body):
         return usage
-    if not isinstance(body, dict):
-        return None
-    counts = (body.get("prompt_eval_count"), body.get("eval_count"))
-    known = [count for count in counts if type(count) is int and count >= 0]
+    counts = (decode_count(body, "prompt_eval_count"), decode_count(body, "eval_count"))
+    known = [count for count in counts if count is not None]
     return Usage(sum(known)) if known else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rerank_plugins.errors import InvalidResponse
 from rerank_plugins.scores import Usage
 
-__all__ = ["decode_results", "decode_usage"]
+__all__ = ["decode_count", "decode_results", "decode_usage"]
 
 _MAX_COUNT = 2**53
 """Larger counts make no sense, and no counter of metrics takes them."""
@@ -61,17 +61,17 @@ def decode_usage(body: object) -> Usage | None:
     usage = _child(body, "usage")
     meta = _child(body, "meta")
     counts = (
-        _count(usage, "total_tokens"),
-        _count(usage, "prompt_tokens"),
-        _count(_child(meta, "tokens"), "input_tokens"),
-        _count(_child(body, "tokens"), "input_tokens"),
-        _count(body, "total_tokens"),
-        _count(body, "input_tokens"),
+        decode_count(usage, "total_tokens"),
+        decode_count(usage, "prompt_tokens"),
+        decode_count(_child(meta, "tokens"), "input_tokens"),
+        decode_count(_child(body, "tokens"), "input_tokens"),
+        decode_count(body, "total_tokens"),
+        decode_count(body, "input_tokens"),
     )
     tokens = next((count for count in counts if count is not None), None)
-    search_units = _count(_child(meta, "billed_units"), "search_units")
+    search_units = decode_count(_child(meta, "billed_units"), "search_units")
     if search_units is None:
-        search_units = _count(usage, "rerank_units")
+        search_units = decode_count(usage, "rerank_units")
     estimated = _child(meta, "estimated")
     if isinstance(estimated, list):
         tokens = None if "tokens" in estimated else tokens
@@ -83,7 +83,8 @@ def _child(body: object, name: str) -> object:
     return body.get(name) if isinstance(body, dict) else None
 
 
-def _count(fields: object, name: str) -> int | None:
+def decode_count(fields: object, name: str) -> int | None:
+    """Return the count that a parsed object has under a name; None for what can be none."""
     value = _child(fields, name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)

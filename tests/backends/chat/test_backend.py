@@ -328,6 +328,26 @@ def test_usage_is_the_sum_of_all_requests(build, server, ask, way):
     assert alone > 1
 
 
+@pytest.mark.parametrize(
+    ("counts", "tokens"),
+    [
+        ({"prompt_eval_count": 5, "eval_count": 2}, 7),
+        ({"prompt_eval_count": 10**400, "eval_count": 2}, 2),
+        ({"prompt_eval_count": 2**60, "eval_count": 1e308}, None),
+        ({"prompt_eval_count": -1, "eval_count": "2"}, None),
+        ({"prompt_eval_count": True}, None),
+    ],
+)
+def test_only_counts_that_a_counter_takes_are_usage(build, server, ask, counts, tokens):
+    """A server counts them in a metric, and would fail with the scores at hand."""
+    backend = build("ollama's listwise")
+    server.response = FakeResponse({"message": {"content": "[2] > [1]"}, **counts})
+    scores = ask(backend, ["a", "b"])
+
+    assert [0.5, 1.0] == scores
+    assert tokens == (scores.usage and scores.usage.tokens)
+
+
 # Lists
 
 

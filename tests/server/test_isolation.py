@@ -58,6 +58,20 @@ def kinds(backend):
     return [part.kind for part in backend.walk()]
 
 
+@pytest.mark.parametrize("variable", [None, "AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_bedrock_is_another_server_wherever_its_region_is_set(monkeypatch, variable):
+    """As a model of this machine it would be called, and billed, for a few documents at a time."""
+    for each in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(each, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "us-west-2")
+    chain = load_backend({"backend": {"kind": "bedrock", "model": "amazon.rerank-v1:0"}})
+
+    assert is_remote(chain)
+    assert ["bedrock"] == kinds(isolate(chain, SETTINGS))
+    assert ("us-west-2" in chain.endpoint) is bool(variable)
+
+
 def test_a_model_gets_a_process():
     backend = load_backend("embedded")
     isolated = isolate(backend, SETTINGS)

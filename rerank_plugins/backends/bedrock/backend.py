@@ -32,6 +32,7 @@ __all__ = ["BedrockBackend"]
 
 _EXTRA = "bedrock"
 _SERVICE = "bedrock-agent-runtime"
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _MAX_CHARACTERS = 32_000
 _MAX_DOCUMENTS = 1_000
 _MAX_BODY = 4_000_000
@@ -111,12 +112,13 @@ class BedrockBackend(Backend):
         return self._model
 
     @property
-    def endpoint(self) -> str | None:
-        """The service's `host:port`; None where only boto3 knows the region."""
+    def endpoint(self) -> str:
+        """The service's `host:port`, without the region where only boto3 knows it."""
         if self._endpoint_url is not None:
             url = urlsplit(self._endpoint_url)
             return f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
-        return f"{_SERVICE}.{self._region}.amazonaws.com:443" if self._region else None
+        region = self._region or next(filter(None, map(os.environ.get, _REGIONS)), None)
+        return ".".join(filter(None, (_SERVICE, region, "amazonaws.com:443")))
 
     def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self._score(query, documents, self._max_parallel)
@@ -143,7 +145,7 @@ class BedrockBackend(Backend):
         ]
         parts = split(Part(0, sent), max_documents=self._max_documents, max_bytes=_MAX_BODY)
         if len(parts) > 1:
-            emit(Split(self.endpoint or self.kind, len(sent), len(parts)))
+            emit(Split(self.endpoint, len(sent), len(parts)))
         scores = side_by_side(lambda part: self._ask(text, part, deadline), parts, parallel)
         return Scores(
             merge_parts(len(sent), parts, scores).values,
@@ -158,7 +160,7 @@ class BedrockBackend(Backend):
         """Score one part in a request, or several if the results come in pages."""
         facts = AttemptFacts()
         seconds = max(deadline - time.monotonic(), 0.0)
-        with observe_attempt(self.endpoint or self.kind, len(part.texts), facts):
+        with observe_attempt(self.endpoint, len(part.texts), facts):
             request = in_daemon_thread(
                 lambda: self._send(query, part.texts, facts, seconds), name="rerank-bedrock"
             )
@@ -210,7 +212,7 @@ class BedrockBackend(Backend):
 
     @property
     def _where(self) -> str:
-        return f"bedrock at {self.endpoint}" if self.endpoint else "bedrock"
+        return f"bedrock at {self.endpoint}"
 
     def _client(self) -> _Client:
         """Return the client of this process: a forked child must not share sockets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
@@ -17,12 +18,20 @@ from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens, fair_share
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.turns import Turns
 
 __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
 
 
 _BATCH_SECONDS = 0.25
 """How long a batch takes at most: what the next request of another client waits for."""
+
+_AT_A_SERVER = 256
+"""Requests to another server, or to batches, at once."""
+_AT_A_PROCESS = 2
+"""Requests to a process, which scores one after the other, so that it never waits for the next."""
+_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""How many threads asyncio has for backends that only block."""
 
 
 class Scoring(Protocol):
@@ -107,13 +116,17 @@ class BatchedScoring:
 
 
 class ConcurrentScoring:
-    """Passes each request on as it is, to a remote server or a listwise model."""
+    """Passes each request on as it is, to a remote server or a listwise model.
+
+    The clients take turns in front of a backend that is busy.
+    """
 
     def __init__(self, backend: Backend, settings: ServerSettings, hooks: Sequence[Hook]) -> None:
         self._backend = backend
         self._queue_pairs = settings.queue_pairs
         self._dispatcher = Dispatcher(hooks)
         self._seconds = settings.request_seconds
+        self._turns = Turns(_most_at_once(backend))
         self._in_flight: dict[str | None, list[int]] = {}
         """The number of documents of each request, by client."""
         self.queued_cost = 0
@@ -137,8 +150,9 @@ class ConcurrentScoring:
         own.append(len(texts))
         self.queued_cost += cost
         try:
-            with until(started + self._seconds), dispatch_to([self._dispatcher]):
-                scores = await ascore_with(self._backend, query, texts)
+            async with self._turns.turn(client()):
+                with until(started + self._seconds), dispatch_to([self._dispatcher]):
+                    scores = await ascore_with(self._backend, query, texts)
         except BaseException as raised:
             if _is_cancelled():
                 self._dispatcher(Dropped(len(texts)))
@@ -172,6 +186,20 @@ class ConcurrentScoring:
                 "each other client as of this one",
                 retry_after=1.0,
             )
+
+
+def _most_at_once(backend: Backend) -> int:
+    """Return how many requests a backend works on at once; more would wait in no fair order.
+
+    Of a chain, it is what the first of its backends does.
+    """
+    first = backend
+    while first.children and first.process is None and first.kind != "batching":
+        first = first.children[0]
+    if first.process is not None:
+        return _AT_A_PROCESS
+    in_threads = not first.children and type(first).ascore is Backend.ascore
+    return _THREADS if in_threads else _AT_A_SERVER
 
 
 def _is_cancelled() -> bool:

@@ -1,17 +1,28 @@
 """How requests reach the backend, by its kind."""
 
 import asyncio
+import threading
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
-from rerank_plugins import BackendOverloaded
+from rerank_plugins import Backend, BackendOverloaded, load_backend
 from rerank_plugins._internal.context import on_behalf_of
 from rerank_plugins.server import ServerSettings
-from rerank_plugins.server.scoring import BatchedScoring, ConcurrentScoring, select_scoring
+from rerank_plugins.server.scoring import (
+    _AT_A_PROCESS,
+    _AT_A_SERVER,
+    _THREADS,
+    BatchedScoring,
+    ConcurrentScoring,
+    _most_at_once,
+    select_scoring,
+)
 from rerank_plugins.testing import FakeBackend
+from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
+from rerank_plugins.wrappers.process import ModelProcess
 from rerank_plugins.wrappers.retry import RetryingBackend
 
 
@@ -102,3 +113,63 @@ def test_a_client_with_many_requests_to_another_server_is_refused_before_the_oth
         return [len(each) for each in scores], scoring._in_flight
 
     assert ([10] * 14, {}) == asyncio.run(requests())
+
+
+class Blocking(Backend):
+    """Scores in threads, one request after another as they come."""
+
+    name = "blocking"
+    pointwise = False
+
+    def __init__(self):
+        self.may_score = threading.Event()
+        self.order = []
+
+    def score(self, query, documents):
+        self.order.append(query)
+        assert self.may_score.wait(30)
+        return [0.5] * len(documents)
+
+
+@pytest.mark.parametrize("heavy", [60, 200])
+def test_a_client_with_many_requests_keeps_no_other_waiting(heavy):
+    """Where threads take requests as they come, those of one client would all come first."""
+    backend = Blocking()
+
+    async def requests():
+        scoring = ConcurrentScoring(backend, ServerSettings(), ())
+
+        def ask(name):
+            with on_behalf_of(name):
+                return asyncio.create_task(scoring.score(name, ["a"]))
+
+        tasks = [ask("heavy") for _ in range(heavy)]
+        await asyncio.sleep(0.05)
+        tasks += [ask("light")]
+        await asyncio.sleep(0.05)
+        backend.may_score.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(requests())
+
+    assert heavy + 1 == len(backend.order)
+    assert backend.order.index("light") <= 2 * _THREADS
+
+
+HTTP = load_backend("tei+http://127.0.0.1:9")
+AT_ONCE = {
+    "a server": (HTTP, _AT_A_SERVER),
+    "a server, then this process": (FallbackBackend([HTTP, Blocking()]), _AT_A_SERVER),
+    "batches": (FallbackBackend([BatchingBackend(FakeBackend()), HTTP]), _AT_A_SERVER),
+    "a process": (ModelProcess(Listwise()), _AT_A_PROCESS),
+    "a process, tried again": (RetryingBackend(ModelProcess(Listwise())), _AT_A_PROCESS),
+    "threads": (Blocking(), _THREADS),
+    "Bedrock": (load_backend("bedrock:amazon.rerank-v1:0"), _THREADS),
+}
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_as_many_requests_are_let_through_as_are_worked_on(name):
+    backend, expected = AT_ONCE[name]
+
+    assert expected == _most_at_once(backend)

@@ -6,20 +6,19 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rerank_plugins._internal.optional import require
-from rerank_plugins.backends.local.plausible import check_regular
+from rerank_plugins.backends.local.adapter_config import CONFIG, WEIGHTS, read_adapter_config
+from rerank_plugins.backends.local.foreign_errors import reason_of
+from rerank_plugins.backends.local.plausible import check_counts, check_regular
+from rerank_plugins.backends.local.shards import INDICES, shards
 from rerank_plugins.errors import ConfigError
 
 __all__ = ["holds_adapter", "merge"]
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_TASKS = ("SEQ_CLS", "CAUSAL_LM")
-"""peft's names of what a reranker does."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _FOLDER = "merged-adapters"
 _TEXTS = (".jinja", ".json", ".model", ".txt")
@@ -40,7 +39,8 @@ def merge(
 ) -> Path:
     """Return the folder of an adapter's base with the adapter merged into it.
 
-    It is written once, into the cache of models, and takes the space of the base.
+    It is written once, into the cache of models, and takes the space of the base. Of several
+    processes one merges, and the others wait for it.
 
     Args:
         model: the adapter's name.
@@ -49,11 +49,13 @@ def merge(
         cache_folder: where models are kept; None: the hub client's own folder.
 
     Raises:
-        ConfigError: this package can't merge such an adapter, or its files are broken.
+        ConfigError: this package can't merge such an adapter, its files are broken, or the result
+            can't be written.
         MissingDependencyError: torch or peft is not installed.
     """
-    config = _read(model, folder)
-    name = str(config["base_model_name_or_path"])
+    check_regular(folder)
+    config = read_adapter_config(model, folder)
+    name = config["base_model_name_or_path"]
     base = Path(name).expanduser()
     if not base.is_dir() and not _HUB_ID.fullmatch(name):
         raise ConfigError(
@@ -63,8 +65,7 @@ def merge(
         )
     if not base.is_dir():
         base = fetch_base(name, config.get("revision"))
-    for each in (folder, base):
-        check_regular(each)
+    check_regular(base)
     if (base / CONFIG).exists():
         raise ConfigError(
             f"{model!r} holds an adapter of {name!r}, which holds an adapter itself; merge that "
@@ -74,45 +75,62 @@ def merge(
         raise ConfigError(
             f"{model!r} holds an adapter of {name!r}, which has no safetensors weights; convert it"
         )
+    _check_base(base)
     hub = require("huggingface_hub.constants", extra="onnx")
     place = Path(cache_folder or hub.HF_HUB_CACHE) / _FOLDER / _key(folder, base)
     if place.is_dir():
         return place
     require("peft", extra="lora")
     merging = require("rerank_plugins.backends.local.torch.merge_adapter", extra="local")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as made:
-        whole = Path(made) / "model"
-        merging.merge_adapter(model, folder, base, config["task_type"], whole)
-        _copy_texts((base, folder), whole)
-        try:
-            whole.rename(place)  # another process may have been faster
-        except OSError:
+    try:
+        with _alone(place):
             if not place.is_dir():
-                raise
+                with _made(place) as whole:
+                    merging.merge_adapter(model, folder, base, config, whole)
+                    _copy_texts((base, folder), whole)
+    except OSError as exc:
+        raise ConfigError(
+            f"can't write {model!r}, merged into its base, to {str(place)!r}: {reason_of(exc)}; "
+            "free space there, or set `cache_folder`"
+        ) from exc
     return place
 
 
-def _read(model: str, folder: Path) -> dict[str, Any]:
+def _check_base(base: Path) -> None:
+    """Check what transformers would read of a base, as of a model that is loaded itself."""
+    for name in INDICES:
+        if (base / name).exists():
+            shards(base / name)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"can't read {str(folder / CONFIG)!r}: {exc}") from exc
-    if not isinstance(config, dict) or not config.get("base_model_name_or_path"):
-        raise ConfigError(
-            f"{model!r} holds an adapter, and its {CONFIG} names no base_model_name_or_path"
-        )
-    if config.get("task_type") not in _TASKS:
-        raise ConfigError(
-            f"{model!r} holds an adapter for the task {config.get('task_type')!r}, and this "
-            f"package merges those for {' and '.join(_TASKS)}; merge it with peft's "
-            "`merge_and_unload()`, save the result and its tokenizer, and give that folder"
-        )
-    if not (folder / WEIGHTS).exists():
-        raise ConfigError(
-            f"{model!r} holds an adapter without {WEIGHTS}; save it again in safetensors"
-        )
-    return config
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # transformers says what is wrong with it
+        return
+    if isinstance(config, dict):
+        check_counts(repr(str(base)), config)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold the lock of a place, which ends with the process that holds it."""
+    locks = require("huggingface_hub.utils", extra="onnx")
+    folder = place.parent.parent / ".locks" / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.WeakFileLock(folder / f"{place.name}.lock"):
+        yield
+
+
+@contextmanager
+def _made(place: Path) -> Iterator[Path]:
+    """Yield the folder that becomes the place at the end, and is gone if that fails."""
+    part = place.with_name(f"{place.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(place)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _key(folder: Path, base: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from rerank_plugins.backends.local import LocalBackend, adapters
+from rerank_plugins.backends.local.torch import merge_adapter
 from rerank_plugins.errors import ConfigError
 from tests.support.checkpoints import build_language_model
 
@@ -280,6 +282,127 @@ def test_other_texts_beside_the_adapter_are_read(checkpoint, tmp_path):
         (folder / "config.json").write_text(content)
         keys.append(adapters._key(tmp_path / "lora", base))
     assert len({*keys}) == len(keys)
+
+
+def test_a_head_that_the_settings_name_must_be_there(checkpoint, tmp_path):
+    """Else that of the base would score."""
+    adapt(checkpoint("bert"), tmp_path / "lora", modules_to_save=["classifier"])
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    tensors = {name: each for name, each in load_file(file).items() if "classifier" not in name}
+    save_file(tensors, file)
+    with pytest.raises(ConfigError, match=r"can't be merged .*classifier.weight"):
+        scores(tmp_path / "lora")
+
+
+ENDLESS = "(((.+)+)+)+@"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ENDLESS},
+        {"exclude_modules": ENDLESS},
+        {"rank_pattern": {ENDLESS: 4}},
+        {"alpha_pattern": {ENDLESS: 4}},
+        {"modules_to_save": [ENDLESS]},
+    ],
+)
+def test_expressions_without_an_end_are_refused(settings, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(merge_adapter, "_SECONDS", 1)
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    _change(tmp_path / "lora", **settings)
+    with pytest.raises(ConfigError, match=r"regular expressions that take more than 1 s .*@"):
+        scores(tmp_path / "lora")
+
+
+def test_modules_may_be_named_by_an_expression(checkpoint, tmp_path):
+    base = checkpoint("bert")
+    expected = logits(adapt(base, tmp_path / "lora"), base)
+    _change(tmp_path / "lora", target_modules=r"(?:.*?layer.*?attention.*?(?:query|value))")
+    assert scores(tmp_path / "lora") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 10**6}, "the rank is 1000000"),
+        ({"rank_pattern": {"query": 10**6}}, "the rank is 1000000"),
+        ({"layer_replication": [[0, 2]] * 10_000}, "`layer_replication`"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**9}, "`num_virtual_tokens`"),
+        ({"base_model_name_or_path": ["a"]}, r"base_model_name_or_path=\['a'\]"),
+        ({"base_model_name_or_path": "a/b", "revision": "../../../x"}, "revision='../../../x'"),
+        ({"base_model_name_or_path": "a/b", "revision": 5}, "revision=5"),
+    ],
+)
+def test_settings_of_no_adapter_are_refused_before_anything_loads(
+    settings, message, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(adapters, "require", _only_constants(adapters.require))
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    _change(tmp_path / "lora", **settings)
+    with pytest.raises(ConfigError, match=message):
+        scores(tmp_path / "lora")
+
+
+@pytest.mark.parametrize("place", ["lora", "base"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "notes.txt"])
+def test_devices_are_not_read_while_merging(name, place, checkpoint, tmp_path):
+    shutil.copytree(checkpoint("bert"), tmp_path / "base")
+    adapt(tmp_path / "base", tmp_path / "lora")
+    (tmp_path / place / name).unlink(missing_ok=True)
+    (tmp_path / place / name).symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=f"{name}' is a pipe, a device or a socket"):
+        scores(tmp_path / "lora")
+
+
+def test_the_base_is_checked_like_a_model(checkpoint, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    with pytest.raises(ConfigError, match="`num_hidden_layers` is 1000000000"):
+        scores(tmp_path / "lora")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(checkpoint, cache, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(ConfigError, match=r"merged into its base, to .*No space left.*free"):
+            scores(tmp_path / "lora")
+    assert not list((cache / "merged-adapters").iterdir())
+    scores(tmp_path / "lora")
+
+
+def test_what_a_killed_process_left_is_replaced(checkpoint, cache, tmp_path):
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    expected = scores(tmp_path / "lora")
+    (merged,) = (cache / "merged-adapters").iterdir()
+    part = merged.rename(merged.with_name(f"{merged.name}.part"))
+    (part / "model.safetensors").write_bytes(b"half of it")
+    assert scores(tmp_path / "lora") == expected
+    assert list((cache / "merged-adapters").iterdir()) == [merged]
+
+
+def test_one_merges_while_others_wait(checkpoint, cache, tmp_path, monkeypatch):
+    """The others would each take the memory and the space of the base."""
+    adapt(checkpoint("bert"), tmp_path / "lora")
+    merges = []
+
+    def counted(*args):
+        merges.append(args)
+        original(*args)
+
+    original = merge_adapter.merge_adapter
+    monkeypatch.setattr(merge_adapter, "merge_adapter", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: scores(tmp_path / "lora"), range(4)))
+    assert len(merges) == 1
+    assert all(each == found[0] for each in found)
 
 
 def test_pickled_adapters_are_not_read(checkpoint, tmp_path):

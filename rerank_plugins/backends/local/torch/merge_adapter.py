@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import peft
+import safetensors
 import transformers
 
-from rerank_plugins.backends.local.adapters import WEIGHTS
+from rerank_plugins.backends.local.adapter_config import WEIGHTS, patterns
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.safetensors_header import read_header
@@ -29,24 +32,46 @@ _SHARED = ("vblora_vector_bank", "unilora_theta_d")
 _WORDS = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
 
 
+_SECONDS = 10
+_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+"""What peft puts around a name in the settings to make an expression of it."""
+_COMPARE = """
+import json, re, sys
+patterns, forms, names = json.load(sys.stdin)
+for pattern in patterns:
+    for form in forms:
+        try:
+            compiled = re.compile(form.replace("{}", pattern))
+        except (re.error, OverflowError, RecursionError):
+            continue
+        for name in names:
+            compiled.fullmatch(name) or compiled.match(name)
+"""
+"""Compares as peft does, in a process that can be ended: no thread can end a comparison."""
+
+
 @quiet(warnings=False)
 def merge_adapter(
-    model: str,
-    folder: Path,
-    base: Path,
-    task: Literal["SEQ_CLS", "CAUSAL_LM"],
-    target: Path,
+    model: str, folder: Path, base: Path, config: Mapping[str, Any], target: Path
 ) -> None:
     """Write the base with the adapter merged into it, without a tokenizer, in the base's dtype.
+
+    Args:
+        model: the adapter's name.
+        folder: its files.
+        base: those of its base.
+        config: its settings, as `read_adapter_config()` returns them.
+        target: where to write.
 
     Raises:
         ConfigError: transformers can't load the base, peft can't merge the adapter, weights of the
             head are in neither, or the adapter's are not those that the base takes.
+        OSError: the result can't be written.
     """
     tensors = read_header(folder / WEIGHTS).tensors
     shapes = {name.removeprefix(_PREFIX): each.shape for name, each in tensors.items()}
     try:
-        whole, random = _load_base(base, task, shapes)
+        whole, random = _load_base(base, config["task_type"], shapes)
     except Exception as exc:
         raise _cannot_merge(model, base, exc) from exc
     if lacking := sorted(random - shapes.keys()):
@@ -54,6 +79,8 @@ def merge_adapter(
             f"neither the adapter {model!r} nor its base brings the weights {lacking}, which would "
             "be random; save the adapter with them (peft's `modules_to_save`)"
         )
+    names = [name for name, _ in (*whole.named_modules(), *whole.named_parameters())]
+    _check_patterns(model, patterns(config), names)
     try:
         words = _rows(shapes, _WORDS)
         if words is not None and words != whole.get_input_embeddings().num_embeddings:
@@ -68,7 +95,10 @@ def merge_adapter(
             f"it lacks the weights {missing[:_LISTED]}, and has {unexpected[:_LISTED]} that belong "
             "nowhere; it may be of another base, or of another release of transformers"
         )
-    merged.save_pretrained(target)
+    try:
+        merged.save_pretrained(target)
+    except safetensors.SafetensorError as exc:
+        raise OSError(reason_of(exc)) from exc
 
 
 def _adapt(whole: Any, folder: Path) -> tuple[Any, list[str], list[str]]:
@@ -110,6 +140,26 @@ def _load_base(
         **options,
     )
     return whole, {*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])}
+
+
+def _check_patterns(model: str, expressions: list[str], names: list[str]) -> None:
+    """Check that peft's comparisons of an adapter's settings with the base's modules end soon."""
+    if not expressions:
+        return
+    try:
+        subprocess.run(  # noqa: S603 - our own interpreter and text
+            [sys.executable, "-I", "-c", _COMPARE],
+            input=json.dumps([expressions, _FORMS, names]).encode(),
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        listed = [each[:100] for each in expressions[:_LISTED]]
+        raise ConfigError(
+            f"the settings of the adapter {model!r} hold regular expressions that take more than "
+            f"{_SECONDS} s to compare with the base's modules: {listed}; name the modules instead"
+        ) from exc
 
 
 def _cannot_merge(model: str, base: Path, exc: Exception) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.backends.local.onnx.build.build import build_encoder
-from rerank_plugins.errors import ConfigError
+from rerank_plugins.errors import BackendError, ConfigError
 
 QUERY, DOCUMENTS = "what is a panda?", ["hi", "The giant panda is a bear.", "Paris " * 30]
 COMMIT = "d" * 40
@@ -136,6 +137,51 @@ def test_of_several_unusual_graphs_one_must_be_named(folder):
 def test_settings_that_a_graph_can_not_follow_are_told(folder, options, message):
     with pytest.raises(ConfigError, match=message):
         scores(folder, **options)
+
+
+def test_a_graph_of_one_number_per_token_is_told(folder):
+    """Such as one that was exported from another head; two tokens look like two labels."""
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "no", "1": "yes"}
+    (folder / "config.json").write_text(json.dumps(config))
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Cast", ["input_ids"], ["logits"], to=onnx.TensorProto.FLOAT)
+    inputs, outputs = (
+        [onnx.helper.make_tensor_value_info(name, kind, ["b", "s"])]
+        for name, kind in (
+            ("input_ids", onnx.TensorProto.INT64),
+            ("logits", onnx.TensorProto.FLOAT),
+        )
+    )
+    graph = onnx.helper.make_graph([node], "g", inputs, outputs)
+    opset = onnx.helper.make_opsetid("", 17)
+    whole = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    onnx.save(whole, folder / "onnx" / "model.onnx")
+    with pytest.raises(BackendError, match="logits of the shape "):
+        scores(folder, label="yes")
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_a_graph_with_a_loop_does_not_run(with_weights, plain, folder):
+    onnx = pytest.importorskip("onnx")
+    if with_weights:
+        shutil.copyfile(plain / "model.safetensors", folder / "model.safetensors")
+    graph = onnx.load(folder / "onnx" / "model.onnx")
+    graph.graph.node.append(onnx.helper.make_node("Loop", ["", ""], []))
+    onnx.save(graph, folder / "onnx" / "model.onnx")
+    with pytest.raises(ConfigError, match="the operator Loop, which may never end"):
+        scores(folder, onnx_file="onnx/model.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes pipes")
+@pytest.mark.parametrize(
+    "name", ["onnx/model.onnx", "onnx/model.onnx_data", "onnx/model.onnx.data"]
+)
+def test_a_pipe_is_no_graph(name, folder):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ConfigError, match="is a pipe, a device or a socket"):
+        scores(folder)
 
 
 @pytest.mark.parametrize("name", ["../x.onnx", "/x.onnx", "model.bin", "", 3])

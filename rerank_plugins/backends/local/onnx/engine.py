@@ -31,12 +31,14 @@ from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTa
 from rerank_plugins.backends.local.onnx.build.linear import Precision
 from rerank_plugins.backends.local.onnx.build.verify import Sample, verify, with_peaks
 from rerank_plugins.backends.local.onnx.build.weights import Array
+from rerank_plugins.backends.local.onnx.operators import check_operators
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
 from rerank_plugins.backends.local.ready_graph import USUAL_GRAPHS
 from rerank_plugins.backends.local.text_tokenizer import TextTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
+from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores
 
 __all__ = ["ONNXEngine", "ONNXRunner", "load"]
@@ -163,6 +165,7 @@ def _load_exported(
 
 def _open_exported(checkpoint: Checkpoint, graph: Path) -> Session:
     """Return a session over a graph of others, which gives one logit for each label of a pair."""
+    check_operators(graph)
     session = Session(graph)
     shape = session.run("logits", np.zeros(2, np.int32), np.zeros(2, np.int32)).shape
     if shape != (1, checkpoint.num_labels):
@@ -197,6 +200,7 @@ class ONNXRunner:
         self._gives_vectors = checkpoint.bi_encoder is not None
         chain = checkpoint.chain
         self._gives_tokens = chain is not None and chain.pooling == "tokens"
+        self._num_labels = checkpoint.num_labels
         self._start_workers()
         reset_in_forked_child(self)
         self._lock = ForkSafeLock()
@@ -263,6 +267,12 @@ class ONNXRunner:
             logits = logits[pairs.compared[pairs.offsets[index] : pairs.offsets[index + 1]]]
         if self._gives_vectors:
             return logits
+        if logits.shape != (1, self._num_labels):
+            raise BackendError(
+                f"the graph gives logits of the shape {logits.shape} for one pair, and config.json "
+                f"says that there are {self._num_labels} labels; correct it, or export the model "
+                "again"
+            )
         return logits[0] if self._label is None else np.array([label_logit(logits[0], self._label)])
 
 

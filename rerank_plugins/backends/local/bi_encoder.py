@@ -254,7 +254,7 @@ def _length(name: str, value: object) -> int | None:
 
 def _words(words: object) -> tuple[str, ...]:
     if not isinstance(words, list | None) or not all(isinstance(word, str) for word in words or ()):
-        raise ValueError(f"has skiplist_words={words!r}")
+        raise ValueError(f"has skiplist_words={repr(words)[:100]}")
     return tuple(words or ())
 
 

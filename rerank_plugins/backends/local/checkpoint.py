@@ -40,7 +40,7 @@ from rerank_plugins.backends.local.not_a_model import (
     describe_file,
     without_tokenizer,
 )
-from rerank_plugins.backends.local.plausible import check_counts, check_regular
+from rerank_plugins.backends.local.plausible import check_counts, check_regular, check_token_ids
 from rerank_plugins.backends.local.prompts import (
     PromptConfig,
     PromptOptions,
@@ -68,6 +68,9 @@ _DEFAULT_MAX_LENGTH = 1024
 
 _NO_LIMIT = 10**6
 """Tokenizers write 10**30 for "no limit"; nothing real is above this."""
+
+_LONGEST_QUERY = 32_768
+"""Tokens of a query where the files do not say how many the model can read."""
 
 _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
@@ -423,6 +426,7 @@ def _read(
     native = native_config(config)
     is_native, config = native == config, native
     _check_files(where, folder, weights, pickle=pickle, has_graph=graph is not None)
+    check_token_ids(folder)
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     for name in tokenizer_config.get("fast_tokenizer_files") or ():
         check_beside(folder / "tokenizer_config.json", name)
@@ -534,10 +538,11 @@ def _check_unprompted(model: str, found: PromptConfig, options: PromptOptions) -
 
 def _check_query_length(model: str, bi_encoder: BiEncoder, longest: int | None) -> None:
     length = bi_encoder.query.longest(1)
-    if longest is not None and length > longest:
+    most = _LONGEST_QUERY if longest is None else longest
+    if length > most:
         raise ConfigError(
             f"the files of {model!r} set queries of {length} tokens, and the model can read "
-            f"{longest} at most"
+            f"{most} at most"
         )
 
 

@@ -54,6 +54,7 @@ _TOKEN_VECTORS: Final = "token_embeddings"  # noqa: S105 - no password
 _SCORES: Final = "scores"
 _WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
 """What `config.json` calls the width of a body."""
+_MOST_MODULES = 100
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _ACTIVATION = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)")
 _OLD_POOLINGS = "pooling_mode_"
@@ -138,6 +139,11 @@ def list_modules(model: str, modules: object) -> tuple[ListedModule, ...]:
     if modules is None:
         return ()
     entries = [entry for entry in cast("list[Any]", modules) if isinstance(entry, Mapping)]
+    if len(entries) > _MOST_MODULES:
+        raise ConfigError(
+            f"modules.json of {model!r} lists {len(entries)} modules, and no model has more than "
+            f"{_MOST_MODULES}; it is damaged"
+        )
     types = [_PYLATE.get(str(entry.get("type")), str(entry.get("type"))) for entry in entries]
     listed = tuple(
         ListedModule(kind.rpartition(".")[2], str(entry.get("path", "")))
@@ -169,9 +175,13 @@ def list_modules(model: str, modules: object) -> tuple[ListedModule, ...]:
 
 
 def module_folders(modules: Sequence[Any] | None) -> list[str]:
-    """Return the folders below the model's own that `modules.json` names, whatever they hold."""
-    places = [str(entry.get("path")) for entry in modules or () if isinstance(entry, Mapping)]
-    return [place for place in places if _FOLDER.fullmatch(place)]
+    """Return the folders below the model's own that `modules.json` names, whatever they hold.
+
+    Of a list that is longer than any model's, no more than could be one.
+    """
+    entries = (modules or ())[:_MOST_MODULES]
+    places = [str(entry.get("path")) for entry in entries if isinstance(entry, Mapping)]
+    return [place for place in dict.fromkeys(places) if _FOLDER.fullmatch(place)]
 
 
 def read_chain(

@@ -172,6 +172,48 @@ def test_counts_that_no_model_has_build_nothing(folder: Path, name: str) -> None
         resolve(str(folder))
 
 
+def _in_vocabulary(content: Any) -> None:
+    content["model"]["vocab"]["[far]"] = 10**9
+
+
+def _in_vocabulary_first(content: Any) -> None:
+    content["model"]["vocab"] = {"[far]": 2**31 - 1, **content["model"]["vocab"]}
+
+
+def _added(content: Any) -> None:
+    content["added_tokens"].append({**content["added_tokens"][0], "content": "[far]", "id": 10**9})
+
+
+@pytest.mark.parametrize("change", [_in_vocabulary, _in_vocabulary_first, _added])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_tokens_far_above_any_vocabulary_are_refused(
+    folder: Path, change: Callable[[Any], None], indent: int | None
+) -> None:
+    """`tokenizers` would list all numbers below: gigabytes."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content, indent=indent))
+    with pytest.raises(ConfigError, match="' gives a token the number"):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "added_tokens.json"])
+def test_tokens_of_older_files_are_looked_at_too(folder: Path, name: str) -> None:
+    (folder / name).write_text(json.dumps({"near": 5, "far": 10**9}))
+    with pytest.raises(ConfigError, match=f"{name}' gives a token the number 1000000000"):
+        resolve(str(folder))
+
+
+def test_large_numbers_elsewhere_in_a_tokenizer_are_none_of_tokens(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"][":123456789"] = 7
+    content["model"]["max_input_chars_per_word"] = 10**9
+    path.write_text(json.dumps(content))
+    resolve(str(folder))
+
+
 def test_pickled_weights_need_permission(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="unpickling can run any code"):

@@ -304,7 +304,14 @@ def removed(name: str) -> Callable[[str], None]:
     return lambda folder: (Path(folder) / name).unlink()
 
 
+def repeated(folder: str) -> None:
+    path = Path(folder) / "modules.json"
+    modules = json.loads(path.read_text())
+    path.write_text(json.dumps([*modules[:2], *[modules[2]] * 100_000]))
+
+
 REFUSED: dict[str, tuple[Callable[[str], None], str]] = {
+    "endless": (repeated, "lists 100002 modules, and no model has more than 100"),
     "max": (edited("1_Pooling/config.json", pooling_mode="max"), "1_Pooling .*'max'"),
     "two modes": (edited("1_Pooling/config.json", pooling_mode=["cls", "mean"]), "1_Pooling"),
     "unknown module": (

@@ -18,6 +18,7 @@ from rerank_plugins._internal.options import changed_options
 from rerank_plugins._internal.parallel import in_daemon_thread, side_by_side
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backend import Backend
+from rerank_plugins.backends.bedrock.bounded import BoundedSending
 from rerank_plugins.backends.bedrock.failures import CREDENTIALS_HINT, is_foreign, translated
 from rerank_plugins.backends.http.credentials import Key
 from rerank_plugins.backends.http.decoding import decode_results
@@ -179,9 +180,10 @@ class BedrockBackend(Backend):
         try:
             client = self._client()
             key = client.key()
-            return client.rerank(query, texts, facts)
-        except RerankError:
-            raise
+            with client.sending.within(seconds):
+                return client.rerank(query, texts, facts)
+        except RerankError as ours:
+            error = ours.with_traceback(None)
         except Exception as foreign:
             if not is_foreign(foreign):
                 raise
@@ -192,7 +194,7 @@ class BedrockBackend(Backend):
                 texts=[query, *texts],
                 seconds=seconds,
             )
-        raise error  # outside of the handler: the frames of its cause hold the request
+        raise error  # outside of the handler: the frames of the library hold the request
 
     def _checked(self, results: Sequence[dict[str, object]], count: int) -> list[float]:
         problem = None
@@ -250,7 +252,9 @@ class BedrockBackend(Backend):
             region = client.meta.region_name
             partition = session.get_partition_for_region(region)
             arn = f"arn:{partition}:bedrock:{region}::foundation-model/{self._model}"
-        return _Client(client, arn, session.get_credentials())
+        sending = BoundedSending(client, self._where)
+        client.meta.events.register(f"before-send.{_SERVICE}.Rerank", sending)
+        return _Client(client, arn, session.get_credentials(), sending)
 
     def describe(self) -> dict[str, object]:
         """Return the service and the settings of its requests; sends nothing."""
@@ -303,6 +307,7 @@ class _Client:
     boto: Any = field(repr=False)
     arn: str
     credentials: Any = field(repr=False)
+    sending: BoundedSending = field(repr=False)
 
     def rerank(
         self, query: str, texts: Sequence[str], facts: AttemptFacts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,11 +62,22 @@ _OVERLOADED_STATUSES = frozenset({429, 503})
 _KEY_STATUSES = frozenset({401, 403})
 _TIMEOUT_STATUSES = frozenset({408, 504})
 _SERVER_ERRORS = 500
+_LONGEST_CODE = 60
+_LIBRARIES = ("boto", "urllib3")
 
 
 def is_foreign(error: Exception) -> bool:
-    """Whether an error is one of boto3's, or of what it is made of."""
-    return any(cls.__module__.startswith(("boto", "urllib3")) for cls in type(error).__mro__)
+    """Whether an error is one of boto3's, or of what it is made of, or was raised in there."""
+    if isinstance(error, MemoryError):
+        return False
+    return _is_of_library(error) or any(
+        str(frame.f_globals.get("__name__")).startswith(_LIBRARIES)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
+def _is_of_library(error: Exception) -> bool:
+    return any(cls.__module__.startswith(_LIBRARIES) for cls in type(error).__mro__)
 
 
 def translated(
@@ -83,6 +95,8 @@ def translated(
     response = getattr(error, "response", None)
     if isinstance(response, Mapping) and "Error" in response:
         return _refusal(response, where=where, key=key, texts=texts)
+    if not _is_of_library(error):  # such as an AttributeError of boto3's parsers
+        return InvalidResponse(f"{where}: the response can't be read ({type(error).__name__})")
     names = {cls.__name__ for cls in type(error).__mro__}
     what = f"{where}: {quote(str(error), key=key, texts=texts) or type(error).__name__}"
     if names & _CREDENTIALS:
@@ -108,7 +122,8 @@ def _refusal(
     told, metadata = response["Error"], response.get("ResponseMetadata") or {}
     code, status = str(told.get("Code", "")), metadata.get("HTTPStatusCode") or 0
     quoted = quote(str(told.get("Message", "")), key=key, texts=texts)
-    what = f"{where} answered {status} {code[:60]}" + (f": {quoted}" if quoted else "")
+    named = quote(code, key=key, texts=texts)[: _LONGEST_CODE + 1].strip("'")
+    what = f"{where} answered {status} {named}" + (f": {quoted}" if quoted else "")
     retry_after = _retry_after(metadata.get("HTTPHeaders") or {})
     if code in _KEY_CODES or status in _KEY_STATUSES:
         return AuthenticationError(f"{what}; {CREDENTIALS_HINT}", status_code=status)

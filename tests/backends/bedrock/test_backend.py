@@ -5,6 +5,9 @@ import json
 import math
 import pickle
 import re
+import time
+import traceback
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +30,11 @@ from rerank_plugins.testing import (
     BackendContract,
     FakeResponse,
     FakeServer,
+    cut_short,
+    drip,
+    hang_up,
     in_turn,
+    reset,
     silence,
     word_overlap,
 )
@@ -252,7 +259,17 @@ def test_no_message_holds_a_secret_or_a_text(refuse, secret):
     assert secret not in str(refuse(response, AuthenticationError))
 
 
+@pytest.mark.parametrize("secret", [SECRET, TOKEN])
+def test_no_code_of_an_error_holds_a_secret(refuse, secret):
+    assert secret not in str(refuse(refusal(403, secret, "no"), AuthenticationError))
+
+
 BROKEN = {
+    "no object": FakeResponse(b"[1]"),
+    "not UTF-8": FakeResponse(b'{"results": "\xff"}'),
+    "too deep": FakeResponse(b'{"results":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "results of another type": FakeResponse(b'{"results": {"a": 1}}'),
+    "numbers as results": FakeResponse(b'{"results": [1, 2]}'),
     "no JSON": FakeResponse(b"<html>", content_type="text/html"),
     "no results": FakeResponse({}),
     "one too few": FakeResponse({"results": [{"index": 0, "relevanceScore": 0.5}]}),
@@ -271,13 +288,84 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_response_is_an_invalid_one(refuse, case):
-    assert str(refuse(BROKEN[case], InvalidResponse)).startswith("bedrock at 127.0.0.1")
+    error = BackendError if case == "too deep" else InvalidResponse
+    assert str(refuse(BROKEN[case], error)).startswith("bedrock at 127.0.0.1")
+
+
+@pytest.mark.parametrize("case", ["no object", "not UTF-8", "too deep"])
+def test_an_unreadable_refusal_is_told_by_its_status(refuse, case):
+    assert "503" in str(refuse(replace(BROKEN[case], status=503), BackendOverloaded))
+
+
+@pytest.mark.parametrize("case", [*BROKEN, "a flood"])
+def test_no_frame_of_an_error_holds_the_request(refuse, case):
+    """Reporters of crashes print the local variables of all frames."""
+    response = BROKEN.get(case, _flood)
+    error = refuse(response, BackendError if case in ("too deep", "a flood") else InvalidResponse)
+    frames = traceback.walk_tb(error.__traceback__)
+
+    assert not [frame for frame, _ in frames if "boto" in frame.f_globals["__name__"].split(".")[0]]
 
 
 def test_one_deadline_holds_for_a_call(aws, ask):
     aws.response = silence
 
     with pytest.raises(BackendTimeout, match=r"0\.3 s"):
+        ask(build(aws, timeout=0.3))
+
+
+def _flood(received):
+    def write(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        for _ in range(1_000):
+            handler.wfile.write(b" " * 1_000_000)
+
+    return write
+
+
+def test_a_response_without_end_is_not_read_to_it(aws, ask):
+    aws.response = _flood
+
+    with pytest.raises(BackendError, match="the response is over 1000000 bytes"):
+        ask(build(aws))
+
+
+def test_a_page_of_an_error_without_end_is_not_read_to_it(aws, ask):
+    aws.response = FakeResponse(b" " * 2_000_000, 500)
+
+    with pytest.raises(BackendError, match="the response is over 1000000 bytes"):
+        ask(build(aws))
+
+
+def test_nothing_more_is_asked_after_the_deadline(aws, ask):
+    def page(received):
+        time.sleep(0.2)
+        return FakeResponse(
+            {"results": [{"index": len(aws.requests) - 1, "relevanceScore": 1}], "nextToken": "x"}
+        )
+
+    aws.response = page
+    with pytest.raises(BackendTimeout):
+        ask(build(aws, timeout=0.5), ["a"] * 100)
+    time.sleep(0.6)
+    asked = len(aws.requests)
+    time.sleep(0.6)
+
+    assert asked == len(aws.requests)
+
+
+@pytest.mark.parametrize("behaviour", [cut_short, reset, hang_up])
+def test_a_connection_that_breaks_is_unavailable(aws, ask, behaviour):
+    aws.response = behaviour
+
+    with pytest.raises(BackendUnavailable):
+        ask(build(aws))
+
+
+def test_a_response_that_drips_is_too_slow(aws, ask):
+    aws.response = drip()
+
+    with pytest.raises(BackendTimeout):
         ask(build(aws, timeout=0.3))
 
 

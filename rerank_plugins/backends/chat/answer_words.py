@@ -115,12 +115,20 @@ def _first_token(body: object) -> dict[str, float]:
     for token, value in pairs:
         if not isinstance(token, str) or type(value) not in (int, float):
             raise InvalidResponse("a log-probability is not a number beside the text of its token")
-        if not value <= _ROUNDING:
-            raise InvalidResponse(f"a log-probability is {value:.6g}, above 0")
-        logprob = max(min(float(value), 0.0), _LOWEST)
+        number = _fraction(value)
+        if not number <= _ROUNDING:
+            raise InvalidResponse(f"a log-probability is {number:.6g}, above 0")
+        logprob = max(min(number, 0.0), _LOWEST)
         # Several tokens may be spelled alike, such as parts of one character.
         tokens[token] = _sum([tokens[token], logprob]) if token in tokens else logprob
     return tokens
+
+
+def _fraction(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer may be larger than any fraction
+        return math.inf if value > 0 else -math.inf
 
 
 def _thinks(body: object) -> bool:

@@ -1,5 +1,6 @@
 """From the likeliest tokens of an answer to a logit, in the layouts of all servers."""
 
+import json
 import math
 
 import pytest
@@ -111,6 +112,18 @@ def test_the_exact_score_is_never_on_the_other_side_of_the_bound(yes, no, others
 def test_an_answer_without_either_word_is_an_error(message, hint):
     with pytest.raises(InvalidResponse, match=rf"neither 'yes' nor 'no' is among the 2.*{hint}"):
         WORDS.logit(chat({"I": 0.5, "The": 0.3}, **message))
+
+
+@pytest.mark.parametrize("layout", [chat, completions, ollama, ollama_chat])
+def test_integers_beyond_all_fractions_are_read(layout):
+    body = json.loads(json.dumps(layout({"yes": 0.6, "no": 0.2})).replace(str(math.log(0.2)), _LOW))
+
+    assert 9_000 < WORDS.logit(body)
+    with pytest.raises(InvalidResponse, match="is inf, above 0"):
+        WORDS.logit(json.loads(json.dumps(body).replace(_LOW, _LOW.removeprefix("-"))))
+
+
+_LOW = f"-{10**320}"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import typer
 from rerank_plugins._internal.display import excerpt
 from rerank_plugins._internal.terminal import to_json
 from rerank_plugins._internal.text_files import TEXT_KEYS
+from rerank_plugins._internal.whole_files import write_whole
 from rerank_plugins.cli.documents import Entry, FileFormat, read_documents
 from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
@@ -93,7 +94,7 @@ def compare(
 
 def _write(path: Path, page: str) -> None:
     try:
-        path.write_text(page, encoding="utf-8")
+        write_whole({path: page})
     except OSError as error:
         raise OutputError(f"can't write {str(path)!r}: {error.strerror or error}") from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rerank_plugins._internal.whole_files import write_whole
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
@@ -203,9 +204,13 @@ def _write(folder: Path, result: Evaluation) -> Path:
     page = folder / "report.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page.write_text(as_html(result), encoding="utf-8")
-        (folder / "report.md").write_text(as_markdown(result), encoding="utf-8")
-        (folder / "results.json").write_text(as_json(result), encoding="utf-8")
+        write_whole(
+            {
+                page: as_html(result),
+                folder / "report.md": as_markdown(result),
+                folder / "results.json": as_json(result),
+            }
+        )
     except OSError as error:
         raise OutputError(f"can't write to {str(folder)!r}: {error.strerror or error}") from error
     return page

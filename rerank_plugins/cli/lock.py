@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rerank_plugins._internal.whole_files import write_whole
 from rerank_plugins.cli.output import OutputError, printing
 
 __all__ = ["lock"]
@@ -34,6 +35,6 @@ def lock(
             sys.stdout.write(text)
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        write_whole({output: text})
     except OSError as error:
         raise OutputError(f"can't write {str(output)!r}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """`rerank-plugins eval` and `canary`: what they print and write, and how they exit."""
 
+import errno
 import itertools
 import json
 import os
@@ -51,6 +52,25 @@ def run(*arguments):
 
 
 class TestEval:
+    def test_reports_of_a_run_before_stay_when_the_disk_is_full(self, folder, monkeypatch):
+        run("eval", *QUICK)
+        files = sorted((folder / "rerank-eval" / "xquad-zh").iterdir())
+        before = [file.read_bytes() for file in files]
+        fsync, left = os.fsync, [2]
+
+        def full(number):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(number)
+
+        monkeypatch.setattr(os, "fsync", full)
+        done = run("eval", *QUICK, "--seed", "1")
+
+        assert 6 == done.exit_code, done.stderr
+        assert files == sorted((folder / "rerank-eval" / "xquad-zh").iterdir())
+        assert before == [file.read_bytes() for file in files]
+
     def test_a_pipe_gets_lines_and_the_folder_gets_reports(self, folder):
         done = run("eval", *QUICK)
         head, before, after = (line.split("\t") for line in done.stdout.splitlines())

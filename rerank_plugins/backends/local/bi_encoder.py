@@ -157,9 +157,12 @@ def _multi_vector(
     """Read what sentence-transformers saves of a `MultiVectorEncoder`."""
     query, document = _prompts(settings)
     skipped = _words(mask.get("skiplist_words"))
-    tasks = mask.get("skiplist_tasks")
+    tasks, only = mask.get("skiplist_tasks"), mask.get("keep_only_token_ids")
+    if not isinstance(tasks, list | str | None) or not isinstance(only, list | None):
+        raise ValueError(  # noqa: TRY004 - told as a ConfigError
+            f"has skiplist_tasks={repr(tasks)[:100]}, keep_only_token_ids={repr(only)[:100]}"
+        )
     tasks = ["document"] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
-    only = mask.get("keep_only_token_ids")
     return _late_interaction(
         settings,
         TextFormat(

@@ -14,6 +14,7 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine, query_text
+from rerank_plugins.backends.local.text_growth import check_growth
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scores, Usage
@@ -159,7 +160,12 @@ def scores_by_request(
 
 
 def without_limits(tokenizer: Any) -> Any:
-    """Return a copy of a `tokenizers.Tokenizer` that neither cuts nor pads."""
+    """Return a copy of a `tokenizers.Tokenizer` that neither cuts nor pads.
+
+    Raises:
+        ConfigError: it would make gigabytes of a short text.
+    """
+    check_growth(tokenizer)
     copy = type(tokenizer).from_str(tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()

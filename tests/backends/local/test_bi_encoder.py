@@ -602,6 +602,15 @@ def _settings(**changes: object) -> Callable[[Path], None]:
     return lambda folder: edit(folder, "config_sentence_transformers.json", **changes)
 
 
+def _masking(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        modules = json.loads((folder / "modules.json").read_text())
+        (mask,) = [each["path"] for each in modules if each["type"].endswith("MultiVectorMask")]
+        edit(folder, f"{mask}/config.json", **changes)
+
+    return change
+
+
 def _listed(kind: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         modules = json.loads((folder / "modules.json").read_text())
@@ -651,6 +660,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
                  lambda to: edit(to, "sentence_bert_config.json",
                                  query_expansion={"strategy": "all", "length": 9}),
                  "query_expansion={'strategy': 'all'"),
+    "tasks": ("multi-vector, at least", _masking(skiplist_tasks=5), "has skiplist_tasks=5"),
+    "tokens": ("multi-vector, at least", _masking(keep_only_token_ids=5), "token_ids=5"),
     "Stanford's projection": ("Stanford", _resaved(lambda w: w.pop("linear.weight")),
                               "no linear.weight: the projection of its 64"),
     "of another shape": ("Stanford",

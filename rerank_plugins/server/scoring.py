@@ -26,8 +26,10 @@ __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
 _BATCH_SECONDS = 0.25
 """How long a batch takes at most: what the next request of another client waits for."""
 
-_AT_A_SERVER = 256
-"""Requests to another server, or to batches, at once."""
+_AT_A_SERVER = 100
+"""Requests to each other server at once: as many as there are connections."""
+_IN_BATCHES = 4096
+"""Requests to batches at once, which give the clients turns of their own."""
 _AT_A_PROCESS = 2
 """Requests to a process, which scores one after the other, so that it never waits for the next."""
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
@@ -198,8 +200,10 @@ def _most_at_once(backend: Backend) -> int:
         first = first.children[0]
     if first.process is not None:
         return _AT_A_PROCESS
-    in_threads = not first.children and type(first).ascore is Backend.ascore
-    return _THREADS if in_threads else _AT_A_SERVER
+    if first.children:
+        return _IN_BATCHES
+    servers = 1 + (first.endpoint or "").count(",")
+    return _THREADS if type(first).ascore is Backend.ascore else servers * _AT_A_SERVER
 
 
 def _is_cancelled() -> bool:

@@ -13,6 +13,7 @@ from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.scoring import (
     _AT_A_PROCESS,
     _AT_A_SERVER,
+    _IN_BATCHES,
     _THREADS,
     BatchedScoring,
     ConcurrentScoring,
@@ -159,8 +160,12 @@ def test_a_client_with_many_requests_keeps_no_other_waiting(heavy):
 HTTP = load_backend("tei+http://127.0.0.1:9")
 AT_ONCE = {
     "a server": (HTTP, _AT_A_SERVER),
+    "two servers": (
+        load_backend({"kind": "tei", "endpoints": ["http://127.0.0.1:9", "http://127.0.0.1:10"]}),
+        2 * _AT_A_SERVER,
+    ),
     "a server, then this process": (FallbackBackend([HTTP, Blocking()]), _AT_A_SERVER),
-    "batches": (FallbackBackend([BatchingBackend(FakeBackend()), HTTP]), _AT_A_SERVER),
+    "batches": (FallbackBackend([BatchingBackend(FakeBackend()), HTTP]), _IN_BATCHES),
     "a process": (ModelProcess(Listwise()), _AT_A_PROCESS),
     "a process, tried again": (RetryingBackend(ModelProcess(Listwise())), _AT_A_PROCESS),
     "threads": (Blocking(), _THREADS),

@@ -72,6 +72,8 @@ _NO_LIMIT = 10**6
 _LONGEST_QUERY = 32_768
 """Tokens of a query where the files do not say how many the model can read."""
 
+_LONGEST_PROMPT = 50_000
+
 _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
      "xlm-roberta", "xlm-roberta-xl", "xmod"}
@@ -464,8 +466,11 @@ def _read(
     own_length = None if bi_encoder is None else bi_encoder.document.max_length
     if own_length is not None:  # PyLate leaves a length of queries where others write the model's
         longest = _longest(config, {}, PromptConfig())
+    prompts = [prompt_config.query_prefix]
     if bi_encoder is not None:
         _check_query_length(model, bi_encoder, longest)
+        prompts += [bi_encoder.query.prompt, bi_encoder.document.prompt]
+    _check_prompts(model, prompts)
     labels = 1 if prompt_config.answer_tokens is not None else _num_labels(config)
     if chain is not None:
         labels = 1 if chain.gives_vectors else chain.num_outputs
@@ -544,6 +549,16 @@ def _check_query_length(model: str, bi_encoder: BiEncoder, longest: int | None) 
             f"the files of {model!r} set queries of {length} tokens, and the model can read "
             f"{most} at most"
         )
+
+
+def _check_prompts(model: str, prompts: Sequence[str]) -> None:
+    """Refuse what would be tokenised before each text, and leaves no room for it."""
+    for prompt in prompts:
+        if len(prompt) > _LONGEST_PROMPT:
+            raise ConfigError(
+                f"the files of {model!r} put {len(prompt)} characters before a text, and no prompt "
+                f"has more than {_LONGEST_PROMPT}; they are damaged"
+            )
 
 
 def _check_kind(model: str, config: Mapping[str, Any]) -> None:

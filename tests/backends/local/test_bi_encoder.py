@@ -660,6 +660,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
                  lambda to: edit(to, "sentence_bert_config.json",
                                  query_expansion={"strategy": "all", "length": 9}),
                  "query_expansion={'strategy': 'all'"),
+    "prompt": ("PyLate, modernbert", _settings(query_prefix="[Q]" * 10**6), "3000000 characters"),
+    "prompts": ("bert, mean", _settings(prompts={"document": "x" * 10**7}), "10000000 characters"),
     "tasks": ("multi-vector, at least", _masking(skiplist_tasks=5), "has skiplist_tasks=5"),
     "tokens": ("multi-vector, at least", _masking(keep_only_token_ids=5), "token_ids=5"),
     "Stanford's projection": ("Stanford", _resaved(lambda w: w.pop("linear.weight")),

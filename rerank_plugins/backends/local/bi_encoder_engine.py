@@ -23,7 +23,7 @@ _CHUNK = 256
 _KEPT = 1 << 17
 """Vectors kept by default; of 128 numbers, they take 64 MiB."""
 
-_KEPT_QUERIES = {"late interaction": 1 << 15, "embedding model": 1 << 8}
+_KEPT_QUERIES = {"late interaction": 1 << 17, "embedding model": 1 << 12}
 """Vectors of queries kept: a server scores a long request in many calls, in turn with others."""
 
 _LEAST_LENGTH = 1e-12

@@ -14,10 +14,10 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.ranking import rank
 from rerank_plugins.scores import Scores
 
-__all__ = ["TOP", "WARM_UP", "Agreement", "Speed", "compare_speed"]
+__all__ = ["TOP", "WARM_UP", "RankAgreement", "Speed", "compare_speed"]
 
 TOP = 10
-"""How many of the best documents `Agreement.top` looks at."""
+"""How many of the best documents `RankAgreement.top` looks at."""
 
 WARM_UP = 2
 """Unmeasured calls per backend, by default."""
@@ -26,7 +26,7 @@ _THIS_PROCESS: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class RankAgreement:
     """How alike two backends rank the documents of the same requests."""
 
     tau: float | None
@@ -44,7 +44,7 @@ class Speed:
     """Wall time of each call, in the order of the calls."""
     cpu_seconds: tuple[float, ...]
     """Processor time of each call, summed over the threads of the process."""
-    agreement: Agreement | None = None
+    agreement: RankAgreement | None = None
     """With the first backend, perfect for itself; None: not asked for."""
 
     def percentile(self, percent: float) -> float:
@@ -129,11 +129,11 @@ def _timed(
     return time.perf_counter() - wall, clock() - processor, scores
 
 
-def _agreement(one: Sequence[Scores], other: Sequence[Scores]) -> Agreement:
+def _agreement(one: Sequence[Scores], other: Sequence[Scores]) -> RankAgreement:
     pairs = list(zip(one, other, strict=True))
     taus = [tau for tau in (kendall_tau(a, b) for a, b in pairs) if tau is not None]
     shares = [len(_best(a) & _best(b)) / len(_best(a)) for a, b in pairs]
-    return Agreement(sum(taus) / len(taus) if taus else None, sum(shares) / len(shares))
+    return RankAgreement(sum(taus) / len(taus) if taus else None, sum(shares) / len(shares))
 
 
 def _best(scores: Scores) -> set[int]:

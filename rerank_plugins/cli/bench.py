@@ -17,7 +17,7 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins._internal.text_files import TEXT_KEYS
 from rerank_plugins.backend import Backend
 from rerank_plugins.bench.reference import ReferenceBackend
-from rerank_plugins.bench.speed import WARM_UP, Agreement, Speed, compare_speed
+from rerank_plugins.bench.speed import WARM_UP, RankAgreement, Speed, compare_speed
 from rerank_plugins.bench.workload import Mix, Shape, Workload
 from rerank_plugins.cli.documents import FileFormat, read_documents
 from rerank_plugins.cli.output import printing
@@ -211,7 +211,7 @@ def _cells(results: Sequence[Mapping[str, Speed]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _alike(agreement: Agreement | None) -> tuple[str, ...]:
+def _alike(agreement: RankAgreement | None) -> tuple[str, ...]:
     if agreement is None:
         return ()
     tau = "–" if agreement.tau is None else f"{agreement.tau:.3f}"

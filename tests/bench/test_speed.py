@@ -3,7 +3,7 @@
 import pytest
 
 from rerank_plugins import BackendUnavailable, ConfigError
-from rerank_plugins.bench.speed import Agreement, Speed, compare_speed
+from rerank_plugins.bench.speed import RankAgreement, Speed, compare_speed
 from rerank_plugins.bench.workload import Shape, Workload
 from rerank_plugins.testing import FailingBackend, FakeBackend
 
@@ -64,7 +64,7 @@ def test_rankings_are_compared_with_those_of_the_first():
     compared = compare_speed(backends, Shape(2, 20), Workload(texts=texts), calls=3, quality=True)
     agreements = {name: speed.agreement for name, speed in compared.items()}
 
-    assert Agreement(1.0, 1.0) == agreements["one"] == agreements["alike"]
+    assert RankAgreement(1.0, 1.0) == agreements["one"] == agreements["alike"]
     assert pytest.approx(-1) == agreements["turned"].tau
     assert 0 == agreements["turned"].top  # ten of twenty: none of the others
     assert agreements["flat"].tau is None
@@ -74,7 +74,7 @@ def test_of_few_documents_all_are_among_the_best():
     backends = {"one": FakeBackend(lambda *_: 0.1), "other": FakeBackend(lambda *_: 0.2)}
     compared = compare_speed(backends, Shape(1, 3), Workload(), calls=1, quality=True)
 
-    assert Agreement(None, 1.0) == compared["other"].agreement
+    assert RankAgreement(None, 1.0) == compared["other"].agreement
 
 
 @pytest.mark.parametrize(("names", "calls"), [([], 3), (["one"], 0)])

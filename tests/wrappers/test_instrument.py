@@ -261,7 +261,7 @@ def test_state_changes_of_a_breaker_are_reported(ask):
     ears = Ears()
     wrapped = FakeBackend()
     wrapped.score = FailingBackend(DOWN).score
-    backend = instrumented(CircuitBreakingBackend(wrapped, failures=2, cooldown=0.01), ears)
+    backend = instrumented(CircuitBreakingBackend(wrapped, failures=2, cooldown=0.5), ears)
     for _ in range(2):
         with pytest.raises(BackendUnavailable):
             ask(backend)

@@ -268,7 +268,7 @@ def test_state_changes_of_a_breaker_are_reported(ask):
     with pytest.raises(BackendUnavailable, match="goes through in"):
         ask(backend)
     del wrapped.score
-    threading.Event().wait(0.02)
+    threading.Event().wait(0.6)
     ask(backend)
 
     states = ["closed", "open", "half_open", "closed"]

@@ -10,7 +10,7 @@ from typing import Literal
 from rerank_plugins.errors import InvalidResponse
 from rerank_plugins.scores import Scale
 
-__all__ = ["Scaling", "may_be_probabilities", "sigmoid", "to_probability"]
+__all__ = ["Scaling", "as_probabilities", "may_be_probabilities", "sigmoid", "to_probability"]
 
 _TOLERANCE = 1e-6
 
@@ -26,6 +26,22 @@ def sigmoid(logit: float) -> float:
         return 1.0 / (1.0 + math.exp(-logit))
     small = math.exp(logit)
     return small / (1.0 + small)
+
+
+def as_probabilities(scores: Sequence[float], otherwise: str) -> list[float]:
+    """Return scores from 0 to 1, without what rounding puts outside.
+
+    Args:
+        scores: what a server sent.
+        otherwise: how the message goes on about a score that is none.
+
+    Raises:
+        InvalidResponse: a score is further outside.
+    """
+    for position, score in enumerate(scores):
+        if not -_TOLERANCE <= score <= 1 + _TOLERANCE:
+            raise InvalidResponse(f"the score of document {position} is {score:.6g}, {otherwise}")
+    return [min(max(score, 0.0), 1.0) for score in scores]
 
 
 def may_be_probabilities(scores: Sequence[float]) -> bool:
@@ -65,10 +81,6 @@ class Scaling:
             return scores
         if self.sent == "logit":
             return to_probability(scores)
-        for position, score in enumerate(scores):
-            if not -_TOLERANCE <= score <= 1 + _TOLERANCE:
-                raise InvalidResponse(
-                    f"the score of document {position} is {score:.6g}, outside 0 to 1, so this "
-                    "server sends logits; set server_scale='logit'"
-                )
-        return [min(max(score, 0.0), 1.0) for score in scores]
+        return as_probabilities(
+            scores, "outside 0 to 1, so this server sends logits; set server_scale='logit'"
+        )

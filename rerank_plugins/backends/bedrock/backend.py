@@ -23,6 +23,7 @@ from rerank_plugins.backends.bedrock.failures import CREDENTIALS_HINT, is_foreig
 from rerank_plugins.backends.http.credentials import Key
 from rerank_plugins.backends.http.decoding import decode_results
 from rerank_plugins.backends.http.splitting import Part, merge_parts, split
+from rerank_plugins.backends.scale import as_probabilities
 from rerank_plugins.content import Document, Query, Requests, check_texts
 from rerank_plugins.errors import BackendTimeout, ConfigError, InvalidResponse, RerankError
 from rerank_plugins.hooks import Split, Truncated
@@ -37,7 +38,6 @@ _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _MAX_CHARACTERS = 32_000
 _MAX_DOCUMENTS = 1_000
 _MAX_BODY = 4_000_000
-_TOLERANCE = 1e-6
 
 
 class BedrockBackend(Backend):
@@ -200,17 +200,10 @@ class BedrockBackend(Backend):
         problem = None
         try:
             scores = decode_results({"results": list(results)}, count)
+            return as_probabilities(scores, "and not between 0 and 1")
         except InvalidResponse as invalid:
             problem = str(invalid)
-        if problem is not None:
-            raise InvalidResponse(f"{self._where}: {problem}")
-        for position, score in enumerate(scores):
-            if not -_TOLERANCE <= score <= 1 + _TOLERANCE:
-                raise InvalidResponse(
-                    f"{self._where}: the score of document {position} is {score:.6g}, and not "
-                    "between 0 and 1"
-                )
-        return [min(max(score, 0.0), 1.0) for score in scores]
+        raise InvalidResponse(f"{self._where}: {problem}")
 
     @property
     def _where(self) -> str:

@@ -30,12 +30,17 @@ def local_spec(typeless):
     return f"local:{typeless}?engine=torch"
 
 
+# 1e-2 in logits: llama.cpp looks GELU up in a table of 16 bits. What else is in a batch changes a
+# last bit before the table, and so a whole step of it after: 3.5e-4 was seen between two batches.
+TOLERANCE = 2.5e-3
+
+
 class TestAgreement(Agreement):
-    tolerance = 2.5e-3  # 1e-2 in logits: llama.cpp looks GELU up in a table of 16 bits
+    tolerance = TOLERANCE
 
 
 class TestContract(ServerContract):
-    tolerance = 1e-4
+    tolerance = TOLERANCE
 
     def test_large_requests_are_scored(self):
         """A text that does not fit is refused: this server can't cut."""

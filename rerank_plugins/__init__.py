@@ -21,7 +21,7 @@ from rerank_plugins.errors import (
     RerankError,
     UnsupportedInputError,
 )
-from rerank_plugins.ranking import Ranked, rank
+from rerank_plugins.ranking import Cutoff, Ranked, Ranking, rank
 from rerank_plugins.result import RerankResult, arerank, rerank
 from rerank_plugins.scores import Passage, Scale, Scores, Usage
 from rerank_plugins.spec import BackendSpec, load_backend
@@ -47,6 +47,7 @@ __all__ = [
     "BackendUnavailable",
     "ConfigError",
     "Content",
+    "Cutoff",
     "DataError",
     "Document",
     "DocumentQuarantined",
@@ -55,6 +56,7 @@ __all__ = [
     "Passage",
     "Query",
     "Ranked",
+    "Ranking",
     "RerankError",
     "RerankResult",
     "Scale",

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins._internal.checks import check_choice
 from rerank_plugins._internal.options import unknown
+from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.backend import Backend, as_scores
-from rerank_plugins.content import Query
+from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher
-from rerank_plugins.ranking import check_cut, rank
+from rerank_plugins.ranking import Selection
 from rerank_plugins.scores import Scores
 
 __all__ = [
     "DEFAULT_TOP_N",
     "METADATA_KEYS",
     "OTHER_CUTS",
+    "RERANK_CUTOFF",
+    "RERANK_DUPLICATES",
     "RERANK_STATUS",
     "RERANK_TRUNCATED",
     "RETRIEVER_RANK",
     "RETRIEVER_SCORE",
+    "SELECTION",
     "Kept",
     "OnError",
     "Outcome",
@@ -37,6 +42,8 @@ __all__ = [
     "plain",
     "refuse_unknown",
     "reranking",
+    "selection_of",
+    "settings_of",
 ]
 
 DEFAULT_TOP_N = 3
@@ -55,8 +62,25 @@ no backend scored and the documents kept their order. Absent otherwise."""
 RERANK_TRUNCATED = "rerank_truncated"
 """Metadata key: True on a document of which the model read a part only. Absent on others."""
 
-METADATA_KEYS = (RETRIEVER_RANK, RETRIEVER_SCORE, RERANK_STATUS, RERANK_TRUNCATED)
+RERANK_CUTOFF = "rerank_cutoff"
+"""Metadata key: `"min_gap"` or `"max_tokens"`, where that ended the ranking. Absent otherwise."""
+
+RERANK_DUPLICATES = "rerank_duplicates"
+"""Metadata key: the retriever's ranks, from 1, of the documents that were left out because they
+repeat this one. Absent where there are none."""
+
+METADATA_KEYS = (
+    RETRIEVER_RANK,
+    RETRIEVER_SCORE,
+    RERANK_STATUS,
+    RERANK_TRUNCATED,
+    RERANK_CUTOFF,
+    RERANK_DUPLICATES,
+)
 """Every key that a reranking may add, besides the score itself."""
+
+SELECTION = tuple(field.name for field in fields(Selection))
+"""The settings that say how many documents to keep."""
 
 OnError: TypeAlias = Literal["raise", "original_order"]
 """What to do when the backend fails."""
@@ -132,6 +156,9 @@ _RENAMED: Mapping[str, str] = {
 OTHER_CUTS = frozenset(name for name in _RENAMED if _RENAMED[name] in (_TOP_N, _MIN_SCORE)) - {"k"}
 """Other rerankers' names of `top_n` and `min_score`; without `k`, a setting of many retrievers."""
 
+_TOLD_CUTOFFS = frozenset({"max_tokens", "min_gap"})
+"""Those that depend on the documents; how many others leave is known beforehand."""
+
 _logger = logging.getLogger(__name__)
 _may_warn = Throttle()
 
@@ -154,34 +181,19 @@ def refuse_unknown(names: Iterable[str], *, valid: Iterable[str], where: str) ->
 
 
 def check_settings(
-    backend: Backend,
-    *,
-    top_n: int | None,
-    min_score: float | None,
-    instruction: str | None = None,
+    backend: Backend, selection: Selection, *, instruction: str | None = None
 ) -> None:
     """Check the cut, and that a threshold and an instruction mean something for `backend`.
 
     Raises:
-        ConfigError: `top_n` is negative or not an integer, `min_score` is not finite, or
-            `min_score` is given and the scale of `backend` is unknown, or `min_score` is
-            outside 0 to 1 for probabilities; `instruction` is blank or not a string, or
-            `backend` can't tell its model one.
+        ConfigError: a setting has a wrong type or is out of range, or `min_score` or `min_gap`
+            is given and the scale of `backend` is unknown, or is outside 0 to 1 for probabilities;
+            `instruction` is blank or not a string, or `backend` can't tell its model one.
     """
-    check_cut(top_n=top_n, min_score=min_score)
-    if min_score is not None and backend.scale == "probability" and not 0 <= min_score <= 1:
-        raise ConfigError(
-            f"min_score={min_score!r} is outside 0 to 1, the range of the scores of backend "
-            f"{backend.label!r}"
-        )
-    if min_score is not None and backend.scale == "unknown":
-        raise ConfigError(
-            f"min_score={min_score!r} has no meaning for backend {backend.label!r}, which does "
-            "not say what range its scores have; leave `min_score` out and cut with `top_n`, or "
-            "choose a backend whose `scale` is 'probability' or 'logit'; if you know what a server "
-            "sends, write server_scale=probability or server_scale=logit in its spec"
-        )
-
+    selection.check()
+    for name, value in (("min_score", selection.min_score), ("min_gap", selection.min_gap)):
+        if value is not None:
+            _check_threshold(name, value, backend)
     if instruction is None:
         return
     if not isinstance(instruction, str) or not instruction.strip():
@@ -191,6 +203,38 @@ def check_settings(
             f"backend {backend.label!r} can't tell its model an `instruction`; leave it out, or "
             "choose a model that takes instructions"
         )
+
+
+def _check_threshold(name: str, value: float, backend: Backend) -> None:
+    """Check that a number on the scale of the scores means something there."""
+    if backend.scale == "probability" and not 0 <= value <= 1:
+        raise ConfigError(
+            f"{name}={value!r} is outside 0 to 1, the range of the scores of backend "
+            f"{backend.label!r}"
+        )
+    if backend.scale == "unknown":
+        raise ConfigError(
+            f"{name}={value!r} has no meaning for backend {backend.label!r}, which does "
+            f"not say what range its scores have; leave `{name}` out and cut with `top_n`, or "
+            "choose a backend whose `scale` is 'probability' or 'logit'; if you know what a server "
+            "sends, write server_scale=probability or server_scale=logit in its spec"
+        )
+
+
+def settings_of(selection: Selection) -> dict[str, Any]:
+    """Return the settings as an adapter keeps them: plain numbers, and paths as text."""
+    counted = selection.count_tokens
+    return {
+        **{field.name: getattr(selection, field.name) for field in fields(selection)},
+        "top_n": plain_integer(selection.top_n),
+        "max_tokens": plain_integer(selection.max_tokens),
+        "count_tokens": os.fspath(counted) if isinstance(counted, os.PathLike) else counted,
+    }
+
+
+def selection_of(settings: Mapping[str, Any]) -> Selection:
+    """Return those of `settings` that say how many documents to keep."""
+    return Selection(**{name: settings[name] for name in SELECTION if name in settings})
 
 
 def instructed(query: str | Query, instruction: str | None) -> str | Query:
@@ -221,6 +265,10 @@ class Kept:
     """Its score; None where the backend failed."""
     truncated: bool
     """Whether the model read a part of it only."""
+    cutoff: str | None = None
+    """What to write under `RERANK_CUTOFF`, if anything."""
+    duplicates: tuple[int, ...] = ()
+    """Positions of those that were left out because they repeat it."""
 
 
 @dataclass
@@ -233,13 +281,36 @@ class Outcome:
     status: str | None = None
     """What to write under `RERANK_STATUS`, if anything."""
 
-    def kept(self, *, top_n: int | None, min_score: float | None) -> Sequence[Kept]:
-        """Return the documents to keep, best first."""
-        if self.scores is None:
-            return [Kept(index, None, truncated=False) for index in range(self.count)][:top_n]
-        ranked = rank(self.scores, top_n=top_n, min_score=min_score)
-        truncated = self.scores.truncated if isinstance(self.scores, Scores) else ()
-        return [Kept(item.index, item.score, item.index in truncated) for item in ranked]
+    def kept(
+        self, selection: Selection, documents: Callable[[], Sequence[Document]]
+    ) -> Sequence[Kept]:
+        """Return the documents to keep, best first; without scores, as they came.
+
+        Args:
+            selection: how many to keep; without scores, its thresholds mean nothing.
+            documents: returns what the user will read of each document; called if that matters.
+        """
+        scores = self.scores
+        if scores is None:
+            selection = replace(selection, min_score=None, min_gap=None)
+            scores = [0.0] * self.count
+        ranking = selection.apply(scores, documents() if selection.reads_documents else None)
+        truncated = scores.truncated if isinstance(scores, Scores) else ()
+        cutoff = ranking.cutoff
+        if not ranking and cutoff.by == "max_tokens" and selection.max_tokens and _may_warn():
+            _logger.warning(
+                "max_tokens=%d keeps no document: the best one is longer", selection.max_tokens
+            )
+        return [
+            Kept(
+                item.index,
+                None if self.scores is None else item.score,
+                item.index in truncated,
+                cutoff.by if cutoff.by in _TOLD_CUTOFFS else None,
+                tuple(index for index, of in cutoff.duplicates.items() if of == item.index),
+            )
+            for item in ranking
+        ]
 
 
 @contextmanager
@@ -286,7 +357,7 @@ def plain(score: object) -> object:
 
 
 def add_facts(
-    metadata: MutableMapping[str, object], *, status: str | None, truncated: bool
+    metadata: MutableMapping[str, object], kept: Kept, *, status: str | None, truncated: bool
 ) -> None:
     """Write what is known of a reranking; what another reranker wrote is not true any more.
 
@@ -294,7 +365,13 @@ def add_facts(
     """
     if RETRIEVER_SCORE in metadata:
         metadata[RETRIEVER_SCORE] = plain(metadata[RETRIEVER_SCORE])
-    for key, fact in ((RERANK_STATUS, status), (RERANK_TRUNCATED, truncated)):
+    facts = {
+        RERANK_STATUS: status,
+        RERANK_TRUNCATED: truncated,
+        RERANK_CUTOFF: kept.cutoff,
+        RERANK_DUPLICATES: [index + 1 for index in kept.duplicates],
+    }
+    for key, fact in facts.items():
         metadata.pop(key, None)
         if fact:
             metadata[key] = fact

@@ -12,6 +12,7 @@ from rerank_plugins._adapter import (
     METADATA_KEYS,
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
+    SELECTION,
     Kept,
     OnError,
     Outcome,
@@ -21,12 +22,14 @@ from rerank_plugins._adapter import (
     instructed,
     refuse_unknown,
     reranking,
+    selection_of,
+    settings_of,
 )
 from rerank_plugins._internal.optional import require
-from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
+from rerank_plugins.ranking import Selection, TokenCount
 from rerank_plugins.spec import BackendSpec, load_backend
 
 try:
@@ -65,8 +68,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
     (absent if it gave none) and `retriever_rank` (from 1); a second reranker leaves them as they
     are. Where a fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody
     did, it is `"fallback:ERROR"`. `rerank_truncated` is True where the model read a part of a node
-    only. These keys are kept out of prompts and embeddings. Nothing that the caller passed in
-    changes.
+    only. `rerank_cutoff` is `"min_gap"` or `"max_tokens"` where that ended the ranking, and
+    `rerank_duplicates` lists the retriever's ranks of nodes that `distinct` left out because they
+    repeat this one. These keys are kept out of prompts and embeddings. Nothing that the caller
+    passed in changes.
 
     Building one is cheap: the model loads, or the connection opens, with the first nodes.
 
@@ -76,9 +81,14 @@ class RerankPostprocessor(BaseNodePostprocessor):
             names, else the embedded model. See `load_backend()`.
         top_n: keep at most this many nodes; None keeps all, 0 none.
         min_score: keep nodes that score at least this, on the scale of the backend.
+        min_gap: the fall from one score to the next that ends the ranking, on the same scale.
+        max_tokens: how many tokens the nodes may have together, with the metadata meant for the
+            language model (`MetadataMode.LLM`); never more are kept.
+        count_tokens: what counts them; see `rerank_plugins.rank()`. Only a path can be serialised.
+        distinct: the share of a node that must stand in a better one to leave it out, 0 to 1.
         instruction: what the model should judge, for backends that can tell their model.
-        on_error: `"original_order"` returns the first `top_n` nodes as they came, with a score of
-            None and whatever `min_score` says, when the backend is unavailable or breaks. Wrong
+        on_error: `"original_order"` returns the first nodes as they came, with a score of None and
+            whatever `min_score` and `min_gap` say, when the backend is unavailable or breaks. Wrong
             input, a wrong key and other refusals are raised all the same.
         callback_manager: where the legacy `RERANKING` callback goes; engines set it.
 
@@ -101,6 +111,14 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """Keep at most this many nodes; None keeps all."""
     min_score: float | None = None
     """Keep nodes that score at least this, on the scale of the backend."""
+    min_gap: float | None = None
+    """The fall of the score that ends the ranking, on the scale of the backend."""
+    max_tokens: int | None = None
+    """How many tokens the nodes may have together."""
+    count_tokens: Any = None
+    """What counts the tokens: a function, the path of a `tokenizer.json`, or None: an estimate."""
+    distinct: float | None = None
+    """The share of a node that must stand in a better one to leave it out, 0 to 1."""
     instruction: str | None = None
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
@@ -112,6 +130,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
         *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        min_gap: float | None = None,
+        max_tokens: int | None = None,
+        count_tokens: TokenCount = None,
+        distinct: float | None = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
         callback_manager: CallbackManager | None = None,
@@ -123,12 +145,19 @@ class RerankPostprocessor(BaseNodePostprocessor):
             where=type(self).__name__,
         )
         loaded = load_backend(backend)
-        check_settings(loaded, top_n=top_n, min_score=min_score, instruction=instruction)
+        selection = Selection(
+            top_n=top_n,
+            min_score=min_score,
+            min_gap=min_gap,
+            max_tokens=max_tokens,
+            count_tokens=count_tokens,
+            distinct=distinct,
+        )
+        check_settings(loaded, selection, instruction=instruction)
         check_on_error(on_error)
         settings: dict[str, Any] = {
             "backend": loaded,
-            "top_n": plain_integer(top_n),
-            "min_score": min_score,
+            **settings_of(selection),
             "instruction": instruction,
             "on_error": on_error,
         }
@@ -145,6 +174,11 @@ class RerankPostprocessor(BaseNodePostprocessor):
             ConfigError: the backend can't be written down as a spec.
         """
         self.backend.to_spec()  # inside the dump, pydantic would wrap its error
+        if callable(self.count_tokens):
+            raise ConfigError(
+                "`count_tokens` is a function, which can't be written down; give the path of a "
+                "`tokenizer.json`"
+            )
         return super().to_dict(**kwargs)
 
     @field_serializer("backend")
@@ -155,8 +189,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         # Callback handlers belong to a process: an unpickled copy starts without any.
         return {
             "backend": self.backend,
-            "top_n": self.top_n,
-            "min_score": self.min_score,
+            **settings_of(self._selection()),
             "instruction": self.instruction,
             "on_error": self.on_error,
         }
@@ -197,12 +230,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None
     ) -> QueryBundle:
         """Return the query if the request is sound, and so is what was assigned to settings."""
-        check_settings(
-            self.backend,
-            top_n=self.top_n,
-            min_score=self.min_score,
-            instruction=self.instruction,
-        )
+        check_settings(self.backend, self._selection(), instruction=self.instruction)
         if query_bundle is None:
             raise ConfigError(
                 "there is no query to rank by: pass `query_str` or `query_bundle` with the nodes"
@@ -225,7 +253,10 @@ class RerankPostprocessor(BaseNodePostprocessor):
         return query_bundle
 
     def _reranked(self, nodes: Sequence[NodeWithScore], outcome: Outcome) -> list[NodeWithScore]:
-        kept = outcome.kept(top_n=self.top_n, min_score=self.min_score)
+        kept = outcome.kept(
+            self._selection(),
+            lambda: [item.node.get_content(metadata_mode=MetadataMode.LLM) for item in nodes],
+        )
         return [
             _scored(
                 nodes[item.index],
@@ -236,6 +267,9 @@ class RerankPostprocessor(BaseNodePostprocessor):
             )
             for item in kept
         ]
+
+    def _selection(self) -> Selection:
+        return selection_of({name: getattr(self, name) for name in SELECTION})
 
     def _query(self, bundle: QueryBundle) -> str | Query:
         query: str | Query = bundle.query_str
@@ -338,7 +372,7 @@ def _scored(
         metadata[RETRIEVER_RANK] = kept.index + 1
         if item.score is not None:
             metadata[RETRIEVER_SCORE] = float(item.score)
-    add_facts(metadata, status=status, truncated=truncated)
+    add_facts(metadata, kept, status=status, truncated=truncated)
     copy = node.model_copy(
         update={
             "metadata": metadata,

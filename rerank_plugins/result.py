@@ -6,14 +6,14 @@ import importlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, overload
 
 from rerank_plugins._adapter import check_settings, refuse_unknown
 from rerank_plugins.backend import Backend, as_scores, ascore_with
 from rerank_plugins.content import Document, Query
 from rerank_plugins.errors import MissingDependencyError
-from rerank_plugins.ranking import Ranked, rank
+from rerank_plugins.ranking import Cutoff, Ranked, Selection, TokenCount
 from rerank_plugins.scores import Passage, Scale, Scores
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RankedDocument", "RerankResult", "arerank", "rerank"]
 
-_SETTINGS = ("backend", "min_score", "top_n")
+_SETTINGS = ("backend", "count_tokens", "distinct", "max_tokens", "min_gap", "min_score", "top_n")
 _COLUMNS = ["rank", "index", "moved", "score", "document", "truncated"]
 
 
@@ -66,6 +66,8 @@ class RerankResult(Sequence[RankedDocument]):
     """The scores of all documents in their first order, and what is known about them."""
     label: str
     """The label of the backend that was called; see `Backend.label`."""
+    cutoff: Cutoff = field(default_factory=Cutoff)
+    """Why there are no more documents, and which were left out as near-duplicates."""
 
     @property
     def backend(self) -> str:
@@ -142,12 +144,21 @@ class RerankResult(Sequence[RankedDocument]):
     def __rich__(self) -> Table:
         from rerank_plugins._internal.display import as_table  # noqa: PLC0415 - rarely shown
 
-        return as_table(self.documents, self.ranked, self.scores, label=self.label)
+        return as_table(
+            self.documents, self.ranked, self.scores, label=self.label, cutoff=self.cutoff
+        )
 
     def _repr_html_(self) -> str:
         from rerank_plugins._internal.display import as_html  # noqa: PLC0415 - rarely shown
 
-        return as_html(self._words(), self.documents, self.ranked, self.scores, label=self.label)
+        return as_html(
+            self._words(),
+            self.documents,
+            self.ranked,
+            self.scores,
+            label=self.label,
+            cutoff=self.cutoff,
+        )
 
 
 def rerank(
@@ -157,6 +168,10 @@ def rerank(
     backend: BackendSpec = None,
     top_n: int | None = None,
     min_score: float | None = None,
+    min_gap: float | None = None,
+    max_tokens: int | None = None,
+    count_tokens: TokenCount = None,
+    distinct: float | None = None,
     **unknown: Never,  # only to answer misnamed settings with the right name
 ) -> RerankResult:
     """Score the documents, order them, and return a result that shows itself.
@@ -170,21 +185,33 @@ def rerank(
         backend: anything `load_backend()` takes.
         top_n: keep at most this many; None keeps all.
         min_score: keep scores of at least this, on the scale of the backend.
+        min_gap: end where a score lies at least this far below the one before it.
+        max_tokens: keep as many documents as fit into so many tokens.
+        count_tokens: what counts them; see `rank()`.
+        distinct: leave out a document of which this share stands in a better one; see `rank()`.
         **unknown: takes nothing; a setting by another reranker's name is answered with ours.
 
     Raises:
-        ConfigError: a setting is unknown, the spec or `top_n` is wrong, or `min_score` is not
-            finite or means nothing on the scale of the backend.
+        ConfigError: a setting is unknown or out of range, the spec is wrong, or `min_score` or
+            `min_gap` means nothing on the scale of the backend.
         MissingDependencyError: the backend needs an extra that is not installed.
         UnsupportedInputError: the query or a document can't be scored.
         BackendError: the backend failed.
     """
     refuse_unknown(unknown, valid=_SETTINGS, where="rerank")
     loaded = load_backend(backend)
-    check_settings(loaded, top_n=top_n, min_score=min_score)
+    selection = Selection(
+        top_n=top_n,
+        min_score=min_score,
+        min_gap=min_gap,
+        max_tokens=max_tokens,
+        count_tokens=count_tokens,
+        distinct=distinct,
+    )
+    check_settings(loaded, selection)
     with nullcontext() if loaded is backend else loaded:
         scores = as_scores(loaded.score(query, documents), len(documents), loaded)
-    return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
+    return _result(query, documents, loaded, scores, selection)
 
 
 async def arerank(
@@ -194,15 +221,27 @@ async def arerank(
     backend: BackendSpec = None,
     top_n: int | None = None,
     min_score: float | None = None,
+    min_gap: float | None = None,
+    max_tokens: int | None = None,
+    count_tokens: TokenCount = None,
+    distinct: float | None = None,
     **unknown: Never,  # only to answer misnamed settings with the right name
 ) -> RerankResult:
     """Like `rerank`, without blocking the event loop."""
     refuse_unknown(unknown, valid=_SETTINGS, where="arerank")
     loaded = load_backend(backend)
-    check_settings(loaded, top_n=top_n, min_score=min_score)
+    selection = Selection(
+        top_n=top_n,
+        min_score=min_score,
+        min_gap=min_gap,
+        max_tokens=max_tokens,
+        count_tokens=count_tokens,
+        distinct=distinct,
+    )
+    check_settings(loaded, selection)
     async with nullcontext() if loaded is backend else loaded:
         scores = await ascore_with(loaded, query, documents)
-    return _result(query, documents, loaded, scores, top_n=top_n, min_score=min_score)
+    return _result(query, documents, loaded, scores, selection)
 
 
 def _result(
@@ -210,9 +249,9 @@ def _result(
     documents: Sequence[Document],
     backend: Backend,
     scores: Scores,
-    *,
-    top_n: int | None,
-    min_score: float | None,
+    selection: Selection,
 ) -> RerankResult:
-    ranked = rank(scores, top_n=top_n, min_score=min_score)
-    return RerankResult(query, tuple(documents), tuple(ranked), scores, backend.label)
+    ranking = selection.apply(scores, documents)
+    return RerankResult(
+        query, tuple(documents), tuple(ranking), scores, backend.label, ranking.cutoff
+    )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rerank_plugins.content import Content, Document
-    from rerank_plugins.ranking import Ranked
+    from rerank_plugins.ranking import Cutoff, Ranked
     from rerank_plugins.scores import Scores
 
 __all__ = [
@@ -93,9 +93,11 @@ def _rows(
         yield _Row(rank, item.index + 1, shown, bar, documents[item.index], truncated)
 
 
-def _summary(count: int, kept: int, scores: Scores, label: str) -> str:
+def _summary(count: int, kept: int, scores: Scores, label: str, cutoff: Cutoff | None) -> str:
     # The most important facts come first, since narrow terminals cut the end.
     parts = [f"{kept} of {_counted(count, 'document')}"]
+    if cutoff is not None:
+        parts += _cutoff_words(cutoff)
     if scores.scale != "unknown":
         parts.append(scores.scale)
     parts.append(scores.label or scores.backend or label)
@@ -110,6 +112,18 @@ def _summary(count: int, kept: int, scores: Scores, label: str) -> str:
     if scores.usage is not None and scores.usage.search_units is not None:
         parts.append(_counted(scores.usage.search_units, "search unit"))
     return " · ".join(parts)
+
+
+def _cutoff_words(cutoff: Cutoff) -> Iterator[str]:
+    """Yield what a reader can't see: a cut by more than a number of documents or a score."""
+    if cutoff.by == "min_gap":
+        yield "ended by min_gap"
+    if cutoff.tokens is not None:
+        about = "about " if cutoff.tokens_estimated else ""
+        full = "ended by max_tokens at " if cutoff.by == "max_tokens" else ""
+        yield f"{full}{about}{_counted(cutoff.tokens, 'token')} kept"
+    if cutoff.duplicates:
+        yield _counted(len(cutoff.duplicates), "near-duplicate") + " left out"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -137,6 +151,7 @@ def as_table(
     *,
     label: str,
     names: Sequence[str] | None = None,
+    cutoff: Cutoff | None = None,
 ) -> Table:
     """Draw the ranking for a terminal.
 
@@ -146,6 +161,7 @@ def as_table(
         scores: the scores of all documents, in their first order.
         label: the label of the backend, shown if the scores don't say who made them.
         names: a name per document, shown in a column of its own.
+        cutoff: why there are no more documents.
     """
     from rich import box  # noqa: PLC0415  # `import rerank_plugins` must not load it
     from rich.progress_bar import ProgressBar  # noqa: PLC0415
@@ -153,7 +169,7 @@ def as_table(
     from rich.text import Text  # noqa: PLC0415
 
     colours = {"up": "green", "down": "red", "same": "dim"}
-    summary = _summary(len(documents), len(ranked), scores, label)
+    summary = _summary(len(documents), len(ranked), scores, label, cutoff)
     table = Table(
         box=box.SIMPLE_HEAD,
         caption=Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
@@ -214,6 +230,7 @@ def as_html(
     scores: Scores,
     *,
     label: str,
+    cutoff: Cutoff | None = None,
 ) -> str:
     """Draw the ranking for a notebook: one self-contained piece of HTML without scripts.
 
@@ -223,6 +240,7 @@ def as_html(
         ranked: the documents to show, best first.
         scores: the scores of all documents, in their first order.
         label: the label of the backend, shown if the scores don't say who made them.
+        cutoff: why there are no more documents.
     """
     rows = [_html_row(row) for row in _rows(documents, ranked, scores)]
     digits = len(str(len(documents)))
@@ -241,7 +259,7 @@ def as_html(
         "ranking",
         query=excerpt(query, _SHOWN),
         backend=scores.backend or label,
-        summary=_summary(len(documents), len(ranked), scores, label),
+        summary=_summary(len(documents), len(ranked), scores, label, cutoff),
         tables=join(tables),
     )
 

@@ -19,7 +19,10 @@ __all__ = ["changed_options", "check_variable", "checked_options", "unknown", "w
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRETS = frozenset({"api_key", "key", "password", "secret", "token"})
-_CALL_SETTINGS = frozenset({"min_score", "score_threshold", "top_k", "top_n"})
+_CALL_SETTINGS = frozenset(
+    {"count_tokens", "distinct", "max_tokens", "min_gap", "min_score", "score_threshold"}
+    | {"top_k", "top_n"}
+)
 _LISTS = (Sequence, list)
 _TABLES = (Mapping, dict)
 _BY_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -38,7 +38,12 @@ __all__ = ["app", "exit_code", "main"]
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """The base of Typer's errors, which Typer does not export."""
 
-_NAMES = (("`top_n`", "--top-n"), ("`min_score`", "--min-score"), ("min_score=", "--min-score "))
+_NAMES = tuple(
+    pair
+    for name in ("top_n", "min_score", "min_gap", "max_tokens", "count_tokens", "distinct")
+    for option in ["--" + name.replace("_", "-")]
+    for pair in ((f"`{name}`", option), (f"{name}=", f"{option} "))
+)
 """The name of an option in Python → its spelling on the command line."""
 
 _HINTS = {

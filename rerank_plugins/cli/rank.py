@@ -59,6 +59,20 @@ def rank(
         float | None,
         typer.Option(help="Keep documents that score at least this, on the backend's scale."),
     ] = None,
+    min_gap: Annotated[
+        float | None, typer.Option(help="End where the score falls by at least this.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Keep as many documents as fit into N tokens.")
+    ] = None,
+    count_tokens: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The tokenizer.json that counts them; else an estimate."),
+    ] = None,
+    distinct: Annotated[
+        float | None,
+        typer.Option(help="Leave out a document of which this share, 0 to 1, is in a better one."),
+    ] = None,
     file_format: Annotated[
         FileFormat, typer.Option(help="How to read the files.")
     ] = FileFormat.AUTO,
@@ -86,6 +100,10 @@ def rank(
             backend=backend,
             top_n=top_n,
             min_score=min_score,
+            min_gap=min_gap,
+            max_tokens=max_tokens,
+            count_tokens=count_tokens,
+            distinct=distinct,
         )
     console = Console()
     with printing():
@@ -103,10 +121,11 @@ def rank(
                     result.scores,
                     label=result.label,
                     names=names,
+                    cutoff=result.cutoff,
                 )
             )
     if not result:
-        typer.echo(_why_none(paths, len(entries), top_n=top_n, min_score=min_score), err=True)
+        typer.echo(_why_none(paths, result, min_score=min_score), err=True)
     raise typer.Exit(0 if result else 1)
 
 
@@ -117,16 +136,16 @@ def standard_input() -> list[Path]:
     return [Path("-")]
 
 
-def _why_none(
-    paths: Sequence[Path], documents: int, *, top_n: int | None, min_score: float | None
-) -> str:
+def _why_none(paths: Sequence[Path], result: RerankResult, *, min_score: float | None) -> str:
     """Return why no document was kept."""
-    if not documents:
+    if not result.documents:
         names = ("standard input" if str(path) == "-" else str(path) for path in paths)
         return f"no documents in {escaped(', '.join(names))}"
-    if top_n == 0:
+    if result.cutoff.by == "top_n":
         return "--top-n 0 keeps no document"
-    return f"no document scored at least {min_score:g} ({documents} scored)"
+    if result.cutoff.by == "max_tokens":
+        return "the best document alone has more tokens than --max-tokens allows"
+    return f"no document scored at least {min_score:g} ({len(result.documents)} scored)"
 
 
 def as_lines(result: RerankResult, entries: Sequence[Entry]) -> Iterator[str]:
@@ -152,6 +171,7 @@ def as_json(result: RerankResult, entries: Sequence[Entry]) -> str:
         **({"instruction": query.instruction} if isinstance(query, Query) else {}),
         **{name: value for name, value in facts.items() if name not in _PER_DOCUMENT},
         "documents": len(result.documents),
+        "cutoff": result.cutoff.as_json(),
         "results": [
             {
                 "rank": item.rank,

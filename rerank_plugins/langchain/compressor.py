@@ -13,18 +13,21 @@ from typing_extensions import TypedDict  # pydantic refuses typing's before Pyth
 from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
     OTHER_CUTS,
+    SELECTION,
     OnError,
     Outcome,
     check_settings,
     instructed,
     refuse_unknown,
     reranking,
+    selection_of,
 )
 from rerank_plugins.backend import ascore_with
 from rerank_plugins.content import Query
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.langchain.documents import are_documents, best, check_documents
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
+from rerank_plugins.ranking import Selection, TokenCount
 from rerank_plugins.spec import BackendSpec
 
 __all__ = ["RerankCompressor", "RerankInput"]
@@ -67,7 +70,10 @@ class RerankCompressor(
     - `retriever_score`: the `relevance_score` it came with, if it came with one;
     - `rerank_status`: `"scored:NAME"`, only where a fallback chain chose who scored, or
       `"fallback:ERROR"`, where nobody did;
-    - `rerank_truncated`: True, only where the model read a part of the document.
+    - `rerank_truncated`: True, only where the model read a part of the document;
+    - `rerank_cutoff`: `"min_gap"` or `"max_tokens"`, only where that ended the ranking;
+    - `rerank_duplicates`: the ranks before reranking, from 1, of documents that `distinct` left out
+      because they repeat this one, only where there are some.
 
     The retriever's two are written by the first reranker only, so that later ones keep what the
     retriever said. Nothing else is touched: a `score` stays where it is.
@@ -81,11 +87,16 @@ class RerankCompressor(
             loaded before the first call.
         top_n: how many documents to keep at most; None keeps all, 0 none.
         min_score: the lowest score to keep; needs a backend that says what its scores mean.
+        min_gap: the fall from one score to the next that ends the ranking, on the same scale.
+        max_tokens: how many tokens the contents may have together; never more are kept.
+        count_tokens: what counts them; see `rerank_plugins.rank()`. Only a path can be serialised.
+        distinct: the share of a document that must stand in a better one to leave it out, 0 to 1.
         instruction: what the model should judge, for backends that can tell their model; a
             `rerank_plugins.Query` with one of its own replaces it.
-        on_error: `"original_order"` returns the first `top_n` documents as they came, without a
-            `relevance_score` and whatever `min_score` says, when the backend is unavailable or
-            breaks. Wrong input, a wrong key and other refusals are raised all the same.
+        on_error: `"original_order"` returns the first documents as they came, without a
+            `relevance_score` and whatever `min_score` and `min_gap` say, when the backend is
+            unavailable or breaks. Wrong input, a wrong key and other refusals are raised all the
+            same.
         name: what to call the run in traces; by default the name of the class.
 
     Raises:
@@ -101,6 +112,10 @@ class RerankCompressor(
         *,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        min_gap: float | None = None,
+        max_tokens: int | None = None,
+        count_tokens: TokenCount = None,
+        distinct: float | None = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
@@ -108,8 +123,14 @@ class RerankCompressor(
     ) -> None:
         super().__init__(
             backend=backend,
-            top_n=top_n,
-            min_score=min_score,
+            selection=Selection(
+                top_n=top_n,
+                min_score=min_score,
+                min_gap=min_gap,
+                max_tokens=max_tokens,
+                count_tokens=count_tokens,
+                distinct=distinct,
+            ),
             instruction=instruction,
             on_error=on_error,
             unknown=unknown,
@@ -147,7 +168,8 @@ class RerankCompressor(
                 are ignored, except for what other rerankers call these two; so is `instruction`,
                 which in the state of a chain may be meant for another model.
             config: callbacks and the like, as every `Runnable` takes them.
-            kwargs: `top_n`, `min_score` and `instruction` for this call; they win over `input`.
+            kwargs: for this call, `instruction` and what says how many documents to keep; they win
+                over `input`.
 
         Raises:
             ConfigError: a setting for this call is unknown, misnamed or wrong.
@@ -176,23 +198,20 @@ class RerankCompressor(
             )
         where = f"{type(self).__name__}.invoke"
         valid = RerankInput.__annotations__
-        own = {**valid, "instruction": str}
-        refuse_unknown(settings.keys() - own.keys(), valid=own, where=where)
+        own = {*valid, *SELECTION, "instruction"}
+        refuse_unknown(settings.keys() - own, valid=own, where=where)
         refuse_unknown(sorted(OTHER_CUTS & chain_input.keys()), valid=valid, where=where)
         ours = {name: value for name, value in chain_input.items() if name in valid}
-        request = {"top_n": self.top_n, "min_score": self.min_score, **ours, **settings}
+        fixed = {name: getattr(self, name) for name in SELECTION}
+        shown = {name: fixed[name] for name in fixed if name in valid or fixed[name] is not None}
+        request = {**shown, **ours, **settings}
         instruction = request.pop("instruction", self.instruction)
         for name, others in _OTHER_NAMES.items():
             if name not in request:
                 raise UnsupportedInputError(_lacks(name, others, chain_input))
         checked = cast("RerankInput", request)
         check_documents(checked["documents"])
-        check_settings(
-            self.backend,
-            top_n=checked["top_n"],
-            min_score=checked["min_score"],
-            instruction=instruction,
-        )
+        check_settings(self.backend, selection_of(request), instruction=instruction)
         checked["query"] = instructed(checked["query"], instruction)
         return checked
 
@@ -232,9 +251,4 @@ def _lacks(name: str, others: Collection[str], chain_input: Mapping[str, object]
 
 
 def _best(request: RerankInput, outcome: Outcome) -> list[Document]:
-    return best(
-        request["documents"],
-        outcome,
-        top_n=request.get("top_n"),
-        min_score=request.get("min_score"),
-    )
+    return best(request["documents"], outcome, selection_of(request))

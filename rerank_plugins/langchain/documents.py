@@ -8,6 +8,7 @@ from langchain_core.documents import Document
 
 from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts, plain
 from rerank_plugins.errors import UnsupportedInputError
+from rerank_plugins.ranking import Selection
 
 __all__ = ["RELEVANCE_SCORE", "are_documents", "best", "check_documents"]
 
@@ -46,15 +47,9 @@ def _hint(document: object) -> str:
     return ""
 
 
-def best(
-    documents: Sequence[Document],
-    outcome: Outcome,
-    *,
-    top_n: int | None,
-    min_score: float | None,
-) -> list[Document]:
+def best(documents: Sequence[Document], outcome: Outcome, selection: Selection) -> list[Document]:
     """Return copies of the best documents with what is known about their rank."""
-    kept = outcome.kept(top_n=top_n, min_score=min_score)
+    kept = outcome.kept(selection, lambda: [document.page_content for document in documents])
     return [_with_rank(documents[item.index], item, outcome.status) for item in kept]
 
 
@@ -68,5 +63,5 @@ def _with_rank(document: Document, kept: Kept, status: str | None) -> Document:
             metadata[RETRIEVER_SCORE] = plain(earlier)
     if kept.score is not None:
         metadata[RELEVANCE_SCORE] = kept.score
-    add_facts(metadata, status=status, truncated=kept.truncated)
+    add_facts(metadata, kept, status=status, truncated=kept.truncated)
     return document.model_copy(update={"metadata": metadata})

@@ -18,10 +18,11 @@ from rerank_plugins._adapter import (
     check_on_error,
     check_settings,
     refuse_unknown,
+    settings_of,
 )
-from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.ranking import Selection
 from rerank_plugins.spec import BackendSpec, load_backend
 
 __all__ = ["MODEL_CONFIG", "Reranker"]
@@ -46,6 +47,14 @@ class Reranker(Serializable):
     """How many documents to keep at most; None keeps all, 0 none."""
     min_score: float | None = None
     """The lowest score to keep, on the scale of the backend; None keeps all."""
+    min_gap: float | None = None
+    """The fall of the score that ends the ranking, on the scale of the backend."""
+    max_tokens: int | None = None
+    """How many tokens the documents may have together."""
+    count_tokens: Any = None
+    """What counts the tokens: a function, the path of a `tokenizer.json`, or None: an estimate."""
+    distinct: float | None = None
+    """The share of a document that must stand in a better one to leave it out, 0 to 1."""
     instruction: str | None = None
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
@@ -55,8 +64,7 @@ class Reranker(Serializable):
         self,
         *,
         backend: BackendSpec,
-        top_n: int | None,
-        min_score: float | None,
+        selection: Selection,
         instruction: str | None,
         on_error: OnError,
         unknown: Iterable[str],
@@ -65,12 +73,11 @@ class Reranker(Serializable):
         """Check the settings before pydantic does: its errors are not ours, and show values."""
         refuse_unknown(unknown, valid=type(self).model_fields, where=type(self).__name__)
         scorer = load_backend(backend)
-        check_settings(scorer, top_n=top_n, min_score=min_score, instruction=instruction)
+        check_settings(scorer, selection, instruction=instruction)
         check_on_error(on_error)
         super().__init__(
             backend=scorer,
-            top_n=plain_integer(top_n),
-            min_score=min_score,
+            **settings_of(selection),
             instruction=instruction,
             on_error=on_error,
             **others,
@@ -98,6 +105,8 @@ class Reranker(Serializable):
         return {"backend": self.backend.to_spec()}
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        if callable(self.count_tokens):  # a function can't be written
+            return self.to_json_not_implemented()
         try:
             return super().to_json()
         except ConfigError:  # the backend can't be written as a spec; tracers dump what they see

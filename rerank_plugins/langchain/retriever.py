@@ -12,10 +12,17 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from rerank_plugins._adapter import DEFAULT_TOP_N, OTHER_CUTS, OnError, refuse_unknown
+from rerank_plugins._adapter import (
+    DEFAULT_TOP_N,
+    OTHER_CUTS,
+    SELECTION,
+    OnError,
+    refuse_unknown,
+)
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.langchain.compressor import RerankCompressor
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
+from rerank_plugins.ranking import Selection, TokenCount
 from rerank_plugins.spec import BackendSpec
 
 __all__ = ["RerankRetriever"]
@@ -39,6 +46,10 @@ class RerankRetriever(Reranker, BaseRetriever):
         backend: as for `RerankCompressor`.
         top_n: as for `RerankCompressor`.
         min_score: as for `RerankCompressor`.
+        min_gap: as for `RerankCompressor`.
+        max_tokens: as for `RerankCompressor`.
+        count_tokens: as for `RerankCompressor`.
+        distinct: as for `RerankCompressor`.
         instruction: as for `RerankCompressor`.
         on_error: as for `RerankCompressor`.
         name: what to call the run in traces; by default the name of the class.
@@ -62,6 +73,10 @@ class RerankRetriever(Reranker, BaseRetriever):
         backend: BackendSpec = None,
         top_n: int | None = DEFAULT_TOP_N,
         min_score: float | None = None,
+        min_gap: float | None = None,
+        max_tokens: int | None = None,
+        count_tokens: TokenCount = None,
+        distinct: float | None = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
@@ -77,8 +92,14 @@ class RerankRetriever(Reranker, BaseRetriever):
             )
         super().__init__(
             backend=backend,
-            top_n=top_n,
-            min_score=min_score,
+            selection=Selection(
+                top_n=top_n,
+                min_score=min_score,
+                min_gap=min_gap,
+                max_tokens=max_tokens,
+                count_tokens=count_tokens,
+                distinct=distinct,
+            ),
             instruction=instruction,
             on_error=on_error,
             unknown=unknown,
@@ -110,8 +131,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         refuse_unknown(misnamed, valid=(), where=f"{type(self).__name__}.invoke")
         return RerankCompressor(
             backend=self.backend,
-            top_n=settings.pop("top_n", self.top_n),
-            min_score=settings.pop("min_score", self.min_score),
+            **{name: settings.pop(name, getattr(self, name)) for name in SELECTION},
             instruction=settings.pop("instruction", self.instruction),
             on_error=self.on_error,
         )

@@ -272,6 +272,12 @@ class TestRank:
             "cached": 0,
             "usage": None,
             "documents": 4,
+            "cutoff": {
+                "by": "top_n",
+                "tokens": None,
+                "tokens_estimated": False,
+                "duplicates": [],
+            },
             "results": [
                 {
                     "rank": 1,

@@ -63,7 +63,10 @@ def test_min_score_needs_a_scale():
         ("server_url", "xinference\\+http"),
         ("top_k", "is called `top_n`"),
         ("topn", "did you mean 'top_n'"),
-        ("whatever", "valid: backend, instruction, min_score, name, on_error, top_n"),
+        (
+            "whatever",
+            "valid: backend, count_tokens, distinct, instruction, max_tokens, min_gap, min_score",
+        ),
     ],
 )
 def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):
@@ -101,7 +104,7 @@ def test_unknown_settings_of_a_call_are_refused():
     with pytest.raises(ConfigError, match="is called `top_n`"):
         everything().invoke(request(), k=3)
     with pytest.raises(
-        ConfigError, match=r"RerankCompressor.invoke.*valid: documents, instruction, min_score"
+        ConfigError, match=r"RerankCompressor.invoke.*valid: count_tokens, distinct, documents"
     ):
         everything().invoke(request(), verbose=True)
 

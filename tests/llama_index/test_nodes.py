@@ -166,12 +166,16 @@ async def test_nodes_keep_all_but_their_score(node):
             "retriever_score",
             "rerank_status",
             "rerank_truncated",
+            "rerank_cutoff",
+            "rerank_duplicates",
         ],
         "excluded_llm_metadata_keys": [
             "retriever_rank",
             "retriever_score",
             "rerank_status",
             "rerank_truncated",
+            "rerank_cutoff",
+            "rerank_duplicates",
         ],
     }
 

@@ -8,7 +8,7 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 
-from rerank_plugins import ConfigError
+from rerank_plugins import ConfigError, _adapter
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import FakeBackend
 from tests.llama_index.nodes import QUERY, TEXTS, LegacyRecorder, ids, wrapped
@@ -27,7 +27,7 @@ def test_settings_survive_every_round_trip(spec):
     written = postprocessor.to_dict()
 
     assert "RerankPostprocessor" == written["class_name"] == RerankPostprocessor.class_name()
-    settings = {"backend", "top_n", "min_score", "instruction", "on_error"}
+    settings = {"backend", *_adapter.SELECTION, "instruction", "on_error"}
     assert settings | {"class_name"} == written.keys()
     for again in (
         RerankPostprocessor.from_dict(written),

@@ -90,7 +90,10 @@ def test_a_wrong_spec_is_refused(backend):
         ("top_k", "`top_n`"),
         ("topn", "did you mean 'top_n'"),
         ("trust_remote_code", r"\?trust_remote_code=true"),
-        ("unheard_of", "valid: backend, callback_manager, instruction, min_score, on_error, top_n"),
+        (
+            "unheard_of",
+            "valid: backend, callback_manager, count_tokens, distinct, instruction, max_tokens",
+        ),
     ],
 )
 def test_names_from_other_rerankers_get_an_error_with_the_right_one(name, answer):

@@ -11,7 +11,7 @@ from rerank_plugins import (
     Content,
     Document,
     Query,
-    Ranked,
+    Ranking,
     RerankResult,
     Scale,
     Scores,
@@ -70,7 +70,7 @@ async def scores(backend: Backend) -> None:
     assert_type(scored, Scores)
     assert_type(await backend.ascore("q", ("a", "b")), Scores)
     assert_type(backend.score_many([("q", ["a"]), ("r", documents)]), list[Scores])
-    assert_type(rank(scored, top_n=3, min_score=0.5), list[Ranked])
+    assert_type(rank(scored, top_n=3, min_score=0.5), Ranking)
     assert_type(rank(scored)[0].index, int)
     assert_type(rank(scored)[0].score, float)
     assert_type(rerank("q", ["a", "b"], backend=backend, top_n=1), RerankResult)

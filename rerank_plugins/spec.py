@@ -19,7 +19,7 @@ from rerank_plugins._internal.toml import read_toml
 from rerank_plugins.backend import Backend
 from rerank_plugins.backends.model_owners import with_owner
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.wrappers._specs import WRAPPERS, applies
+from rerank_plugins.wrappers._specs import CHAINS, WRAPPERS, applies
 
 __all__ = ["ENVIRONMENT_VARIABLE", "BackendSpec", "load_backend"]
 
@@ -40,8 +40,10 @@ _OTHER_REMOTE_KINDS: Mapping[str, LazyClass] = {
 }
 _CHAT = LazyClass("rerank_plugins.backends.chat", "ChatBackend")
 _CHAT_KINDS = ("ollama", "openai")
-_TABLES = ("backend", *WRAPPERS, "server")
-_PER_BACKEND = (*itertools.takewhile(lambda table: table != "fallback", WRAPPERS),)
+_FUSION = "fusion"
+"""The table with the options of the ensemble, whose own tables are its backends."""
+_TABLES = ("backend", *WRAPPERS, _FUSION, "server")
+_PER_BACKEND = (*itertools.takewhile(lambda table: table not in CHAINS, WRAPPERS),)
 """The tables that add a wrapper around each backend of a chain, innermost first."""
 
 _URL_SPEC = re.compile(r"(?P<kind>[^:/?+]+)\+(?P<url>(?i:https?)://.*)", re.DOTALL)
@@ -128,15 +130,16 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
     for name in tables:
         if name not in _TABLES:
             raise ConfigError(unknown("table", str(name), _TABLES, f" {where}"))
-    first, others = tables.get("backend"), tables.get("fallback", [])
+    first, chain = tables.get("backend"), _chain_of(tables, where=where)
+    others = tables.get(chain, [])
     if not isinstance(first, Mapping):
         raise ConfigError(
             f"no table `backend` {where}; add the line [backend], and below it the line "
             'kind = "embedded" or that of another backend'
         )
     if not isinstance(others, list | tuple) or not all(isinstance(o, Mapping) for o in others):
-        raise ConfigError(f"`fallback` {where} must be a list of tables; write: [[fallback]]")
-    entries = [("backend", first), *(("fallback", other) for other in others)]
+        raise ConfigError(f"`{chain}` {where} must be a list of tables; write: [[{chain}]]")
+    entries = [("backend", first), *((chain, other) for other in others)]
     backends = [
         _wrap(_build(options, where=where, table=table), tables, kind=options["kind"])
         for table, options in entries
@@ -146,8 +149,42 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
             raise ConfigError(
                 f"`[{name}]` applies to remote backends only, and there is none {where}; remove it"
             )
-    chain: Backend = WRAPPERS["fallback"].load()(backends) if others else backends[0]
-    return _add_wrapper(chain, "instrument", tables)
+    whole = _joined(backends, chain, tables) if others else backends[0]
+    return _add_wrapper(whole, "instrument", tables)
+
+
+def _chain_of(tables: Mapping[str, object], *, where: str) -> str:
+    """Return which list of tables puts further backends beside the first.
+
+    Raises:
+        ConfigError: there are both, or options of an ensemble without one.
+    """
+    present = [name for name in CHAINS if tables.get(name)]
+    if len(present) > 1:
+        raise ConfigError(
+            f"`[[fallback]]` and `[[ensemble]]` {where} exclude each other: the backends of a file "
+            "stand in for each other, or score together; keep one of them"
+        )
+    chain = present[0] if present else "fallback"
+    if _FUSION in tables and chain != "ensemble":
+        raise ConfigError(
+            f"`[{_FUSION}]` {where} needs `[[ensemble]]`, the backends to fuse; add one, or "
+            "remove the table"
+        )
+    return chain
+
+
+def _joined(backends: list[Backend], chain: str, tables: Mapping[str, object]) -> Backend:
+    """Return the backends as one, with the options that their table gives."""
+    constructor = WRAPPERS[chain].load()
+    table = tables.get(_FUSION, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"`{_FUSION}` must be a table, not {table!r}; write: [{_FUSION}]")
+    options = {str(name): value for name, value in table.items()}
+    fixed = ["backends"]
+    checked = checked_options(constructor, options, what=f"table {_FUSION!r}", fixed=fixed)
+    joined: Backend = constructor(backends, **checked)
+    return joined
 
 
 def _check_options_are_in_a_table(tables: Mapping[str, object], *, where: str) -> None:

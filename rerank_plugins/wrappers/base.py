@@ -23,6 +23,7 @@ from rerank_plugins.wrappers._specs import tables_around, tables_of, wrappers_of
 from rerank_plugins.wrappers._steps import (
     Blocking,
     Call,
+    CallEach,
     Flow,
     Sleep,
     Step,
@@ -31,7 +32,7 @@ from rerank_plugins.wrappers._steps import (
     perform,
 )
 
-__all__ = ["Blocking", "Call", "Flow", "Sleep", "Step", "Wait", "WrapperBackend"]
+__all__ = ["Blocking", "Call", "CallEach", "Flow", "Sleep", "Step", "Wait", "WrapperBackend"]
 
 
 class WrapperBackend(Backend):

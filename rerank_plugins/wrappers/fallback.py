@@ -13,7 +13,7 @@ from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, Re
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Scale, Scores
-from rerank_plugins.wrappers._specs import tables_of, wrappers_of_file
+from rerank_plugins.wrappers._specs import spec_of_chain
 from rerank_plugins.wrappers.base import Call, Flow, WrapperBackend
 
 __all__ = ["FallbackBackend"]
@@ -117,26 +117,7 @@ class FallbackBackend(WrapperBackend):
                 a backend that can't be written as a spec, or the backends have different wrappers,
                 where a table such as `[cache]` holds for all.
         """
-        if len(self.children) == 1:
-            raise ConfigError(f"{self!r} can't be written as a spec: it has one backend only")
-        written = [tables_of(child) for child in self.children]
-        tables = {name: options for own in written for name, options in own.items()}
-        del tables["backend"]
-        for own in written:
-            expected = wrappers_of_file(own, tables)
-            different = [
-                table
-                for table in tables
-                if own.get(table) != (tables[table] if table in expected else None)
-                or table in {"fallback", "instrument"}
-            ]
-            if different:
-                raise ConfigError(
-                    f"{self!r} can't be written as a spec: `[{different[0]}]` of a file holds for "
-                    "the whole chain, but its backends differ there"
-                )
-        first, *others = (own["backend"] for own in written)
-        return {"backend": first, **tables, "fallback": others}
+        return spec_of_chain(self, "fallback")
 
 
 def _add_notes(error: RerankError, notes: Sequence[str]) -> None:

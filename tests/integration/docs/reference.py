@@ -39,6 +39,7 @@ PUBLIC = (
     "rerank_plugins.wrappers.batching",
     "rerank_plugins.wrappers.breaker",
     "rerank_plugins.wrappers.cache",
+    "rerank_plugins.wrappers.ensemble",
     "rerank_plugins.wrappers.fallback",
     "rerank_plugins.wrappers.instrument",
     "rerank_plugins.wrappers.process",

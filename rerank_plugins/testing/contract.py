@@ -179,10 +179,11 @@ class BackendContract(ABC):
         with self.make_backend() as backend:
             raw = backend.score(self.query, self.documents)
             scores, count = as_scores(raw, len(self.documents), backend), len(self.documents)
+            parts = [*backend.walk()]
 
-            assert scores.backend in {part.name for part in backend.walk()}
-            assert scores.model in {leaf.model for leaf in leaves}
-            assert scores.scale in {leaf.scale for leaf in leaves}
+            assert scores.backend in {part.name for part in parts}
+            assert scores.model in {part.model for part in parts}
+            assert scores.scale in {part.scale for part in parts}
             for positions in (scores.truncated, scores.chunked, scores.passages):
                 assert all(0 <= position < count for position in positions)
             assert 0 <= scores.cached <= count

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Never, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, overload
 
 from rerank_plugins._adapter import check_settings, refuse_unknown
 from rerank_plugins.backend import Backend, as_scores, ascore_with
@@ -19,6 +19,13 @@ from rerank_plugins.spec import BackendSpec, load_backend
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from typing_extensions import TypeVar
+
+    D_co = TypeVar("D_co", bound=Document, covariant=True, default=Document)
+else:
+    from typing import TypeVar  # before Python 3.13 without a default
+
+    D_co = TypeVar("D_co", bound=Document, covariant=True)
 
 __all__ = ["RankedDocument", "RerankResult", "arerank", "rerank"]
 
@@ -27,7 +34,7 @@ _COLUMNS = ["rank", "index", "moved", "score", "document", "truncated"]
 
 
 @dataclass(frozen=True, slots=True)
-class RankedDocument:
+class RankedDocument(Generic[D_co]):
     """One document of a result: the document, its score, and where it came from."""
 
     rank: int
@@ -36,8 +43,8 @@ class RankedDocument:
     """Its position in the list that was reranked, from 0."""
     score: float
     """Its score, on the scale of the backend."""
-    document: Document
-    """The caller's own document."""
+    document: D_co
+    """The caller's own document; its type is that of the documents that were passed."""
     truncated: bool = False
     """Whether the model read a part of it only."""
     passage: Passage | None = None
@@ -50,7 +57,7 @@ class RankedDocument:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RerankResult(Sequence[RankedDocument]):
+class RerankResult(Sequence[RankedDocument[D_co]], Generic[D_co]):
     """The documents that were kept, best first; a table in a notebook and in a terminal.
 
     A sequence of `RankedDocument`: iterate it, index it, slice it, take its `len()`.
@@ -58,7 +65,7 @@ class RerankResult(Sequence[RankedDocument]):
 
     query: str | Query
     """What the documents were ranked for."""
-    documents: tuple[Document, ...]
+    documents: tuple[D_co, ...]
     """All documents of the request, in their order there."""
     ranked: tuple[Ranked, ...]
     """The places of the documents that were kept, best first, as `rank()` returns them."""
@@ -80,15 +87,15 @@ class RerankResult(Sequence[RankedDocument]):
         return self.scores.scale
 
     @overload
-    def __getitem__(self, place: int) -> RankedDocument: ...
+    def __getitem__(self, place: int) -> RankedDocument[D_co]: ...
     @overload
-    def __getitem__(self, place: slice) -> list[RankedDocument]: ...
-    def __getitem__(self, place: int | slice) -> RankedDocument | list[RankedDocument]:
+    def __getitem__(self, place: slice) -> list[RankedDocument[D_co]]: ...
+    def __getitem__(self, place: int | slice) -> RankedDocument[D_co] | list[RankedDocument[D_co]]:
         if isinstance(place, slice):
             return [self._item(number) for number in range(len(self))[place]]
         return self._item(range(len(self))[place])
 
-    def _item(self, number: int) -> RankedDocument:
+    def _item(self, number: int) -> RankedDocument[D_co]:
         index, score = self.ranked[number].index, self.ranked[number].score
         return RankedDocument(
             number + 1,
@@ -99,7 +106,7 @@ class RerankResult(Sequence[RankedDocument]):
             passage=self.scores.passages.get(index),
         )
 
-    def __iter__(self) -> Iterator[RankedDocument]:
+    def __iter__(self) -> Iterator[RankedDocument[D_co]]:
         return map(self._item, range(len(self)))
 
     def __len__(self) -> int:
@@ -163,7 +170,7 @@ class RerankResult(Sequence[RankedDocument]):
 
 def rerank(
     query: str | Query,
-    documents: Sequence[Document],
+    documents: Sequence[D_co],
     *,
     backend: BackendSpec = None,
     top_n: int | None = None,
@@ -173,7 +180,7 @@ def rerank(
     count_tokens: TokenCount = None,
     distinct: float | None = None,
     **unknown: Never,  # only to answer misnamed settings with the right name
-) -> RerankResult:
+) -> RerankResult[D_co]:
     """Score the documents, order them, and return a result that shows itself.
 
     A backend built from a spec is closed again; to ask often, load it once and pass it:
@@ -216,7 +223,7 @@ def rerank(
 
 async def arerank(
     query: str | Query,
-    documents: Sequence[Document],
+    documents: Sequence[D_co],
     *,
     backend: BackendSpec = None,
     top_n: int | None = None,
@@ -226,7 +233,7 @@ async def arerank(
     count_tokens: TokenCount = None,
     distinct: float | None = None,
     **unknown: Never,  # only to answer misnamed settings with the right name
-) -> RerankResult:
+) -> RerankResult[D_co]:
     """Like `rerank`, without blocking the event loop."""
     refuse_unknown(unknown, valid=_SETTINGS, where="arerank")
     loaded = load_backend(backend)
@@ -246,11 +253,11 @@ async def arerank(
 
 def _result(
     query: str | Query,
-    documents: Sequence[Document],
+    documents: Sequence[D_co],
     backend: Backend,
     scores: Scores,
     selection: Selection,
-) -> RerankResult:
+) -> RerankResult[D_co]:
     ranking = selection.apply(scores, documents)
     return RerankResult(
         query, tuple(documents), tuple(ranking), scores, backend.label, ranking.cutoff

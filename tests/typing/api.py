@@ -15,6 +15,7 @@ from rerank_plugins import (
     RerankResult,
     Scale,
     Scores,
+    arerank,
     load_backend,
     rank,
     rerank,
@@ -73,7 +74,14 @@ async def scores(backend: Backend) -> None:
     assert_type(rank(scored, top_n=3, min_score=0.5), Ranking)
     assert_type(rank(scored)[0].index, int)
     assert_type(rank(scored)[0].score, float)
-    assert_type(rerank("q", ["a", "b"], backend=backend, top_n=1), RerankResult)
+    texts = ["a", "b"]
+    assert_type(rerank("q", texts, backend=backend, top_n=1), RerankResult[str])
+    assert_type(rerank("q", texts)[0].document, str)
+    assert_type([item.document for item in rerank("q", ("a", "b"))[:2]], list[str])
+    assert_type((await arerank("q", [Content(text="b")])).documents, tuple[Content, ...])
+    assert_type(rerank("q", documents)[0].document, Document)
+    result: RerankResult = rerank("q", texts)
+    assert_type(result[0].document, Document)
 
 
 def adapters(backend: Backend, retriever: BaseRetriever) -> None:

@@ -13,7 +13,7 @@ from rerank_plugins.content import TEXT_ONLY, Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores, check_scores
 
-__all__ = ["Backend", "OwnProcess", "ServerCheck", "as_scores", "ascore_with"]
+__all__ = ["Backend", "OwnProcess", "ServerCheck", "TextStore", "as_scores", "ascore_with"]
 
 
 class OwnProcess(Protocol):
@@ -31,6 +31,27 @@ class OwnProcess(Protocol):
 
     def kill(self) -> None:
         """Kill the process, also one that still loads the model; never wait."""
+
+
+class TextStore(Protocol):
+    """Keeps what a model made of texts alone, for later calls, processes and machines.
+
+    May forget anything at any time, and never raises because it is broken. What it returns is what
+    was kept for this maker and this text, to the last bit. Safe to share between threads; a pickled
+    copy uses the same place.
+    """
+
+    def get_many(self, maker: str, texts: Sequence[str], *, longest: int) -> list[bytes | None]:
+        """Return one value per text, in order; None where there is none.
+
+        Args:
+            maker: what makes the values; texts of equal makers have equal values.
+            texts: the texts.
+            longest: bytes of the longest value that the caller takes.
+        """
+
+    def set_many(self, maker: str, values: Mapping[str, bytes]) -> None:
+        """Keep the value of each text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +153,16 @@ class Backend(ABC):
         if children:
             raise ConfigError(f"{self!r} asks no other backend, so it can't be given any")
         return self
+
+    def with_text_store(self, store: TextStore) -> Backend:
+        """Return a copy that keeps in `store` what it computes of each document alone.
+
+        A backend that computes nothing of the kind, like all below it, returns itself.
+        """
+        children = [child.with_text_store(store) for child in self.children]
+        if all(new is old for new, old in zip(children, self.children, strict=True)):
+            return self
+        return self.with_children(children)
 
     @abstractmethod
     def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:

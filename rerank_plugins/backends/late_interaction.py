@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -9,7 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TextVectors", "compress", "max_sim", "quantize"]
+__all__ = ["TextVectors", "compress", "from_bytes", "max_sim", "quantize", "to_bytes"]
+
+_HEADER = struct.Struct("<4s?4I")
+"""A mark, whether the text was cut; and how many rows, numbers in each, windows and tokens."""
+_LARGEST_SCALE = 1e15
+"""No vector is so long; products of longer ones overflow."""
+_MARK = b"vec1"  # another when the form of the bytes changes
 
 
 class TextVectors(NamedTuple):
@@ -63,6 +70,44 @@ def _rounded(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.fl
     largest = np.abs(rows).max(axis=1, keepdims=True)
     directions = np.rint(rows * (127.0 / np.where(largest == 0, 1, largest))).astype(np.int8)
     return directions, np.linalg.norm(directions.astype(np.float32), axis=1)
+
+
+def to_bytes(vectors: TextVectors) -> bytes:
+    """Write vectors in 8 bits; they must have scales, as `compress` and `quantize` give them.
+
+    After the header come the windows (32 bits each), the scales (32 bits), and the rows.
+    """
+    assert vectors.scales is not None  # noqa: S101 - the caller's promise
+    count, width = vectors.rows.shape
+    header = _HEADER.pack(
+        _MARK, vectors.is_truncated, count, width, len(vectors.windows), vectors.tokens
+    )
+    windows = np.array(vectors.windows, "<i4").tobytes()
+    return header + windows + vectors.scales.astype("<f4").tobytes() + vectors.rows.tobytes()
+
+
+def from_bytes(data: bytes) -> TextVectors | None:
+    """Read what `to_bytes` wrote; None if it wrote something else."""
+    if len(data) < _HEADER.size:
+        return None
+    mark, is_truncated, count, width, places, tokens = _HEADER.unpack_from(data)
+    if mark != _MARK or len(data) != _HEADER.size + 4 * places + 4 * count + count * width:
+        return None
+    windows = np.frombuffer(data, "<i4", places, _HEADER.size)
+    scales = np.frombuffer(data, "<f4", count, _HEADER.size + 4 * places)
+    rows = np.frombuffer(data, np.int8, count * width, len(data) - count * width)
+    starts_well = not places or (windows[0] == 0 and bool((np.diff(windows) > 0).all()))
+    if not starts_well or (places and windows[-1] >= max(1, count)) or (count and not places):
+        return None
+    if not ((scales >= 0) & (scales < _LARGEST_SCALE)).all():  # nor is any of them no number
+        return None
+    return TextVectors(
+        rows.reshape(count, width),
+        scales.astype(np.float32, copy=False),
+        tuple(windows.tolist()),
+        tokens,
+        is_truncated,
+    )
 
 
 def max_sim(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from rerank_plugins._internal import context as _context
-from rerank_plugins._internal.checks import check_number
+from rerank_plugins._internal.checks import check_boolean, check_number
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.backend import Backend
@@ -24,6 +24,7 @@ from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.base import Blocking, Call, Flow, Step, Wait, WrapperBackend
 from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
+from rerank_plugins.wrappers.text_values import TextValues
 
 __all__ = ["CachedBackend"]
 
@@ -65,6 +66,10 @@ class CachedBackend(WrapperBackend):
     keyed hashes of them; stored values are sealed, so a value that is damaged, or belongs to
     another pair, is a miss.
 
+    A model that reads each document alone (late interaction, embeddings) keeps the vectors of
+    documents in the store, too, in 8 bits, so that a new query about them costs a small product,
+    also after a restart and between processes that share the store.
+
     Args:
         wrapped: the backend that scores; pointwise, and always the same model.
         store: where scores are kept: a spec for `open_store()`, or a store, which may be shared.
@@ -72,6 +77,7 @@ class CachedBackend(WrapperBackend):
             how long a server's change of model goes unnoticed.
         secret_env: the environment variable with the secret of the hashes, read at each call. If
             it is not set, whoever reads the store can test whether a pair was scored.
+        vectors: False keeps scores only; vectors then have the precision of the model.
 
     Raises:
         ConfigError: `wrapped` is not `cacheable`, or an option is malformed.
@@ -87,8 +93,10 @@ class CachedBackend(WrapperBackend):
         store: str | Store = "memory",
         ttl: float | None = 86_400.0,
         secret_env: str = "RERANK_CACHE_KEY",  # noqa: S107  # the name of the variable
+        vectors: bool = True,
     ) -> None:
         super().__init__(wrapped)
+        check_boolean("vectors", vectors)
         if not wrapped.cacheable:
             raise ConfigError(
                 f"the scores of {wrapped!r} can't be cached: they depend on more than the query "
@@ -101,7 +109,11 @@ class CachedBackend(WrapperBackend):
         self._store = store
         self._ttl = ttl
         self._secret_env = secret_env
+        self._vectors = vectors
         self._opened = open_store(store) if isinstance(store, str) else store
+        if vectors:
+            values = TextValues(self._opened, ttl, secret_env)
+            self._children = (wrapped.with_text_store(values),)
         self._name: str | None = None
         self._in_flight: dict[bytes, _InFlight] = {}
         self._last_finished: _InFlight | None = None

@@ -1,4 +1,4 @@
-"""What a score is kept under, and the seal that proves a stored value is that score."""
+"""What a value is kept under, and the seal that proves that a stored one is it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import hmac
 import math
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 from rerank_plugins.content import Content, Document, Query
 
-__all__ = ["PairHasher", "seal", "store_key", "unseal"]
+__all__ = [
+    "PairHasher",
+    "seal",
+    "seal_bytes",
+    "store_key",
+    "text_digests",
+    "unseal",
+    "unseal_bytes",
+]
 
 _VERSION = b"rerank pair 1"  # another number when the hashed fields or the sealed value change
+_TEXT_VERSION = b"rerank text 1"  # as above
 _KEY_BYTES = 20
 _SEAL_BYTES = 16
 _VALUE = struct.Struct("<d?")  # the score, and whether its document was truncated
@@ -36,11 +46,7 @@ class PairHasher:
     """
 
     def __init__(self, name: str, scale: str, secret: str) -> None:
-        self._start = hashlib.blake2b(
-            digest_size=_KEY_BYTES + _SEAL_BYTES,
-            key=hashlib.blake2b(secret.encode()).digest(),
-            person=_VERSION,
-        )
+        self._start = _hash(_VERSION, secret)
         for field in (name, scale):
             self._start.update(_prefixed(field))
 
@@ -61,15 +67,45 @@ class PairHasher:
         return digests
 
 
+def text_digests(maker: str, texts: Iterable[str], secret: str) -> list[bytes]:
+    """Return one digest per text, as `PairHasher` does per pair.
+
+    Args:
+        maker: what makes the values of the texts.
+        texts: the texts, in order.
+        secret: as that of `PairHasher`.
+    """
+    start = _hash(_TEXT_VERSION, secret)
+    start.update(_prefixed(maker))
+    digests = []
+    for text in texts:
+        own = start.copy()
+        own.update(_prefixed(text))
+        digests.append(own.digest())
+    return digests
+
+
 def store_key(digest: bytes) -> bytes:
-    """Return the 20 bytes under which a store keeps the score of a pair."""
+    """Return the 20 bytes under which a store keeps the value of a pair or a text."""
     return digest[:_KEY_BYTES]
+
+
+def seal_bytes(digest: bytes, value: bytes) -> bytes:
+    """Return the bytes to store: a value, and a tag that holds for this text only."""
+    return value + _tag(digest, value)
+
+
+def unseal_bytes(digest: bytes, value: object) -> bytes | None:
+    """Return the value in what was stored; None if `seal_bytes` did not make it for this text."""
+    if not isinstance(value, bytes) or len(value) < _TAG_BYTES:
+        return None
+    own, tag = value[:-_TAG_BYTES], value[-_TAG_BYTES:]
+    return own if hmac.compare_digest(_tag(digest, own), tag) else None
 
 
 def seal(digest: bytes, score: float, *, truncated: bool = False) -> bytes:
     """Return the 16 bytes to store: a score, its fact, and a tag that holds for this pair only."""
-    packed = _VALUE.pack(score, truncated)
-    return packed + _tag(digest, packed)
+    return seal_bytes(digest, _VALUE.pack(score, truncated))
 
 
 def unseal(digest: bytes, value: object) -> tuple[float, bool] | None:
@@ -77,13 +113,19 @@ def unseal(digest: bytes, value: object) -> tuple[float, bool] | None:
 
     None if `seal` did not make the value for this pair.
     """
-    if not isinstance(value, bytes) or len(value) != _VALUE.size + _TAG_BYTES:
-        return None
-    packed, tag = value[: _VALUE.size], value[_VALUE.size :]
-    if not hmac.compare_digest(_tag(digest, packed), tag):
+    packed = unseal_bytes(digest, value)
+    if packed is None or len(packed) != _VALUE.size:
         return None
     score, truncated = _VALUE.unpack(packed)
     return (score, truncated) if math.isfinite(score) else None
+
+
+def _hash(version: bytes, secret: str) -> Any:
+    return hashlib.blake2b(
+        digest_size=_KEY_BYTES + _SEAL_BYTES,
+        key=hashlib.blake2b(secret.encode()).digest(),
+        person=version,
+    )
 
 
 def _tag(digest: bytes, packed: bytes) -> bytes:

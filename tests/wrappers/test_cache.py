@@ -679,7 +679,13 @@ def test_facts_are_ready_for_json():
     backend.score("q", ["q"])
 
     expected = {
-        "store": {"kind": "memory", "entries": 1, "max_entries": 100_000},
+        "store": {
+            "kind": "memory",
+            "entries": 1,
+            "max_entries": 100_000,
+            "bytes": 346,
+            "max_bytes": 1 << 28,
+        },
         "ttl": None,
         "hits": 0,
         "shared": 0,

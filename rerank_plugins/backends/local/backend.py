@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,7 @@ from rerank_plugins._internal.checks import (
 from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.options import changed_options
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import Backend, TextStore
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.local.checkpoint import (
     HUBS,
@@ -200,6 +201,7 @@ class LocalBackend(Backend):
         }
         _check(self._options)
         self._scale: Scale | None = None
+        self._text_store: TextStore | None = None
         self._loaded: LoadedModel | None = None
         self._lock = ForkSafeLock()
         self._scheduler = Scheduler(
@@ -230,7 +232,16 @@ class LocalBackend(Backend):
     def name(self) -> str:
         """Model, revision, engine, dtype, `max_length` and scale; loads the model."""
         with self._use() as loaded:
-            return self._name(loaded)
+            return self._name(loaded.checkpoint, loaded.engine.name)
+
+    def with_text_store(self, store: TextStore) -> Backend:
+        """Return a copy that keeps vectors of documents, in 8 bits, in `store`.
+
+        A cross-encoder and a language model compute nothing of a document alone.
+        """
+        backend = type(self).__new__(type(self))
+        backend.__setstate__((self._options, store))
+        return backend
 
     def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]
@@ -255,7 +266,7 @@ class LocalBackend(Backend):
                 ]
             )
             loaded.emit_events(logits)
-            name = self._name(loaded)
+            name = self._name(loaded.checkpoint, loaded.engine.name)
         return [
             self._scores(name, result).take(positions)
             for result, (_, positions) in zip(logits, distinct, strict=True)
@@ -280,7 +291,7 @@ class LocalBackend(Backend):
             checkpoint = loaded.checkpoint
             return {
                 **super().describe(),
-                "name": self._name(loaded),
+                "name": self._name(checkpoint, loaded.engine.name),
                 "model": self._options["model"],
                 "revision": checkpoint.revision,
                 "max_length": checkpoint.max_length,
@@ -321,11 +332,13 @@ class LocalBackend(Backend):
         if loaded is not None and idle:
             loaded.engine.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self._options
+    def __getstate__(self) -> tuple[dict[str, Any], TextStore | None]:
+        return self._options, self._text_store
 
-    def __setstate__(self, options: dict[str, Any]) -> None:
+    def __setstate__(self, state: tuple[dict[str, Any], TextStore | None]) -> None:
+        options, store = state
         type(self).__init__(self, **options)
+        self._text_store = store
 
     @contextmanager
     def _use(self) -> Iterator[LoadedModel]:
@@ -366,14 +379,31 @@ class LocalBackend(Backend):
         options = self._options
         check_installed(options["engine"])  # before gigabytes are fetched
         settings = EngineSettings(
-            **{field.name: options[field.name] for field in fields(EngineSettings)}
+            **{
+                field.name: options[field.name]
+                for field in fields(EngineSettings)
+                if field.name in options
+            }
         )
         checkpoint = self._resolve(local_files_only=options["local_files_only"])
         # transformers imports a model's module when it loads one
         with load_errors(self.model), hold_forks():
             self._check_scale(checkpoint)
+            settings = self._with_vector_store(settings, checkpoint)
             engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
+
+    def _with_vector_store(
+        self, settings: EngineSettings, checkpoint: Checkpoint
+    ) -> EngineSettings:
+        """Let a bi-encoder keep its vectors in the text store, if there is one."""
+        store = self._text_store
+        if store is None or checkpoint.bi_encoder is None:
+            return settings
+        from rerank_plugins.backends.vector_store import VectorStore  # noqa: PLC0415 - it loads numpy
+
+        name_with = functools.partial(self._name, checkpoint)
+        return replace(settings, vector_store=VectorStore(store, name_with))
 
     def _check_scale(self, checkpoint: Checkpoint) -> None:
         """Take the scale of a model that compares vectors, which has no logits.
@@ -396,8 +426,7 @@ class LocalBackend(Backend):
             )
         self._scale = "similarity"
 
-    def _name(self, loaded: LoadedModel) -> str:
-        checkpoint, engine = loaded.checkpoint, loaded.engine
+    def _name(self, checkpoint: Checkpoint, engine: str) -> str:
         prompt = f"&prompt={checkpoint.prompt_digest}" if checkpoint.prompt_digest else ""
         scaled = self._options["temperature"]
         temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
@@ -407,7 +436,7 @@ class LocalBackend(Backend):
             code = "&code=own"
         graph = "" if checkpoint.graph_name is None else f"&graph={checkpoint.graph_name}"
         return (
-            f"local:{checkpoint.name}?engine={engine.name}{graph}{prompt}{label}{code}"
+            f"local:{checkpoint.name}?engine={engine}{graph}{prompt}{label}{code}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}{temperature}"
         )
 

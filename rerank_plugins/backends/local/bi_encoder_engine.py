@@ -12,6 +12,7 @@ from rerank_plugins.backends.local.bi_encoder import BiEncoder
 from rerank_plugins.backends.local.engine import EngineStats, Request, Runner, query_text
 from rerank_plugins.backends.local.text_tokenizer import Role, TextTokenizer
 from rerank_plugins.backends.local.token_cache import TokenCache
+from rerank_plugins.backends.vector_store import VectorStore
 from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores, Usage
 
@@ -40,6 +41,7 @@ class BiEncoderEngine:
         cached_tokens: vectors of documents kept for the next request; 0 keeps none, None 131,072.
             Those of the last queries always are.
         in_8_bits: round the vectors of documents.
+        store: where vectors of documents are kept as well, which rounds them.
     """
 
     def __init__(
@@ -50,12 +52,17 @@ class BiEncoderEngine:
         *,
         cached_tokens: int | None,
         in_8_bits: bool = False,
+        store: VectorStore | None = None,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
         self._similarity = bi_encoder.similarity
         self._one_each = bi_encoder.method == "embedding model"
-        self._in_8_bits = in_8_bits
+        self._store = store
+        self._in_8_bits = in_8_bits or store is not None
+        self._name = runner.name
+        if self._in_8_bits and not in_8_bits:
+            self._name += "+int8-vectors"
         limit = _KEPT if cached_tokens is None else cached_tokens
         self._documents: TokenCache[TextVectors] = TokenCache(limit, entry_cost=1)
         self._queries: TokenCache[TextVectors] = TokenCache(
@@ -64,7 +71,7 @@ class BiEncoderEngine:
 
     @property
     def name(self) -> str:
-        return self._runner.name
+        return self._name
 
     def logits(self, requests: Sequence[Request]) -> list[Scores]:
         """Return the similarities of each request, with `truncated` and `usage.tokens`."""
@@ -76,7 +83,7 @@ class BiEncoderEngine:
         for chunk in _chunks(requests):
             vectors = self._documents.fill(
                 (document for _, documents in chunk for document in documents),
-                lambda missing: self._embed(missing, "document"),
+                self._document_vectors,
             )
             for index, documents in chunk:
                 query = queries[query_text(requests[index][0])]
@@ -91,6 +98,7 @@ class BiEncoderEngine:
             **self._runner.describe(),
             **self._tokenizer.describe(),
             "cached_documents": len(self._documents),
+            **({} if self._store is None else self._store.describe()),
         }
 
     def stats(self) -> EngineStats:
@@ -112,6 +120,11 @@ class BiEncoderEngine:
             truncated=[i for i, each in enumerate(own) if each.is_truncated or query.is_truncated],
             usage=Usage(tokens=sum(each.tokens for each in own)),
         )
+
+    def _document_vectors(self, texts: Sequence[str]) -> list[TextVectors]:
+        if self._store is None:
+            return self._embed(texts, "document")
+        return self._store.fill(self._name, texts, lambda missing: self._embed(missing, "document"))
 
     def _embed(self, texts: Sequence[str], role: Role) -> list[TextVectors]:
         """Return the vectors of texts; a text without tokens has none.

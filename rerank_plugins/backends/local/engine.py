@@ -10,10 +10,11 @@ from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scores
 
-if TYPE_CHECKING:  # the tokenizer imports this module
+if TYPE_CHECKING:  # the tokenizer imports this module, and numpy is heavy
     from numpy.typing import NDArray
 
     from rerank_plugins.backends.local.tokenizer import Pairs
+    from rerank_plugins.backends.vector_store import VectorStore
 
 __all__ = [
     "Attention",
@@ -72,6 +73,8 @@ class EngineSettings:
     """Whether weights may be unpickled where there are no safetensors."""
     trust_remote_code: bool = False
     """Whether Python code that comes with the checkpoint may run."""
+    vector_store: VectorStore | None = None
+    """Where a bi-encoder keeps the vectors of documents, beside the memory of this process."""
 
 
 @dataclass(frozen=True, slots=True)

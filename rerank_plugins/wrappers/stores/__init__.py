@@ -1,4 +1,4 @@
-"""Where cached scores are kept: the interface, and stores by their spec."""
+"""Where a cache keeps values: the interface, and stores by their spec."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from urllib.parse import unquote
 from rerank_plugins._internal.options import checked_options, unknown, with_options
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["Store", "open_store"]
+__all__ = ["SHORT", "Store", "open_store"]
+
+SHORT = 256
+"""Bytes of the longest value that a store reads if it is not asked for longer ones."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Keeps small values under keys, and may forget any of them at any time.
+    """Keeps values under keys, and may forget any of them at any time.
 
     Safe to share between threads. A store that breaks behaves like an empty one: it never
     raises for that, but counts the failure and reports it in `describe()`.
@@ -26,8 +29,13 @@ class Store(Protocol):
     blocking: bool
     """Whether calls wait for a disk or a network; async callers then make them in a thread."""
 
-    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """Return one value per key, in order; None for what is missing or out of date."""
+    def get_many(self, keys: Sequence[bytes], *, longest: int = SHORT) -> Sequence[bytes | None]:
+        """Return one value per key, in order; None for what is missing or out of date.
+
+        Args:
+            keys: those of the values.
+            longest: bytes of the longest value; a longer one was not written by this package.
+        """
 
     def set_many(self, items: Mapping[bytes, bytes], ttl: float | None) -> None:
         """Keep values, for `ttl` seconds at most; None is as long as there is room."""

@@ -19,6 +19,9 @@ from rerank_plugins._internal.tls import TLS
 
 __all__ = ["bound_connections", "operation"]
 
+_PART = 2**16
+"""Bytes that are sent at once."""
+
 _thread = threading.local()
 
 
@@ -147,8 +150,9 @@ class _BoundedSocket:
         return received
 
     def sendall(self, data: bytes) -> None:
-        self._limit()
-        self._connection.sendall(data)
+        for start in range(0, len(data), _PART):  # each within the time of one step
+            self._limit()
+            self._connection.sendall(data[start : start + _PART])
 
     def _limit(self) -> None:
         if self._timeout == 0:  # it only asks whether there is something

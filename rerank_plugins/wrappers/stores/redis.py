@@ -1,4 +1,4 @@
-"""Scores in a Redis server, for all machines that share it."""
+"""Values in a Redis server, for all machines that share it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from rerank_plugins._internal.checks import check_number
 from rerank_plugins._internal.optional import require
 from rerank_plugins._internal.options import check_variable
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.wrappers.stores import SHORT
 from rerank_plugins.wrappers.stores.bounded import bound_connections, operation
 from rerank_plugins.wrappers.stores.guard import Guard
 
 __all__ = ["RedisStore"]
 
-# A value takes 23 bytes in a reply. What others keep under our keys may be longer.
-_REPLY_BYTES, _BYTES_PER_VALUE = 2**20, 2**8
+_REPLY_BYTES = 2**20
+"""What a reply may take beside its values."""
+_BYTES_PER_SECOND = 50 * 2**20
+"""How fast values travel at least, beyond the first MiB."""
 
 
 class RedisStore:
@@ -34,7 +37,7 @@ class RedisStore:
         username: the user, if Redis has any but the default one.
         password_env: the environment variable that holds the password.
         timeout: seconds for each step: to look up and connect, to encrypt, to ask and read all of
-            the reply.
+            the reply; a second more for every 50 MiB of vectors.
         pause: seconds to leave Redis alone after a failure.
         prefix: what all keys start with.
 
@@ -76,13 +79,13 @@ class RedisStore:
         self._server = Guard(where, (self._redis.RedisError, OSError, *broken), pause=pause)
         self._writes = Guard(f"writing to {where}", (self._redis.ResponseError,), pause=pause)
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get_many(self, keys: Sequence[bytes], *, longest: int = SHORT) -> list[bytes | None]:
         missing: list[bytes | None] = [None] * len(keys)
         client = self._connected()
-        return self._server.call(lambda: self._read(client, keys), missing)
+        return self._server.call(lambda: self._read(client, keys, longest), missing)
 
-    def _read(self, client: Any, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._operation(len(keys)):
+    def _read(self, client: Any, keys: Sequence[bytes], longest: int) -> list[bytes | None]:
+        with self._operation(longest * len(keys)):
             values: list[bytes | None] = client.mget([self._prefix + key for key in keys])
         if len(values) != len(keys):
             raise ValueError(f"{len(values)} values for {len(keys)} keys")
@@ -102,15 +105,17 @@ class RedisStore:
     ) -> Exception | None:
         """Write, and return the server's first refusal, which is no reason not to read."""
         milliseconds = None if ttl is None else max(1, round(ttl * 1000))
-        with self._operation(len(items)), client.pipeline(transaction=False) as pipeline:
+        sent = sum(map(len, items.values())) + SHORT * len(items)
+        with self._operation(sent), client.pipeline(transaction=False) as pipeline:
             for key, value in items.items():
                 pipeline.set(self._prefix + key, value, px=milliseconds)
             replies = pipeline.execute(raise_on_error=False)
         refused = (reply for reply in replies if isinstance(reply, self._redis.ResponseError))
         return next(refused, None)
 
-    def _operation(self, values: int) -> AbstractContextManager[None]:
-        return operation(self._options["timeout"], _REPLY_BYTES + _BYTES_PER_VALUE * values)
+    def _operation(self, size: int) -> AbstractContextManager[None]:
+        seconds = self._options["timeout"] + max(0, size - _REPLY_BYTES) / _BYTES_PER_SECOND
+        return operation(seconds, _REPLY_BYTES + size)
 
     def _connected(self) -> Any:
         if self._client is None:

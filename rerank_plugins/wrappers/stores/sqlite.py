@@ -1,4 +1,4 @@
-"""Scores in a file, for all processes of a machine."""
+"""Values in a file, for all processes of a machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.errors import ConfigError
+from rerank_plugins.wrappers.stores import SHORT
 from rerank_plugins.wrappers.stores.guard import Guard
 
 __all__ = ["SQLiteStore"]
@@ -30,6 +31,15 @@ CREATE TABLE IF NOT EXISTS rerank_scores
 _WRITE = "INSERT OR REPLACE INTO rerank_scores (key, value, ends) VALUES (?, ?, ?)"
 # Each write takes the next id, so ids tell the age and bound the number of rows.
 _FORGET = "DELETE FROM rerank_scores WHERE id <= (SELECT max(id) FROM rerank_scores) - ?"
+_OLDEST = "SELECT id, length(value) FROM rerank_scores ORDER BY id"
+_FORGET_OLDEST = "DELETE FROM rerank_scores WHERE id <= ?"
+
+_ROW_BYTES = 120
+"""What a row takes beside its value, that in the index of the keys included."""
+_SPLIT_BYTES = 1 << 14
+"""What a write may take beside its rows, where it splits pages of the index."""
+_LEAST_BYTES = 1 << 16
+"""Of the smallest file that holds the table, its index and some values."""
 
 
 class SQLiteStore:
@@ -41,11 +51,14 @@ class SQLiteStore:
 
     Args:
         path: the file; made if it is missing. Its folder must exist.
-        entries: the maximum number of values; one takes about 120 bytes on disk.
+        entries: the maximum number of values; a score takes about 120 bytes on disk.
+        max_bytes: the size of the file at most, from 65,536 on. Beside it SQLite keeps a log of
+            some megabytes. A file that is larger already does not shrink; its space is used again.
         clock: gives the time in seconds since 1970, since other processes must agree on it.
 
     Raises:
-        ConfigError: `path` is empty, or `entries` is no positive integer.
+        ConfigError: `path` is empty, `entries` is no positive integer, or `max_bytes` is none from
+            65,536 on.
     """
 
     blocking = True
@@ -55,13 +68,16 @@ class SQLiteStore:
         path: str | os.PathLike[str],
         *,
         entries: int = 1_000_000,
+        max_bytes: int = 1 << 30,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not os.fspath(path):
             raise ConfigError("the SQLite store has no path; write: sqlite:PATH")
         check_integer("entries", entries)
+        check_integer("max_bytes", max_bytes, least=_LEAST_BYTES)
         self._path = str(Path(path).absolute())
         self._entries = entries
+        self._max_bytes = max_bytes
         self._clock = clock
         self._lock = ForkSafeLock()
         self._connection: sqlite3.Connection | None = None
@@ -71,12 +87,12 @@ class SQLiteStore:
         self._reads = guard(f"reading the cache {self._path!r}")
         self._writes = guard(f"writing the cache {self._path!r}")
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get_many(self, keys: Sequence[bytes], *, longest: int = SHORT) -> list[bytes | None]:
         nothing: dict[bytes, bytes] = {}
-        values = self._reads.call(lambda: self._read(keys), nothing)
+        values = self._reads.call(lambda: self._read(keys, longest), nothing)
         return [values.get(key) for key in keys]
 
-    def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def _read(self, keys: Sequence[bytes], longest: int) -> dict[bytes, bytes]:
         values: dict[bytes, bytes] = {}
         now = self._clock()
         with self._connected() as connection:
@@ -85,8 +101,9 @@ class SQLiteStore:
                 marks = ",".join("?" * len(some))
                 values.update(
                     connection.execute(
-                        f"SELECT key, value FROM rerank_scores WHERE key IN ({marks}) AND ends > ?",  # noqa: S608  # only marks
-                        (*some, now),
+                        f"SELECT key, value FROM rerank_scores WHERE key IN ({marks}) "  # noqa: S608  # only marks
+                        "AND ends > ? AND length(value) <= ?",
+                        (*some, now, longest),
                     )
                 )
         return values
@@ -97,8 +114,47 @@ class SQLiteStore:
 
     def _write(self, items: Mapping[bytes, bytes], end: float) -> None:
         with self._connected() as connection, connection:
-            connection.executemany(_WRITE, [(key, value, end) for key, value in items.items()])
+            connection.execute("BEGIN IMMEDIATE")  # no other process changes the size meanwhile
+            fitting, needed = self._fitting(items)
+            self._make_room(connection, needed)
+            connection.executemany(_WRITE, [(key, value, end) for key, value in fitting])
             connection.execute(_FORGET, (self._entries,))
+
+    def _make_room(self, connection: sqlite3.Connection, needed: int) -> None:
+        """Forget the oldest values until the file holds so many bytes more within its bound."""
+        while (excess := self._used(connection) + needed - self._max_bytes) > 0:
+            oldest = connection.execute(_OLDEST)
+            forgotten = None
+            while excess > 0 and (row := oldest.fetchone()) is not None:
+                forgotten, length = row
+                excess -= length + _ROW_BYTES
+            if forgotten is None:
+                return
+            oldest.close()
+            connection.execute(_FORGET_OLDEST, (forgotten,))
+
+    def _fitting(self, items: Mapping[bytes, bytes]) -> tuple[list[tuple[bytes, bytes]], int]:
+        """Return what a quarter of the file has room for, and the bytes that it may take.
+
+        SQLite fills the pages of long values by half at least.
+        """
+        fitting: list[tuple[bytes, bytes]] = []
+        needed = _SPLIT_BYTES
+        for key, value in items.items():
+            size = 2 * (len(value) + _ROW_BYTES)
+            if needed + size <= self._max_bytes // 4 + _SPLIT_BYTES:
+                fitting.append((key, value))
+                needed += size
+        return fitting, needed
+
+    @staticmethod
+    def _used(connection: sqlite3.Connection) -> int:
+        """Return the bytes of the file that hold something."""
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * page_bytes)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -135,6 +191,7 @@ class SQLiteStore:
             "kind": "sqlite",
             "path": self._path,
             "max_entries": self._entries,
+            "max_bytes": self._max_bytes,
             "errors": self._reads.errors + self._writes.errors,
         }
 
@@ -145,4 +202,5 @@ class SQLiteStore:
                 self._connection = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(SQLiteStore, entries=self._entries), (self._path,)
+        make = partial(SQLiteStore, entries=self._entries, max_bytes=self._max_bytes)
+        return make, (self._path,)

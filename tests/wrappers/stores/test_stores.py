@@ -86,6 +86,74 @@ def test_the_number_of_values_is_bounded(make_store):
     store.close()
 
 
+@pytest.mark.parametrize("size", [16, 400, 2_500, 20_000])
+def test_what_values_take_is_bounded(make_store, tmp_path, size):
+    most = 1 << 19
+    store = make_store(max_bytes=most)
+    for batch in range(150):
+        items = {b"%d.%d" % (batch, n): os.urandom(size) for n in range(50_000 // (size + 400))}
+        store.set_many(items, None)
+        if (file := tmp_path / "scores.db").exists():
+            assert file.stat().st_size <= most
+        else:
+            assert store.describe()["bytes"] <= most
+    values = store.get_many(list(items), longest=size)
+
+    assert list(items.values()) == values, "the newest are there"
+    assert [None] == store.get_many([b"0.0"], longest=size), "the oldest are gone"
+    assert 0 == store.describe().get("errors", 0)
+    store.close()
+
+
+def test_replacing_and_expiring_frees_their_bytes(make_store, clock):
+    store = make_store(max_bytes=1 << 18)
+    for _ in range(50):
+        store.set_many({b"a": bytes(9_000), b"b": bytes(9_000)}, 10.0)
+    assert [bytes(9_000)] * 2 == store.get_many([b"a", b"b"], longest=9_000)
+
+    clock.now += 20
+    assert [None] == store.get_many([b"a"], longest=9_000)
+    store.set_many({b"c": bytes(9_000)}, 10.0)
+    assert [bytes(9_000)] == store.get_many([b"c"], longest=9_000)
+    assert store.describe().get("bytes", 0) < 20_000
+    store.close()
+
+
+def test_values_too_large_for_the_bound_are_left_out(make_store):
+    store = make_store(max_bytes=1 << 16)
+    store.set_many({b"small": b"1"}, None)
+    store.set_many({b"large": bytes(1 << 17)}, None)
+
+    assert [None] == store.get_many([b"large"], longest=1 << 18)
+    assert 0 == store.describe().get("errors", 0)
+    store.close()
+
+
+def test_a_file_that_is_too_large_already_is_used_on(tmp_path):
+    path = tmp_path / "scores.db"
+    large = SQLiteStore(path)
+    large.set_many({b"%d" % n: os.urandom(5_000) for n in range(200)}, None)
+    large.close()
+    before = path.stat().st_size
+    small = SQLiteStore(path, max_bytes=1 << 17)
+    small.set_many({b"new": b"1"}, None)
+
+    assert [b"1"] == small.get_many([b"new"])
+    assert [None] == small.get_many([b"0"], longest=5_000)
+    assert path.stat().st_size <= before
+    assert 0 == small.describe()["errors"]
+    small.close()
+
+
+def test_values_longer_than_asked_for_are_not_read_from_a_file(tmp_path):
+    store = SQLiteStore(tmp_path / "scores.db")
+    store.set_many({b"a": bytes(300)}, None)
+
+    assert [None] == store.get_many([b"a"])
+    assert [bytes(300)] == store.get_many([b"a"], longest=300)
+    store.close()
+
+
 def test_memory_evicts_the_least_recently_read():
     store = MemoryStore(entries=2)
     store.set_many({b"a": b"1", b"b": b"2"}, None)
@@ -266,7 +334,13 @@ def test_specs_open_stores(tmp_path):
     memory = open_store("memory?entries=5")
     file = open_store(f"sqlite:{tmp_path}/what%3F.db?entries=6")
 
-    assert {"kind": "memory", "entries": 0, "max_entries": 5} == memory.describe()
+    assert {
+        "kind": "memory",
+        "entries": 0,
+        "max_entries": 5,
+        "bytes": 0,
+        "max_bytes": 1 << 28,
+    } == memory.describe()
     assert f"{tmp_path}/what?.db" == file.describe()["path"]
     assert 6 == file.describe()["max_entries"]
     assert isinstance(memory, Store)
@@ -284,6 +358,8 @@ def test_specs_open_stores(tmp_path):
         ("memory:here", "write: memory"),
         ("memory?entries=0", "at least 1, not 0"),
         ("memory?entries=many", "must be int"),
+        ("memory?max_bytes=0", "at least 1, not 0"),
+        ("sqlite:x.db?max_bytes=1000", "at least 65536, not 1000"),
         ("memory?size=5", "unknown option 'size' for store 'memory'"),
         ("sqlite:", "no path"),
         ("sqlite", "no path"),

@@ -80,6 +80,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
         checkpoint.bi_encoder,
         cached_tokens=settings.cached_tokens,
         in_8_bits=dtype == "int8",
+        store=settings.vector_store,
     )
 
 

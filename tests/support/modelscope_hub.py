@@ -1,4 +1,4 @@
-"""A ModelScope hub on loopback, of one model: its listing, and its files."""
+"""A ModelScope hub on loopback, of one model and maybe the code of another: lists and files."""
 
 import hashlib
 from urllib.parse import parse_qsl, urlsplit
@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 from rerank_plugins.testing import FakeResponse
 
 MODEL = "iic/tiny-reranker"
+COMMIT = "c" * 40
 
 
 class ModelScopeHub:
@@ -14,6 +15,8 @@ class ModelScopeHub:
     def __init__(self, folder):
         self.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         self.files["onnx/model.onnx"] = b"not for us"
+        self.others = {}
+        """Other repositories' files, by `(id, revision)`."""
         self.fetched = []
         self.changes = {}
 
@@ -23,16 +26,17 @@ class ModelScopeHub:
         for end, response in self.changes.items():
             if url.path.endswith(end):
                 return response
-        if asked.get("Revision") not in ("master", "v1"):
+        name, _, end = url.path.removeprefix("/api/v1/models/").partition("/repo")
+        files = self.others.get((name, asked.get("Revision")))
+        if name == MODEL and asked.get("Revision") in ("master", "v1", COMMIT):
+            files = self.files
+        if files is None or end not in ("", "/files"):
             return self._unknown()
-        if url.path == f"/api/v1/models/{MODEL}/repo/files":
-            listed = [self._entry(name, content) for name, content in self.files.items()]
+        if end:
+            listed = [self._entry(path, content) for path, content in files.items()]
             return FakeResponse({"Code": 200, "Success": True, "Data": {"Files": listed}})
-        if url.path == f"/api/v1/models/{MODEL}/repo":
-            self.fetched.append(asked["FilePath"])
-            content = self.files[asked["FilePath"]]
-            return FakeResponse(content, content_type="application/octet-stream")
-        return self._unknown()
+        self.fetched.append(asked["FilePath"])
+        return FakeResponse(files[asked["FilePath"]], content_type="application/octet-stream")
 
     @staticmethod
     def _unknown():

@@ -39,6 +39,7 @@ from rerank_plugins.backends.local.engine import (
 )
 from rerank_plugins.backends.local.foreign_code import parse_code_revisions
 from rerank_plugins.backends.local.foreign_errors import load_errors, score_errors
+from rerank_plugins.backends.local.hub import cached_folder
 from rerank_plugins.backends.local.loaded_model import LoadedModel
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.ready_graph import check_name
@@ -115,7 +116,8 @@ class LocalBackend(Backend):
             relevant; None: what its files say. The score is the logit of its probability: of two
             labels, the difference of their logits.
         onnx_file: an ONNX graph in the model's folder, such as `"onnx/model_quantized.onnx"`, to
-            run as it is in place of the weights; None: one runs only where there are no weights.
+            run as it is in place of the weights; None: one runs only where there are no weights
+            but pickled ones that may not be read.
         hub: where a model that is no folder comes from: `"huggingface"` or `"modelscope"`.
         revision: branch, tag or commit of a hub model.
         cache_folder: where hub models are kept; None: the hub client's own folder.
@@ -220,13 +222,27 @@ class LocalBackend(Backend):
     def scale(self) -> Scale:  # type: ignore[override]  # a hub's model tells it once it is loaded
         """The scale that was set; `"similarity"` of a model that compares vectors.
 
-        Of a model in a folder that is known at once, and of one on a hub once it is loaded.
+        Of a model in a folder, or in the cache of the Hugging Face hub, that is known at once, and
+        of another once it is loaded.
         """
         chosen: Scale = self._options["scale"]
-        if self._scale is None:
-            compares = chosen == "probability" and gives_vectors(Path(self.model).expanduser())
-            self._scale = "similarity" if compares else chosen
-        return self._scale
+        if self._scale is not None or chosen != "probability":
+            return self._scale or chosen
+        folder = self._known_folder()
+        if folder is not None:
+            self._scale = "similarity" if gives_vectors(folder) else chosen
+        return self._scale or chosen
+
+    def _known_folder(self) -> Path | None:
+        """Return where the model's files are, if that is known without asking a hub."""
+        folder = Path(self.model).expanduser()
+        if folder.is_dir() or self._options["hub"] != "huggingface":
+            return folder if folder.is_dir() else None
+        return cached_folder(
+            self.model,
+            revision=self._options["revision"],
+            cache_folder=self._options["cache_folder"],
+        )
 
     @property
     def name(self) -> str:
@@ -431,7 +447,9 @@ class LocalBackend(Backend):
         scaled = self._options["temperature"]
         temperature = "" if scaled == 1 else f"&temperature={float(scaled)!r}"
         label = "" if checkpoint.label is None else f"&label={checkpoint.label.index}"
-        code = "".join(f"&code={name}@{path.name[:12]}" for name, path in checkpoint.code.items())
+        code = "".join(
+            f"&code={name}@{commit[:12]}" for name, commit in checkpoint.code_revisions.items()
+        )
         if self._options["trust_remote_code"] and checkpoint.config.get("auto_map") and not code:
             code = "&code=own"
         graph = "" if checkpoint.graph_name is None else f"&graph={checkpoint.graph_name}"

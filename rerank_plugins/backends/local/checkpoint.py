@@ -135,6 +135,8 @@ class Checkpoint:
     """An ONNX graph to run as it is, for want of weights or because the user names it."""
     code: Mapping[str, Path] = field(default_factory=dict)
     """Where the Python files are that it takes from other repositories, by their ids."""
+    code_revisions: Mapping[str, str] = field(default_factory=dict)
+    """The commit of each of these repositories."""
 
     @property
     def name(self) -> str:
@@ -299,6 +301,7 @@ def resolve(
     }
     with_code = functools.partial(
         _with_code,
+        hub=hub,
         revisions=(code_revisions or {}) if trust_remote_code else None,
         cache_folder=cache_folder,
         local_files_only=local_files_only,
@@ -379,17 +382,19 @@ def _whole(
 def _with_code(
     checkpoint: Checkpoint,
     *,
+    hub: HubName,
     revisions: Mapping[str, str] | None,
     cache_folder: str | None,
     local_files_only: bool,
 ) -> Checkpoint:
-    """Fetch the code of other repositories; None: the model may run none."""
+    """Fetch the code of other repositories from the model's hub; None: the model may run none."""
     if revisions is None:
         return checkpoint
     repositories = code_repositories(checkpoint.config)
     pinned(checkpoint.model, repositories, revisions)
+    fetch_code = fetch_from_modelscope if hub == "modelscope" else fetch
     code = {
-        name: fetch(
+        name: fetch_code(
             name,
             revision=revisions[name],
             cache_folder=cache_folder,
@@ -398,7 +403,8 @@ def _with_code(
         )
         for name in repositories
     }
-    return replace(checkpoint, code=code)
+    used = {name: revisions[name] for name in repositories}
+    return replace(checkpoint, code=code, code_revisions=used)
 
 
 def _read(
@@ -415,7 +421,8 @@ def _read(
     where = repr(str(folder) if commit is None else model)
     check_regular(folder)
     weights = _weights(folder)
-    needs_graph = onnx_file is not None or not weights
+    unreadable = not pickle and all(file.suffix != ".safetensors" for file in weights)
+    needs_graph = onnx_file is not None or unreadable or not weights
     graph = find_graph(where, folder, onnx_file) if needs_graph else None
     check_is_model(folder, where, has_weights=bool(weights or graph))
     config = _json(folder / "config.json")

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.model_owners import with_owner
-from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
+from rerank_plugins.errors import (
+    AuthenticationError,
+    BackendUnavailable,
+    ConfigError,
+    MissingDependencyError,
+)
 
-__all__ = ["error_chain", "fetch", "ignored_by", "shorten"]
+__all__ = ["cached_folder", "error_chain", "fetch", "ignored_by", "shorten"]
 
 _FIRST_ERROR = 400
 """The lowest HTTP status that tells of an error."""
@@ -87,6 +92,19 @@ def fetch(
             f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}{page}"
         ) from exc
     return Path(folder)
+
+
+def cached_folder(model: str, *, revision: str | None, cache_folder: str | None) -> Path | None:
+    """Return where the cache has files of a model, or None; asks nobody and loads no client."""
+    try:
+        constants = require("huggingface_hub.constants", extra="onnx")
+        place = Path(cache_folder or constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+        reference = place / "refs" / (revision or constants.DEFAULT_REVISION)
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        folder = place / "snapshots" / (commit or "")
+        return folder if commit and folder.is_dir() else None
+    except (MissingDependencyError, OSError, ValueError):
+        return None
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -502,6 +502,28 @@ def test_a_hub_s_model_tells_its_scale_once_it_is_loaded(
     assert "similarity" == backend.scale
 
 
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("bert, mean", "similarity"), ("PyLate, modernbert", "similarity"), (None, "probability")],
+)
+def test_a_model_in_the_hub_s_cache_tells_its_scale_before_it_is_loaded(
+    name: str | None, scale: str, folder_of: Callable[[str], str], tmp_path: Path
+) -> None:
+    commit = "c" * 40
+    place = tmp_path / "models--owner--model"
+    folder = Path(folder_of(name)) if name else build("bert", tmp_path / "plain")
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+
+    for revision in (None, "main", commit):
+        backend = LocalBackend("owner/model", revision=revision, cache_folder=tmp_path)
+        assert scale == backend.scale
+        assert backend._loaded is None
+    assert "probability" == LocalBackend("owner/model", revision="x", cache_folder=tmp_path).scale
+    assert "logit" == LocalBackend("owner/model", scale="logit", cache_folder=tmp_path).scale
+
+
 @pytest.mark.slow
 def test_a_model_in_its_own_process_tells_its_scale_too(
     folder_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -1,5 +1,6 @@
 """Models from ModelScope: which files are fetched, and its failures as our errors."""
 
+import json
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from rerank_plugins import (
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.testing import FakeResponse, FakeServer, cut_short
 from tests.support.checkpoints import build
-from tests.support.modelscope_hub import MODEL, ModelScopeHub
+from tests.support.modelscope_hub import COMMIT, MODEL, ModelScopeHub
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,26 @@ def server(hub, monkeypatch, tmp_path):
 
 def fetch(**options):
     return resolve(MODEL, hub="modelscope", **options)
+
+
+def test_the_code_of_another_repository_comes_from_the_same_hub(server, hub):
+    """Two commits, so that the one that was named is seen to be the one that is used."""
+    config = json.loads(hub.files["config.json"])
+    config["auto_map"] = {"AutoConfig": "someone/code--configuration.FancyConfig"}
+    hub.files["config.json"] = json.dumps(config).encode()
+    for commit in ("a" * 40, "b" * 40):
+        hub.others["someone/code", commit] = {"configuration.py": commit.encode()}
+    found = {}
+    for commit in ("a" * 40, "b" * 40):
+        pins = {"someone/code": commit}
+        options = {"revision": COMMIT, "trust_remote_code": True, "code_revisions": pins}
+        checkpoint = fetch(**options)
+        found[commit] = (checkpoint.code["someone/code"] / "configuration.py").read_text()
+        assert pins == checkpoint.code_revisions
+    assert found == {commit: commit for commit in found}
+
+    with pytest.raises(ConfigError, match=r"'someone/code' \(revision 'd+'\) is not on ModelScope"):
+        fetch(**{**options, "code_revisions": {"someone/code": "d" * 40}})
 
 
 def test_the_files_of_a_model_are_fetched_and_no_others(server, hub, folder):

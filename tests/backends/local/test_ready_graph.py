@@ -54,6 +54,21 @@ def test_a_graph_without_weights_runs(plain, folder):
     assert "onnx/model.onnx" in backend.model_files().paths
 
 
+@pytest.mark.parametrize("options", [{}, {"engine": "onnx"}, {"onnx_file": "onnx/model.onnx"}])
+def test_a_graph_runs_where_the_weights_beside_it_are_pickled(plain, folder, options):
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    backend = LocalBackend(folder, **options)
+    assert list(backend.score(QUERY, DOCUMENTS)) == pytest.approx(scores(plain), abs=1e-6)
+    assert backend.describe()["graph"] == "onnx/model.onnx"
+
+
+def test_pickled_weights_without_a_graph_say_what_to_do(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    (folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(ConfigError, match="convert it, or pass `allow_pickle=True`"):
+        scores(folder)
+
+
 def test_the_graph_that_is_named_runs_in_place_of_the_weights(plain, folder, tmp_path):
     """The other one's weights are negative, so that it is known by its scores."""
     turned = tmp_path / "turned"

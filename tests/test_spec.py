@@ -228,7 +228,7 @@ def test_the_error_of_a_wrong_file_says_what_is_wrong(tmp_path, text, message):
         ("local:m?use_fp16=true", "did you mean 'dtype=float16'"),
         ("local:m?fp16=true", "did you mean 'dtype=float16'"),
         ("local:m?load_in_8bit=true", "did you mean 'dtype=int8'"),
-        ("local:m?load_in_4bit=true", "the smallest weights here are dtype=int8"),
+        ("local:m?load_in_4bit=true", "did you mean 'dtype=int4'"),
         ("local:m?torch_dtype=float16", "did you mean 'dtype'"),
         ("local:m?dtype=fp16", "must be .* not 'fp16'; did you mean 'float16'"),
         ("local:m?dtype=BF16", "did you mean 'bfloat16'"),

@@ -18,7 +18,9 @@ _OTHER_NAMES = {
     "fp16": "dtype=float16",
     "fp32": "dtype=float32",
     "half": "dtype=float16",
+    "int4": "dtype=int4",
     "int8": "dtype=int8",
+    "load_in_4bit": "dtype=int4",
     "load_in_8bit": "dtype=int8",
     "max_length_tokens": "max_length",
     "max_seq_length": "max_length",
@@ -74,8 +76,6 @@ def suggestion(name: str, valid: Collection[str]) -> str:
     """
     if name in _GROUPS and "dtype" in valid:
         return "what it holds are options of their own here, as in device=cuda&dtype=float16; "
-    if name == "load_in_4bit" and "dtype" in valid:
-        return "the smallest weights here are dtype=int8; "
     other = _OTHER_NAMES.get(name.lower(), "")
     option, _, value = other.partition("=")
     if option in valid:

@@ -14,6 +14,7 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.adapter_config import CONFIG, WEIGHTS, read_adapter_config
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.plausible import check_counts, check_regular
+from rerank_plugins.backends.local.quantisation import read_quantisation
 from rerank_plugins.backends.local.shards import INDICES, shards
 from rerank_plugins.errors import ConfigError
 
@@ -75,7 +76,7 @@ def merge(
         raise ConfigError(
             f"{model!r} holds an adapter of {name!r}, which has no safetensors weights; convert it"
         )
-    _check_base(base)
+    _check_base(model, base)
     hub = require("huggingface_hub.constants", extra="onnx")
     place = Path(cache_folder or hub.HF_HUB_CACHE) / _FOLDER / _key(folder, base)
     if place.is_dir():
@@ -96,7 +97,7 @@ def merge(
     return place
 
 
-def _check_base(base: Path) -> None:
+def _check_base(model: str, base: Path) -> None:
     """Check what transformers would read of a base, as of a model that is loaded itself."""
     for name in INDICES:
         if (base / name).exists():
@@ -105,8 +106,17 @@ def _check_base(base: Path) -> None:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # transformers says what is wrong with it
         return
-    if isinstance(config, dict):
-        check_counts(repr(str(base)), config)
+    if not isinstance(config, dict):
+        return
+    check_counts(repr(str(base)), config)
+    weights = sorted(base.glob("model*.safetensors"))
+    quantisation = read_quantisation(repr(str(base)), config, weights)
+    if quantisation is not None:
+        raise ConfigError(
+            f"{model!r} holds an adapter of a base whose weights are quantised ({quantisation}), "
+            "and merging would round them once more; set base_model_name_or_path in its "
+            f"{CONFIG} to the base in float16 or bfloat16"
+        )
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class LocalBackend(Backend):
             whole model: `"cuda:0,cuda:1"`, or `"cuda:all"`.
         dtype: of weights and activations. `"auto"` is float32 on a CPU; on CUDA float16, or
             bfloat16 for language models and where a model needs it; `"tf32"` is float32 with
-            faster, coarser products on CUDA; `"int8"` is for the onnx engine.
+            faster, coarser products on CUDA; `"int8"` and `"int4"` (torch engine, extra
+            `bitsandbytes`) are of weights, which are then rounded.
         attention: `"packed"` concatenates the pairs of a batch, `"padded"` pads them to one
             length; `"auto"` packs if a check at load finds the same scores.
         max_length: the most tokens in a pair; None: what the model can read, up to 1,024.

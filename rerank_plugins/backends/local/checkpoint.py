@@ -46,6 +46,7 @@ from rerank_plugins.backends.local.prompts import (
     PromptOptions,
     read_prompt_config,
 )
+from rerank_plugins.backends.local.quantisation import Quantisation, read_quantisation
 from rerank_plugins.backends.local.ready_graph import (
     USUAL_GRAPHS,
     data_files,
@@ -133,6 +134,8 @@ class Checkpoint:
     """Whether `config` is `config.json` as it stands."""
     graph: Path | None = None
     """An ONNX graph to run as it is, for want of weights or because the user names it."""
+    quantisation: Quantisation | None = None
+    """How the weights are saved in few bits; None: they are not."""
     code: Mapping[str, Path] = field(default_factory=dict)
     """Where the Python files are that it takes from other repositories, by their ids."""
     code_revisions: Mapping[str, str] = field(default_factory=dict)
@@ -181,6 +184,8 @@ class Checkpoint:
             facts["false_token"] = self.answer_tokens.false
         if self.label is not None:
             facts["label"] = self.label.name
+        if self.quantisation is not None:
+            facts["quantisation"] = str(self.quantisation)
         return facts
 
     @property
@@ -435,6 +440,7 @@ def _read(
     native = native_config(config)
     is_native, config = native == config, native
     _check_files(where, folder, weights, pickle=pickle, has_graph=graph is not None)
+    quantisation = None if graph else read_quantisation(where, config, weights)
     check_token_ids(folder)
     tokenizer_config = _json(folder / "tokenizer_config.json") or {}
     for name in tokenizer_config.get("fast_tokenizer_files") or ():
@@ -490,6 +496,7 @@ def _read(
         config=config,
         is_native=is_native,
         graph=graph,
+        quantisation=quantisation,
         tokenizer_config={**_special_tokens(folder, bi_encoder), **tokenizer_config},
         max_length=_chosen(max_length, longest, own_length),
         longest=longest,

@@ -31,8 +31,11 @@ __all__ = [
 Attention: TypeAlias = Literal["auto", "packed", "padded"]
 """Whether pairs of a batch lie one after another, or are padded to one length."""
 
-DType: TypeAlias = Literal["auto", "float32", "tf32", "float16", "bfloat16", "int8"]
-"""The dtype of weights and activations; `"auto"` leaves it to the engine and the device."""
+DType: TypeAlias = Literal["auto", "float32", "tf32", "float16", "bfloat16", "int8", "int4"]
+"""The dtype of weights and activations; `"auto"` leaves it to the engine and the device.
+
+`"int8"` and `"int4"` are of weights; on the torch engine of weights alone.
+"""
 
 Request: TypeAlias = tuple[str | Query, Sequence[str]]
 """A query and its documents."""

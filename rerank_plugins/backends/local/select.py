@@ -84,7 +84,7 @@ def _run_graph(
 
 
 def _why_not_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> str | None:
-    if settings.dtype != "int8" and _has_gpu(settings.device):
+    if _has_gpu(settings.device):
         named = f"`device` is {settings.device!r}"
         return "there is a GPU" if settings.device == "auto" else named
     try:
@@ -104,6 +104,11 @@ def _refuse_for_onnx(checkpoint: Checkpoint, settings: EngineSettings) -> None:
         raise UnsupportedByEngine(
             f"{checkpoint.model!r} is a language model or uses a prompt, which only the torch "
             "engine can run"
+        )
+    if checkpoint.quantisation is not None:
+        raise UnsupportedByEngine(
+            f"the weights of {checkpoint.model!r} are quantised ({checkpoint.quantisation}), which "
+            "only the torch engine can read; set engine='torch', or take the model in float32"
         )
     if settings.trust_remote_code and checkpoint.config.get("auto_map"):
         raise UnsupportedByEngine(

@@ -100,6 +100,18 @@ def test_weights_that_nobody_brings_are_named(checkpoint, tmp_path):
         scores(tmp_path / "lora")
 
 
+def test_a_quantised_base_is_refused(checkpoint, tmp_path):
+    """Merging would round its weights once more, and peft may do so without a word."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"quantised \(bitsandbytes, 4 bits\), and merging"):
+        scores(tmp_path / "lora")
+
+
 @pytest.mark.skipif(not hasattr(transformers, "GteConfig"), reason="needs transformers 5.23")
 def test_a_base_that_needs_its_own_code_no_more_is_adapted(checkpoint, tmp_path):
     """As gte-multilingual-reranker-base is published: `model_type` "new", and an `auto_map`."""

@@ -41,13 +41,20 @@ def test_a_requested_engine_is_selected(
     assert (engine, "set by `engine`") == chosen(checkpoint("bert"), engine, device="cpu")
 
 
-def test_a_gpu_gets_torch_except_for_int8(
+def test_a_gpu_gets_torch_also_for_int8(
     checkpoint: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "_has_gpu", lambda _: True)
 
     assert ("torch", "not onnx: there is a GPU") == chosen(checkpoint("bert"))
-    assert "onnx" == chosen(checkpoint("bert"), dtype="int8")[0]
+    assert "torch" == chosen(checkpoint("bert"), dtype="int8")[0]
+
+
+def test_int8_gets_torch_where_onnx_cannot_run_the_model(
+    checkpoint: Callable[[str], str],
+) -> None:
+    assert "onnx" == chosen(checkpoint("bert"), device="cpu", dtype="int8")[0]
+    assert "torch" == chosen(checkpoint("qwen3"), device="cpu", dtype="int8")[0]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])

@@ -27,6 +27,7 @@ from rerank_plugins.backends.local.torch.accelerators import choose_devices
 from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.forked import call_with_live_threads
 from rerank_plugins.backends.local.torch.model import choose_dtype, limit_memory, load_model
+from rerank_plugins.backends.local.torch.quantise import QUANTISED
 from rerank_plugins.backends.local.torch.replica import Replica
 from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores
@@ -53,6 +54,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
             checkpoint.bi_encoder,
             cached_tokens=settings.cached_tokens,
             store=settings.vector_store,
+            in_8_bits=settings.dtype in QUANTISED,
         )
     tokenizer, answers = _load_tokenizer(checkpoint, settings)
     return TorchEngine(_load_replicas(checkpoint, devices, settings, answers), tokenizer, settings)

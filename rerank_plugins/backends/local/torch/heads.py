@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 _HALF = (torch.float16, torch.bfloat16)
+_PLAIN = (*_HALF, torch.float32, torch.float64, torch.int64, torch.bool)
+"""Of weights that are numbers to multiply with, and of counts and masks beside them."""
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _CHAIN_POOLINGS: Mapping[ChainPooling, Pooling] = {
     "cls": "first",
     "lasttoken": "last",
@@ -103,10 +106,13 @@ def keep_answer_rows(model: Any, ids: Sequence[int]) -> None:
         ConfigError: the head is not linear, or has no such tokens.
     """
     full = model.get_output_embeddings()
-    if not isinstance(full, torch.nn.Linear):
+    if full is None or not hasattr(full, "out_features"):
         raise ConfigError(f"{type(model).__name__} has no linear language model head")
     if max(ids) >= full.out_features or min(ids) < 0:
         raise ConfigError(f"the model has {full.out_features} tokens, and none is token {max(ids)}")
+    if not _is_plain(full):
+        model.set_output_embeddings(_AnswersOf(full, ids))
+        return
     weight = full.weight
     head = torch.nn.Linear(
         full.in_features,
@@ -134,7 +140,31 @@ def upcast_head(model: Any) -> None:
     parts = [part for part in model.children() if part is not backbone]
     pooler = getattr(backbone, "pooler", None)
     for part in [*parts, *([] if pooler is None else [pooler])]:
-        part.float().register_forward_pre_hook(_upcast_inputs, with_kwargs=True)
+        if all(map(_is_plain, part.modules())):
+            part.float().register_forward_pre_hook(_upcast_inputs, with_kwargs=True)
+
+
+class _AnswersOf(torch.nn.Module):
+    """A head whose weights are in few bits, so that its rows can't be taken: what it answers."""
+
+    def __init__(self, full: torch.nn.Module, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.full = full
+        self._ids = list(ids)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.full(states)
+        return torch.stack([logits[..., each] for each in self._ids], dim=-1)
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether a module is no layer whose weights are in few bits, as libraries put them there."""
+    if isinstance(module, torch.nn.Linear) and type(module) is not torch.nn.Linear:
+        return False
+    if getattr(module, "quantization_scheme", None) is not None:  # compressed-tensors
+        return False
+    weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return all(type(each) in _TENSORS and each.dtype in _PLAIN for each in weights)
 
 
 def _upcast_inputs(

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import logging
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import safetensors
 import torch
 import transformers
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import DType, EngineSettings, UnsupportedByEngine
 from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
+from rerank_plugins.backends.local.quantisation import check_packages
 from rerank_plugins.backends.local.torch.chain import ChainModel
 from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
+from rerank_plugins.backends.local.torch.quantise import QUANTISED, quantise_weights
 from rerank_plugins.backends.local.torch.quiet import quiet
-from rerank_plugins.errors import BackendError, ConfigError
+from rerank_plugins.errors import BackendError, ConfigError, MissingDependencyError
 
 __all__ = ["choose_dtype", "limit_memory", "load_model"]
 
@@ -29,16 +34,16 @@ _LISTED = 4
 def choose_dtype(dtype: DType, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
     """Return the dtype of weights and activations on this device.
 
-    `"auto"` is float32 off CUDA. On CUDA it is float16, as fast as bfloat16 and eight times as
-    precise, except for language models and checkpoints saved in bfloat16, whose values may be too
-    large.
+    `"auto"` is float32 off CUDA, and so is what computes beside weights in 8 or 4 bits. On CUDA it
+    is float16, as fast as bfloat16 and eight times as precise, except for language models and
+    checkpoints saved in bfloat16, whose values may be too large.
 
     Raises:
         UnsupportedByEngine: torch or the device lacks it.
     """
-    if dtype == "int8" or (dtype == "tf32" and device.type != "cuda"):
+    if dtype == "tf32" and device.type != "cuda":
         raise UnsupportedByEngine(f"the torch engine has no dtype {dtype!r} on {device.type!r}")
-    if dtype == "auto" and device.type == "cuda":
+    if dtype in ("auto", *QUANTISED) and device.type == "cuda":
         saved = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
         if saved != "bfloat16" and not checkpoint.is_decoder:
             return torch.float16
@@ -82,6 +87,7 @@ def load_model(
 
     Raises:
         ConfigError: transformers can't load it, or its files lack weights.
+        MissingDependencyError: its weights are quantised, and what reads them is not installed.
         BackendError: it does not fit onto the device.
     """
     kind: Any = transformers.AutoModelForSequenceClassification
@@ -90,6 +96,7 @@ def load_model(
     elif answers:
         kind = transformers.AutoModelForCausalLM
     config = _config(checkpoint)
+    placed = _placed(checkpoint, device, settings)
     try:
         if checkpoint.code:
             config_class = foreign_class(checkpoint, "AutoConfig") or transformers.AutoConfig
@@ -104,8 +111,10 @@ def load_model(
                 output_loading_info=True,
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
+                **placed,
             )
     except (
+        AttributeError,
         ImportError,
         KeyError,
         OSError,
@@ -113,29 +122,10 @@ def load_model(
         ValueError,
         safetensors.SafetensorError,
     ) as exc:
-        if checkpoint.config.get("auto_map") and not settings.trust_remote_code:
-            others = code_repositories(checkpoint.config)
-            where = f" in {', '.join(others)}" if others else ""
-            pins = "".join(f", and code_revisions='{name}@COMMIT'" for name in others[:1])
-            raise ConfigError(
-                f"{checkpoint.model!r} brings Python code of its own{where}, and transformers "
-                f"{transformers.__version__} can't load it without; if you have read that code and "
-                f"trust it, pass `trust_remote_code=True`{pins} (a hub model also needs its commit "
-                "as `revision`)"
-            ) from exc
-        raise ConfigError(
-            f"transformers {transformers.__version__} can't load {checkpoint.model!r}: "
-            f"{reason_of(exc)}"
-        ) from exc
-    unused = "pooler." if checkpoint.chain is not None else None
-    missing = [key for key in report["missing_keys"] if not (unused and key.startswith(unused))]
-    if missing:
-        missing.sort()
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise ConfigError(
-            f"{checkpoint.model!r} lacks the weights {missing[:_LISTED]}{more}, which would be "
-            "random and give meaningless scores; choose a trained reranker"
-        )
+        raise _cannot_load(checkpoint, settings, exc) from exc
+    _check_whole(checkpoint, report["missing_keys"])
+    if settings.dtype in QUANTISED:
+        quantise_weights(model, settings.dtype, device)  # type: ignore[arg-type]  # as just seen
     model.config.get_text_config().use_cache = False
     if answers:
         keep_answer_rows(model, answers)
@@ -143,12 +133,12 @@ def load_model(
         model = ChainModel(model, checkpoint.chain, checkpoint.folder)
     upcast_head(model)
     try:
-        return model.eval().to(device)
+        return model.eval() if placed else model.eval().to(device)
     except (RuntimeError, MemoryError) as exc:
         if is_out_of_memory(exc):
             raise BackendError(
                 f"the model {checkpoint.model!r} does not fit onto {device}; choose a smaller one, "
-                'dtype="float16", or device="cpu"'
+                'dtype="float16" or "int8", or device="cpu"'
             ) from exc
         raise
 
@@ -159,3 +149,85 @@ def _config(checkpoint: Checkpoint) -> Any:
         return None
     values = dict(checkpoint.config)
     return transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def _placed(
+    checkpoint: Checkpoint, device: torch.device, settings: EngineSettings
+) -> dict[str, Any]:
+    """Return how transformers loads weights that are saved in few bits: onto the device at once.
+
+    Raises:
+        ConfigError: transformers knows no such method, and would read them as they stand; or they
+            can't be rounded once more.
+        MissingDependencyError: what reads them is not installed.
+    """
+    quantisation = checkpoint.quantisation
+    if quantisation is None:
+        return {}
+    if settings.dtype in QUANTISED:
+        raise UnsupportedByEngine(
+            f"the weights of {checkpoint.model!r} are quantised already ({quantisation}); leave "
+            f"out dtype={settings.dtype!r}"
+        )
+    known = {
+        name.partition("_")[0] if name.startswith("bitsandbytes") else name
+        for name in AUTO_QUANTIZATION_CONFIG_MAPPING
+    }
+    if quantisation.method not in known:
+        raise ConfigError(
+            f"the weights of {checkpoint.model!r} are quantised by {quantisation.method!r}, and "
+            f"transformers {transformers.__version__} reads only {', '.join(sorted(known))}; take "
+            " the model in float32, float16 or bfloat16"
+        )
+    check_packages(checkpoint.model, quantisation)
+    if quantisation.method == "bitsandbytes":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
+    return {"device_map": {"": device}} if importlib.util.find_spec("accelerate") else {}
+
+
+def _cannot_load(
+    checkpoint: Checkpoint, settings: EngineSettings, exc: Exception
+) -> ConfigError | MissingDependencyError:
+    """Return what to tell where transformers raised."""
+    if checkpoint.config.get("auto_map") and not settings.trust_remote_code:
+        others = code_repositories(checkpoint.config)
+        where = f" in {', '.join(others)}" if others else ""
+        pins = "".join(f", and code_revisions='{name}@COMMIT'" for name in others[:1])
+        return ConfigError(
+            f"{checkpoint.model!r} brings Python code of its own{where}, and transformers "
+            f"{transformers.__version__} can't load it without; if you have read that code and "
+            f"trust it, pass `trust_remote_code=True`{pins} (a hub model also needs its commit "
+            "as `revision`)"
+        )
+    if checkpoint.quantisation is not None and isinstance(exc, ImportError):
+        return MissingDependencyError(
+            f"the weights of {checkpoint.model!r} are quantised ({checkpoint.quantisation}), and "
+            f"what reads them is not installed: {reason_of(exc)}"
+        )
+    return ConfigError(
+        f"transformers {transformers.__version__} can't load {checkpoint.model!r}: {reason_of(exc)}"
+    )
+
+
+def _check_whole(checkpoint: Checkpoint, missing: Collection[str]) -> None:
+    """Refuse a model some of whose weights were not in its files."""
+    unused = "pooler." if checkpoint.chain is not None else None
+    lacking = sorted(key for key in missing if not (unused and key.startswith(unused)))
+    if not lacking:
+        return
+    more = f" and {len(lacking) - _LISTED} more" if len(lacking) > _LISTED else ""
+    what = f"{checkpoint.model!r} lacks the weights {lacking[:_LISTED]}{more}"
+    if checkpoint.quantisation is not None:
+        raise ConfigError(
+            f"{what}: they are quantised ({checkpoint.quantisation}) in a way that transformers "
+            f"{transformers.__version__} does not read; take the model in float32, float16 or "
+            "bfloat16"
+        )
+    raise ConfigError(
+        f"{what}, which would be random and give meaningless scores; choose a trained reranker"
+    )
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    """Whether a record is none of bitsandbytes' about float32, of which there is one per layer."""
+    return "inputs will be cast" not in record.msg

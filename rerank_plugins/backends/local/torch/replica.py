@@ -22,6 +22,7 @@ from rerank_plugins.backends.local.torch.accelerators import free_cache, full_na
 from rerank_plugins.backends.local.torch.batch_plan import plan_batches, tokens_in_batch
 from rerank_plugins.backends.local.torch.batch_size import find_batch_size
 from rerank_plugins.backends.local.torch.forward import Forward, choose_forward, overflows
+from rerank_plugins.backends.local.torch.quantise import QUANTISED, weight_bytes
 from rerank_plugins.errors import BackendError, BackendOutOfMemory
 from rerank_plugins.scheduler import BatchLimit
 
@@ -58,9 +59,11 @@ class Replica:
         self._checkpoint = checkpoint
         self._settings = settings
         model = load(dtype)
-        if settings.dtype == "auto" and dtype == torch.float16 and overflows(model, checkpoint):
+        chosen = settings.dtype in ("auto", *QUANTISED)
+        if chosen and dtype == torch.float16 and overflows(model, checkpoint):
             model = load(torch.bfloat16)
         self.device: torch.device = model.device
+        self._weight_bytes = weight_bytes(model)
         self.forward, self._forward_reason = choose_forward(model, checkpoint, settings)
         self._bfloat16_forward: Forward | None = None  # once float16 has overflowed
         batch_tokens, self._batch_tokens_reason = (
@@ -85,8 +88,10 @@ class Replica:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the layers, as `"float16"`."""
-        return str(self.forward.dtype).removeprefix("torch.")
+        """The dtype of the layers, as `"float16"`, or `"int8-float16"` of weights in 8 bits."""
+        computes_in = str(self.forward.dtype).removeprefix("torch.")
+        chosen = self._settings.dtype
+        return f"{chosen}-{computes_in}" if chosen in QUANTISED else computes_in
 
     @property
     def gives_tokens(self) -> bool:
@@ -122,6 +127,7 @@ class Replica:
         return {
             "device": full_name(self.device),
             "dtype": self.dtype,
+            "weight_bytes": self._weight_bytes,
             "attention": self.forward.name,
             "attention_reason": self._forward_reason,
             **self.forward.facts,

@@ -336,12 +336,9 @@ def test_language_models_get_bfloat16(checkpoint: Callable[[str], str], monkeypa
     )
 
 
-@pytest.mark.parametrize("dtype", ["int8", "tf32"])
-def test_a_dtype_that_the_device_lacks_is_refused(
-    dtype: str, checkpoint: Callable[[str], str]
-) -> None:
-    with pytest.raises(UnsupportedByEngine, match=f"no dtype '{dtype}' on 'cpu'"):
-        engine_of(checkpoint("bert"), dtype=dtype)
+def test_a_dtype_that_the_device_lacks_is_refused(checkpoint: Callable[[str], str]) -> None:
+    with pytest.raises(UnsupportedByEngine, match="no dtype 'tf32' on 'cpu'"):
+        engine_of(checkpoint("bert"), dtype="tf32")
 
 
 @pytest.mark.parametrize(

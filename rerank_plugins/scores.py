@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, overload
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 from rerank_plugins.errors import InvalidResponse
 
@@ -16,6 +16,8 @@ Scale: TypeAlias = Literal["probability", "logit", "similarity", "unknown"]
 """`"probability"`: 0 to 1. `"logit"`: any finite number. `"similarity"`: a cosine, or what else
 compares vectors, of a range that the model has. `"unknown"`: nothing is promised."""
 
+
+_Fact = TypeVar("_Fact")
 
 _UNORDERED = (Mapping, AbstractSet, bytes, bytearray)
 """What has a length and is no list of scores: its numbers are something else."""
@@ -64,8 +66,10 @@ class Scores(Sequence[float]):
     """The range of the scores."""
     truncated: frozenset[int]
     """Positions of documents of which the model read a part only."""
-    chunked: frozenset[int]
-    """Positions of documents that were scored in several pieces."""
+    read: Mapping[int, float]
+    """Position → the share that was read, 0 to 1, of truncated documents where it is known."""
+    windows: Mapping[int, int]
+    """Position → in how many windows a document was read, of those that were read in several."""
     passages: Mapping[int, Passage]
     """Position → the passage that made the score, where one did."""
     cached: int
@@ -82,7 +86,8 @@ class Scores(Sequence[float]):
         model: str | None = None,
         scale: Scale = "unknown",
         truncated: Iterable[int] = (),
-        chunked: Iterable[int] = (),
+        read: Mapping[int, float] | None = None,
+        windows: Mapping[int, int] | None = None,
         passages: Mapping[int, Passage] | None = None,
         cached: int = 0,
         usage: Usage | None = None,
@@ -94,15 +99,21 @@ class Scores(Sequence[float]):
         keep(self, "model", model)
         keep(self, "scale", scale)
         keep(self, "truncated", frozenset(truncated))
-        keep(self, "chunked", frozenset(chunked))
+        keep(self, "read", {} if read is None else dict(read))
+        keep(self, "windows", {} if windows is None else dict(windows))
         keep(self, "passages", {} if passages is None else dict(passages))
         keep(self, "cached", cached)
         keep(self, "usage", usage)
-        if self.truncated or self.chunked or self.passages:
+        if self.truncated or self.read or self.windows or self.passages:
             self._check_positions()
 
+    @property
+    def chunked(self) -> frozenset[int]:
+        """Positions of documents that were read in several windows."""
+        return frozenset(self.windows)
+
     def _check_positions(self) -> None:
-        for position in (*self.truncated, *self.chunked, *self.passages):
+        for position in (*self.truncated, *self.read, *self.windows, *self.passages):
             if position not in range(len(self.values)):
                 raise InvalidResponse(
                     f"a fact about document {position!r} of {len(self.values)} scores"
@@ -149,8 +160,9 @@ class Scores(Sequence[float]):
             model=self.model,
             scale=self.scale,
             truncated=[new for new, old in places if old in self.truncated],
-            chunked=[new for new, old in places if old in self.chunked],
-            passages={new: self.passages[old] for new, old in places if old in self.passages},
+            read=_at(self.read, places),
+            windows=_at(self.windows, places),
+            passages=_at(self.passages, places),
             cached=self.cached,
             usage=self.usage,
         )
@@ -169,7 +181,8 @@ class Scores(Sequence[float]):
         """
         values = [math.nan] * count
         truncated: set[int] = set()
-        chunked: set[int] = set()
+        read: dict[int, float] = {}
+        windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
         backend = label = model = usage = None
         scale: Scale = "unknown"
@@ -178,7 +191,8 @@ class Scores(Sequence[float]):
             for position, value in zip(positions, scores.values, strict=True):
                 values[position] = value
             truncated.update(positions[old] for old in scores.truncated)
-            chunked.update(positions[old] for old in scores.chunked)
+            read.update((positions[old], share) for old, share in scores.read.items())
+            windows.update((positions[old], number) for old, number in scores.windows.items())
             passages.update((positions[old], span) for old, span in scores.passages.items())
             if backend is None and scores.backend is not None:
                 backend, label = scores.backend, scores.label
@@ -193,11 +207,17 @@ class Scores(Sequence[float]):
             model=model,
             scale=scale,
             truncated=truncated,
-            chunked=chunked,
+            read=read,
+            windows=windows,
             passages=passages,
             cached=cached,
             usage=usage,
         )
+
+
+def _at(facts: Mapping[int, _Fact], places: Iterable[tuple[int, int]]) -> dict[int, _Fact]:
+    """Return the facts of old positions at new ones."""
+    return {new: facts[old] for new, old in places if old in facts} if facts else {}
 
 
 def _finite(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -402,7 +402,7 @@ class TestNotebook:
             [1.0, 0.5],
             backend="a",
             truncated=[1],
-            chunked=[0],
+            windows={0: 2},
             cached=1,
             usage=Usage(tokens=1234, search_units=1),
         )

@@ -67,7 +67,7 @@ def test_facts_survive_pickle():
 
 
 def test_taking_positions_maps_the_facts_of_each_document():
-    scores = Scores([0.1, 0.2, 0.3], truncated=[2], chunked=[0], passages={1: Passage(0, 1)})
+    scores = Scores([0.1, 0.2, 0.3], truncated=[2], windows={0: 2}, passages={1: Passage(0, 1)})
     taken = scores.take([2, 0, 2])
 
     assert [0.3, 0.1, 0.3] == taken
@@ -173,7 +173,13 @@ def test_any_sequence_of_numbers_is_accepted(answer):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"truncated": [2]}, {"chunked": [-1]}, {"passages": {"0": Passage(0, 1)}}]
+    "facts",
+    [
+        {"truncated": [2]},
+        {"windows": {-1: 2}},
+        {"read": {2: 0.5}},
+        {"passages": {"0": Passage(0, 1)}},
+    ],
 )
 def test_a_fact_belongs_to_a_document(facts):
     with pytest.raises(InvalidResponse, match="a fact about document"):

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple
+from itertools import accumulate, starmap
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TextVectors", "compress", "from_bytes", "max_sim", "quantize", "to_bytes"]
+from rerank_plugins._internal.long_documents import pool
+from rerank_plugins.scores import Passage
 
-_HEADER = struct.Struct("<4s?4I")
-"""A mark, whether the text was cut; and how many rows, numbers in each, windows and tokens."""
+__all__ = [
+    "TextVectors",
+    "WindowMatch",
+    "compress",
+    "from_bytes",
+    "max_sim",
+    "quantize",
+    "to_bytes",
+]
+
+_HEADER = struct.Struct("<4s?d4II")
+"""A mark, whether the text was cut, what share of it was read (-1: unknown); and how many rows,
+numbers in each, windows, tokens and passages."""
 _LARGEST_SCALE = 1e15
 """No vector is so long; products of longer ones overflow."""
-_MARK = b"vec1"  # another when the form of the bytes changes
+_MARK = b"vec2"  # another when the form of the bytes changes
 
 
 class TextVectors(NamedTuple):
@@ -31,7 +43,11 @@ class TextVectors(NamedTuple):
     tokens: int = 0
     """How many tokens were read."""
     is_truncated: bool = False
-    """Whether these are only the first tokens of the text."""
+    """Whether these are not all tokens of the text."""
+    passages: tuple[Passage, ...] = ()
+    """The text of each window; none if there is one window."""
+    read: float | None = None
+    """The share of the text that was read, of a truncated one; None: nobody knows."""
 
     def vectors(self) -> NDArray[np.float32]:
         """Return the vectors, one per row, with their scales applied."""
@@ -75,26 +91,47 @@ def _rounded(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.fl
 def to_bytes(vectors: TextVectors) -> bytes:
     """Write vectors in 8 bits; they must have scales, as `compress` and `quantize` give them.
 
-    After the header come the windows (32 bits each), the scales (32 bits), and the rows.
+    After the header come the windows (32 bits each), the passages (twice 32 bits), the scales
+    (32 bits), and the rows.
     """
     assert vectors.scales is not None  # noqa: S101 - the caller's promise
     count, width = vectors.rows.shape
     header = _HEADER.pack(
-        _MARK, vectors.is_truncated, count, width, len(vectors.windows), vectors.tokens
+        _MARK,
+        vectors.is_truncated,
+        -1.0 if vectors.read is None else vectors.read,
+        count,
+        width,
+        len(vectors.windows),
+        vectors.tokens,
+        len(vectors.passages),
     )
     windows = np.array(vectors.windows, "<i4").tobytes()
-    return header + windows + vectors.scales.astype("<f4").tobytes() + vectors.rows.tobytes()
+    passages = np.array(vectors.passages, "<i4").tobytes()
+    return (
+        header
+        + windows
+        + passages
+        + vectors.scales.astype("<f4").tobytes()
+        + vectors.rows.tobytes()
+    )
 
 
 def from_bytes(data: bytes) -> TextVectors | None:
     """Read what `to_bytes` wrote; None if it wrote something else."""
     if len(data) < _HEADER.size:
         return None
-    mark, is_truncated, count, width, places, tokens = _HEADER.unpack_from(data)
-    if mark != _MARK or len(data) != _HEADER.size + 4 * places + 4 * count + count * width:
+    mark, is_truncated, read, count, width, places, tokens, spans = _HEADER.unpack_from(data)
+    facts = _HEADER.size + 4 * places + 8 * spans
+    if mark != _MARK or len(data) != facts + 4 * count + count * width:
         return None
     windows = np.frombuffer(data, "<i4", places, _HEADER.size)
-    scales = np.frombuffer(data, "<f4", count, _HEADER.size + 4 * places)
+    passages = np.frombuffer(data, "<i4", 2 * spans, _HEADER.size + 4 * places).reshape(-1, 2)
+    if spans not in (0, places) or not (0 <= passages[:, 0]).all():
+        return None
+    if not (passages[:, 0] <= passages[:, 1]).all() or not (read == -1 or 0 <= read <= 1):
+        return None
+    scales = np.frombuffer(data, "<f4", count, facts)
     rows = np.frombuffer(data, np.int8, count * width, len(data) - count * width)
     starts_well = not places or (windows[0] == 0 and bool((np.diff(windows) > 0).all()))
     if not starts_well or (places and windows[-1] >= max(1, count)) or (count and not places):
@@ -107,13 +144,27 @@ def from_bytes(data: bytes) -> TextVectors | None:
         tuple(windows.tolist()),
         tokens,
         is_truncated,
+        tuple(starmap(Passage, passages.tolist())),
+        None if read == -1 else read,
     )
 
 
+class WindowMatch(NamedTuple):
+    """How well a document matches a query."""
+
+    score: float
+    window: int
+    """Which of its windows matches best."""
+
+
 def max_sim(
-    query: TextVectors, documents: Sequence[TextVectors], *, total: bool = False
-) -> NDArray[Any]:
-    """Return one number per document: how well its best window matches the query.
+    query: TextVectors,
+    documents: Sequence[TextVectors],
+    *,
+    total: bool = False,
+    best_windows: int = 1,
+) -> list[WindowMatch]:
+    """Return how well the best window of each document matches the query.
 
     A window's match is the mean (or the sum) over query vectors of their largest product with a
     vector there: the MaxSim operator of ColBERT, https://arxiv.org/abs/2004.12832. Of vectors of
@@ -123,11 +174,12 @@ def max_sim(
         query: the vectors of the query.
         documents: those of each document, of the same width.
         total: add up the query's matches, as ColBERT does, instead of taking their mean.
+        best_windows: how many of a document's best windows count: the mean of their matches.
     """
-    scores = np.zeros(len(documents))
+    matched = [WindowMatch(0.0, 0)] * len(documents)
     filled = [i for i, document in enumerate(documents) if len(document.rows)]
     if not filled or not len(query.rows):
-        return scores
+        return matched
     offsets = accumulate((len(documents[i].rows) for i in filled[:-1]), initial=0)
     windows = [
         offset + start
@@ -137,6 +189,9 @@ def max_sim(
     matches = query.vectors() @ np.concatenate([documents[i].vectors() for i in filled]).T
     best = np.maximum.reduceat(matches, windows, axis=1)
     by_window = best.sum(axis=0) if total else best.mean(axis=0)
-    firsts = list(accumulate((len(documents[i].windows) for i in filled[:-1]), initial=0))
-    scores[filled] = np.maximum.reduceat(by_window, firsts)
-    return scores
+    values, first = by_window.tolist(), 0
+    for i in filled:
+        last = first + len(documents[i].windows)
+        matched[i] = WindowMatch(*pool(values[first:last], best_windows))
+        first = last
+    return matched

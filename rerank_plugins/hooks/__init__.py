@@ -27,6 +27,7 @@ from rerank_plugins.hooks.events import (
     Retried,
     Split,
     Truncated,
+    Windowed,
     outcome_of,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "Retried",
     "Split",
     "Truncated",
+    "Windowed",
     "open_hook",
     "outcome_of",
 ]

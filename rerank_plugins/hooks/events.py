@@ -27,6 +27,7 @@ __all__ = [
     "Retried",
     "Split",
     "Truncated",
+    "Windowed",
     "outcome_of",
 ]
 
@@ -161,6 +162,16 @@ class Truncated:
 
 
 @dataclass(frozen=True, slots=True)
+class Windowed:
+    """Documents were read in windows because they are long."""
+
+    documents: int
+    """How many."""
+    windows: int
+    """How many windows they have together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Computed:
     """A local model has scored pairs; all calls whose pairs it scored together receive this."""
 
@@ -227,6 +238,7 @@ Event: TypeAlias = (
     | CacheLookedUp
     | Split
     | Truncated
+    | Windowed
     | Computed
     | Dequeued
     | BatchFinished

@@ -19,6 +19,7 @@ from rerank_plugins.hooks.events import (
     FellBack,
     Retried,
     Truncated,
+    Windowed,
 )
 
 __all__ = ["DURATION_BUCKETS", "Metrics", "PrometheusHook"]
@@ -86,6 +87,9 @@ class PrometheusHook:
                 metrics.cache_lookups.labels(metrics.bounded("tier", tier), result).inc(pairs)
             case Truncated(documents):
                 metrics.truncated.inc(documents)
+            case Windowed(documents, windows):
+                metrics.windowed.inc(documents)
+                metrics.windows.inc(windows)
             case Computed(model, tokens, padding, memory):
                 model = metrics.bounded("model", model)
                 metrics.padding.labels(model).observe(padding / max(tokens, 1))
@@ -143,6 +147,12 @@ class Metrics:
         )
         self.truncated = counter(
             "rerank_truncated_pairs_total", "Pairs cut because they were too long."
+        )
+        self.windowed = counter(
+            "rerank_windowed_pairs_total", "Pairs read in windows because they are long."
+        )
+        self.windows = counter(
+            "rerank_windows_total", "Windows of pairs that were read in several."
         )
         self.padding = library.Histogram(
             "rerank_padding_ratio",

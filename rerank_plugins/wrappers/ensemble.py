@@ -116,8 +116,12 @@ class EnsembleBackend(WrapperBackend):
     def _fused(self, members: Sequence[Scores]) -> Scores:
         """Return the fused scores of one request."""
         places = [_places(member.values) for member in members]
+        read: dict[int, float] = {}
+        windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
         for member in reversed(members):
+            read |= member.read
+            windows |= member.windows
             passages |= member.passages
         usages = [member.usage for member in members if member.usage is not None]
         return Scores(
@@ -126,7 +130,8 @@ class EnsembleBackend(WrapperBackend):
             label=" + ".join([member.label or "?" for member in members]),
             scale=self.scale,
             truncated=frozenset().union(*(member.truncated for member in members)),
-            chunked=frozenset().union(*(member.chunked for member in members)),
+            read=read,
+            windows=windows,
             passages=passages,
             cached=sum(member.cached for member in members),
             usage=reduce(add, usages) if usages else None,

@@ -5,14 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.backends.late_interaction import TextVectors, compress, max_sim, quantize
+from rerank_plugins.backends.late_interaction import (
+    TextVectors,
+    compress,
+    from_bytes,
+    max_sim,
+    quantize,
+    to_bytes,
+)
+from rerank_plugins.scores import Passage
 
 
 def test_max_sim_takes_the_best_match_of_each_token():
     """Worked by hand: cosines 1 and 0.6."""
     documents = [vectors([[1, 0], [0.8, 0.6]]), vectors()]
 
-    assert max_sim(vectors([[1, 0], [0, 1]]), documents) == pytest.approx([0.8, 0.0], abs=5e-3)
+    assert scores(vectors([[1, 0], [0, 1]]), documents) == pytest.approx([0.8, 0.0], abs=5e-3)
 
 
 def test_the_best_window_counts():
@@ -20,7 +28,19 @@ def test_the_best_window_counts():
     query = vectors([[1, 0], [0, 1]])
     documents = [vectors([[1, 0]], [[0, 1]]), vectors([[1, 0], [0, 1]]), vectors([[0.6, 0.8]])]
 
-    assert max_sim(query, documents) == pytest.approx([0.5, 1.0, 0.7], abs=5e-3)
+    assert scores(query, documents) == pytest.approx([0.5, 1.0, 0.7], abs=5e-3)
+
+
+def test_the_mean_of_the_best_windows_may_count():
+    """Worked by hand: windows of 1, 0 and 0.6; the best is told, whatever counts."""
+    document = vectors([[0, 1]], [[1, 0]], [[0.6, 0.8]])
+    query = vectors([[1, 0]])
+
+    for best_windows, expected in ((1, 1.0), (2, 0.8), (3, 1.6 / 3), (9, 1.6 / 3)):
+        (match,) = max_sim(query, [document], best_windows=best_windows)
+
+        assert match.score == pytest.approx(expected, abs=5e-3)
+        assert 1 == match.window
 
 
 def test_a_mask_keeps_what_was_read():
@@ -38,8 +58,8 @@ def test_exact_vectors_are_compared_as_they_are_and_may_be_added_up():
     query = TextVectors(np.array([[2, 0], [0, 1]], np.float32))
     document = TextVectors(np.array([[3, 0], [0, 1], [-1, 0.5]], np.float32))
 
-    assert [7.0] == max_sim(query, [document], total=True).tolist()
-    assert [3.5] == max_sim(query, [document]).tolist()
+    assert [(7.0, 0)] == max_sim(query, [document], total=True)
+    assert [(3.5, 0)] == max_sim(query, [document])
 
 
 def test_compressed_vectors_keep_their_directions_and_lengths():
@@ -49,6 +69,10 @@ def test_compressed_vectors_keep_their_directions_and_lengths():
     assert (np.int8, 3) == (rounded.rows.dtype, rounded.tokens)
     assert np.allclose(exact.vectors(), rounded.vectors(), rtol=0, atol=0.02)
     assert np.allclose([5, 0, np.hypot(0.1, 0.02)], np.linalg.norm(rounded.vectors(), axis=1))
+
+
+def scores(query, documents):
+    return [match.score for match in max_sim(query, documents)]
 
 
 def vectors(*windows):
@@ -74,6 +98,20 @@ def test_max_sim_equals_a_loop_over_windows_and_tokens(query, documents):
         for document in documents
     ]
 
-    actual = max_sim(vectors(query), [vectors(*document) for document in documents])
+    actual = scores(vectors(query), [vectors(*document) for document in documents])
 
     assert actual == pytest.approx(expected, abs=0.02)
+
+
+@given(st.lists(windows, min_size=1, max_size=3), st.none() | st.floats(0, 1))
+def test_windows_and_passages_come_back_from_bytes(text, read):
+    """As a store keeps them."""
+    passages = tuple(Passage(at, at + 3) for at in range(len(text))) if len(text) > 1 else ()
+    kept = vectors(*text)._replace(passages=passages, read=read, is_truncated=read is not None)
+
+    back = from_bytes(to_bytes(kept))
+
+    assert back is not None
+    assert kept[2:] == back[2:]
+    assert np.array_equal(kept.vectors(), back.vectors())
+    assert from_bytes(to_bytes(kept)[:-1]) is None

@@ -314,7 +314,7 @@ class TestRank:
                     backend="who scored",
                     model="m",
                     truncated=[0],
-                    chunked=[1],
+                    windows={1: 3},
                     passages={1: Passage(0, 3)},
                     cached=1,
                     usage=Usage(tokens=7),

@@ -1,5 +1,10 @@
 """Texts that engines are compared on: empty, short, long, Chinese, with special tokens."""
 
+from typing import Any
+
+CUT: dict[str, Any] = {"long_documents": "truncate"}
+"""What other libraries do with the last of the documents."""
+
 QUERY = "what is a panda?"
 DOCUMENTS = [
     "",

@@ -86,7 +86,7 @@ def test_facts_are_joined(ask):
     other = Fixed(
         [0, 1],
         "two",
-        chunked=[1],
+        windows={1: 2},
         passages={0: Passage(1, 2), 1: Passage(2, 3)},
         usage=Usage(tokens=4, search_units=1),
         label="l2",

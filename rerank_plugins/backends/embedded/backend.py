@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rerank_plugins._internal.checks import check_integer
 from rerank_plugins._internal.cpu import usable_cpus
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
+from rerank_plugins._internal.long_documents import MAX_WINDOWS, LongDocuments, LongDocumentsMode
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.backends.deduplicate import deduplicate
+from rerank_plugins.backends.document_events import emit_lengths
 from rerank_plugins.backends.embedded.files import DIGESTS, FOLDER, VERSION
 from rerank_plugins.backends.local.foreign_errors import load_errors
 from rerank_plugins.backends.model_files import ModelFiles
@@ -23,7 +26,7 @@ if TYPE_CHECKING:  # imported on first use: it loads numpy and onnxruntime
 
 __all__ = ["EmbeddedBackend"]
 
-_METHOD = "late-2"
+_METHOD = "late-3"
 """How scores are made from the model; raise it when any score changes."""
 
 _MAX_THREADS = 8
@@ -34,13 +37,20 @@ class EmbeddedBackend(Backend):
 
     It uses late interaction over multilingual-e5-small in 4 bits: a document's score says how well
     each word of the query is matched, in its context, by some word of the document. Long documents
-    are read in windows, and the best window counts. Documents are embedded without the query, and
-    recent ones are cached.
+    are read in windows of 256 tokens, and the best window counts. Documents are embedded without
+    the query, and recent ones are cached.
 
     A start, not the best reranker: `"local:BAAI/bge-reranker-v2-m3"` is one string away.
 
     Args:
-        max_length: the most tokens read of a text; the rest does not count.
+        max_length: the most tokens read of a text; the rest does not count. None: 1,024 of a query,
+            and all of a document, up to `max_windows`.
+        long_documents: `"best"` reads documents in windows, of which the best makes the score;
+            `"truncate"` reads the first `max_length` tokens alone, by default 1,024, and `"error"`
+            refuses documents with more.
+        best_windows: how many windows make the score: 1 is the best one, more the mean of so many.
+        max_windows: the most windows that are read of a document; the rest is left out, and told.
+        window_tokens: the most tokens of a window; None: 256. Fewer make shorter passages.
         threads: texts embedded at the same time; None: one per processor, at most 8.
         cached_tokens: document tokens kept for the next request, about 400 bytes each; 0 keeps
             none. Of queries, 16,384 always are.
@@ -54,14 +64,24 @@ class EmbeddedBackend(Backend):
     def __init__(
         self,
         *,
-        max_length: int = 1024,
+        max_length: int | None = None,
+        long_documents: LongDocumentsMode = "best",
+        best_windows: int = 1,
+        max_windows: int = MAX_WINDOWS,
+        window_tokens: int | None = None,
         threads: int | None = None,
         cached_tokens: int = 1 << 17,
     ) -> None:
-        check_integer("max_length", max_length, least=1)
+        check_integer("max_length", max_length, least=1, optional=True)
         check_integer("threads", threads, least=1, optional=True)
         check_integer("cached_tokens", cached_tokens, least=0)
         self._max_length = max_length
+        self._long_documents = LongDocuments(
+            long_documents=long_documents,
+            best_windows=best_windows,
+            max_windows=max_windows,
+            window_tokens=window_tokens,
+        )
         self._threads = threads
         self._cached_tokens = cached_tokens
         self._lock = ForkSafeLock()
@@ -73,14 +93,24 @@ class EmbeddedBackend(Backend):
 
     @property
     def name(self) -> str:
-        return f"embedded:multilingual-e5-small@{VERSION}/{_METHOD}/{self._max_length}"
+        length = self._max_length or "whole"
+        return f"embedded:multilingual-e5-small@{VERSION}/{_METHOD}/{length}{self._window_name}"
+
+    @property
+    def _window_name(self) -> str:
+        """What makes other scores than the default, as the end of `name`."""
+        usual = asdict(LongDocuments())
+        changed = {k: v for k, v in asdict(self._long_documents).items() if v != usual[k]}
+        return "?" * bool(changed) + "&".join(f"{k}={v}" for k, v in changed.items())
 
     def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         text, texts = check_texts(query, documents)
         if not texts:
             return Scores((), scale=self.scale)
         distinct, positions = deduplicate(texts)
-        return as_scores(self._loaded().score(text, distinct), len(distinct), self).take(positions)
+        scores = self._loaded().score(text, distinct)
+        emit_lengths([scores])
+        return as_scores(scores, len(distinct), self).take(positions)
 
     def describe(self) -> dict[str, object]:
         return {
@@ -90,6 +120,7 @@ class EmbeddedBackend(Backend):
             "engine": "onnxruntime",
             "languages": "about 100; measured: English, Chinese",
             "max_length": self._max_length,
+            **asdict(self._long_documents),
             "threads": self._workers(),
             "cached_tokens": self._cached_tokens,
         }
@@ -111,6 +142,7 @@ class EmbeddedBackend(Backend):
     def _settings(self) -> dict[str, Any]:
         return {
             "max_length": self._max_length,
+            **asdict(self._long_documents),
             "threads": self._threads,
             "cached_tokens": self._cached_tokens,
         }
@@ -134,7 +166,8 @@ class EmbeddedBackend(Backend):
                 max_length=self._max_length,
                 threads=self._workers(),
                 cached_tokens=self._cached_tokens,
+                long_documents=self._long_documents,
             )
-        scorer = LateInteractionScorer(embedder)
+        scorer = LateInteractionScorer(embedder, best_windows=self._long_documents.best_windows)
         scorer.score("a", ["a"])  # imports what numpy leaves for later, while forks wait
         return scorer

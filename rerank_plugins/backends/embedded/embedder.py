@@ -10,6 +10,8 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
+from rerank_plugins._internal.long_documents import LongDocuments
+from rerank_plugins._internal.windows import split
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.blocks import unpack
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
@@ -17,12 +19,15 @@ from rerank_plugins.backends.late_interaction import TextVectors, quantize
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.token_cache import TokenCache
-from rerank_plugins.errors import BackendError
+from rerank_plugins.errors import BackendError, UnsupportedInputError
+from rerank_plugins.scores import Passage
 
-__all__ = ["WINDOW", "Role", "TokenEmbedder"]
+__all__ = ["MAX_LENGTH", "WINDOW", "Role", "TokenEmbedder"]
 
 WINDOW = 256
 """Tokens of a text that are read together."""
+MAX_LENGTH = 1024
+"""The most tokens of a query, and of a passage that is cut, by default."""
 _MAX_LETTERS_PER_TOKEN = 32
 """Text with longer tokens is white space or data, of which a megabyte need not be tokenised."""
 
@@ -33,6 +38,8 @@ _ROW_BYTES = 384 // 32 * 18
 """Of the 384 numbers of a word embedding, in blocks."""
 
 _START, _END = 0, 2
+
+_WINDOWS = LongDocuments()
 
 Role: TypeAlias = Literal["query", "passage"]
 """What a text is; the model was trained with this word and a colon before it."""
@@ -45,15 +52,24 @@ class TokenEmbedder:
     the activations fit into the processor's cache.
 
     Args:
-        max_length: the most tokens of a text; the rest is not read.
+        max_length: the most tokens of a text; the rest is not read. None: 1,024 of a query, and
+            of a passage what its windows hold.
         threads: texts embedded at the same time.
         cached_tokens: tokens of passages whose vectors are kept; 0 keeps none.
+        long_documents: what becomes of passages with more tokens than a window.
 
     Raises:
         BackendError: the files of the model can't be read.
     """
 
-    def __init__(self, *, max_length: int, threads: int, cached_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_length: int | None,
+        threads: int,
+        cached_tokens: int,
+        long_documents: LongDocuments = _WINDOWS,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # it would keep a pattern for each length
@@ -76,13 +92,21 @@ class TokenEmbedder:
             "query": self._tokenizer.encode("query:", 3)[0],
             "passage": self._tokenizer.encode("passage:", 3)[0],
         }
-        self._max_length = max_length
+        self._max_query = max_length or MAX_LENGTH
+        self._long_documents = long_documents
+        self._window = long_documents.size(WINDOW)
+        most = self._window * long_documents.max_windows
+        if max_length is not None or long_documents.long_documents != "best":
+            most = min(most, self._max_query)
+        self._max_passage = most
         self._threads = threads
         self._cache: TokenCache[TextVectors] = TokenCache(cached_tokens)
         self._queries: TokenCache[TextVectors] = TokenCache(_QUERY_TOKENS)
 
     def vectors(self, text: str, role: Role) -> TextVectors:
         """Return the vectors of a text's tokens."""
+        if role == "passage":
+            return self._passage(text)
         return self._run(*self._ids(text), role)
 
     def query(self, text: str) -> TextVectors:
@@ -102,31 +126,55 @@ class TokenEmbedder:
     def _embed(self, texts: Sequence[str]) -> list[TextVectors]:
         if not texts:
             return []
-        ids, is_truncated = zip(*map(self._ids, texts), strict=True)
         workers = min(self._threads, len(texts))
         if workers < 2:  # noqa: PLR2004 - a pool of one is a detour
-            return list(map(self._run, ids, is_truncated))
+            return list(map(self._passage, texts))
         try:
             with ThreadPoolExecutor(workers, "rerank-embedded") as pool:
-                return list(pool.map(self._run, ids, is_truncated))
+                return list(pool.map(self._passage, texts))
         except RuntimeError as exc:
             if is_out_of_memory(exc):
                 raise MemoryError("no memory for one more thread; lower `threads`") from exc
             raise
 
     def _ids(self, text: str) -> tuple[list[int], bool]:
-        """Return the first ids of a text, and whether it has more."""
-        limit = self._max_length * _MAX_LETTERS_PER_TOKEN
-        text = text.strip()
-        ids, is_cut = self._tokenizer.encode(normalize(text[:limit]), self._max_length)
-        return ids, is_cut or len(text) > limit
+        """Return the first ids of a query, and whether it has more."""
+        return self._first_ids(text, self._max_query)
 
-    def _run(
-        self,
-        ids: list[int],
-        is_truncated: bool,  # noqa: FBT001 - mapped
-        role: Role = "passage",
-    ) -> TextVectors:
+    def _first_ids(self, text: str, limit: int) -> tuple[list[int], bool]:
+        letters = limit * _MAX_LETTERS_PER_TOKEN
+        text = text.strip()
+        ids, is_cut = self._tokenizer.encode(normalize(text[:letters]), limit)
+        return ids, is_cut or len(text) > letters
+
+    def _passage(self, text: str) -> TextVectors:
+        """Embed one passage, window by window if it is long.
+
+        Raises:
+            UnsupportedInputError: it is too long, and such are refused.
+        """
+        ids, has_more = self._first_ids(text, min(self._window, self._max_passage))
+        if not has_more:
+            return quantize([self._vectors(ids, "passage")] if ids else [])
+        settings = self._long_documents
+        ids, spans, is_cut = self._tokenizer.encode_units(text, self._max_passage)
+        if is_cut and settings.long_documents == "error":
+            raise UnsupportedInputError(
+                f"a document has more than the {self._max_passage} tokens that are read of one; "
+                'split it, raise `max_length`, or set long_documents="best" to read all of it'
+            )
+        windows = split(text, spans, self._window, limit=settings.max_windows)
+        vectors = quantize(
+            [self._vectors(ids[window.first : window.last], "passage") for window in windows]
+        )
+        is_cut = is_cut or (bool(windows) and windows[-1].last < len(ids))
+        read = windows[-1].end / len(text) if is_cut else None
+        if len(windows) > 1:
+            passages = tuple(Passage(window.start, window.end) for window in windows)
+            vectors = vectors._replace(passages=passages)
+        return vectors._replace(is_truncated=is_cut, read=read)
+
+    def _run(self, ids: list[int], is_truncated: bool, role: Role) -> TextVectors:  # noqa: FBT001 - as `_ids` returns it
         """Embed one text, window by window."""
         windows = [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)]
         return quantize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rerank_plugins.backends.embedded.embedder import TokenEmbedder
 from rerank_plugins.backends.late_interaction import TextVectors, max_sim
 from rerank_plugins.backends.scale import sigmoid
-from rerank_plugins.scores import Scores, Usage
+from rerank_plugins.scores import Passage, Scores, Usage
 
 __all__ = ["CHUNK", "LateInteractionScorer", "Match"]
 
@@ -29,8 +29,12 @@ class Match:
     """Tokens of the document that the model has read."""
     windows: int
     """In how many windows it has read them."""
+    passage: Passage | None
+    """The text of the best of these; None if there is one window."""
+    read: float | None
+    """The share of the document that was read, where it is less than all and known."""
     is_truncated: bool
-    """Whether the model has read only the start of the document, or of the query."""
+    """Whether the model has read only a part of the document, or of the query."""
 
     @property
     def probability(self) -> float:
@@ -41,8 +45,9 @@ class Match:
 class LateInteractionScorer:
     """Scores documents with the embedded model; safe to share between threads."""
 
-    def __init__(self, embedder: TokenEmbedder) -> None:
+    def __init__(self, embedder: TokenEmbedder, *, best_windows: int = 1) -> None:
         self._embedder = embedder
+        self._best_windows = best_windows
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Return the probabilities, with what is known of them, in the documents' order."""
@@ -52,7 +57,11 @@ class LateInteractionScorer:
             [match.probability for match in matches],
             scale="probability",
             truncated=[i for i, match in enumerate(matches) if match.is_truncated],
-            chunked=[i for i, match in enumerate(matches) if match.windows > 1],
+            read={i: match.read for i, match in enumerate(matches) if match.read is not None},
+            windows={i: match.windows for i, match in enumerate(matches) if match.windows > 1},
+            passages={
+                i: match.passage for i, match in enumerate(matches) if match.passage is not None
+            },
             usage=Usage(tokens=words.tokens + sum(match.tokens for match in matches)),
         )
 
@@ -65,10 +74,13 @@ class LateInteractionScorer:
             texts = documents[start : start + CHUNK]
             vectors_of = self._embedder.passages(texts)
             vectors = [vectors_of[text] for text in texts]
-            for document, similarity in zip(vectors, max_sim(query, vectors), strict=True):
+            best = max_sim(query, vectors, best_windows=self._best_windows)
+            for document, match in zip(vectors, best, strict=True):
                 yield Match(
-                    float(similarity),
+                    match.score,
                     document.tokens,
                     len(document.windows),
+                    document.passages[match.window] if document.passages else None,
+                    document.read,
                     document.is_truncated or query.is_truncated,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rerank_plugins._internal.nfkc import nfkc
@@ -22,6 +23,10 @@ _UNKNOWN_PENALTY = 10.0
 
 _MAX_WORD = 1024
 """Letters of a word that are split together; only text without any space has longer ones."""
+
+_UNIT_SPACES = " \t\n\f\r\u3000"
+_UNIT = re.compile(f"[^{_UNIT_SPACES}。！？｡]{{1,{_MAX_WORD}}}[。！？｡]*|[。！？｡]+")
+"""A word, or a sentence of a script without spaces: no piece reaches beyond it."""
 
 _CACHED_LETTERS = 32
 _CACHED_WORDS = 1 << 14
@@ -89,6 +94,26 @@ class UnigramTokenizer:
             if len(ids) > limit:
                 return ids[:limit], True
         return ids, False
+
+    def encode_units(self, text: str, limit: int) -> tuple[list[int], list[tuple[int, int]], bool]:
+        """Return the first `limit` ids of a text, where they are, and whether there are more.
+
+        Where a token is, is known of the word that it is of, or of the sentence in scripts that put
+        no spaces between words.
+        """
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for match in _UNIT.finditer(text):
+            start, end = match.span()
+            starts_word = not start or text[start - 1] in _UNIT_SPACES
+            for number, word in enumerate(normalize(match[0]).split(" ")):
+                marked = SPACE + word if word and (starts_word or number) else word
+                for at in range(0, len(marked), _MAX_WORD):
+                    ids += self._word(marked[at : at + _MAX_WORD])
+            spans += [(start, end)] * (len(ids) - len(spans))
+            if len(ids) > limit:
+                return ids[:limit], spans[:limit], True
+        return ids, spans, False
 
     def _word(self, word: str) -> list[int]:
         ids = self._words.get(word)

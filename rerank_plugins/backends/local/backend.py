@@ -20,6 +20,7 @@ from rerank_plugins._internal.checks import (
 )
 from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
+from rerank_plugins._internal.long_documents import MAX_WINDOWS, LongDocuments, LongDocumentsMode
 from rerank_plugins._internal.options import changed_options
 from rerank_plugins.backend import Backend, TextStore
 from rerank_plugins.backends.deduplicate import deduplicate
@@ -64,6 +65,7 @@ _USUAL_LENGTH = 512
 
 
 _PROMPT_OPTIONS = ("template", "instruction", "true_token", "false_token")
+_WINDOW_OPTIONS = tuple(field.name for field in fields(LongDocuments))
 _SWITCHES = ("local_files_only", "trust_remote_code", "allow_pickle", "compile", "cuda_graphs")
 
 
@@ -80,9 +82,10 @@ class LocalBackend(Backend):
     vectors are similarities, as sentence-transformers computes them, and `scale` says so.
 
     The model loads on first use: of `score()`, `ascore()`, `name` or `describe()`, and only
-    `ascore()` leaves the event loop free meanwhile. Documents are cut so that a pair fits into
-    `max_length`, and `Scores.truncated` lists them. A query is cut only where transformers would
-    cut it; that is logged once.
+    `ascore()` leaves the event loop free meanwhile. A document that does not fit into `max_length`
+    beside the query is read in windows, and the best one counts: `Scores.windows` says in how many,
+    `Scores.passages` which. What is cut is in `Scores.truncated`, and logged once. A query is cut
+    only where transformers would cut it.
 
     A `Query` may hold an instruction if the model's prompt has a place for one; other models
     refuse it with `UnsupportedInputError`.
@@ -101,6 +104,12 @@ class LocalBackend(Backend):
         attention: `"packed"` concatenates the pairs of a batch, `"padded"` pads them to one
             length; `"auto"` packs if a check at load finds the same scores.
         max_length: the most tokens in a pair; None: what the model can read, up to 1,024.
+        long_documents: `"best"` reads documents that are too long in windows, of which the best
+            makes the score; `"truncate"` reads their start; `"error"` refuses them.
+        best_windows: how many windows make the score: 1 is the best one, more the mean of so many.
+        max_windows: the most windows that are read of a document; the rest is left out, and told.
+        window_tokens: the most tokens of a document in one window; None: as many as fit. Fewer
+            tokens make shorter passages, also of documents that would fit.
         batch_tokens: the most tokens in one batch; None: what suits the device. Halved for
             a while when memory runs out.
         scale: `"probability"` (0 to 1) or `"logit"`; a model that compares vectors gives
@@ -151,6 +160,10 @@ class LocalBackend(Backend):
         dtype: DType = "auto",
         attention: Attention = "auto",
         max_length: int | None = None,
+        long_documents: LongDocumentsMode = "best",
+        best_windows: int = 1,
+        max_windows: int = MAX_WINDOWS,
+        window_tokens: int | None = None,
         batch_tokens: int | None = None,
         scale: Literal["probability", "logit", "similarity"] = "probability",
         temperature: float = 1.0,
@@ -180,6 +193,10 @@ class LocalBackend(Backend):
             "dtype": dtype,
             "attention": attention,
             "max_length": max_length,
+            "long_documents": long_documents,
+            "best_windows": best_windows,
+            "max_windows": max_windows,
+            "window_tokens": window_tokens,
             "batch_tokens": batch_tokens,
             "scale": scale,
             "temperature": temperature,
@@ -203,6 +220,9 @@ class LocalBackend(Backend):
             "cached_tokens": cached_tokens,
         }
         _check(self._options)
+        self._long_documents = LongDocuments(
+            **{name: self._options[name] for name in _WINDOW_OPTIONS}
+        )
         self._scale: Scale | None = None
         self._text_store: TextStore | None = None
         self._loaded: LoadedModel | None = None
@@ -297,7 +317,7 @@ class LocalBackend(Backend):
         query, texts = _check_request(query, documents)
         if not texts:
             return Scores((), scale=self.scale)
-        limit = self._options["max_length"] or _USUAL_LENGTH
+        limit = (self._options["max_length"] or _USUAL_LENGTH) * self._long_documents.windows
         text = query_text(query)
         costs = [estimated_tokens(text, document, limit=limit) for document in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
@@ -457,6 +477,7 @@ class LocalBackend(Backend):
         return (
             f"local:{checkpoint.name}?engine={engine}{graph}{prompt}{label}{code}"
             f"&max_length={checkpoint.max_length}&scale={self.scale}{temperature}"
+            f"{self._long_documents.name}"
         )
 
     def _check_instructions(self, requests: Iterable[Request], checkpoint: Checkpoint) -> None:
@@ -478,6 +499,9 @@ class LocalBackend(Backend):
             model=self.model,
             scale=self.scale,
             truncated=result.truncated,
+            read=result.read,
+            windows=result.windows,
+            passages=result.passages,
             usage=result.usage,
         )
 

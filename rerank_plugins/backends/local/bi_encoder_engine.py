@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.backends.late_interaction import TextVectors, compress, max_sim
 from rerank_plugins.backends.local.bi_encoder import BiEncoder
+from rerank_plugins.backends.local.document_windows import DocumentWindows
 from rerank_plugins.backends.local.engine import EngineStats, Request, Runner, query_text
 from rerank_plugins.backends.local.text_tokenizer import Role, TextTokenizer
 from rerank_plugins.backends.local.token_cache import TokenCache
+from rerank_plugins.backends.local.tokenizer import Pairs
 from rerank_plugins.backends.vector_store import VectorStore
 from rerank_plugins.errors import BackendError
 from rerank_plugins.scores import Scores, Usage
@@ -40,6 +43,7 @@ class BiEncoderEngine:
         bi_encoder: how vectors are compared.
         cached_tokens: vectors of documents kept for the next request; 0 keeps none, None 131,072.
             Those of the last queries always are.
+        best_windows: how many windows make the score of a long document.
         in_8_bits: round the vectors of documents.
         store: where vectors of documents are kept as well, which rounds them.
     """
@@ -51,6 +55,7 @@ class BiEncoderEngine:
         bi_encoder: BiEncoder,
         *,
         cached_tokens: int | None,
+        best_windows: int = 1,
         in_8_bits: bool = False,
         store: VectorStore | None = None,
     ) -> None:
@@ -63,6 +68,7 @@ class BiEncoderEngine:
         self._name = runner.name
         if self._in_8_bits and not in_8_bits:
             self._name += "+int8-vectors"
+        self._best_windows = best_windows
         limit = _KEPT if cached_tokens is None else cached_tokens
         self._documents: TokenCache[TextVectors] = TokenCache(limit, entry_cost=1)
         self._queries: TokenCache[TextVectors] = TokenCache(
@@ -114,10 +120,19 @@ class BiEncoderEngine:
         self, query: TextVectors, documents: Sequence[str], vectors: Mapping[str, TextVectors]
     ) -> Scores:
         own = [vectors[document] for document in documents]
+        total = self._similarity == "maxsim"
+        matches = max_sim(query, own, total=total, best_windows=self._best_windows)
         return Scores(
-            max_sim(query, own, total=self._similarity == "maxsim").tolist(),
+            [match.score for match in matches],
             scale="similarity",
             truncated=[i for i, each in enumerate(own) if each.is_truncated or query.is_truncated],
+            read={i: each.read for i, each in enumerate(own) if each.read is not None},
+            windows={i: len(each.windows) for i, each in enumerate(own) if each.passages},
+            passages={
+                i: each.passages[match.window]
+                for i, (each, match) in enumerate(zip(own, matches, strict=True))
+                if each.passages
+            },
             usage=Usage(tokens=sum(each.tokens for each in own)),
         )
 
@@ -148,16 +163,37 @@ class BiEncoderEngine:
         if self._similarity == "cosine":
             rows = _unit(rows)
         counts = np.sign(pairs.lengths) if self._one_each else pairs.compared_counts
-        bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
-        lengths = pairs.lengths.tolist()
-        cuts = [False] * len(pairs) if pairs.truncated is None else pairs.truncated.tolist()
-        vectors = (
-            TextVectors(rows[start:end].copy(), tokens=tokens, is_truncated=is_cut)
-            for start, end, tokens, is_cut in zip(bounds, bounds[1:], lengths, cuts, strict=False)
-        )
+        vectors = _vectors(pairs, counts, rows)
         if role == "document" and self._in_8_bits:
             return list(map(compress, vectors))
         return list(vectors)
+
+
+def _vectors(
+    pairs: Pairs, counts: NDArray[np.int64], rows: NDArray[np.float32]
+) -> Iterator[TextVectors]:
+    """Yield the vectors of each text, of which each pair has so many rows."""
+    bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    lengths = pairs.lengths.tolist()
+    cuts = [False] * len(pairs) if pairs.truncated is None else pairs.truncated.tolist()
+    facts = pairs.windows or DocumentWindows([1] * len(pairs), [None] * len(pairs))
+    start = 0
+    for text, number in enumerate(facts.counts):
+        end, read = start + number, facts.read.get(text)
+        own = TextVectors(
+            rows[bounds[start] : bounds[end]].copy(),
+            tokens=sum(lengths[start:end]),
+            is_truncated=any(cuts[start:end]) or read is not None,
+            read=read,
+        )
+        if number > 1:
+            filled = [at for at in range(start, end) if counts[at]]
+            own = own._replace(
+                windows=tuple(bounds[at] - bounds[start] for at in filled),
+                passages=tuple(filter(None, (facts.passages[at] for at in filled))),
+            )
+        yield own
+        start = end
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -189,6 +225,4 @@ def _joined(parts: Sequence[Scores], query_tokens: int) -> Scores:
     places = iter(range(count))
     merged = Scores.merge(count, [([next(places) for _ in part], part) for part in parts])
     tokens = query_tokens + sum(part.usage.tokens or 0 for part in parts if part.usage)
-    return Scores(
-        merged.values, scale="similarity", truncated=merged.truncated, usage=Usage(tokens=tokens)
-    )
+    return replace(merged, scale="similarity", usage=Usage(tokens=tokens))

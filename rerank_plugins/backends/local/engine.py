@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from rerank_plugins._internal.long_documents import MAX_WINDOWS, LongDocuments, LongDocumentsMode
 from rerank_plugins.content import Query
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scores
@@ -78,6 +79,24 @@ class EngineSettings:
     """Whether Python code that comes with the checkpoint may run."""
     vector_store: VectorStore | None = None
     """Where a bi-encoder keeps the vectors of documents, beside the memory of this process."""
+    long_documents: LongDocumentsMode = "truncate"
+    """What becomes of documents that the model can't read at once."""
+    best_windows: int = 1
+    """How many windows make the score of a long document."""
+    max_windows: int = MAX_WINDOWS
+    """The most windows of a document."""
+    window_tokens: int | None = None
+    """The most tokens of a document in a window; None: as many as fit."""
+
+    @property
+    def windows(self) -> LongDocuments:
+        """The last four together."""
+        return LongDocuments(
+            long_documents=self.long_documents,
+            best_windows=self.best_windows,
+            max_windows=self.max_windows,
+            window_tokens=self.window_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +151,7 @@ class Engine(Protocol):
         """
 
     def logits(self, requests: Sequence[Request]) -> list[Scores]:
-        """Return the raw logits of each request, with `truncated` and `usage.tokens`.
+        """Return the raw logits of each request, with what is known of its documents.
 
         Of a bi-encoder they are similarities, and their `scale` says so.
 
@@ -140,7 +159,8 @@ class Engine(Protocol):
         only a checkpoint that `takes_instruction` gets one.
 
         Raises:
-            UnsupportedInputError: the model can't use the instruction of a query.
+            UnsupportedInputError: the model can't use the instruction of a query; or a document
+                is too long, and these are refused.
             BackendError: the model failed, or a single pair does not fit into memory.
         """
 

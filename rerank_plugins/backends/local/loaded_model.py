@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins.backends.document_events import emit_lengths
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineStats
-from rerank_plugins.hooks import Computed, Truncated
+from rerank_plugins.hooks import Computed
 from rerank_plugins.hooks._dispatch import dispatcher, emit
 from rerank_plugins.scores import Scores
 
@@ -28,7 +29,7 @@ class LoadedModel:
     _emitted: EngineStats = field(default_factory=EngineStats)
     _lock: ForkSafeLock = field(default_factory=ForkSafeLock)
 
-    def emit_events(self, results: Iterable[Scores]) -> None:
+    def emit_events(self, results: Sequence[Scores]) -> None:
         """Emit what a call did: the documents it cut, and what was computed since the last call.
 
         What concurrent calls computed is emitted by the first that ends.
@@ -38,8 +39,6 @@ class LoadedModel:
             self._emitted = now
         if dispatcher() is None:
             return
-        truncated = sum(len(scores.truncated) for scores in results)
-        if truncated:
-            emit(Truncated(truncated))
+        emit_lengths(results)
         tokens, padding = now.tokens - before.tokens, now.padding - before.padding
         emit(Computed(self.checkpoint.model, tokens, padding, self.engine.memory()))

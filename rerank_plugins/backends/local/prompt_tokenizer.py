@@ -11,6 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.long_documents import LongDocuments
+from rerank_plugins.backends.local.document_windows import (
+    CutLog,
+    WindowCollector,
+    read_windows,
+)
 from rerank_plugins.backends.local.engine import Request, query_text
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.backends.local.tokenizer import Pairs, token_ids, without_limits
@@ -38,10 +44,17 @@ class _PromptLayout:
     max_query_tokens: int
 
 
+_TRUNCATE = LongDocuments(long_documents="truncate")
+
+_SPARE = 4
+"""Tokens left free beside a window: next to the template, a text may be tokenised otherwise."""
+
+
 class PromptTokenizer:
     """Tokenises prompts as the model's own tokenizer would: each is one text, tokenised whole.
 
-    A prompt above `max_length` loses the end of its document, never a part of the template. A
+    A document that does not fit into `max_length` is read in windows, a prompt each, or loses its
+    end; no prompt loses a part of the template. A
     query may fill three quarters of the room that the template leaves; the rest is cut, logged
     once and counted. Safe to share between threads.
 
@@ -50,6 +63,7 @@ class PromptTokenizer:
         prompt: the template.
         max_length: the most tokens in a prompt.
         cached_tokens: tokens of prompts kept for the next request; 0 keeps none, None 1,048,576.
+        long_documents: what becomes of documents that don't fit.
 
     Raises:
         ConfigError: the chat template loses the query or the document, or does not use the
@@ -57,8 +71,16 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Any, prompt: Prompt, *, max_length: int, cached_tokens: int | None
+        self,
+        tokenizer: Any,
+        prompt: Prompt,
+        *,
+        max_length: int,
+        cached_tokens: int | None,
+        long_documents: LongDocuments = _TRUNCATE,
     ) -> None:
+        self._long_documents = long_documents
+        self._cut_log = CutLog(long_documents)
         self._tokenizer = without_limits(tokenizer.backend_tokenizer)
         self._chat_tokenizer = tokenizer
         self._prompt = prompt
@@ -86,14 +108,17 @@ class PromptTokenizer:
             for (_, documents), layout, (query, _) in zip(requests, layouts, queries, strict=True)
         ]
         tokens_of = self._prompts.fill((text for part in texts for text in part), self._encode)
+        collector = WindowCollector(self._long_documents)
         rows: list[NDArray[np.int32]] = []
         groups: list[int] = []
         shared: list[int] = []
         truncated: list[bool] = []
-        for group, (part, layout, (query, query_is_cut)) in enumerate(
-            zip(texts, layouts, queries, strict=True)
+        for group, ((_, documents), part, layout, (query, query_is_cut)) in enumerate(
+            zip(requests, texts, layouts, queries, strict=True)
         ):
-            tokens = [tokens_of[text] for text in part]
+            tokens: list[Tokens] = []
+            for document, prompted in zip(documents, part, strict=True):
+                tokens += self._split(tokens_of[prompted], document, query, layout, collector)
             too_long = [count > self._max_length for _, count in tokens]
             ids = [row for row, _ in tokens]
             if any(too_long):
@@ -112,6 +137,7 @@ class PromptTokenizer:
             np.array(groups, dtype=np.int64),
             np.array(shared, dtype=np.int64),
             np.array(truncated, dtype=np.bool_),
+            windows=collector.result(),
         )
 
     def describe(self) -> dict[str, object]:
@@ -119,7 +145,41 @@ class PromptTokenizer:
         return {
             "truncated_pairs": self._truncated_pairs,
             "truncated_queries": self._truncated_queries,
+            **self._cut_log.describe(),
         }
+
+    def _split(
+        self,
+        prompt: Tokens,
+        document: str,
+        query: str,
+        layout: _PromptLayout,
+        collector: WindowCollector,
+    ) -> list[Tokens]:
+        """Return the prompts of a document: the one there is, or one for each of its windows."""
+        settings, (_, count) = self._long_documents, prompt
+        if count <= self._max_length and (
+            settings.long_documents != "best" or settings.window_tokens is None
+        ):
+            collector.whole()
+            return [prompt]
+        beside = len(self._ids(layout.render(query, "")))  # all but the document
+        room, tokens = max(1, self._max_length - beside), max(1, count - beside)
+        self._cut_log.check(tokens, room)
+        size = settings.size(max(1, room - _SPARE))
+        if settings.windows > 1 and (tokens > size or count > self._max_length):
+            text = read_windows(self._tokenizer, document, size, limit=settings.windows)
+            if len(text.windows) > 1:
+                collector.windowed(text)
+                self._cut_log.count(windowed=True, read=text.read)
+                return self._encode(
+                    [layout.render(query, document[w.start : w.end]) for w in text.windows]
+                )
+        read = min(1.0, room / tokens)
+        collector.whole(read)
+        if read < 1:
+            self._cut_log.count(windowed=False, read=read)
+        return [prompt]
 
     def _make_layout(self, prompt: Prompt) -> _PromptLayout:
         render = (

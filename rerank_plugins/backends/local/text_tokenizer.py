@@ -10,9 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.long_documents import LongDocuments
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.bi_encoder import BiEncoder, Expansion, TextFormat
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.document_windows import (
+    CutLog,
+    WindowCollector,
+    WindowedText,
+    read_windows,
+)
 from rerank_plugins.backends.local.engine import UnsupportedByEngine
 from rerank_plugins.backends.local.tokenizer import (
     Pairs,
@@ -47,6 +54,12 @@ class _Format(NamedTuple):
     filler: int
 
 
+_TRUNCATE = LongDocuments(long_documents="truncate")
+
+_SPARE = 4
+"""Tokens left free beside a window: next to its prompt, a text may be tokenised otherwise."""
+
+
 class TextTokenizer:
     """Encodes texts as sentence-transformers does: prompt, special tokens, cut, and filled up.
 
@@ -59,6 +72,7 @@ class TextTokenizer:
         names: the names of the tokenizer's special tokens, such as `"mask_token"`, and what they
             are.
         cut_left: cut the start of a text instead of its end.
+        long_documents: what becomes of documents that are too long.
 
     Raises:
         UnsupportedByEngine: the tokenizer puts special tokens elsewhere than around a text.
@@ -73,7 +87,10 @@ class TextTokenizer:
         max_length: int,
         names: dict[str, str],
         cut_left: bool = False,
+        long_documents: LongDocuments = _TRUNCATE,
     ) -> None:
+        self._long_documents = long_documents
+        self._cut_log = CutLog(long_documents)
         self._tokenizer = without_limits(tokenizer)
         self._add_markers(bi_encoder.markers)
         self._head, self._tail = _around(self._tokenizer)
@@ -87,12 +104,19 @@ class TextTokenizer:
         self._truncated = {"query": 0, "document": 0}
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, tokenizer: Any = None) -> TextTokenizer:
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        tokenizer: Any = None,
+        *,
+        long_documents: LongDocuments = _TRUNCATE,
+    ) -> TextTokenizer:
         """Build the encoder of a checkpoint.
 
         Args:
             checkpoint: a bi-encoder's.
             tokenizer: a `tokenizers.Tokenizer`; None: the one in `tokenizer.json`.
+            long_documents: what becomes of documents that are too long.
 
         Raises:
             UnsupportedByEngine: there is no such file, only one of an older kind.
@@ -106,49 +130,94 @@ class TextTokenizer:
             max_length=checkpoint.max_length,
             names={name: _content(config[name]) for name in _FALLBACKS if config.get(name)},
             cut_left=config.get("truncation_side") == "left",
+            long_documents=long_documents,
         )
 
     def encode(self, texts: Sequence[str], role: Role) -> Pairs:
-        """Return the tokens of texts of one role, in their order."""
+        """Return the tokens of texts of one role, in their order.
+
+        A long document is several rows, its windows.
+
+        Raises:
+            UnsupportedInputError: one is too long, and these are refused.
+        """
         form = self._formats[role]
+        collector = WindowCollector(self._long_documents)
         parts: list[Ids] = []
-        lengths, attended = np.zeros((2, len(texts)), np.int64)
-        truncated = np.zeros(len(texts), np.bool_)
+        attended: list[int] = []
+        truncated: list[bool] = []
         prompted = [form.prompt + text for text in texts]
-        for index, ids in enumerate(token_ids(self._tokenizer, prompted)):
-            row, truncated[index] = self._row(ids, form)
-            attended[index] = len(row)
-            if form.expansion is not None and len(row) < form.expansion.length:
-                missing = form.expansion.length - len(row)
-                row = np.concatenate([row, np.full(missing, form.filler, np.int32)])
-                if form.expansion.attend:
-                    attended[index] = len(row)
-            parts.append(row)
-            lengths[index] = len(row)
-        self._count_cuts(role, truncated)
+        for text, ids in zip(texts, token_ids(self._tokenizer, prompted), strict=True):
+            rows = [ids] if role == "query" else self._split(text, ids, form, collector)
+            for row in rows:
+                filled, seen, is_cut = self._row(row, form)
+                parts.append(filled)
+                attended.append(seen)
+                truncated.append(is_cut)
+        lengths = np.array([len(row) for row in parts], np.int64)
+        cuts = np.array(truncated, np.bool_)
+        self._count_cuts(role, cuts)
         flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
         return Pairs(
             flat,
             np.zeros_like(flat),
             np.concatenate([[0], np.cumsum(lengths)]),
-            truncated=truncated,
+            truncated=cuts,
             compared=self._compared(flat, form),
-            attended=None if np.array_equal(attended, lengths) else attended,
+            attended=None if attended == lengths.tolist() else np.array(attended, np.int64),
+            windows=collector.result(),
         )
 
     def describe(self) -> dict[str, object]:
         """Return how many texts were cut so far, as JSON-ready facts."""
-        return {
-            "truncated_documents": self._truncated["document"],
-            "truncated_queries": self._truncated["query"],
-        }
+        return {**self._cut_log.describe(), "truncated_queries": self._truncated["query"]}
 
-    def _row(self, ids: Ids, form: _Format) -> tuple[Ids, bool]:
-        """Return a text's tokens with the special ones around, and whether it was cut."""
+    def _split(self, text: str, ids: Ids, form: _Format, collector: WindowCollector) -> list[Ids]:
+        """Return the ids of a document with its prompt, or those of each of its windows."""
+        settings = self._long_documents
+        if len(ids) <= form.room and (
+            settings.long_documents != "best" or settings.window_tokens is None
+        ):
+            collector.whole()
+            return [ids]
+        beside = len(self._tokenizer.encode(form.prompt, add_special_tokens=False).ids)
+        room, tokens = max(1, form.room - beside), max(1, len(ids) - beside)
+        self._cut_log.check(tokens, room)
+        size = settings.size(max(1, room - _SPARE if beside else room))
+        if settings.windows > 1 and (tokens > size or len(ids) > form.room):
+            windowed = read_windows(self._tokenizer, text, size, limit=settings.windows)
+            if len(windowed.windows) > 1:
+                collector.windowed(windowed)
+                self._cut_log.count(windowed=True, read=windowed.read)
+                return self._window_ids(text, windowed, form)
+        read = min(1.0, room / tokens)
+        collector.whole(read)
+        if read < 1:
+            self._cut_log.count(windowed=False, read=read)
+        return [ids]
+
+    def _window_ids(self, text: str, windowed: WindowedText, form: _Format) -> list[Ids]:
+        if not form.prompt:
+            ids = np.array(windowed.ids, np.int32)
+            return [ids[window.first : window.last] for window in windowed.windows]
+        prompted = [form.prompt + text[window.start : window.end] for window in windowed.windows]
+        return list(token_ids(self._tokenizer, prompted))
+
+    def _row(self, ids: Ids, form: _Format) -> tuple[Ids, int, bool]:
+        """Return a text's tokens as the model reads them, how many it sees, and whether it is cut.
+
+        The special ones stand around them, and mask tokens fill them up.
+        """
         is_cut = len(ids) > form.room
         if is_cut:
             ids = ids[len(ids) - form.room :] if self._cut_left else ids[: form.room]
-        return np.concatenate([self._head, ids, self._tail]), is_cut
+        row = np.concatenate([self._head, ids, self._tail])
+        attended = len(row)
+        if form.expansion is not None and len(row) < form.expansion.length:
+            missing = form.expansion.length - len(row)
+            row = np.concatenate([row, np.full(missing, form.filler, np.int32)])
+            attended = len(row) if form.expansion.attend else attended
+        return row, attended, is_cut
 
     def _compared(self, ids: Ids, form: _Format) -> NDArray[np.bool_] | None:
         if not len(form.skipped) and form.only is None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.locks import ForkSafeLock
+from rerank_plugins._internal.long_documents import LongDocuments, pool
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.checkpoint import Checkpoint
+from rerank_plugins.backends.local.document_windows import (
+    CutLog,
+    DocumentWindows,
+    WindowCollector,
+    WindowedText,
+    read_windows,
+)
 from rerank_plugins.backends.local.engine import Request, UnsupportedByEngine, query_text
 from rerank_plugins.backends.local.text_growth import check_growth
 from rerank_plugins.backends.local.token_cache import TokenCache, Tokens
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.scores import Scores, Usage
+from rerank_plugins.scores import Passage, Scores, Usage
 
 __all__ = [
     "PairTokenizer",
@@ -31,6 +39,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_Fact = TypeVar("_Fact")
 
 _CHUNK = 1024  # texts tokenised at once: keeps memory flat over any number of documents
 
@@ -58,6 +68,8 @@ class Pairs:
     """Whether a token's vector is compared, of the same length as `ids`; None: all are."""
     attended: NDArray[np.int64] | None = None
     """How many tokens of each pair, the first ones, the others see; None: all of them."""
+    windows: DocumentWindows | None = None
+    """Which pairs are windows of one document; None: each is a document. `take()` drops it."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -137,26 +149,72 @@ def scores_by_request(
         pairs: their pairs in order, in parts of any size.
         logits: one of each pair.
     """
-    lengths = np.concatenate([part.lengths for part in pairs]) if pairs else np.zeros(0, np.int64)
-    cuts = [
-        np.zeros(len(part), np.bool_) if part.truncated is None else part.truncated
-        for part in pairs
-    ]
-    truncated = np.concatenate(cuts) if cuts else np.zeros(0, np.bool_)
+    documents = _DocumentFacts()
+    start = 0
+    for part in pairs:
+        documents.add(part, logits[start : start + len(part)])
+        start += len(part)
     scores: list[Scores] = []
     start = 0
-    for _, documents in requests:
-        part = slice(start, start + len(documents))
-        scores.append(
-            Scores(
-                logits[part],
-                scale="logit",
-                truncated=np.flatnonzero(truncated[part]).tolist(),
-                usage=Usage(tokens=int(lengths[part].sum())),
-            )
-        )
-        start = part.stop
+    for _, texts in requests:
+        scores.append(documents.scores(range(start, start + len(texts))))
+        start += len(texts)
     return scores
+
+
+class _DocumentFacts:
+    """Collects the logits of documents, and what is known of them."""
+
+    def __init__(self) -> None:
+        self._logits: list[float] = []
+        self._tokens: list[int] = []
+        self._truncated: list[bool] = []
+        self._read: dict[int, float] = {}
+        self._windows: dict[int, int] = {}
+        self._passages: dict[int, Passage] = {}
+
+    def add(self, pairs: Pairs, logits: Sequence[float]) -> None:
+        """Add the documents of some pairs."""
+        lengths = pairs.lengths.tolist()
+        cuts = [False] * len(pairs) if pairs.truncated is None else pairs.truncated.tolist()
+        if pairs.windows is None:
+            self._logits += logits
+            self._tokens += lengths
+            self._truncated += cuts
+            return
+        start = 0
+        for document, count in enumerate(pairs.windows.counts):
+            place = len(self._logits)
+            logit, best = pool(logits[start : start + count], pairs.windows.best_windows)
+            passage = pairs.windows.passages[start + best]
+            read = pairs.windows.read.get(document)
+            self._logits.append(logit)
+            self._tokens.append(sum(lengths[start : start + count]))
+            self._truncated.append(any(cuts[start : start + count]) or read is not None)
+            if read is not None:
+                self._read[place] = read
+            if count > 1:
+                self._windows[place] = count
+            if passage is not None:
+                self._passages[place] = passage
+            start += count
+
+    def scores(self, places: range) -> Scores:
+        """Return the scores of the documents from one place to another."""
+        start, stop = places.start, places.stop
+        return Scores(
+            self._logits[start:stop],
+            scale="logit",
+            truncated=[at - start for at in places if self._truncated[at]],
+            read=_within(self._read, places),
+            windows=_within(self._windows, places),
+            passages=_within(self._passages, places),
+            usage=Usage(tokens=sum(self._tokens[start:stop])),
+        )
+
+
+def _within(facts: Mapping[int, _Fact], places: range) -> dict[int, _Fact]:
+    return {at - places.start: fact for at, fact in facts.items() if at in places}
 
 
 def without_limits(tokenizer: Any) -> Any:
@@ -180,6 +238,9 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> Iterator[NDArray[np.int32
             yield np.array(encoding.ids, dtype=np.int32)
 
 
+_TRUNCATE = LongDocuments(long_documents="truncate")
+
+
 class PairTokenizer:
     """Encodes pairs as the model's own tokenizer would: same ids, same types, same cuts.
 
@@ -194,6 +255,7 @@ class PairTokenizer:
         uses_types: whether the model reads token types; if not, they are all 0.
         cached_tokens: document tokens kept for the next request; 0 keeps none, None 1,048,576.
         query_prefix: put before every query.
+        long_documents: what becomes of documents that don't fit beside the query.
 
     Raises:
         UnsupportedByEngine: the tokenizer treats pairs in a way that can't be reproduced.
@@ -209,8 +271,11 @@ class PairTokenizer:
         uses_types: bool = True,
         cached_tokens: int | None = None,
         query_prefix: str = "",
+        long_documents: LongDocuments = _TRUNCATE,
     ) -> None:
         self._query_prefix = query_prefix
+        self._long_documents = long_documents
+        self._cut_log = CutLog(long_documents)
         self._tokenizer = without_limits(tokenizer)
         template = _Template.of(self._tokenizer)
         self._template = template if uses_types else template.without_types()
@@ -227,7 +292,13 @@ class PairTokenizer:
         self._truncated_queries = 0
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, *, cached_tokens: int | None) -> Self:
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        cached_tokens: int | None,
+        long_documents: LongDocuments = _TRUNCATE,
+    ) -> Self:
         """Build the encoder of a checkpoint from its `tokenizer.json`.
 
         Raises:
@@ -241,10 +312,17 @@ class PairTokenizer:
             uses_types=checkpoint.uses_types,
             cached_tokens=cached_tokens,
             query_prefix=checkpoint.query_prefix,
+            long_documents=long_documents,
         )
 
     def encode(self, requests: Sequence[Request]) -> Pairs:
-        """Return the pairs of all requests, request after request, in input order."""
+        """Return the pairs of all requests, request after request, in input order.
+
+        A long document is several pairs, its windows.
+
+        Raises:
+            UnsupportedInputError: one is too long, and these are refused.
+        """
         queries = list(dict.fromkeys(query_text(query) for query, _ in requests))
         prefixed = [self._query_prefix + query for query in queries]
         query_tokens = dict(zip(queries, self._encode(prefixed), strict=True))
@@ -252,23 +330,46 @@ class PairTokenizer:
             (document for _, documents in requests for document in documents), self._encode
         )
         assembly = _Assembly(self._template)
+        collector = WindowCollector(self._long_documents)
+        windowed: dict[tuple[str, int], WindowedText] = {}
         for query, documents in requests:
             query_ids, query_count = query_tokens[query_text(query)]
             for document in documents:
                 ids, count = document_tokens[document]
                 keep = cut_pair(query_count, count, self._room)
+                self._cut_log.check(count, keep[1])
+                size = self._long_documents.size(keep[1])
+                if count > size and self._long_documents.windows > 1:
+                    text = windowed.get((document, size))
+                    if text is None:
+                        text = windowed[document, size] = self._windows(document, size)
+                    own = self._cut(query_ids, keep[0])
+                    whole = np.array(text.ids, np.int32)
+                    for window in text.windows:
+                        part = whole[window.first : window.last]
+                        assembly.add(own, part, is_cut=keep[0] < query_count)
+                    collector.windowed(text)
+                    self._count(query_count, keep[0], windowed=True, read=text.read)
+                    continue
                 is_cut = keep != (query_count, count)
                 assembly.add(self._cut(query_ids, keep[0]), self._cut(ids, keep[1]), is_cut=is_cut)
+                read = keep[1] / count if keep[1] < count else 1.0
+                collector.whole(read)
                 if is_cut:
-                    self._count_cut(query_count, keep[0])
-        return assembly.pairs()
+                    self._count(query_count, keep[0], windowed=False, read=read)
+        return replace(assembly.pairs(), windows=collector.result())
 
     def describe(self) -> dict[str, object]:
         """Return how many pairs were cut so far, as JSON-ready facts."""
         return {
             "truncated_pairs": self._truncated_pairs,
             "truncated_queries": self._truncated_queries,
+            **self._cut_log.describe(),
         }
+
+    def _windows(self, document: str, size: int) -> WindowedText:
+        limit = self._long_documents.windows
+        return read_windows(self._tokenizer, document, size, limit=limit)
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:
         return [
@@ -279,9 +380,10 @@ class PairTokenizer:
     def _cut(self, ids: NDArray[np.int32], keep: int) -> NDArray[np.int32]:
         return ids[len(ids) - keep :] if self._cut_left and keep < len(ids) else ids[:keep]
 
-    def _count_cut(self, query_count: int, query_keep: int) -> None:
+    def _count(self, query_count: int, query_keep: int, *, windowed: bool, read: float) -> None:
+        self._cut_log.count(windowed=windowed, read=read)
         with self._lock:
-            self._truncated_pairs += 1
+            self._truncated_pairs += query_keep < query_count or read < 1
             self._truncated_queries += query_keep < query_count
             is_first = query_keep < query_count and self._truncated_queries == 1
         if is_first:

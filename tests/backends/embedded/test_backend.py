@@ -145,10 +145,10 @@ def test_known_documents_are_not_encoded_again(monkeypatch):
     with EmbeddedBackend() as backend:
         backend.score(PANDA, PANDAS)
         runs = []
-        run = TokenEmbedder._run
+        run = TokenEmbedder._vectors
         monkeypatch.setattr(
             TokenEmbedder,
-            "_run",
+            "_vectors",
             lambda self, ids, *read: (runs.append(len(ids)), run(self, ids, *read))[1],
         )
         backend.score("how heavy is a panda?", [*PANDAS, *PANDAS, "new"])

@@ -154,18 +154,17 @@ def words(count):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "windows"),
-    [(255, 1), (256, 1), (257, 2), (512, 2), (513, 3), (1024, 4), (1025, 4)],
+    ("tokens", "windows"), [(255, 1), (256, 1), (257, 2), (480, 2), (481, 3), (1025, 5)]
 )
-def test_windows_start_every_256_tokens(tokens, windows):
+def test_windows_of_256_tokens_share_32(tokens, windows):
     with EmbeddedBackend() as backend:
         scores = backend.score("panda", [words(tokens)])
         (match,) = backend._scorer.matches("panda", [words(tokens)])
 
-    assert min(tokens, 1024) == match.tokens
     assert windows == match.windows
-    assert (tokens > 1024) == match.is_truncated == (scores.truncated == {0})
-    assert (windows > 1) == (scores.chunked == {0})
+    assert tokens + (windows - 1) * 32 == match.tokens
+    assert not match.is_truncated
+    assert ({0: windows} if windows > 1 else {}) == scores.windows
 
 
 @pytest.mark.parametrize("max_length", [3, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW])
@@ -182,12 +181,16 @@ def test_max_length_cuts_at_any_token(max_length):
 def test_a_window_scores_like_a_document_of_its_own(embedded):
     """The best one counts, wherever it lies."""
     first, second = words(WINDOW), words(WINDOW).replace("old red car", "new sea air")
-    alone = embedded.score("old red car", [first, second])
+    documents = [f"{first} {second}", f"{second} {first}"]
 
-    both = embedded.score("old red car", [f"{first} {second}", f"{second} {first}"])
+    both = embedded.score("old red car", documents)
 
-    assert list(both) == pytest.approx([max(alone)] * 2, abs=1e-6)
-    assert alone[0] > alone[1]
+    for place, text in enumerate(documents):
+        start, end = both.passages[place]
+        assert "old red car" in text[start:end]
+        assert embedded.score("old red car", [text[start:end]])[0] == pytest.approx(
+            both[place], abs=1e-6
+        )
 
 
 def test_a_query_longer_than_a_window_is_read_to_its_end(embedded):

@@ -41,6 +41,7 @@ from rerank_plugins.hooks._dispatch import observe_call as heard_by
 from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import BackendContract
 from tests.support.checkpoints import KINDS
+from tests.support.pairs import CUT
 
 WORDS = [
     "what",
@@ -102,7 +103,7 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
 
     for scale, expected in (("logit", logits), ("probability", chances)):
         with LocalBackend(
-            folder, engine="torch", device="cpu", scale=scale, max_length=512
+            folder, engine="torch", device="cpu", scale=scale, max_length=512, **CUT
         ) as backend:
             many = [score for scores in backend.score_many(requests) for score in scores]
 
@@ -113,7 +114,9 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
 
 @pytest.fixture
 def backend(checkpoint: Callable[[str], str]) -> Iterator[LocalBackend]:
-    with LocalBackend(checkpoint("bert"), engine="torch", device="cpu") as backend:
+    with LocalBackend(
+        checkpoint("bert"), engine="torch", device="cpu", long_documents="truncate"
+    ) as backend:
         yield backend
 
 
@@ -141,7 +144,7 @@ def test_a_default_prompt_stands_before_every_query(
         checkpoint("bert"), device="cpu", prompts={"q": "query: "}, default_prompt_name="q"
     ).save_pretrained(folder, create_model_card=False)
     scores = [
-        LocalBackend(name, engine="torch", device="cpu").score("panda", documents(1, 5))
+        LocalBackend(name, engine="torch", device="cpu", **CUT).score("panda", documents(1, 5))
         for name in (folder, checkpoint("bert"))
     ]
     expected = CrossEncoder(folder, device="cpu").predict(pairs, activation_fn=torch.nn.Sigmoid())
@@ -149,7 +152,8 @@ def test_a_default_prompt_stands_before_every_query(
     assert expected.tolist() == pytest.approx(scores[0], rel=1e-5, abs=1e-5)
     assert scores[0] != pytest.approx(scores[1], abs=1e-4)
     (Path(folder) / "modules.json").unlink()
-    bare = LocalBackend(folder, engine="torch", device="cpu").score("panda", documents(1, 5))
+    plain = LocalBackend(folder, engine="torch", device="cpu", **CUT)
+    bare = plain.score("panda", documents(1, 5))
     assert scores[1] == pytest.approx(bare)
 
 
@@ -193,12 +197,15 @@ def test_scores_report_tokens_and_truncation(
     """Which documents were cut, and how many tokens were read; equal documents once."""
     documents = ["bear", "bear " * 600, "bear", "a bear", "panda " * 600, "bear " * 600]
     with LocalBackend(
-        checkpoint("bert"), **{"engine": "torch", "device": "cpu", "max_length": 64, **options}
+        checkpoint("bert"),
+        long_documents="truncate",
+        **{"engine": "torch", "device": "cpu", "max_length": 64, **options},
     ) as backend:
         one, other = backend.score_many([("panda", documents), ("panda", ["a bear"])])
 
         assert {1, 4, 5} == one.truncated
         assert frozenset() == other.truncated
+        assert dict.fromkeys((1, 4, 5), 60 / 600) == one.read
         assert Usage(tokens=5 + 64 + 6 + 64) == one.usage
         assert Usage(tokens=6) == other.usage
         assert backend.name == one.backend == other.backend
@@ -372,7 +379,8 @@ def test_hooks_receive_counts_of_truncation_and_padding(
     checkpoint: Callable[[str], str], options: dict[str, Any], padding: int
 ) -> None:
     heard: list[Event] = []
-    backend = LocalBackend(checkpoint("bert"), **{"engine": "torch", **options})
+    folder = checkpoint("bert")
+    backend = LocalBackend(folder, long_documents="truncate", **{"engine": "torch", **options})
     backend.score("panda", ["bear " * 600])  # nobody listens
     with heard_by((heard.append,), CallStarted("library", "local", None, 1, 2)):
         backend.score("panda", ["bear", "bear " * 9])

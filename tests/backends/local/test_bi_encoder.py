@@ -43,7 +43,7 @@ from tests.backends.local.bi_encoders import (
     write_e5,
 )
 from tests.support.checkpoints import KINDS, build
-from tests.support.pairs import DOCUMENTS, QUERY
+from tests.support.pairs import CUT, DOCUMENTS, QUERY
 
 Build = Callable[[Path], Path]
 
@@ -166,7 +166,7 @@ def _mpnet(tokenizer: Any) -> Any:
 
 
 def ours(folder: str, query: str = QUERY, **options: Any) -> list[float]:
-    with LocalBackend(folder, **{"device": "cpu", **options}) as backend:
+    with LocalBackend(folder, **{"device": "cpu", **CUT, **options}) as backend:
         return list(backend.score(query, DOCUMENTS))
 
 
@@ -421,13 +421,16 @@ def test_requests_of_one_call_do_not_mix(folder_of: Callable[[str], str]) -> Non
 def test_what_was_cut_is_told(
     folder_of: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with LocalBackend(folder_of("PyLate, no expansion"), device="cpu") as backend:
+    with LocalBackend(folder_of("PyLate, no expansion"), device="cpu", **CUT) as backend:
         assert {5} <= backend.score("panda", DOCUMENTS).truncated < {0, 1, 2, 3, 4, 5}
         assert backend.describe()["truncated_documents"]
         with caplog.at_level(logging.WARNING):
             scores = backend.score("panda " * 50, DOCUMENTS)
         assert set(range(len(DOCUMENTS))) == scores.truncated, "the query was cut"
-    assert ["a query was cut to the 4 tokens that the model reads of one"] == [
+    assert [
+        "a document was cut to 62 %",
+        "a query was cut to the 4 tokens that the model reads of one",
+    ] == [
         record.getMessage().partition(";")[0]
         for record in caplog.records
         if record.name.startswith("rerank_plugins")

@@ -23,8 +23,8 @@ from rerank_plugins import ConfigError, load_backend
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.labels import Label, find_label, label_logit
 from tests.support.checkpoints import build_chain
+from tests.support.pairs import CUT, QUERY
 from tests.support.pairs import DOCUMENTS as ALL_DOCUMENTS
-from tests.support.pairs import QUERY
 
 DOCUMENTS = ALL_DOCUMENTS[:4]
 
@@ -59,7 +59,7 @@ def edit(folder: str, name: str, **changes: object) -> None:
 
 
 def ours(folder: str, **options: Any) -> list[float]:
-    with LocalBackend(folder, device="cpu", **options) as backend:
+    with LocalBackend(folder, device="cpu", **CUT, **options) as backend:
         return list(backend.score(QUERY, DOCUMENTS))
 
 

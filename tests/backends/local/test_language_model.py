@@ -23,6 +23,7 @@ from rerank_plugins import ConfigError, Query, UnsupportedInputError
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.prompt_templates import TEMPLATES
 from tests.support.checkpoints import CHAT_TEMPLATE, build_language_model
+from tests.support.pairs import CUT
 
 QUERIES = ["what is a panda?", "大熊猫"]
 WORDS = [
@@ -71,7 +72,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
 
 def ours(folder: str, **options: Any) -> list[float]:
     backend = LocalBackend(
-        folder, **{"engine": "torch", "device": "cpu", "scale": "logit", **options}
+        folder, **{"engine": "torch", "device": "cpu", "scale": "logit", **CUT, **options}
     )
     with backend:
         return [score for scores in backend.score_many(REQUESTS) for score in scores]
@@ -401,7 +402,7 @@ def test_an_instruction_that_can_not_be_used_is_refused(
 
 def test_scores_tell_which_prompts_were_cut(language_model: Callable[..., str]) -> None:
     with LocalBackend(
-        language_model("qwen3"), engine="torch", device="cpu", max_length=96
+        language_model("qwen3"), engine="torch", device="cpu", max_length=96, **CUT
     ) as backend:
         of_documents = backend.score("panda", ["bear", "bear " * 200, "bear"])
         of_queries = backend.score("panda " * 200, ["bear", "Paris"])

@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Dropout, LayerNor
 from rerank_plugins import ConfigError
 from rerank_plugins.backends.local.backend import LocalBackend
 from tests.support.checkpoints import CHAT_TEMPLATE, KINDS, build_chain
-from tests.support.pairs import DOCUMENTS, QUERY
+from tests.support.pairs import CUT, DOCUMENTS, QUERY
 
 
 def ettin() -> list[Any]:
@@ -106,7 +106,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def ours(folder: str, **options: Any) -> list[float]:
-    options = {"device": "cpu", "max_length": 512, "scale": "logit", **options}
+    options = {"device": "cpu", "max_length": 512, "scale": "logit", **CUT, **options}
     with LocalBackend(folder, **options) as backend:
         return list(backend.score(QUERY, DOCUMENTS))
 

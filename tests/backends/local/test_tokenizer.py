@@ -94,18 +94,21 @@ def test_truncation_equals_that_of_tokenizers(query: int, document: int, room: i
     assert (sources.count(0), sources.count(1)) == cut_pair(query, document, room)
 
 
-def test_truncations_are_counted_and_those_of_queries_logged_once(
+def test_truncations_are_counted_and_each_cause_logged_once(
     checkpoint: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No text reaches the log."""
     encoder = PairTokenizer.load(resolve(checkpoint("bert"), max_length=16), cached_tokens=0)
     with caplog.at_level(logging.WARNING):
         encoder.encode([("panda", ["panda", "panda " * 50])])
-        assert {"truncated_pairs": 1, "truncated_queries": 0} == encoder.describe()
-        assert [] == caplog.messages
+        facts = {"windowed_documents": 0, "truncated_documents": 1}
+        assert {"truncated_pairs": 1, "truncated_queries": 0, **facts} == encoder.describe()
+        assert ["a document was cut to 24 %"] == [m.partition(";")[0] for m in caplog.messages]
+        caplog.clear()
 
         encoder.encode([("panda " * 50, ["bear " * 50, "bear", "bear"])])
-    assert {"truncated_pairs": 4, "truncated_queries": 3} == encoder.describe()
+    facts = {"windowed_documents": 0, "truncated_documents": 2}
+    assert {"truncated_pairs": 4, "truncated_queries": 3, **facts} == encoder.describe()
     assert 1 == len(caplog.messages)
     assert "50 tokens" in caplog.messages[0]
     assert "panda" not in caplog.messages[0]

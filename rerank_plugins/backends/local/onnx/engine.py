@@ -71,14 +71,17 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
         )
     dtype: Precision = "int8" if settings.dtype == "int8" else "float32"
     if checkpoint.bi_encoder is None:
-        pairs = PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens)
+        pairs = PairTokenizer.load(
+            checkpoint, cached_tokens=settings.cached_tokens, long_documents=settings.windows
+        )
         return ONNXEngine(_load_runner(checkpoint, settings, dtype), pairs)
-    texts = TextTokenizer.load(checkpoint)
+    texts = TextTokenizer.load(checkpoint, long_documents=settings.windows)
     return BiEncoderEngine(
         _load_runner(checkpoint, settings, dtype),
         texts,
         checkpoint.bi_encoder,
         cached_tokens=settings.cached_tokens,
+        best_windows=settings.best_windows,
         in_8_bits=dtype == "int8",
         store=settings.vector_store,
     )

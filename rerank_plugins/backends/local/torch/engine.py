@@ -53,6 +53,7 @@ def load(checkpoint: Checkpoint, settings: EngineSettings) -> Engine:
             texts,
             checkpoint.bi_encoder,
             cached_tokens=settings.cached_tokens,
+            best_windows=settings.best_windows,
             store=settings.vector_store,
             in_8_bits=settings.dtype in QUANTISED,
         )
@@ -96,7 +97,10 @@ def _load_tokenizer(
     """
     plain = checkpoint.prompt is None and checkpoint.answer_tokens is None
     if plain and (checkpoint.folder / "tokenizer.json").exists():
-        return PairTokenizer.load(checkpoint, cached_tokens=settings.cached_tokens), []
+        plain_pairs = PairTokenizer.load(
+            checkpoint, cached_tokens=settings.cached_tokens, long_documents=settings.windows
+        )
+        return plain_pairs, []
     tokenizer = _transformers_tokenizer(checkpoint, settings)
     answers = answer_token_ids(checkpoint, tokenizer.backend_tokenizer)
     if checkpoint.prompt is not None:
@@ -105,6 +109,7 @@ def _load_tokenizer(
             checkpoint.prompt,
             max_length=checkpoint.max_length,
             cached_tokens=settings.cached_tokens,
+            long_documents=settings.windows,
         )
         return prompts, answers
     pairs = PairTokenizer(
@@ -114,6 +119,7 @@ def _load_tokenizer(
         uses_types=checkpoint.uses_types,
         cached_tokens=settings.cached_tokens,
         query_prefix=checkpoint.query_prefix,
+        long_documents=settings.windows,
     )
     return pairs, answers
 
@@ -121,9 +127,11 @@ def _load_tokenizer(
 def _load_text_tokenizer(checkpoint: Checkpoint, settings: EngineSettings) -> TextTokenizer:
     """Return what tokenises single texts; older files need transformers."""
     if (checkpoint.folder / "tokenizer.json").exists():
-        return TextTokenizer.load(checkpoint)
+        return TextTokenizer.load(checkpoint, long_documents=settings.windows)
     tokenizer = _transformers_tokenizer(checkpoint, settings)
-    return TextTokenizer.load(checkpoint, tokenizer.backend_tokenizer)
+    return TextTokenizer.load(
+        checkpoint, tokenizer.backend_tokenizer, long_documents=settings.windows
+    )
 
 
 def _transformers_tokenizer(checkpoint: Checkpoint, settings: EngineSettings) -> Any:

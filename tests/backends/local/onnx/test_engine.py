@@ -36,7 +36,7 @@ from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer
 from rerank_plugins.testing import BackendContract
 from tests.support import checkpoints
-from tests.support.pairs import DOCUMENTS, QUERY
+from tests.support.pairs import CUT, DOCUMENTS, QUERY
 from tests.support.places import DATA
 
 KINDS = [
@@ -71,7 +71,7 @@ def test_scores_equal_sentence_transformers(kind: str, checkpoint: Callable[[str
     pairs = [(QUERY, document) for document in DOCUMENTS]
     expected = reference.predict(pairs, activation_fn=torch.nn.Identity()).tolist()
 
-    with LocalBackend(folder, engine="onnx", scale="logit", max_length=512) as backend:
+    with LocalBackend(folder, engine="onnx", scale="logit", max_length=512, **CUT) as backend:
         assert backend.score(QUERY, DOCUMENTS) == pytest.approx(expected, rel=1e-6, abs=1e-5)
         assert backend.describe()["graph"] == "built"
     assert max(expected) - min(expected) > 0.2, "scores that hardly differ prove nothing"

@@ -204,10 +204,15 @@ def _unwrapped(text: str) -> str:
 
 
 def _by_field(errors: object) -> str:
-    """Return the reasons in an object that has them under the names of the wrong fields."""
+    """Return the reasons in an object that has them under the names of the wrong fields.
+
+    Names of reasons are left out: `_json_message` found nothing there, and to look again at each
+    level would double the work with each.
+    """
     if not isinstance(errors, dict):
         return ""
-    reasons = ((name, _json_message(value)) for name, value in [*errors.items()][:3])
+    others = ((n, value) for n, value in [*errors.items()][:3] if n.lower() not in _MESSAGE_FIELDS)
+    reasons = ((name, _json_message(value)) for name, value in others)
     return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason)
 
 

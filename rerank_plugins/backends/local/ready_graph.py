@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["USUAL_GRAPHS", "check_name", "data_files", "find_graph", "graph_files"]
+__all__ = ["NO_DATA", "USUAL_GRAPHS", "check_name", "data_files", "find_graph", "graph_files"]
 
 USUAL_GRAPHS = ("model.onnx", "onnx/model.onnx")
 """Where Optimum, and the hub's ONNX community, put the graph in float32."""
 
-_NO_DATA = (".jinja", ".json", ".md", ".model", ".onnx", ".py", ".safetensors", ".txt")
+NO_DATA = (".jinja", ".json", ".md", ".model", ".onnx", ".py", ".safetensors", ".txt")
 """How files end that hold no weights of a graph."""
 
 
@@ -52,7 +52,7 @@ def data_files(graph: Path) -> Iterator[Path]:
     others = [
         path
         for path in sorted(graph.parent.iterdir())
-        if path.suffix not in _NO_DATA and not path.name.startswith(".") and path.is_file()
+        if path.suffix not in NO_DATA and not path.name.startswith(".") and path.is_file()
     ]
     if not others or not graph.stat().st_size:
         return

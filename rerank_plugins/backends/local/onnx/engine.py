@@ -31,7 +31,7 @@ from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTa
 from rerank_plugins.backends.local.onnx.build.linear import Precision
 from rerank_plugins.backends.local.onnx.build.verify import Sample, verify, with_peaks
 from rerank_plugins.backends.local.onnx.build.weights import Array
-from rerank_plugins.backends.local.onnx.operators import check_operators
+from rerank_plugins.backends.local.onnx.operators import check_graph
 from rerank_plugins.backends.local.onnx.session import Session
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.process_memory import release_memory, resident_memory
@@ -169,7 +169,7 @@ def _load_exported(
 
 def _open_exported(checkpoint: Checkpoint, graph: Path) -> Session:
     """Return a session over a graph of others, which gives one logit for each label of a pair."""
-    check_operators(graph)
+    check_graph(graph)
     session = Session(graph)
     shape = session.run("logits", np.zeros(2, np.int32), np.zeros(2, np.int32)).shape
     if shape != (1, checkpoint.num_labels):

@@ -9,7 +9,7 @@ pytest.importorskip("onnx", reason="makes graphs of any kind")
 import onnx
 from onnx import TensorProto, helper
 
-from rerank_plugins.backends.local.onnx.operators import check_operators
+from rerank_plugins.backends.local.onnx.operators import check_graph
 from rerank_plugins.errors import ConfigError
 
 
@@ -59,14 +59,14 @@ HIDDEN = {
 def test_a_loop_is_found(place, tmp_path):
     onnx.save(HIDDEN[place], tmp_path / "model.onnx")
     with pytest.raises(ConfigError, match=r"model.onnx' has the operator Loop, which may never"):
-        check_operators(tmp_path / "model.onnx")
+        check_graph(tmp_path / "model.onnx")
 
 
 def test_a_search_is_found(tmp_path):
     node = helper.make_node("BeamSearch", ["x"], ["y"], domain="com.microsoft")
     onnx.save(model(node), tmp_path / "model.onnx")
     with pytest.raises(ConfigError, match="the operator BeamSearch"):
-        check_operators(tmp_path / "model.onnx")
+        check_graph(tmp_path / "model.onnx")
 
 
 def test_all_else_may_run(tmp_path):
@@ -76,7 +76,50 @@ def test_all_else_may_run(tmp_path):
     whole = model(branch(named), IDENTITY, functions=[function(IDENTITY)])
     whole.graph.initializer.append(constant)
     onnx.save(whole, tmp_path / "model.onnx")
-    check_operators(tmp_path / "model.onnx")
+    check_graph(tmp_path / "model.onnx")
+
+
+def weights(place):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, text in (("offset", "0"), ("location", place), ("length", "4")):
+        tensor.external_data.add(key=key, value=text)
+    return tensor
+
+
+def in_graph(place):
+    made = model(IDENTITY)
+    made.graph.initializer.append(weights(place))
+    return made
+
+
+def in_sparse(place):
+    made = model(IDENTITY)
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(weights(place), indices, [1]))
+    return made
+
+
+def in_constant(place):
+    return model(branch(helper.make_node("Constant", [], ["y"], value=weights(place))))
+
+
+OUTSIDE = ("sub/w.bin", ".w", "..", "../w.bin", "/w.bin", "", "*/_ORT_MEM_ADDR_/*", "sub\\w.bin")
+
+
+@pytest.mark.parametrize("made", [in_graph, in_sparse, in_constant])
+def test_weights_that_its_name_does_not_cover_are_refused(made, tmp_path):
+    """They could be changed without another name for the scores, or past a lock."""
+    for place in OUTSIDE:
+        onnx.save(made(place), tmp_path / "model.onnx")
+        with pytest.raises(ConfigError, match="which is no file beside it"):
+            check_graph(tmp_path / "model.onnx")
+    for place in ("w.onnx", "w.md", "model.safetensors"):
+        onnx.save(made(place), tmp_path / "model.onnx")
+        with pytest.raises(ConfigError, match=f"keeps weights in '{place}'"):
+            check_graph(tmp_path / "model.onnx")
+    onnx.save(made("model.onnx_data"), tmp_path / "model.onnx")
+    check_graph(tmp_path / "model.onnx")
 
 
 def _cut(data):
@@ -98,4 +141,4 @@ def test_what_can_not_be_read_to_its_end_is_refused(change, tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes(change(model(IDENTITY).SerializeToString()))
     with pytest.raises(ConfigError, match="it is no ONNX graph"):
-        check_operators(file)
+        check_graph(file)

@@ -22,6 +22,15 @@ __all__ = ["SQLiteStore"]
 _LOCK_SECONDS = 0.25
 """Seconds to wait for another process that writes."""
 
+_MOST_SECONDS = 5.0
+"""Of one operation: a file of others may hold views and triggers, and those may have no end."""
+_MOST_BYTES = 2**26
+"""Of a row."""
+_STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock."""
+_FORGOTTEN = 10_000
+"""Values that one write forgets at most, besides four times as many as it writes."""
+
 _KEYS_PER_QUERY = 500  # old builds of SQLite take 999 parameters
 
 _SCHEMA = """
@@ -30,7 +39,10 @@ CREATE TABLE IF NOT EXISTS rerank_scores
 """
 _WRITE = "INSERT OR REPLACE INTO rerank_scores (key, value, ends) VALUES (?, ?, ?)"
 # Each write takes the next id, so ids tell the age and bound the number of rows.
-_FORGET = "DELETE FROM rerank_scores WHERE id <= (SELECT max(id) FROM rerank_scores) - ?"
+_FORGET = (
+    "DELETE FROM rerank_scores WHERE id <= "
+    "(SELECT min(max(id) - ?, min(id) + ?) FROM rerank_scores)"
+)
 _OLDEST = "SELECT id, length(value) FROM rerank_scores ORDER BY id"
 _FORGET_OLDEST = "DELETE FROM rerank_scores WHERE id <= ?"
 
@@ -46,8 +58,8 @@ class SQLiteStore:
     """Keeps the values that were written last in an SQLite file.
 
     Threads and processes of one machine may share the file; it must be on a local disk. A file
-    that is corrupt, locked for long or no database at all is left as it is, and left alone for
-    30 seconds.
+    that is corrupt, locked for long, no database at all or one that takes more than 5 seconds is
+    left as it is, and left alone for 30 seconds.
 
     Args:
         path: the file; made if it is missing. Its folder must exist.
@@ -83,6 +95,7 @@ class SQLiteStore:
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
+        self._end = math.inf
         guard = partial(Guard, expected=(sqlite3.Error,), pause=30.0)
         self._reads = guard(f"reading the cache {self._path!r}")
         self._writes = guard(f"writing the cache {self._path!r}")
@@ -99,13 +112,13 @@ class SQLiteStore:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = keys[start : start + _KEYS_PER_QUERY]
                 marks = ",".join("?" * len(some))
-                values.update(
-                    connection.execute(
-                        f"SELECT key, value FROM rerank_scores WHERE key IN ({marks}) "  # noqa: S608  # only marks
-                        "AND ends > ? AND length(value) <= ?",
-                        (*some, now, longest),
-                    )
+                rows = connection.execute(
+                    f"SELECT key, value FROM rerank_scores WHERE key IN ({marks}) "  # noqa: S608  # only marks
+                    "AND ends > ? AND length(value) <= ?",
+                    (*some, now, longest),
                 )
+                values.update(rows.fetchmany(len(some)))  # a table has no more
+                rows.close()
         return values
 
     def set_many(self, items: Mapping[bytes, bytes], ttl: float | None) -> None:
@@ -116,22 +129,30 @@ class SQLiteStore:
         with self._connected() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")  # no other process changes the size meanwhile
             fitting, needed = self._fitting(items)
-            self._make_room(connection, needed)
-            connection.executemany(_WRITE, [(key, value, end) for key, value in fitting])
-            connection.execute(_FORGET, (self._entries,))
+            most = _FORGOTTEN + 4 * len(fitting)
+            if self._make_room(connection, needed, most):
+                connection.executemany(_WRITE, [(key, value, end) for key, value in fitting])
+            connection.execute(_FORGET, (self._entries, most))
 
-    def _make_room(self, connection: sqlite3.Connection, needed: int) -> None:
-        """Forget the oldest values until the file holds so many bytes more within its bound."""
+    def _make_room(self, connection: sqlite3.Connection, needed: int, most: int) -> bool:
+        """Forget the oldest values until the file holds so many bytes more within its bound.
+
+        Return whether it does: one write forgets so many at most, so that none takes long.
+        """
         while (excess := self._used(connection) + needed - self._max_bytes) > 0:
+            if self._is_late():
+                raise sqlite3.OperationalError("the file takes too much time")
             oldest = connection.execute(_OLDEST)
             forgotten = None
-            while excess > 0 and (row := oldest.fetchone()) is not None:
+            while excess > 0 and most > 0 and (row := oldest.fetchone()) is not None:
                 forgotten, length = row
                 excess -= length + _ROW_BYTES
-            if forgotten is None:
-                return
+                most -= 1
             oldest.close()
+            if forgotten is None:
+                return most > 0
             connection.execute(_FORGET_OLDEST, (forgotten,))
+        return True
 
     def _fitting(self, items: Mapping[bytes, bytes]) -> tuple[list[tuple[bytes, bytes]], int]:
         """Return what a quarter of the file has room for, and the bytes that it may take.
@@ -160,6 +181,7 @@ class SQLiteStore:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection to one thread at a time."""
         with self._lock:
+            self._end = time.monotonic() + _MOST_SECONDS
             if self._pid != os.getpid():
                 # Using or closing a connection from before the fork would break the file's locks.
                 if self._connection is not None:
@@ -177,6 +199,8 @@ class SQLiteStore:
     def _opened(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
         try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+            connection.set_progress_handler(self._is_late, _STEPS)
             with suppress(sqlite3.OperationalError):  # another process is about the same
                 connection.execute("PRAGMA journal_mode = WAL")  # reading while one writes
             connection.execute("PRAGMA synchronous = OFF")  # lost in a power cut: scored again
@@ -185,6 +209,9 @@ class SQLiteStore:
             connection.close()
             raise
         return connection
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._end
 
     def describe(self) -> dict[str, object]:
         return {

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank_plugins import ConfigError, MissingDependencyError
-from rerank_plugins.wrappers.stores import Store, open_store
+from rerank_plugins.wrappers.stores import Store, open_store, sqlite
 from rerank_plugins.wrappers.stores.guard import Guard
 from rerank_plugins.wrappers.stores.memory import MemoryStore
 from rerank_plugins.wrappers.stores.sqlite import SQLiteStore
@@ -307,6 +307,58 @@ def test_a_file_that_breaks_later_is_an_empty_store(tmp_path):
     assert [None] == store.get_many([b"5"])
     assert 1 == store.describe()["errors"]
     store.close()
+
+
+_ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r)"
+FOREIGN = {
+    "a view without an end": f"""
+        CREATE VIEW rerank_scores AS
+        {_ENDLESS} SELECT n id, x'00' key, x'00' value, 9e9 ends FROM r
+    """,
+    "a trigger without an end": f"""
+        CREATE TABLE rerank_scores (id INTEGER PRIMARY KEY, key UNIQUE, value, ends);
+        CREATE TABLE more (n);
+        CREATE VIEW numbers AS {_ENDLESS} SELECT n FROM r;
+        CREATE TRIGGER t AFTER INSERT ON rerank_scores
+        BEGIN INSERT INTO more SELECT n FROM numbers; END
+    """,
+    "a value of a gigabyte": """
+        CREATE VIEW rerank_scores AS
+        SELECT 1 id, x'61' key, zeroblob(900000000) value, 9e9 ends
+    """,
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_file_of_others_takes_neither_endless_time_nor_memory(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "_MOST_SECONDS", 0.1)
+    path = tmp_path / "scores.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FOREIGN[case])
+    connection.close()
+    store = SQLiteStore(path)
+    store.set_many({b"a": b"1"}, None)
+
+    assert [None] == store.get_many([b"a"])
+    assert store.describe()["errors"]
+    store.close()
+
+
+def test_a_store_that_is_made_smaller_forgets_in_parts(tmp_path, monkeypatch):
+    """So that no write takes longer than it may."""
+    monkeypatch.setattr(sqlite, "_FORGOTTEN", 20)
+    path = tmp_path / "scores.db"
+    SQLiteStore(path).set_many({b"%d" % n: b"x" for n in range(100)}, None)
+    store = SQLiteStore(path, entries=5)
+    counts = []
+    with sqlite3.connect(path) as connection:
+        for n in range(6):
+            store.set_many({b"new %d" % n: b"x"}, None)
+            counts += connection.execute("SELECT count(*) FROM rerank_scores").fetchone()
+    connection.close()
+    store.close()
+
+    assert [76, 52, 28, 5, 5, 5] == counts
 
 
 def test_a_missing_folder_is_an_empty_store(tmp_path):

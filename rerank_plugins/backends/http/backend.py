@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -242,8 +244,14 @@ class HTTPBackend(Backend):
         )
 
     def _make_name(self, urls: Sequence[str]) -> str:
-        """Return what makes the scores: the servers, the model, the instruction, the scale."""
+        """Return what makes the scores: the servers, the model, the instruction, the scale.
+
+        A gateway may choose the model by a header, so they count, too, without their secrets.
+        """
         settings = {"model": self._model, "instruction": self._instruction}
+        if self._headers:
+            sent = sorted((name.lower(), value) for name, value in self._headers.items())
+            settings["headers"] = hashlib.sha256(json.dumps(sent).encode()).hexdigest()[:12]
         facts = {name: value for name, value in settings.items() if value}
         facts |= {**self._facts, "server_scale": self._scaling.sent, "scale": self.scale}
         return f"{self.kind}+{','.join(sorted(urls))}?{urlencode(facts, safe='/:')}"

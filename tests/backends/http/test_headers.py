@@ -37,6 +37,18 @@ def test_variables_are_read_at_each_request(fake_server, monkeypatch):
     assert [SECRET, "another"] == sent
 
 
+def test_they_are_a_part_of_the_name_without_their_secrets(fake_server, monkeypatch):
+    """A gateway may choose the model by one, and a cache tells scores apart by the name."""
+    several = (None, HEADERS, {**HEADERS, "X-Team": "ads"}, {"X-Route": "large"}, {"X-Rout": "e"})
+    names = [make(fake_server, headers=headers).name for headers in several]
+    monkeypatch.setenv("GATEWAY_KEY", "another")
+    same = make(fake_server, headers={name.upper(): HEADERS[name] for name in reversed(HEADERS)})
+
+    assert len({*names}) == len(several)
+    assert names[1] == same.name
+    assert not any(SECRET in name for name in names)
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
 def test_a_secret_that_the_server_repeats_is_masked(fake_server, ask, monkeypatch, status):
     """Though the variable is gone by then."""

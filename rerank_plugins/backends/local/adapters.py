@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.adapter_config import CONFIG, WEIGHTS, read_adapter_config
+from rerank_plugins.backends.local.digest import digest
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.plausible import check_counts, check_regular
 from rerank_plugins.backends.local.quantisation import read_quantisation
@@ -144,16 +145,22 @@ def _made(place: Path) -> Iterator[Path]:
 
 
 def _key(folder: Path, base: Path) -> str:
-    """Return a name that differs for other files of the adapter, and of the base."""
+    """Return a name that differs for other files of the adapter, and of the base.
+
+    The base's are too large to be read whole. Times of files alone would not do: images of
+    containers may give all files the same one.
+    """
     state = hashlib.sha256()
     for file in (folder / CONFIG, folder / WEIGHTS, *sorted(_texts(folder))):
         with file.open("rb") as opened:
             state.update(file.relative_to(folder).as_posix().encode() + b"\0")
             state.update(hashlib.file_digest(opened, "sha256").digest())
-    for file in sorted({*base.glob("*.safetensors"), *_texts(base)}):
+    files = sorted({*base.glob("*.safetensors"), *_texts(base)})
+    for file in files:
         about = file.stat()
         name = file.relative_to(base).as_posix()
         state.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    state.update(digest(base, files, ()).encode())
     return state.hexdigest()[:32]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,6 +295,30 @@ def test_other_texts_beside_the_adapter_are_read(checkpoint, tmp_path):
         (folder / "config.json").write_text(content)
         keys.append(adapters._key(tmp_path / "lora", base))
     assert len({*keys}) == len(keys)
+
+
+def test_another_base_of_the_same_size_and_time_is_merged_anew(checkpoint, tmp_path):
+    """As in images of containers, whose files may all have one time."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    adapt(base, tmp_path / "lora")
+    keys = set()
+    for change in (lambda: None, lambda: _negate(base), lambda: _reverse(base / "tokenizer.json")):
+        change()
+        for file in base.iterdir():
+            os.utime(file, (0, 0))
+        keys.add(adapters._key(tmp_path / "lora", base))
+    assert len(keys) == 3
+
+
+def _negate(base):
+    weights = load_file(base / "model.safetensors")
+    weights["classifier.weight"] *= -1
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+
+
+def _reverse(file):
+    file.write_bytes(file.read_bytes()[::-1])
 
 
 def test_a_head_that_the_settings_name_must_be_there(checkpoint, tmp_path):

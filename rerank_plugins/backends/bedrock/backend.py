@@ -18,7 +18,7 @@ from rerank_plugins._internal.options import changed_options
 from rerank_plugins._internal.parallel import in_daemon_thread, side_by_side
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backend import Backend
-from rerank_plugins.backends.bedrock.bounded import BoundedSending
+from rerank_plugins.backends.bedrock.bounded import BoundedCall, BoundedSending
 from rerank_plugins.backends.bedrock.failures import CREDENTIALS_HINT, is_foreign, translated
 from rerank_plugins.backends.http.credentials import Key
 from rerank_plugins.backends.http.decoding import decode_results
@@ -160,27 +160,28 @@ class BedrockBackend(Backend):
     def _ask(self, query: str, part: Part, deadline: float) -> Scores:
         """Score one part in a request, or several if the results come in pages."""
         facts = AttemptFacts()
-        seconds = max(deadline - time.monotonic(), 0.0)
+        call = BoundedCall(max(deadline - time.monotonic(), 0.0))
         with observe_attempt(self.endpoint, len(part.texts), facts):
             request = in_daemon_thread(
-                lambda: self._send(query, part.texts, facts, seconds), name="rerank-bedrock"
+                lambda: self._send(query, part.texts, facts, call), name="rerank-bedrock"
             )
             try:
-                results = request.result(seconds)
+                results = request.result(call.seconds)
             except TimeoutError:
                 results = None
             if results is None:
-                raise BackendTimeout(f"{self._where}: no complete response in {seconds:.3g} s")
+                call.end()
+                raise BackendTimeout(f"{self._where}: no complete response in {call.seconds:.3g} s")
             return Scores(self._checked(results, len(part.texts)))
 
     def _send(
-        self, query: str, texts: Sequence[str], facts: AttemptFacts, seconds: float
+        self, query: str, texts: Sequence[str], facts: AttemptFacts, call: BoundedCall
     ) -> list[dict[str, object]]:
         key = Key(Secret(""), CREDENTIALS_HINT)
         try:
             client = self._client()
             key = client.key()
-            with client.sending.within(seconds):
+            with client.sending.within(call):
                 return client.rerank(query, texts, facts)
         except RerankError as ours:
             error = ours.with_traceback(None)
@@ -192,7 +193,7 @@ class BedrockBackend(Backend):
                 where=self._where,
                 key=key,
                 texts=[query, *texts],
-                seconds=seconds,
+                seconds=call.seconds,
             )
         raise error  # outside of the handler: the frames of the library hold the request
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +14,60 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.http.reading import parse_message
 from rerank_plugins.errors import BackendError, BackendTimeout, InvalidResponse, RerankError
 
-__all__ = ["BoundedSending"]
+__all__ = ["BoundedCall", "BoundedSending"]
 
 _MAX_RESPONSE = 1_000_000
 """Bytes; a thousand scores take about 60,000."""
 _CHUNK = 65_536
 _FIRST_REFUSAL = 300
+
+
+class BoundedCall:
+    """One call in a thread of its own, which another thread can end.
+
+    Args:
+        seconds: the time there is.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._waits_on: Any = None
+        self._is_over = False
+
+    def end(self) -> None:
+        """Break the connection on which the call waits for the head of a response.
+
+        The library reads a head to its end, however slowly it comes.
+        """
+        with self._lock:
+            self._is_over = True
+            _shut_down(self._waits_on)
+
+    @contextmanager
+    def waiting_on(self, connection: Any) -> Iterator[None]:
+        """Let the call be ended on a connection of the library in the block."""
+        with self._lock:
+            self._waits_on = connection.sock
+            if self._is_over:
+                _shut_down(self._waits_on)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waits_on = None
+
+
+def _shut_down(sock: Any) -> None:
+    if sock is None:
+        return
+    try:
+        # A copy, since another thread reads from what TLS has made of it.
+        with socket.socket(fileno=os.dup(sock.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it is closed already
+        pass
 
 
 class BoundedSending:
@@ -35,15 +85,18 @@ class BoundedSending:
         self._session = boto._endpoint.http_session  # noqa: SLF001 - there is no other way to it
         self._where = where
         self._thread = threading.local()
+        pools = self._session._pool_classes_by_scheme  # noqa: SLF001 - as above
+        for scheme, pool in pools.items():
+            pools[scheme] = _endable(pool, lambda: self._thread.call)
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def within(self, call: BoundedCall) -> Iterator[None]:
         """Bound the responses to this thread's requests in the block."""
-        self._thread.deadline = time.monotonic() + seconds
+        self._thread.call = call
         try:
             yield
         finally:
-            del self._thread.deadline
+            del self._thread.call
 
     def __call__(self, request: Any, **_: object) -> Any:
         """Return the response to a request, read as far as it may be long.
@@ -108,8 +161,22 @@ class BoundedSending:
         return content if problem is None else b"{}"
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._thread.deadline:
+        if time.monotonic() > self._thread.call.deadline:
             raise BackendTimeout(f"{self._where}: no complete response in time")
+
+
+def _endable(pool: Any, current: Callable[[], BoundedCall]) -> Any:
+    """Return a class of connection pools of the library whose connections a call can break."""
+
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]  # not known to the type checker
+        def getresponse(self) -> Any:
+            with current().waiting_on(self):
+                return super().getresponse()
+
+    class Pool(pool):  # type: ignore[misc]  # as above
+        ConnectionCls = Connection
+
+    return Pool
 
 
 class _Read:

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import re
+import threading
 import time
 import traceback
 from dataclasses import replace
@@ -39,6 +40,7 @@ from rerank_plugins.testing import (
     word_overlap,
 )
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, QUERY
+from tests.support.monitoring import wait_until
 
 MODEL = "cohere.rerank-v3-5:0"
 ARN = f"arn:aws:bedrock:us-west-2::foundation-model/{MODEL}"
@@ -362,11 +364,36 @@ def test_a_connection_that_breaks_is_unavailable(aws, ask, behaviour):
         ask(build(aws))
 
 
-def test_a_response_that_drips_is_too_slow(aws, ask):
-    aws.response = drip()
+def _dripping(start, piece):
+    """Drip a head that never ends."""
+
+    def write(handler):
+        handler.wfile.write(start)
+        while True:
+            handler.wfile.write(piece)
+            time.sleep(0.01)
+
+    return lambda received: write
+
+
+SLOW = {
+    "body": drip(),
+    "head": drip(head=True),
+    "interim responses": _dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "one header": _dripping(b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "the first line": _dripping(b"HTTP/1.1 ", b"2"),
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_a_response_that_drips_is_too_slow_and_keeps_no_thread(aws, ask, case):
+    aws.response = SLOW[case]
 
     with pytest.raises(BackendTimeout):
         ask(build(aws, timeout=0.3))
+    wait_until(lambda: not any("rerank-bedrock" in thread.name for thread in threading.enumerate()))
+    aws.response = rerank
+    assert EXPECTED == ask(build(aws))
 
 
 def test_a_service_that_is_gone_is_unavailable(ask):

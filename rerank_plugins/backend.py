@@ -16,6 +16,10 @@ from rerank_plugins.scores import Scale, Scores, check_scores
 __all__ = ["Backend", "OwnProcess", "ServerCheck", "TextStore", "as_scores", "ascore_with"]
 
 
+UNCALIBRATED = "uncalibrated"
+"""What `describe()` calls the calibration of scores that are no probabilities of anything."""
+
+
 class OwnProcess(Protocol):
     """A process, other than this one, that runs the model of a backend and is replaced if it ends.
 
@@ -185,8 +189,14 @@ class Backend(ABC):
         return await in_thread(self.score, query, documents)
 
     def describe(self) -> dict[str, object]:
-        """Return what would score and how, as JSON-ready facts; may load the model."""
-        return {"name": self.name, "scale": self.scale, "cacheable": self.cacheable}
+        """Return what would score and how, as JSON-ready facts; may load the model.
+
+        `calibration` is `"uncalibrated"` where the scores are known to be no probabilities.
+        """
+        facts = {"name": self.name, "scale": self.scale, "cacheable": self.cacheable}
+        if self.scale in ("similarity", "unknown"):  # a model may know it once it is loaded
+            facts["calibration"] = UNCALIBRATED
+        return facts
 
     def check_requirements(self) -> None:
         """Check that this machine has what scoring needs; loads no model and sends nothing.

@@ -39,10 +39,13 @@ _OTHER_REMOTE_KINDS: Mapping[str, LazyClass] = {
     "bedrock": LazyClass("rerank_plugins.backends.bedrock", "BedrockBackend"),
 }
 _CHAT = LazyClass("rerank_plugins.backends.chat", "ChatBackend")
+_CALIBRATED = LazyClass("rerank_plugins.wrappers.calibrated", "CalibratedBackend")
 _CHAT_KINDS = ("ollama", "openai")
 _FUSION = "fusion"
 """The table with the options of the ensemble, whose own tables are its backends."""
-_TABLES = ("backend", *WRAPPERS, _FUSION, "server")
+_CALIBRATION = "calibration"
+"""The key of a backend with its fitted curve, also a table of a file with one backend."""
+_TABLES = ("backend", _CALIBRATION, *WRAPPERS, _FUSION, "server")
 _PER_BACKEND = (*itertools.takewhile(lambda table: table not in CHAINS, WRAPPERS),)
 """The tables that add a wrapper around each backend of a chain, innermost first."""
 
@@ -87,7 +90,7 @@ def load_backend(spec: BackendSpec = None) -> Backend:
     if isinstance(spec, str):
         spec = spec.strip()
         _refuse_file_url(spec)
-        if not spec.lower().endswith(".toml"):
+        if not _is_toml_file(spec):
             return _build(_parse(spec), where="in the spec")
     if isinstance(spec, str | os.PathLike):
         if os.path.isdir(spec):  # noqa: PTH112 - it takes both
@@ -139,6 +142,7 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
         )
     if not isinstance(others, list | tuple) or not all(isinstance(o, Mapping) for o in others):
         raise ConfigError(f"`{chain}` {where} must be a list of tables; write: [[{chain}]]")
+    first = _with_calibration(first, tables, alone=not others, where=where)
     entries = [("backend", first), *((chain, other) for other in others)]
     backends = [
         _wrap(_build(options, where=where, table=table), tables, kind=options["kind"])
@@ -151,6 +155,22 @@ def _from_tables(tables: Mapping[str, object], *, where: str) -> Backend:
             )
     whole = _joined(backends, chain, tables) if others else backends[0]
     return _add_wrapper(whole, "instrument", tables)
+
+
+def _with_calibration(
+    backend: Mapping[str, object], tables: Mapping[str, object], *, alone: bool, where: str
+) -> Mapping[str, object]:
+    """Return the options of the first backend, with the table `[calibration]` among them."""
+    if _CALIBRATION not in tables:
+        return backend
+    if not alone:
+        raise ConfigError(
+            f"`[calibration]` {where} holds for one model, and there are several; put it into its "
+            'backend: calibration = "FILE", or a table such as [backend.calibration]'
+        )
+    if _CALIBRATION in backend:
+        raise ConfigError(f"`calibration` stands twice {where}; keep one of them")
+    return {**backend, _CALIBRATION: tables[_CALIBRATION]}
 
 
 def _chain_of(tables: Mapping[str, object], *, where: str) -> str:
@@ -219,6 +239,12 @@ def _add_wrapper(backend: Backend, name: str, tables: Mapping[str, object]) -> B
     checked = checked_options(constructor, options, what=f"table {name!r}", fixed=["wrapped"])
     wrapped: Backend = constructor(backend, **checked)
     return wrapped
+
+
+def _is_toml_file(spec: str) -> bool:
+    """Whether a string is the path of a file, and no spec whose last option is one."""
+    ends = spec.lower().endswith(".toml")
+    return ends and ("?" not in spec or os.path.exists(spec))  # noqa: PTH110  # `Path` refuses NUL
 
 
 def _refuse_file_url(spec: str) -> None:
@@ -324,7 +350,9 @@ def _build(options: Mapping[str, object], *, where: str, table: str = "backend")
     kind = options["kind"]
     if not isinstance(kind, str):
         raise ConfigError(f"`kind` in the table `{table}` {where} must be a string, not {kind!r}")
-    keywords = {str(name): value for name, value in options.items() if name != "kind"}
+    keywords = {
+        str(name): value for name, value in options.items() if name not in ("kind", _CALIBRATION)
+    }
     fixed: dict[str, object] = {}
     if kind in _LOCAL_KINDS:
         constructor = _LOCAL_KINDS[kind].load()
@@ -343,6 +371,9 @@ def _build(options: Mapping[str, object], *, where: str, table: str = "backend")
         )
     checked = checked_options(constructor, keywords, what=f"kind {kind!r}", fixed=fixed)
     backend: Backend = constructor(**fixed, **checked)
+    calibration = options.get(_CALIBRATION)
+    if calibration is not None:
+        backend = _CALIBRATED.load()(backend, calibration=calibration)
     return backend
 
 

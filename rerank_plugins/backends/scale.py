@@ -1,12 +1,12 @@
-"""From logits to probabilities: the one sigmoid every backend uses, and when servers need it."""
+"""From logits to probabilities: what every backend uses, and when servers need it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rerank_plugins._internal.logistic import sigmoid
 from rerank_plugins.errors import InvalidResponse
 from rerank_plugins.scores import Scale
 
@@ -18,14 +18,6 @@ _TOLERANCE = 1e-6
 def to_probability(logits: Iterable[float], temperature: float = 1.0) -> list[float]:
     """Return the sigmoid of each logit over a temperature, from 0 to 1."""
     return [sigmoid(logit / temperature) for logit in logits]
-
-
-def sigmoid(logit: float) -> float:
-    """Return 1 / (1 + exp(-logit)) without overflow."""
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    small = math.exp(logit)
-    return small / (1.0 + small)
 
 
 def as_probabilities(scores: Sequence[float], otherwise: str) -> list[float]:

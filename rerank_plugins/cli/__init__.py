@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 import rerank_plugins
 from rerank_plugins._internal.terminal import escaped
 from rerank_plugins.cli.bench import bench
+from rerank_plugins.cli.calibrate import calibrate_backend
 from rerank_plugins.cli.canary import canary
 from rerank_plugins.cli.compare import compare
 from rerank_plugins.cli.doctor.command import doctor
@@ -188,6 +189,7 @@ app.command()(doctor)
 app.command()(compare)
 app.command()(bench)
 app.command("eval")(evaluate_datasets)
+app.command("calibrate")(calibrate_backend)
 app.command()(canary)
 app.command()(serve)
 app.command()(lock)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from rerank_plugins._internal.whole_files import write_whole
 from rerank_plugins.backend import Backend
 from rerank_plugins.cli.misplaced import refuse_backends
 from rerank_plugins.cli.output import OutputError, printing
+from rerank_plugins.cli.progress import progress
 from rerank_plugins.evaluation.datasets import Dataset, load_dataset
 from rerank_plugins.evaluation.datasets.demo import DEMO_NAMES
 from rerank_plugins.evaluation.evaluate import (
@@ -121,7 +121,7 @@ def evaluate_datasets(
     if fresh:
         _remove_scores(scores, data)
     total = sum(len(dataset.queries) for dataset in data) * len(built)
-    with _progress(messages, ", ".join(dataset.name for dataset in data), total) as step:
+    with progress(messages, ", ".join(dataset.name for dataset in data), total) as step:
         scored = score_backends(
             built,
             list(zip(data, reported, strict=True)),
@@ -164,30 +164,6 @@ def _depths(data: Dataset, depth: int, depths: Sequence[int] | None) -> tuple[in
     """Return the depths to report: none is deeper than the longest list of candidates."""
     deepest = min(depth, max(map(len, data.candidates.values())) or 1)
     return sweep(deepest, None if depths is None else [at for at in depths if at < deepest])
-
-
-@contextmanager
-def _progress(messages: Console, name: str, total: int) -> Iterator[Callable[[], object]]:
-    """Show a progress bar; yield the function to call after each query."""
-    from rich.markup import escape  # noqa: PLC0415  # errors need no rich
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    ) as shown:
-        task = shown.add_task(f"{escape(name)}: queries", total=total)
-        yield lambda: shown.advance(task)
 
 
 def _remove_scores(folder: Path, data: Iterable[Dataset]) -> None:

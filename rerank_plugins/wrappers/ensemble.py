@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from rerank_plugins._internal.checks import check_choice, check_integer
 from rerank_plugins._internal.throttle import Throttle
-from rerank_plugins.backend import Backend
+from rerank_plugins.backend import UNCALIBRATED, Backend
 from rerank_plugins.content import Requests
 from rerank_plugins.errors import BackendError, BackendRejected, ConfigError, RerankError
 from rerank_plugins.hooks import FellBack, outcome_of
@@ -142,6 +142,7 @@ class EnsembleBackend(WrapperBackend):
             "name": self.name,
             "scale": self.scale,
             "cacheable": self.cacheable,
+            "calibration": UNCALIBRATED,
             "fusion": {"k": self._k, "on_failure": self._on_failure},
             "backends": [backend.describe() for backend in self.children],
         }

@@ -19,7 +19,7 @@ from rerank_plugins._internal.checks import check_choice, check_integer
 from rerank_plugins._internal.options import changed_options, unknown
 from rerank_plugins._internal.parallel import side_by_side
 from rerank_plugins._internal.secret import Secret
-from rerank_plugins.backend import Backend, ServerCheck
+from rerank_plugins.backend import UNCALIBRATED, Backend, ServerCheck
 from rerank_plugins.backends.chat.answer_words import AnswerWords
 from rerank_plugins.backends.chat.dialects import API, SERVERS, judge_dialect, ranker_dialect
 from rerank_plugins.backends.chat.prompts import JUDGE
@@ -379,6 +379,8 @@ class ChatBackend(Backend):
         facts = {**self._requests.describe(), "mode": self._mode}
         if self.pointwise:
             return facts
+        # Places in an order, which are no probabilities whatever the server would send.
+        facts["calibration"] = UNCALIBRATED
         limits = {"window": self._window, "step": self._step, "max_documents": self._max_documents}
         return {**facts, **limits}
 

@@ -118,6 +118,7 @@ class EmbeddedBackend(Backend):
             "model": "intfloat/multilingual-e5-small, 4 bits, MIT",
             "device": "cpu",
             "engine": "onnxruntime",
+            "calibration": "fitted on judged questions",
             "languages": "about 100; measured: English, Chinese",
             "max_length": self._max_length,
             **asdict(self._long_documents),

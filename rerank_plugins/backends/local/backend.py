@@ -22,7 +22,7 @@ from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.long_documents import MAX_WINDOWS, LongDocuments, LongDocumentsMode
 from rerank_plugins._internal.options import changed_options
-from rerank_plugins.backend import Backend, TextStore
+from rerank_plugins.backend import UNCALIBRATED, Backend, TextStore
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.local.checkpoint import (
     HUBS,
@@ -334,16 +334,18 @@ class LocalBackend(Backend):
                 "max_length": checkpoint.max_length,
                 "longest": checkpoint.longest,
                 **checkpoint.describe(),
-                **self._calibration(),
+                **self._calibration(checkpoint),
                 **loaded.engine.describe(),
                 "engine_chosen": loaded.reason,
             }
 
-    def _calibration(self) -> dict[str, object]:
+    def _calibration(self, checkpoint: Checkpoint) -> dict[str, object]:
         if self.scale != "probability":
             return {}
         temperature = self._options["temperature"]
-        return {"calibration": "none" if temperature == 1 else f"temperature {temperature:g}"}
+        if temperature != 1:
+            return {"calibration": f"temperature {temperature:g}"}
+        return {"calibration": UNCALIBRATED if checkpoint.gives_bare_logits else "none"}
 
     def model_files(self) -> ModelFiles:
         """Return the files of the model without loading or downloading it.

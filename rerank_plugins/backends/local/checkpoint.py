@@ -196,6 +196,14 @@ class Checkpoint:
         return "cross-encoder" if self.answer_tokens is None else "language model"
 
     @property
+    def gives_bare_logits(self) -> bool:
+        """Whether its authors apply no sigmoid, as after training on a teacher's scores."""
+        settings = self.config.get("sentence_transformers")
+        named = settings.get("activation_fn") if isinstance(settings, Mapping) else None
+        named = named or self.config.get("sbert_ce_default_activation_function")
+        return isinstance(named, str) and named.rpartition(".")[2] == "Identity"
+
+    @property
     def takes_instruction(self) -> bool:
         """Whether a query may bring an instruction of its own."""
         return self.prompt is not None and self.prompt.takes_instruction

@@ -8,11 +8,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerank_plugins._internal.terminal import escaped, to_json
+from rerank_plugins.backend import UNCALIBRATED
 
 __all__ = ["INDENT", "Check", "Report", "as_json", "as_lines"]
 
 INDENT = 18
 """Where the values of most lines begin."""
+
+
+_UNCALIBRATED = (
+    ": no probabilities, so `min_score` means what it means for this model alone; to fit a curve: "
+    "rerank-plugins calibrate"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,8 @@ def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[s
             yield "bold", f"\n{title}"
         for name, value in facts.items():
             if value is not None:
-                yield "", _line(name, _fact(value))
+                hint = _UNCALIBRATED if value == UNCALIBRATED else ""
+                yield "", _line(name, _fact(value) + hint)
 
     yield "bold", "\nchecks"
     for check in report.checks:

@@ -101,9 +101,11 @@ class Plot:
         edge = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in points[::-1]]
         self._add("polygon", style=style, points=self._points(edge))
 
-    def dot(self, x: float, y: float, style: str, *, radius: float = 4, title: str = "") -> None:
+    def dot(
+        self, x: float, y: float, style: str, *, radius: float = 4, title: str = "", dy: float = 0
+    ) -> None:
         """Draw a point; its title shows under a mouse."""
-        x, y = self._column(x), self._row(y)
+        x, y = self._column(x), self._row(y) + dy
         self._add("circle", style=style, x=_at(x), y=_at(y), radius=radius, title=title)
 
     def bar(self, x: float, width: float, y: float, style: str, title: str = "") -> None:

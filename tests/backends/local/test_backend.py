@@ -541,3 +541,35 @@ def test_a_temperature_is_a_number_above_0(temperature: Any) -> None:
 def test_logits_have_no_temperature() -> None:
     with pytest.raises(ConfigError, match="drop one of them"):
         LocalBackend("x", temperature=5, scale="logit")
+
+
+@pytest.mark.parametrize(
+    ("settings", "calibration"),
+    [
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, True),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, True),
+        (
+            {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}},
+            False,
+        ),
+        ({"sentence_transformers": {"activation_fn": 3}}, False),
+        ({"sentence_transformers": "Identity"}, False),
+    ],
+)
+def test_logits_of_a_teacher_are_called_uncalibrated(
+    checkpoint: Callable[[str], str],
+    tmp_path: Path,
+    settings: dict[str, Any],
+    calibration: bool,  # noqa: FBT001
+) -> None:
+    """Those of checkpoints whose authors apply no sigmoid."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("bert"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with LocalBackend(folder, engine="onnx") as backend:
+        found = backend.describe()["calibration"]
+    with LocalBackend(folder, engine="onnx", temperature=2) as backend:
+        scaled = backend.describe()["calibration"]
+
+    assert ("uncalibrated" if calibration else "none", "temperature 2") == (found, scaled)

@@ -465,7 +465,7 @@ def test_describe_says_what_kind_of_model_it_is(name: str, folder_of: Callable[[
 
     assert METHODS[name] == (facts["method"], facts["similarity"], facts["query_prompt"])
     assert ("similarity", "similarity") == (before, facts["scale"])
-    assert "calibration" not in facts
+    assert "uncalibrated" == facts["calibration"]
 
 
 def test_doctor_says_it_too(folder_of: Callable[[str], str]) -> None:

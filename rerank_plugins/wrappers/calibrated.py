@@ -9,7 +9,7 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -265,17 +265,11 @@ class CalibratedBackend(WrapperBackend):
             )
 
     def _calibrated(self, scores: Scores) -> Scores:
-        return Scores(
-            self._calibration.probabilities_of(scores.values),
+        return replace(
+            scores,
+            values=self._calibration.probabilities_of(scores.values),
             backend=None if scores.backend is None else self._named(scores.backend),
-            label=scores.label,
-            model=scores.model,
             scale=self.scale,
-            truncated=scores.truncated,
-            chunked=scores.chunked,
-            passages=scores.passages,
-            cached=scores.cached,
-            usage=scores.usage,
         )
 
     def describe(self) -> dict[str, object]:

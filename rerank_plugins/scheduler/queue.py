@@ -12,6 +12,9 @@ from rerank_plugins.scheduler.request import Batch, QueuedRequest
 
 __all__ = ["FairQueue"]
 
+_LOOKS_OUTSIDE = 16
+"""Clients in a row for whose next request there is no room, until the next batch."""
+
 
 class FairQueue:
     """Holds requests and fills batches with their documents; its callers hold a lock.
@@ -28,7 +31,8 @@ class FairQueue:
 
     A new request waits for the turns of the others while it has its own, and no longer: so it is
     admitted or not by what these cost, however much waits behind. So a full queue refuses the
-    requests of those who filled it. Requests for which there is no room wait outside, oldest first.
+    requests of those who filled it. Requests for which there is no room wait outside, those of each
+    client oldest first; the clients take turns there, too.
     """
 
     def __init__(self, *, quantum: int, most_cost: int, most_pairs: float = math.inf) -> None:
@@ -49,7 +53,8 @@ class FairQueue:
         self._clients: deque[Client] = deque()
         """Those with a request that waits, in the order of their turns."""
         self._by_name: dict[str | None, Client] = {}
-        self._outside: deque[QueuedRequest] = deque()
+        self._outside: dict[str | None, deque[QueuedRequest]] = {}
+        """Those without room, by client, in the order of their turns."""
 
     def __bool__(self) -> bool:
         """Whether a batch can be filled."""
@@ -95,22 +100,29 @@ class FairQueue:
         )
 
     def add(self, request: QueuedRequest) -> None:
-        """Admit a request, or let it wait outside behind earlier ones."""
-        if self._outside or not self.has_room(request):
-            self._outside.append(request)
+        """Admit a request, or let it wait outside behind earlier ones of its client."""
+        if request.client in self._outside or not self.has_room(request):
+            self._outside.setdefault(request.client, deque()).append(request)
         else:
             self._admit(request)
 
     def admit(self) -> None:
         """Admit requests from outside that now fit; forget those that have left."""
-        while self._outside:
-            request = self._outside[0]
-            if request.future.done():
-                self._outside.popleft()
-            elif self.has_room(request):
-                self._admit(self._outside.popleft())
+        refused = 0
+        while self._outside and refused < min(len(self._outside), _LOOKS_OUTSIDE):
+            client = next(iter(self._outside))
+            waiting = self._outside.pop(client)
+            while waiting and waiting[0].future.done():
+                waiting.popleft()
+            if not waiting:
+                continue
+            if self.has_room(waiting[0]):
+                self._admit(waiting.popleft())
+                refused = 0
             else:
-                break
+                refused += 1
+            if waiting:
+                self._outside[client] = waiting  # behind the others
 
     def remove(self, request: QueuedRequest) -> None:
         """Remove a request.

@@ -1,6 +1,6 @@
 """The queue of requests: the clients take turns, and a full queue refuses those who filled it."""
 
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given, settings
@@ -108,6 +108,55 @@ def test_a_full_queue_refuses_the_client_who_filled_it(limits):
         queue.add(request(f"light {number}", 5))
     assert queue.pairs == admitted + 15
     assert not queue.has_outside
+
+
+def test_what_waits_outside_for_one_client_keeps_no_other_outside():
+    queue = queue_of([request("heavy", 50) for _ in range(20)], most_cost=1000)
+    assert queue.has_outside
+
+    queue.add(request("light", 3))
+
+    assert 3 == {client.name: client.pairs for client in queue._clients}["light"]
+    assert {"heavy", "light"} == {*costs(queue.fill(cost=130, pairs=None))}
+
+
+@pytest.mark.parametrize("clients", ["ab", "abcd"])
+def test_clients_take_turns_outside(clients):
+    queue = queue_of([], most_cost=1000)
+    for name in clients:
+        queue._outside[name] = deque(request(name, 90) for _ in range(3))
+    order = []
+    while queue.has_outside or queue:
+        before = {client.name for client in queue._clients}
+        queue.admit()
+        order += [client.name for client in queue._clients if client.name not in before]
+        queue.fill(cost=300, pairs=None)
+
+    assert [*clients * 3] == order
+
+
+def test_who_leaves_from_outside_is_forgotten():
+    gone = [request("heavy", 50) for _ in range(20)]
+    queue = queue_of(gone, most_cost=1000)
+    for each in gone:
+        each.future.cancel()
+    queue.admit()
+
+    assert not queue.has_outside
+
+
+def test_a_queue_looks_at_a_few_of_many_clients_outside(monkeypatch):
+    """For each it adds up what all the others in the queue have."""
+    queue = queue_of([request(None, 100), *(request(None, 100) for _ in range(3))], most_cost=1000)
+    for number in range(1000):
+        queue._outside[f"client {number}"] = deque([request(f"client {number}", 1000)])
+    looks = []
+    monkeypatch.setattr(queue, "has_room", lambda each: looks.append(each.client))
+    for _ in range(3):
+        queue.admit()
+
+    assert len({*looks}) == len(looks) < 100
+    assert len(queue._outside) == 1001
 
 
 def test_clients_with_little_fill_the_queue_together():

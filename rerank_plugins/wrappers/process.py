@@ -144,12 +144,20 @@ class ModelProcess(WrapperBackend):
     def flow(self, requests: Requests) -> Flow:
         if not any(documents for _, documents in requests):
             return [Scores((), scale=self.scale) for _ in requests]
-        scores: list[Scores] = yield Blocking(lambda: self._score(requests))
+        dropped = threading.Event()
+        try:
+            scores: list[Scores] = yield Blocking(lambda: self._score(requests, dropped))
+        except BaseException:  # whoever waited is gone, but a thread that has begun goes on
+            dropped.set()
+            raise
         return scores
 
-    def _score(self, requests: Requests) -> list[Scores]:
+    def _score(self, requests: Requests, dropped: threading.Event) -> list[Scores]:
+        """Score requests, one call after the other; none that is dropped before its turn."""
         self._wait_for_next()
         with self._one_call:
+            if dropped.is_set():
+                return []
             worker = self._current_worker()
             self._call_started = monotonic()
             try:

@@ -246,6 +246,30 @@ def test_calls_wait_for_no_process_that_takes_too_long(tmp_path):
         assert model.restarting_for() >= 0.5
 
 
+@pytest.mark.parametrize("document", ["kill", "hang"])
+def test_a_call_that_is_dropped_before_its_turn_does_not_reach_the_model(
+    model, monkeypatch, document
+):
+    """Its thread can't be ended; a client that sends and leaves would keep the model at work."""
+    begun = threading.Semaphore(0)
+
+    async def calls():
+        back(model)
+        monkeypatch.setattr(model, "_wait_for_next", begun.release)
+        with model._one_call:  # as the call in progress holds it
+            dropped = [asyncio.create_task(model.ascore("q", [document])) for _ in range(3)]
+            for _ in dropped:
+                await asyncio.to_thread(begun.acquire)
+            for each in dropped:
+                each.cancel()
+            await asyncio.wait(dropped)
+            number = model.process_id
+        scores = await model.ascore("q", ["bb"])
+        return list(scores), model.process_id == number
+
+    assert ([2.0], True) == asyncio.run(calls())
+
+
 @pytest.mark.slow
 def test_a_stopped_process_does_not_block_a_large_request():
     """Its pipe is full and nobody reads it."""

@@ -29,6 +29,7 @@ from rerank_plugins.server.openapi import complete_openapi
 from rerank_plugins.server.paths import PathMiddleware, public_paths
 from rerank_plugins.server.routes import routes
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.shares import TextMemory
 from rerank_plugins.server.ui import ui_routes
 from rerank_plugins.spec import BackendSpec, load_backend
 
@@ -95,6 +96,7 @@ def _app(backend: Backend, settings: ServerSettings, metrics: ServerMetrics) -> 
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     app.state.settings = settings
+    app.state.texts = TextMemory(settings.buffer_bytes)
     app.include_router(routes(lifecycle, settings, metrics, needs_keys=not auth.is_open))
     if settings.ui:
         app.include_router(ui_routes(lifecycles, settings))

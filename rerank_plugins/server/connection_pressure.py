@@ -8,6 +8,8 @@ from enum import Enum
 from itertools import islice
 from typing import Protocol
 
+from rerank_plugins.server.shares import Places
+
 __all__ = ["Connections", "Member", "State", "spare_connections"]
 
 _SPARE_SHARE, _LEAST_SPARE = 64, 8
@@ -81,9 +83,9 @@ class Connections:
         return len(self._idle) + len(self._slow) + len(self._serving)
 
     @property
-    def is_full(self) -> bool:
-        """Whether there are too many requests in progress for one more."""
-        return len(self._serving) >= self._most
+    def places(self) -> Places:
+        """The places for requests in progress."""
+        return Places(self._most, max(0, self._most - len(self._serving)))
 
     def add(self, member: Member, state: State) -> bool:
         """Take a connection in; return whether there is room for it."""

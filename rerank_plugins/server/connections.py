@@ -20,7 +20,7 @@ from rerank_plugins.server.connection_pressure import Connections, State
 from rerank_plugins.server.errors import APIError, error_response
 from rerank_plugins.server.exchange import Exchange, status_line
 from rerank_plugins.server.metrics import ServerMetrics
-from rerank_plugins.server.middleware import TOO_MANY_CONNECTIONS
+from rerank_plugins.server.middleware import PLACES
 from rerank_plugins.server.request_parser import (
     HEADERS_TOO_LARGE,
     MAX_HEAD_BYTES,
@@ -422,7 +422,7 @@ class HTTPConnection(asyncio.BufferedProtocol):
             "query_string": head.query,
             "root_path": self._root_path,
             "headers": head.headers,
-            "state": {**self._app_state, TOO_MANY_CONNECTIONS: self._connections.is_full},
+            "state": {**self._app_state, PLACES: self._connections.places},
             **self._addresses,
         }
 

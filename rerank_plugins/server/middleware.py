@@ -21,13 +21,14 @@ from rerank_plugins.server.paths import route_path
 from rerank_plugins.server.rate_limit import RateLimiter, RateLimitResult, parse_rate
 from rerank_plugins.server.routes import RerankRoute
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.shares import Places, RequestsInProgress
 from rerank_plugins.server.undeclared_proxies import UndeclaredProxies
 
 __all__ = [
     "HEALTH_PATHS",
+    "PLACES",
     "PROBE_PATHS",
     "PUBLIC_PATHS",
-    "TOO_MANY_CONNECTIONS",
     "AdmissionMiddleware",
 ]
 
@@ -49,8 +50,8 @@ PROBE_PATHS = HEALTH_PATHS | {"/metrics"}
 Metrics take time to write, so `address_rate` counts them.
 """
 
-TOO_MANY_CONNECTIONS = "rerank_plugins.too_many_connections"
-"""The key in a request's state: whether there are too many connections."""
+PLACES = "rerank_plugins.places"
+"""The key in a request's state: the `Places` there are, if its connection tells."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -73,6 +74,7 @@ class AdmissionMiddleware:
         self._allowed_hosts = settings.allowed_hosts
         self._by_client = _limiter("client_rate", settings.client_rate)
         self._by_address = _limiter("address_rate", settings.address_rate)
+        self._in_progress = RequestsInProgress()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -103,7 +105,8 @@ class AdmissionMiddleware:
         self._metrics.inflight.inc()
         try:
             extra_headers |= self._admit(scope, headers)
-            await self._app(scope, receive, send_on)
+            with self._in_progress.one(scope["state"]["client"]):
+                await self._app(scope, receive, send_on)
         except asyncio.CancelledError:  # uvicorn has drained long enough, and ends
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
                 ending = APIError(
@@ -130,15 +133,11 @@ class AdmissionMiddleware:
         """
         self._check_host(scope, headers)
         path = route_path(scope)
-        if scope["state"].get(TOO_MANY_CONNECTIONS) and path not in PROBE_PATHS:
-            self._metrics.rejected.labels("too_many_connections").inc()
-            raise APIError(
-                503,
-                "too_many_connections",
-                "too many requests are in progress; try again later",
-                retry_after=1,
-                close=True,
-            )
+        places: Places | None = None
+        if path not in PROBE_PATHS:
+            places = scope["state"].get(PLACES)
+        if places is not None and not places.free:
+            raise self._no_place("too many requests are in progress; try again later")
         address = client_address(scope, self._trusted)
         self._undeclared_proxies.notice(address, headers)
         rate_headers: dict[str, str] = {}
@@ -148,9 +147,15 @@ class AdmissionMiddleware:
         if not self._auth.is_open and path not in PUBLIC_PATHS:
             client = self._authenticate(headers, scope["state"]["request_id"])
         scope["state"]["client"] = client
+        if places is not None and not places.are_open_to(self._in_progress[client]):
+            raise self._no_place("too many requests of this client are in progress")
         if self._by_client is not None and path not in PROBE_PATHS:
             rate_headers |= self._check_rate(self._by_client.hit(client), "client")
         return rate_headers
+
+    def _no_place(self, message: str) -> APIError:
+        self._metrics.rejected.labels("too_many_connections").inc()
+        return APIError(503, "too_many_connections", message, retry_after=1, close=True)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         is_exposed = self._auth.is_open and listens_on_loopback(scope)

@@ -34,6 +34,7 @@ from rerank_plugins.server.schemas import (
     V1RerankRequest,
 )
 from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.shares import TextMemory
 
 __all__ = ["RerankHandler"]
 
@@ -155,6 +156,15 @@ class RerankHandler:
             APIError: there are no scores.
         """
         self._check(body, texts)
+        memory: TextMemory = request.app.state.texts
+        try:
+            with memory.hold(request.state.client, (body.query, *texts)):
+                return await self._scores(request, body, texts)
+        except (RerankError, MemoryError) as error:
+            raise api_error_of(error) from error
+
+    async def _scores(self, request: Request, body: _Body, texts: Sequence[str]) -> Scores:
+        """Return the scores of a request for whose texts there is memory."""
         with on_behalf_of(request.state.client):
             scores = asyncio.ensure_future(self._lifecycle.scoring().score(_query(body), texts))
         disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
@@ -168,8 +178,6 @@ class RerankHandler:
                 self._lifecycle.count_usage(scores.result())
                 self._check_cuts(body, scores.result())
                 return scores.result()
-        except (RerankError, MemoryError) as error:
-            raise api_error_of(error) from error
         finally:
             scores.cancel()
             disconnect.cancel()

@@ -144,10 +144,11 @@ class ServerSettings:
     """How long an idle connection stays open; longer than a proxy in front keeps its own."""
     max_connections: int = 4096
     """Most connections; the one that waits longest for its client makes room for another. If this
-    many requests are in progress, more get 503, except for probes."""
+    many requests are in progress, or seven eighths of them of one client, more get 503, except for
+    probes."""
     buffer_bytes: int = 256 * 1024 * 1024
     """Most bytes of requests that arrive and of responses that wait to be read, of all connections;
-    the slowest make room for others."""
+    the slowest make room for others. And most bytes of the texts that wait for their scores."""
 
     batch_pairs: int = 256
     """Most pairs in a batch."""

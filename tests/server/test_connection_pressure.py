@@ -86,7 +86,7 @@ def test_who_has_the_most_connections_loses_them_first(state):
 def test_a_connection_with_a_request_in_progress_is_not_evicted():
     connections, clients = filled(State.SERVING)
 
-    assert connections.is_full
+    assert not connections.places.free
     assert not connections.add(Client(), State.HEAD)
     assert not any(client.evicted for client in clients)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.adapter_config import CONFIG, WEIGHTS, read_adapter_config
 from rerank_plugins.backends.local.digest import digest
+from rerank_plugins.backends.local.foreign_code import check_kernels
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.plausible import check_counts, check_regular
 from rerank_plugins.backends.local.quantisation import read_quantisation
@@ -110,6 +111,7 @@ def _check_base(model: str, base: Path) -> None:
     if not isinstance(config, dict):
         return
     check_counts(repr(str(base)), config)
+    check_kernels(repr(str(base)), config)
     weights = sorted(base.glob("model*.safetensors"))
     quantisation = read_quantisation(repr(str(base)), config, weights)
     if quantisation is not None:

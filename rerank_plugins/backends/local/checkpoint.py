@@ -20,7 +20,7 @@ from rerank_plugins.backends.local.bi_encoder import (
     read_bi_encoder,
 )
 from rerank_plugins.backends.local.digest import digest
-from rerank_plugins.backends.local.foreign_code import code_repositories, pinned
+from rerank_plugins.backends.local.foreign_code import check_kernels, code_repositories, pinned
 from rerank_plugins.backends.local.hub import fetch
 from rerank_plugins.backends.local.labels import Label, find_label
 from rerank_plugins.backends.local.modelscope import fetch_from_modelscope
@@ -444,7 +444,7 @@ def _read(
             f"{where} holds no model: there is no config.json; give a folder that transformers "
             "saved, or the id of a reranker on the hub"
         )
-    check_counts(where, config)
+    _check_config(where, config)
     native = native_config(config)
     is_native, config = native == config, native
     _check_files(where, folder, weights, pickle=pickle, has_graph=graph is not None)
@@ -515,6 +515,12 @@ def _read(
         bi_encoder=bi_encoder,
         label=find_label(model, config, labels, label, named=chain is None),
     )
+
+
+def _check_config(where: str, config: Mapping[str, Any]) -> None:
+    """Check that `config.json` asks for nothing endless, and runs no code."""
+    check_counts(where, config)
+    check_kernels(where, config)
 
 
 def _graphs(folder: Path, graph: Path | None) -> Iterator[Path]:

@@ -8,9 +8,39 @@ from typing import Any
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["code_repositories", "parse_code_revisions", "pinned"]
+__all__ = ["check_kernels", "code_repositories", "parse_code_revisions", "pinned"]
 
 _PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+
+
+_IMPLEMENTATION = "_implementation"
+"""How the settings end that say which code computes a part, such as `attn_implementation`."""
+
+
+def check_kernels(where: str, config: Mapping[str, Any]) -> None:
+    """Check that `config.json` takes no compiled code from a repository.
+
+    transformers would fetch and run it wherever the package `kernels` is installed, whether or not
+    a model may run code.
+
+    Args:
+        where: what messages call the model.
+        config: the content of the file.
+
+    Raises:
+        ConfigError: it does; the message names the repository.
+    """
+    waiting: list[tuple[str, object]] = [*config.items()]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):  # a part of a model, or an implementation for each part
+            inner = name if name.endswith(_IMPLEMENTATION) else ""
+            waiting += [(inner or str(each), content) for each, content in value.items()]
+        elif name.endswith(_IMPLEMENTATION) and isinstance(value, str) and "/" in value:
+            raise ConfigError(
+                f"config.json of {where} takes compiled code from the repository {value!r:.100} "
+                f"({name}), which nothing pins; remove that line"
+            )
 
 
 def code_repositories(*configs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -178,3 +178,30 @@ def test_the_name_tells_whether_own_code_runs(checkpoint, tmp_path):
     assert len(found) == 2
     first, second = found.values()
     assert first == pytest.approx([1 - value for value in second], abs=1e-5)
+
+
+KERNELS = [
+    {"attn_implementation": "someone/kernel"},
+    {"_attn_implementation": "someone/kernel@v1:forward"},
+    {"attn_implementation": {"": "sdpa", "text_config": "someone/kernel"}},
+    {"text_config": {"experts_implementation": "someone/kernel"}},
+]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("settings", KERNELS)
+def test_no_configuration_chooses_compiled_code_of_a_repository(settings, trusted, plain, tmp_path):
+    """transformers fetches and runs it, if `kernels` is installed."""
+    folder = shutil.copytree(plain, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(ConfigError, match=r"compiled code from the repository 'someone/kernel"):
+        LocalBackend(folder, trust_remote_code=trusted).describe()
+
+
+def test_an_implementation_of_transformers_may_be_named(plain, tmp_path):
+    folder = shutil.copytree(plain, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "eager"}))
+    with LocalBackend(folder, engine="torch", device="cpu") as backend:
+        assert len(backend.score(QUERY, DOCUMENTS)) == len(DOCUMENTS)

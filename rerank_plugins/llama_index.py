@@ -25,6 +25,7 @@ from rerank_plugins._adapter import (
     selection_of,
     settings_of,
 )
+from rerank_plugins._internal.checks import check_choice
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Content, Document, Query
@@ -61,7 +62,7 @@ _dispatcher = get_dispatcher(__name__)
 class RerankPostprocessor(BaseNodePostprocessor):
     """Reranks retrieved nodes with any backend, best first, and keeps the best `top_n`.
 
-    What is scored is a node's text with the metadata meant for embedding (`MetadataMode.EMBED`),
+    What is scored is a node's text with the metadata meant for embedding (see `metadata_mode`),
     and its image; the query's image counts, too. A backend that reads texts only scores an image by
     the node's own text, its caption. The nodes returned are copies: their `score` is
     the backend's, and their metadata says what the retriever thought of them, in `retriever_score`
@@ -86,6 +87,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
             language model (`MetadataMode.LLM`); never more are kept.
         count_tokens: what counts them; see `rerank_plugins.rank()`. Only a path can be serialised.
         distinct: the share of a node that must stand in a better one to leave it out, 0 to 1.
+        metadata_mode: which metadata are scored with a node's text: `MetadataMode.EMBED`, `LLM`,
+            `ALL` or `NONE`, or its value, such as `"none"`.
         instruction: what the model should judge, for backends that can tell their model.
         on_error: `"original_order"` returns the first nodes as they came, with a score of None and
             whatever `min_score` and `min_gap` say, when the backend is unavailable or breaks. Wrong
@@ -119,6 +122,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """What counts the tokens: a function, the path of a `tokenizer.json`, or None: an estimate."""
     distinct: float | None = None
     """The share of a node that must stand in a better one to leave it out, 0 to 1."""
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    """Which metadata are scored with a node's text."""
     instruction: str | None = None
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
@@ -134,6 +139,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         max_tokens: int | None = None,
         count_tokens: TokenCount = None,
         distinct: float | None = None,
+        metadata_mode: MetadataMode | str = MetadataMode.EMBED,
         instruction: str | None = None,
         on_error: OnError = "raise",
         callback_manager: CallbackManager | None = None,
@@ -155,9 +161,11 @@ class RerankPostprocessor(BaseNodePostprocessor):
         )
         check_settings(loaded, selection, instruction=instruction)
         check_on_error(on_error)
+        check_choice("metadata_mode", metadata_mode, [mode.value for mode in MetadataMode])
         settings: dict[str, Any] = {
             "backend": loaded,
             **settings_of(selection),
+            "metadata_mode": MetadataMode(metadata_mode),
             "instruction": instruction,
             "on_error": on_error,
         }
@@ -190,6 +198,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         return {
             "backend": self.backend,
             **settings_of(self._selection()),
+            "metadata_mode": self.metadata_mode,
             "instruction": self.instruction,
             "on_error": self.on_error,
         }
@@ -279,11 +288,14 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     def _documents(self, nodes: Sequence[NodeWithScore]) -> list[Document]:
         return [
-            _text(item.node)
+            self._text(item.node)
             if self._reads_caption_only(item.node)
-            else _document(item.node, position)
+            else _document(item.node, self._text(item.node), position)
             for position, item in enumerate(nodes)
         ]
+
+    def _text(self, node: BaseNode) -> str:
+        return node.get_content(metadata_mode=self.metadata_mode)
 
     def _reads_caption_only(self, node: BaseNode) -> bool:
         """Whether a node has an image and a text, and the backend reads texts alone."""
@@ -320,18 +332,13 @@ class RerankPostprocessor(BaseNodePostprocessor):
             event.on_end(payload={EventPayload.NODES: after})
 
 
-def _text(node: BaseNode) -> str:
-    return node.get_content(metadata_mode=MetadataMode.EMBED)
-
-
 def _has_image(node: BaseNode) -> bool:
     if isinstance(node, ImageNode):
         return bool(node.image or node.image_path or node.image_url)
     return isinstance(node, Node) and node.image_resource is not None
 
 
-def _document(node: BaseNode, position: int) -> Document:
-    text = _text(node)
+def _document(node: BaseNode, text: str, position: int) -> Document:
     image = _image(node, position)
     if image is not None:
         return Content(text=text or None, image=image)

@@ -22,10 +22,16 @@ from rerank_plugins._adapter import (
     reranking,
     selection_of,
 )
+from rerank_plugins._internal.rank_fields import RankFields
 from rerank_plugins.backend import ascore_with
 from rerank_plugins.content import Query
 from rerank_plugins.errors import UnsupportedInputError
-from rerank_plugins.langchain.documents import are_documents, best, check_documents
+from rerank_plugins.langchain.documents import (
+    are_documents,
+    best,
+    check_documents,
+    scored_texts,
+)
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
 from rerank_plugins.ranking import Selection, TokenCount
 from rerank_plugins.spec import BackendSpec
@@ -91,6 +97,9 @@ class RerankCompressor(
         max_tokens: how many tokens the contents may have together; never more are kept.
         count_tokens: what counts them; see `rerank_plugins.rank()`. Only a path can be serialised.
         distinct: the share of a document that must stand in a better one to leave it out, 0 to 1.
+        rank_fields: which metadata are scored with the content, which is called `text`: names, one
+            line each, as in `["title", "text"]`, or a template, as in `"{title}: {text}"`. A
+            document may lack some of them, not all. None scores the content alone.
         instruction: what the model should judge, for backends that can tell their model; a
             `rerank_plugins.Query` with one of its own replaces it.
         on_error: `"original_order"` returns the first documents as they came, without a
@@ -116,6 +125,7 @@ class RerankCompressor(
         max_tokens: int | None = None,
         count_tokens: TokenCount = None,
         distinct: float | None = None,
+        rank_fields: RankFields = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
@@ -131,6 +141,7 @@ class RerankCompressor(
                 count_tokens=count_tokens,
                 distinct=distinct,
             ),
+            rank_fields=rank_fields,
             instruction=instruction,
             on_error=on_error,
             unknown=unknown,
@@ -221,14 +232,14 @@ class RerankCompressor(
         return {**config, "metadata": {**config["metadata"], **facts}}
 
     def _rerank(self, request: RerankInput) -> list[Document]:
-        texts = [document.page_content for document in request["documents"]]
+        texts = scored_texts(request["documents"], self.rank_fields)
         with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = self.backend.score(request["query"], texts)
         return _best(request, outcome)
 
     async def _arerank(self, request: RerankInput) -> list[Document]:
-        texts = [document.page_content for document in request["documents"]]
+        texts = scored_texts(request["documents"], self.rank_fields)
         with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = await ascore_with(self.backend, request["query"], texts)

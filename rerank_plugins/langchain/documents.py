@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts, plain
+from rerank_plugins._internal.rank_fields import RankFields, fields_text
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.ranking import Selection
 
-__all__ = ["RELEVANCE_SCORE", "are_documents", "best", "check_documents"]
+__all__ = ["RELEVANCE_SCORE", "are_documents", "best", "check_documents", "scored_texts"]
+
+CONTENT_NAMES = ("page_content", "text")
+"""What `rank_fields` calls a document's own content, whatever its metadata holds."""
 
 RELEVANCE_SCORE = "relevance_score"
 """Metadata key: the score the reranker gave the document, on the scale of its backend."""
@@ -32,6 +36,26 @@ def check_documents(documents: object) -> None:
                 f"document {position} must be a LangChain `Document`, "
                 f"not `{type(document).__name__}`{_hint(document)}"
             )
+
+
+def scored_texts(documents: Sequence[Document], rank_fields: RankFields) -> list[str]:
+    """Return what is scored of each document: its content, or the fields that are named.
+
+    Raises:
+        UnsupportedInputError: a document has none of the fields, or one of no text.
+    """
+    if rank_fields is None:
+        return [document.page_content for document in documents]
+    return [_fields(document, place, rank_fields) for place, document in enumerate(documents)]
+
+
+def _fields(document: Document, position: int, rank_fields: Sequence[str] | str) -> str:
+    content = dict.fromkeys(CONTENT_NAMES, document.page_content)
+    try:
+        return fields_text({**document.metadata, **content}, rank_fields)
+    except ValueError as error:
+        names = rank_fields if isinstance(rank_fields, str) else ", ".join(rank_fields)
+        raise UnsupportedInputError(f"document {position}: {error}: {names}") from None
 
 
 def are_documents(value: object) -> bool:

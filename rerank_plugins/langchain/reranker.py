@@ -20,6 +20,7 @@ from rerank_plugins._adapter import (
     refuse_unknown,
     settings_of,
 )
+from rerank_plugins._internal.rank_fields import RankFields, check_rank_fields
 from rerank_plugins.backend import Backend
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.ranking import Selection
@@ -55,6 +56,8 @@ class Reranker(Serializable):
     """What counts the tokens: a function, the path of a `tokenizer.json`, or None: an estimate."""
     distinct: float | None = None
     """The share of a document that must stand in a better one to leave it out, 0 to 1."""
+    rank_fields: list[str] | str | None = None
+    """Which fields are scored; None: the content alone."""
     instruction: str | None = None
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
@@ -65,6 +68,7 @@ class Reranker(Serializable):
         *,
         backend: BackendSpec,
         selection: Selection,
+        rank_fields: RankFields,
         instruction: str | None,
         on_error: OnError,
         unknown: Iterable[str],
@@ -75,9 +79,11 @@ class Reranker(Serializable):
         scorer = load_backend(backend)
         check_settings(scorer, selection, instruction=instruction)
         check_on_error(on_error)
+        check_rank_fields(rank_fields)
         super().__init__(
             backend=scorer,
             **settings_of(selection),
+            rank_fields=rank_fields if isinstance(rank_fields, str | None) else [*rank_fields],
             instruction=instruction,
             on_error=on_error,
             **others,

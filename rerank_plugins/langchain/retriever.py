@@ -19,6 +19,7 @@ from rerank_plugins._adapter import (
     OnError,
     refuse_unknown,
 )
+from rerank_plugins._internal.rank_fields import RankFields
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.langchain.compressor import RerankCompressor
 from rerank_plugins.langchain.reranker import MODEL_CONFIG, Reranker
@@ -50,6 +51,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         max_tokens: as for `RerankCompressor`.
         count_tokens: as for `RerankCompressor`.
         distinct: as for `RerankCompressor`.
+        rank_fields: as for `RerankCompressor`.
         instruction: as for `RerankCompressor`.
         on_error: as for `RerankCompressor`.
         name: what to call the run in traces; by default the name of the class.
@@ -77,6 +79,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         max_tokens: int | None = None,
         count_tokens: TokenCount = None,
         distinct: float | None = None,
+        rank_fields: RankFields = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
         name: str | None = None,
@@ -100,6 +103,7 @@ class RerankRetriever(Reranker, BaseRetriever):
                 count_tokens=count_tokens,
                 distinct=distinct,
             ),
+            rank_fields=rank_fields,
             instruction=instruction,
             on_error=on_error,
             unknown=unknown,
@@ -134,4 +138,5 @@ class RerankRetriever(Reranker, BaseRetriever):
             **{name: settings.pop(name, getattr(self, name)) for name in SELECTION},
             instruction=settings.pop("instruction", self.instruction),
             on_error=self.on_error,
+            rank_fields=self.rank_fields,
         )

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from rerank_plugins._internal.rank_fields import joined_fields
+
 __all__ = [
     "LENGTHS",
     "NEUTRAL",
@@ -150,18 +152,15 @@ class DocumentObject(BaseModel):
 def _with_text(document: object, places: Mapping[str, int]) -> object:
     """Return a document whose text is that of the named fields, in the order of their places.
 
-    It looks at the document's own fields: there may be far more names than those.
-
     Raises:
         ValueError: it has none of them, or one that holds no text.
     """
     if not isinstance(document, dict):
         return document
-    named = sorted(document.keys() & places.keys(), key=places.__getitem__)
-    values = [document[name] for name in named]
-    if not values or not all(isinstance(value, str) for value in values):
-        raise ValueError("rank_fields: each document must hold text in one of these fields")
-    return {**document, "text": "\n".join(values)}
+    try:
+        return {**document, "text": joined_fields(document, places)}
+    except ValueError as error:
+        raise ValueError(f"rank_fields: {error}") from None
 
 
 _OTHER_MEDIA = ("audio", "image", "video")

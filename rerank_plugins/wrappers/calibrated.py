@@ -267,7 +267,7 @@ class CalibratedBackend(WrapperBackend):
     def _calibrated(self, scores: Scores) -> Scores:
         return replace(
             scores,
-            values=self._calibration.probabilities_of(scores.values),
+            values=tuple(self._calibration.probabilities_of(scores.values)),
             backend=None if scores.backend is None else self._named(scores.backend),
             scale=self.scale,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +42,8 @@ from rerank_plugins.backends.local.engine import (
 from rerank_plugins.backends.local.foreign_code import parse_code_revisions
 from rerank_plugins.backends.local.foreign_errors import load_errors, score_errors
 from rerank_plugins.backends.local.hub import cached_folder
-from rerank_plugins.backends.local.loaded_model import LoadedModel
+from rerank_plugins.backends.local.idle_timer import IdleTimer
+from rerank_plugins.backends.local.loaded_model import LoadedModel, Unloaded
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.ready_graph import check_name
 from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
@@ -53,6 +55,8 @@ from rerank_plugins.scheduler import Scheduler, estimated_tokens
 from rerank_plugins.scores import Scale, Scores, check_scores
 
 __all__ = ["LocalBackend"]
+
+_log = logging.getLogger(__name__)
 
 _DEVICE = re.compile(r"(?!gpu)[a-z]+(:\d+)?(,(?!gpu)[a-z]+(:\d+)?)*|cuda:all")
 """`auto`, or what `torch.device` reads; torch itself knows which of these there are."""
@@ -144,6 +148,8 @@ class LocalBackend(Backend):
         cuda_graphs: record small requests as CUDA graphs and replay them (torch engine on CUDA).
         cached_tokens: document tokens kept for the next request, or their vectors; 0 keeps none;
             None: 1,048,576 tokens, or 131,072 vectors.
+        unload_after: seconds without a call after which the model's memory is freed; the next call
+            loads it again. None: it stays until `close()`.
 
     Raises:
         ConfigError: an option has an invalid value or type.
@@ -185,6 +191,7 @@ class LocalBackend(Backend):
         compile: bool = False,  # noqa: A002 - torch's word for it
         cuda_graphs: bool = False,
         cached_tokens: int | None = None,
+        unload_after: float | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "model": _as_text(model),
@@ -218,6 +225,7 @@ class LocalBackend(Backend):
             "compile": compile,
             "cuda_graphs": cuda_graphs,
             "cached_tokens": cached_tokens,
+            "unload_after": unload_after,
         }
         _check(self._options)
         self._long_documents = LongDocuments(
@@ -227,6 +235,10 @@ class LocalBackend(Backend):
         self._text_store: TextStore | None = None
         self._loaded: LoadedModel | None = None
         self._lock = ForkSafeLock()
+        self._unloaded: Unloaded | None = None
+        self._idle_timer = (
+            None if unload_after is None else IdleTimer(unload_after, self._unload_if_idle)
+        )
         self._scheduler = Scheduler(
             self._score_checked, batch_cost=_SHARED_BATCH, name="rerank-local"
         )
@@ -267,7 +279,13 @@ class LocalBackend(Backend):
 
     @property
     def name(self) -> str:
-        """Model, revision, engine, dtype, `max_length` and scale; loads the model."""
+        """Model, revision, engine, dtype, `max_length` and scale; loads the model.
+
+        It stays known while an idle model is unloaded.
+        """
+        unloaded = self._unloaded
+        if unloaded is not None:
+            return unloaded.name
         with self._use() as loaded:
             return self._name(loaded.checkpoint, loaded.engine.name)
 
@@ -367,6 +385,9 @@ class LocalBackend(Backend):
         self._scheduler.close()
         with self._lock:
             loaded, self._loaded = self._loaded, None
+            self._unloaded = None
+            if self._idle_timer is not None:
+                self._idle_timer.stop()
             idle = loaded is not None and not loaded.users
         if loaded is not None and idle:
             loaded.engine.close()
@@ -386,6 +407,7 @@ class LocalBackend(Backend):
             if self._loaded is None:
                 self._loaded = self._load()
             loaded = self._loaded
+            self._unloaded = None
             loaded.users += 1
         try:
             yield loaded
@@ -393,8 +415,22 @@ class LocalBackend(Backend):
             with self._lock:
                 loaded.users -= 1
                 is_last = loaded is not self._loaded and not loaded.users
+                if self._idle_timer is not None and loaded is self._loaded and not loaded.users:
+                    self._idle_timer.restart()
             if is_last:
                 loaded.engine.close()
+
+    def _unload_if_idle(self) -> None:
+        """Free the model if nobody has used it for `unload_after`; a call meanwhile waits."""
+        with self._lock:
+            loaded, timer = self._loaded, self._idle_timer
+            if loaded is None or timer is None or loaded.users or timer.remaining() > 0:
+                return
+            name = self._name(loaded.checkpoint, loaded.engine.name)
+            self._unloaded = Unloaded(name, loaded.checkpoint.revision)
+            self._loaded = None
+            loaded.engine.close()
+        _log.info("unloaded %s, which was idle for %g s", self.label, self._options["unload_after"])
 
     def _resolve(self, *, local_files_only: bool) -> Checkpoint:
         options = self._options
@@ -402,7 +438,9 @@ class LocalBackend(Backend):
             return resolve(
                 options["model"],
                 hub=options["hub"],
-                revision=options["revision"],
+                revision=options["revision"]
+                if self._unloaded is None
+                else self._unloaded.pinned(options["revision"]),
                 cache_folder=options["cache_folder"],
                 local_files_only=local_files_only,
                 max_length=options["max_length"],
@@ -428,6 +466,8 @@ class LocalBackend(Backend):
         # transformers imports a model's module when it loads one
         with load_errors(self.model), hold_forks():
             self._check_scale(checkpoint)
+            if self._unloaded is not None:
+                self._unloaded.check(checkpoint)
             settings = self._with_vector_store(settings, checkpoint)
             engine, reason = load_engine(options["engine"], checkpoint, settings)
         return LoadedModel(checkpoint, engine, reason)
@@ -547,6 +587,7 @@ def _check(options: dict[str, Any]) -> None:
     for name in _SWITCHES:
         check_boolean(name, options[name])
     check_number("temperature", options["temperature"], above=0)
+    check_number("unload_after", options["unload_after"], above=0, optional=True)
     if options["scale"] != "probability" and options["temperature"] != 1:
         raise ConfigError(
             f"`temperature` turns logits into probabilities, and `scale` is {options['scale']!r}; "

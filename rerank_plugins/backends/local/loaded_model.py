@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,11 +10,40 @@ from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins.backends.document_events import emit_lengths
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineStats
+from rerank_plugins.errors import ConfigError
 from rerank_plugins.hooks import Computed
 from rerank_plugins.hooks._dispatch import dispatcher, emit
 from rerank_plugins.scores import Scores
 
-__all__ = ["LoadedModel"]
+__all__ = ["LoadedModel", "Unloaded"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """What stays known of a model that was idle, until it is loaded again."""
+
+    name: str
+    """The backend's name, which caches rely on."""
+    revision: str
+
+    def pinned(self, revision: str | None) -> str | None:
+        """Return what to load: the same commit of a hub, whatever is newest there by now."""
+        return self.revision if _COMMIT.fullmatch(self.revision) else revision
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Check that the model is the one that was unloaded.
+
+        Raises:
+            ConfigError: its files were changed since; other scores under one name would be wrong
+                in every cache.
+        """
+        if checkpoint.revision != self.revision:
+            raise ConfigError(
+                f"the files of {checkpoint.model!r} were changed while it was unloaded "
+                "(`unload_after`); close the backend, or start the program anew"
+            )
 
 
 @dataclass(eq=False)

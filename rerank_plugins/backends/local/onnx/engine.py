@@ -254,6 +254,7 @@ class ONNXRunner:
     def close(self) -> None:
         self._workers.shutdown()
         del self._session
+        release_memory()
 
     def _submit(self, pairs: Pairs, index: int) -> Future[Array]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,11 @@ from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineSettings, EngineStats, Request
 from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.foreign_errors import reason_of
+from rerank_plugins.backends.local.process_memory import release_memory
 from rerank_plugins.backends.local.prompt_tokenizer import PromptTokenizer
 from rerank_plugins.backends.local.text_tokenizer import TextTokenizer
 from rerank_plugins.backends.local.tokenizer import Pairs, PairTokenizer, scores_by_request
-from rerank_plugins.backends.local.torch.accelerators import choose_devices
+from rerank_plugins.backends.local.torch.accelerators import choose_devices, free_cache
 from rerank_plugins.backends.local.torch.devices import DevicePool
 from rerank_plugins.backends.local.torch.forked import call_with_live_threads
 from rerank_plugins.backends.local.torch.model import choose_dtype, limit_memory, load_model
@@ -194,6 +196,10 @@ class TorchRunner:
             self._device_pool.close()
         for replica in self._replicas:
             replica.close()
+        gc.collect()  # a model is a circle of references
+        for replica in self._replicas:
+            free_cache(replica.device)
+        release_memory()
 
     def _score(self, pairs: Pairs) -> NDArray[Any]:
         return call_with_live_threads((self._device_pool or self._replicas[0]).score, pairs)

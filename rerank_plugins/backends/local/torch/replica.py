@@ -154,10 +154,9 @@ class Replica:
         }
 
     def close(self) -> None:
-        """Free the model."""
+        """Let go of the model."""
         del self.forward
         self._bfloat16_forward = None
-        free_cache(self.device)
 
     def _run(self, forward: Forward, pairs: Pairs) -> NDArray[Any]:
         self._limit.grow()

@@ -11,7 +11,7 @@ from typing import Protocol
 from rerank_plugins._internal.context import client, until
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, ascore_with
-from rerank_plugins.content import Query, check_request
+from rerank_plugins.content import Document, Query, check_request
 from rerank_plugins.errors import BackendOverloaded
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
@@ -129,6 +129,8 @@ class ConcurrentScoring:
         self._dispatcher = Dispatcher(hooks)
         self._seconds = settings.request_seconds
         self._turns = Turns(_most_at_once(backend))
+        self._blocks = _blocks(_first(backend))
+        """Whether a thread is at work on each request, which can't be ended."""
         self._in_flight: dict[str | None, list[int]] = {}
         """The number of documents of each request, by client."""
         self.queued_cost = 0
@@ -152,9 +154,8 @@ class ConcurrentScoring:
         own.append(len(texts))
         self.queued_cost += cost
         try:
-            async with self._turns.turn(client()):
-                with until(started + self._seconds), dispatch_to([self._dispatcher]):
-                    scores = await ascore_with(self._backend, query, texts)
+            with until(started + self._seconds), dispatch_to([self._dispatcher]):
+                scores = await self._in_turn(query, texts)
         except BaseException as raised:
             if _is_cancelled():
                 self._dispatcher(Dropped(len(texts)))
@@ -177,6 +178,27 @@ class ConcurrentScoring:
     def close(self) -> None:
         """Do nothing: there is no background thread."""
 
+    async def _in_turn(self, query: str | Query, texts: Sequence[Document]) -> Scores:
+        """Score in a turn of this client, which lasts as long as the backend is at work.
+
+        Who sends and leaves would else have threads at work on more and more that nobody wants.
+        """
+        begun = False
+
+        async def work() -> Scores:
+            nonlocal begun
+            async with self._turns.turn(client()):
+                begun = True
+                return await ascore_with(self._backend, query, texts)
+
+        task = asyncio.ensure_future(work())
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if not (begun and self._blocks):
+                task.cancel()
+            task.add_done_callback(_read)
+
     def _refuse_if_full(self, new: int) -> None:
         own = fair_share(self._in_flight.get(client(), ()), new)
         others = (sum(sizes) for name, sizes in self._in_flight.items() if name != client())
@@ -195,15 +217,31 @@ def _most_at_once(backend: Backend) -> int:
 
     Of a chain, it is what the first of its backends does.
     """
-    first = backend
-    while first.children and first.process is None and first.kind != "batching":
-        first = first.children[0]
+    first = _first(backend)
     if first.process is not None:
         return _AT_A_PROCESS
     if first.children:
         return _IN_BATCHES
     servers = 1 + (first.endpoint or "").count(",")
-    return _THREADS if type(first).ascore is Backend.ascore else servers * _AT_A_SERVER
+    return _THREADS if _blocks(first) else servers * _AT_A_SERVER
+
+
+def _first(backend: Backend) -> Backend:
+    """Return the first backend of a chain that has a process, batches, or no other inside."""
+    while backend.children and backend.process is None and backend.kind != "batching":
+        backend = backend.children[0]
+    return backend
+
+
+def _blocks(backend: Backend) -> bool:
+    """Whether a backend scores in a thread that waits for it."""
+    return backend.process is not None or type(backend).ascore is Backend.ascore
+
+
+def _read(task: asyncio.Task[Scores]) -> None:
+    """Read how a task ended that nobody waits for any more, or asyncio would log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_cancelled() -> bool:

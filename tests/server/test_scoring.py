@@ -157,6 +157,62 @@ def test_a_client_with_many_requests_keeps_no_other_waiting(heavy):
     assert backend.order.index("light") <= 2 * _THREADS
 
 
+@pytest.mark.parametrize("heavy", [1, 3])
+def test_a_client_whose_requests_were_dropped_keeps_no_other_waiting(heavy):
+    """Their threads are at work until they are done, and have the turns of the client."""
+    backend = Blocking()
+
+    async def requests():
+        scoring = ConcurrentScoring(backend, ServerSettings(), ())
+
+        def ask(name):
+            with on_behalf_of(name):
+                return asyncio.create_task(scoring.score(name, ["a"]))
+
+        dropped = [ask("heavy") for _ in range(heavy * _THREADS)]
+        while len(backend.order) < _THREADS:  # noqa: ASYNC110  # threads tell no loop
+            await asyncio.sleep(0.01)
+        for task in dropped:
+            task.cancel()
+        await asyncio.wait(dropped)
+        tasks = [*(ask("heavy") for _ in range(_THREADS)), ask("light")]
+        await asyncio.sleep(0)
+        at_work = scoring._turns._free
+        backend.may_score.set()
+        await asyncio.gather(*tasks)
+        return at_work, scoring._turns._free, scoring._in_flight
+
+    assert (0, _THREADS, {}) == asyncio.run(requests())
+
+    assert 2 * _THREADS + 1 == len(backend.order)
+    assert backend.order.index("light") <= _THREADS + 2
+
+
+@pytest.mark.parametrize("error", [BackendOverloaded("x"), ZeroDivisionError("x")])
+def test_how_a_dropped_request_ends_is_not_logged(error, caplog):
+    class Failing(Blocking):
+        def score(self, query, documents):
+            super().score(query, documents)
+            raise error
+
+    backend = Failing()
+
+    async def requests():
+        scoring = ConcurrentScoring(backend, ServerSettings(), ())
+        task = asyncio.create_task(scoring.score("q", ["a"]))
+        while not backend.order:  # noqa: ASYNC110  # threads tell no loop
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        backend.may_score.set()
+        while scoring._turns._free < _THREADS:  # noqa: ASYNC110  # nobody waits for it
+            await asyncio.sleep(0.01)
+
+    asyncio.run(requests())
+
+    assert "never retrieved" not in caplog.text
+
+
 HTTP = load_backend("tei+http://127.0.0.1:9")
 AT_ONCE = {
     "a server": (HTTP, _AT_A_SERVER),

@@ -156,7 +156,7 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._has_head:
             return  # a trailer
-        self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value.rstrip(b" \t")))  # llhttp strips the left
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:

@@ -660,6 +660,20 @@ def test_who_sends_too_much_still_reads_why(url, path):
     connection.close()
 
 
+@pytest.mark.parametrize("space", [" ", "\t", " \t  "], ids=ascii)
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [((f"Content-Length: {len(BODY)}",), BODY), ((CHUNKS,), chunked(BODY))],
+    ids=["length", "chunks"],
+)
+def test_space_after_a_value_is_no_part_of_it(url, space, lines, body):
+    """RFC 9110, 5.5; llhttp leaves it."""
+    lines = [f"{line}{space}" for line in (*lines, "Content-Type: application/json")]
+    request = head("POST", "/v1/rerank", *lines, "Connection: close") + body
+
+    assert [200] == statuses(received(opened(url, request)))
+
+
 @contextmanager
 def crowded(url, count, data=b""):
     """Give connections that wait, all of which the server knows."""

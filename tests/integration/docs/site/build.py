@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.integration.docs.site.pages import SETTINGS, Page, pages, read, settings
+from tests.integration.docs.site.pages import SETTINGS, Page, pages, read, repository, settings
 from tests.support.places import ROOT
 
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))|(?<=src=\")[^\"]+(?=\")|(?<=href=\")[^\"]+(?=\")")
@@ -141,7 +141,7 @@ def follow(target: str, source: Path, page: Page, language: str, root: Path) -> 
     if file.is_relative_to(root / "docs"):
         return str(file.relative_to(root / "docs"))
     kind = "tree" if file.is_dir() else "blob"
-    return f"{settings()['repository']}/{kind}/main/{file.relative_to(root)}{hash_}{anchor}"
+    return f"{repository()}/{kind}/main/{file.relative_to(root)}{hash_}{anchor}"
 
 
 def address(language: str, page: Page) -> str:

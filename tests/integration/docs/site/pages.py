@@ -38,6 +38,12 @@ def settings() -> dict[str, Any]:
     return tomllib.loads((SETTINGS / "site.toml").read_text(encoding="utf-8"))
 
 
+def repository() -> str:
+    """Return the address where the repository is published."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["urls"]["Repository"])
+
+
 def pages(root: Path = ROOT) -> list[Page]:
     """Return all pages: the README, the changelog, and those in `docs/`."""
     texts = [root / "README.md", root / "CHANGELOG.md", *sorted((root / "docs").glob("*.md"))]

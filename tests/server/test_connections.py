@@ -660,7 +660,7 @@ def test_who_sends_too_much_still_reads_why(url, path):
     connection.close()
 
 
-@pytest.mark.parametrize("space", [" ", "\t", " \t  "], ids=ascii)
+@pytest.mark.parametrize("space", [" ", "   "], ids=len)
 @pytest.mark.parametrize(
     ("lines", "body"),
     [((f"Content-Length: {len(BODY)}",), BODY), ((CHUNKS,), chunked(BODY))],

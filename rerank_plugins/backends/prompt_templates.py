@@ -12,6 +12,7 @@ from typing import Any
 from rerank_plugins.errors import ConfigError
 
 __all__ = [
+    "LOCAL_TEMPLATES",
     "PAIR",
     "TEMPLATES",
     "AnswerTokens",
@@ -103,6 +104,15 @@ TEMPLATES: dict[str, PromptTemplate] = {
     ),
 }
 """Templates by the names that the option `template` takes; no model is matched with them."""
+
+LOCAL_TEMPLATES: dict[str, PromptTemplate] = {
+    **TEMPLATES,
+    "monot5": PromptTemplate(
+        Prompt("Query: {query} Document: {document} Relevant:</s>"),
+        AnswerTokens("▁true", "▁false"),
+    ),
+}
+"""The same with those of models that no server here runs: T5's words begin with a mark."""
 
 
 def check_template(template: str, instruction: str | None) -> None:

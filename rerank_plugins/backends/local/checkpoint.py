@@ -44,6 +44,7 @@ from rerank_plugins.backends.local.plausible import check_counts, check_regular,
 from rerank_plugins.backends.local.prompts import (
     PromptConfig,
     PromptOptions,
+    is_encoder_decoder,
     read_prompt_config,
 )
 from rerank_plugins.backends.local.quantisation import Quantisation, read_quantisation
@@ -212,6 +213,11 @@ class Checkpoint:
     def is_decoder(self) -> bool:
         """Whether the architecture is that of a language model, whatever its head."""
         return self.answer_tokens is not None or "num_key_value_heads" in self.config
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a decoder answers about what an encoder has read."""
+        return self.answer_tokens is not None and is_encoder_decoder(self.config)
 
     @property
     def num_labels(self) -> int:
@@ -592,7 +598,7 @@ def _check_prompts(model: str, prompts: Sequence[str]) -> None:
 def _check_kind(model: str, config: Mapping[str, Any]) -> None:
     """Refuse what would load and give meaningless scores."""
     architectures = [str(name) for name in config.get("architectures") or ()]
-    if any(name.endswith("ForCausalLM") for name in architectures):
+    if any(name.endswith("ForCausalLM") for name in architectures) or is_encoder_decoder(config):
         return
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ConfigError(

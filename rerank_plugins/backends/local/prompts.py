@@ -8,15 +8,17 @@ from typing import Any, TypeAlias
 
 from rerank_plugins.backends.local.module_chain import list_modules
 from rerank_plugins.backends.prompt_templates import (
+    LOCAL_TEMPLATES,
     PAIR,
-    TEMPLATES,
     AnswerTokens,
     Prompt,
     check_template,
 )
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["PromptConfig", "PromptOptions", "read_prompt_config"]
+__all__ = ["PromptConfig", "PromptOptions", "is_encoder_decoder", "read_prompt_config"]
+
+_ENCODER_DECODERS = frozenset({"mt5", "t5", "umt5"})
 
 Read: TypeAlias = Callable[[str], Any]
 """Reads a JSON file of the checkpoint by its path in there; None: there is none."""
@@ -73,7 +75,9 @@ def read_prompt_config(
             or an option does not suit the model.
     """
     chain = list_modules(model, read("modules.json"))
-    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    causal = is_encoder_decoder(config) or any(
+        str(name).endswith("ForCausalLM") for name in config.get("architectures") or ()
+    )
     scorer = next((module for module in chain if module.kind == "LogitScore"), None)
     if len(chain) > 1 and scorer is None:
         causal = False  # its own head scores, whatever the body was trained for
@@ -112,6 +116,13 @@ def read_prompt_config(
     )
 
 
+def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether it is a T5 or a relative that writes answers, as monoT5."""
+    names = [str(name) for name in config.get("architectures") or ()]
+    writes = any(name.endswith("ForConditionalGeneration") for name in names)
+    return writes and config.get("model_type") in _ENCODER_DECODERS
+
+
 def _default_prompt(settings: Mapping[str, Any]) -> str | None:
     name = settings.get("default_prompt_name")
     return (settings.get("prompts") or {}).get(name) if name is not None else None
@@ -119,8 +130,8 @@ def _default_prompt(settings: Mapping[str, Any]) -> str | None:
 
 def _prompt(model: str, prompt_options: PromptOptions, chat: Prompt | None) -> Prompt | None:
     instruction, template = prompt_options.instruction, prompt_options.template
-    if template in TEMPLATES:
-        prompt = TEMPLATES[template].prompt
+    if template in LOCAL_TEMPLATES:
+        prompt = LOCAL_TEMPLATES[template].prompt
         return prompt if instruction is None else prompt.with_instruction(instruction)
     if template is not None and template != PAIR:
         check_template(template, instruction)
@@ -144,8 +155,8 @@ def _answer(
         if type(true) is int and type(false) in {int, type(None)}:
             return AnswerTokens(true, false)
         raise ConfigError(f"the LogitScore of {model!r} names no tokens: {dict(scores)}")
-    if prompt_options.template in TEMPLATES:
-        return TEMPLATES[prompt_options.template].answer_tokens
+    if prompt_options.template in LOCAL_TEMPLATES:
+        return LOCAL_TEMPLATES[prompt_options.template].answer_tokens
     raise ConfigError(
         f"{model!r} is a language model whose files name no answer tokens; {_template_hint()}"
     )
@@ -153,7 +164,7 @@ def _answer(
 
 def _template_hint() -> str:
     return (
-        f"set `template` to one of {sorted(TEMPLATES)} if the model's card names it, or to a text "
+        f"set `template` to one of {sorted(LOCAL_TEMPLATES)} if the model's card names it, or to a text "
         "with {query} and {document}; a text needs `true_token` and `false_token` too. Example: "
         "local:MODEL?template=qwen3-reranker"
     )

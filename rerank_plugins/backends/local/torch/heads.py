@@ -23,6 +23,7 @@ __all__ = [
     "scores",
     "takes_types",
     "upcast_head",
+    "upcast_inputs",
 ]
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -58,6 +59,8 @@ def find_pooling(model: Any, checkpoint: Checkpoint) -> Pooling:
     """Return which rows the model's head reads; the self-check finds a wrong guess."""
     if checkpoint.chain is not None:
         return _CHAIN_POOLINGS[checkpoint.chain.pooling]
+    if checkpoint.is_encoder_decoder:
+        return "first"  # of the one step that is decoded
     if checkpoint.answer_tokens is not None or hasattr(model, "score"):
         return "last"
     return "mean" if getattr(model.config, "classifier_pooling", None) == "mean" else "first"
@@ -141,7 +144,7 @@ def upcast_head(model: Any) -> None:
     pooler = getattr(backbone, "pooler", None)
     for part in [*parts, *([] if pooler is None else [pooler])]:
         if all(map(_is_plain, part.modules())):
-            part.float().register_forward_pre_hook(_upcast_inputs, with_kwargs=True)
+            part.float().register_forward_pre_hook(upcast_inputs, with_kwargs=True)
 
 
 class _AnswersOf(torch.nn.Module):
@@ -167,9 +170,10 @@ def _is_plain(module: torch.nn.Module) -> bool:
     return all(type(each) in _TENSORS and each.dtype in _PLAIN for each in weights)
 
 
-def _upcast_inputs(
+def upcast_inputs(
     _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the inputs of a part in float32; a hook before its forward pass."""
     return tuple(map(_to_float32, args)), {
         name: _to_float32(value) for name, value in kwargs.items()
     }

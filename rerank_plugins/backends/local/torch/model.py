@@ -19,6 +19,7 @@ from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.quantisation import check_packages
 from rerank_plugins.backends.local.torch.chain import ChainModel
+from rerank_plugins.backends.local.torch.encoder_decoder import EncoderDecoderModel
 from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
 from rerank_plugins.backends.local.torch.quantise import QUANTISED, quantise_weights
@@ -93,6 +94,8 @@ def load_model(
     kind: Any = transformers.AutoModelForSequenceClassification
     if checkpoint.chain is not None:
         kind = transformers.AutoModel
+    elif checkpoint.is_encoder_decoder:
+        kind = transformers.AutoModelForSeq2SeqLM
     elif answers:
         kind = transformers.AutoModelForCausalLM
     config = _config(checkpoint)
@@ -132,6 +135,8 @@ def load_model(
     if checkpoint.chain is not None:
         model = ChainModel(model, checkpoint.chain, checkpoint.folder)
     upcast_head(model)
+    if checkpoint.is_encoder_decoder:
+        model = EncoderDecoderModel(model)
     try:
         return model.eval() if placed else model.eval().to(device)
     except (RuntimeError, MemoryError) as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -59,7 +59,7 @@ def quantise_weights(model: Any, dtype: QuantisedDType, device: torch.device) ->
         MissingDependencyError: bitsandbytes is not installed.
     """
     body = getattr(model, model.base_model_prefix, model)
-    layers = list(_linear_layers(body))
+    layers = list(_linear_layers(body, _kept(model)))
     if not layers:
         raise UnsupportedByEngine(
             f"{type(body).__name__} has no linear layers that could be kept in {dtype}; leave out "
@@ -84,13 +84,25 @@ def _state_bytes(weight: Any) -> int:
     return 0 if scales is None else int(scales.nbytes)
 
 
-def _linear_layers(body: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+def _kept(model: Any) -> set[object]:
+    """Return what stays: the head, and layers whose dtype the model's own code looks at."""
+    names = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    found: set[object] = {
+        part for path, part in model.named_modules() if path.rpartition(".")[2] in names
+    }
+    embeddings = getattr(model, "get_output_embeddings", None)
+    return found | {None if embeddings is None else embeddings()}
+
+
+def _linear_layers(
+    body: torch.nn.Module, kept: Container[object]
+) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
     """Yield the layers with their parents; a pooler belongs to the head."""
     for path, parent in body.named_modules():
         if path.partition(".")[0] == "pooler":
             continue
         for name, child in parent.named_children():
-            if type(child) is torch.nn.Linear and not (path == "" and name == "pooler"):
+            if type(child) is torch.nn.Linear and child not in kept:
                 yield parent, name, child
 
 

@@ -19,7 +19,7 @@ from rerank_plugins.errors import BackendError, BackendRejected, ConfigError
 from rerank_plugins.hooks import FellBack, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher
 from rerank_plugins.ranking import Selection
-from rerank_plugins.scores import Scores
+from rerank_plugins.scores import Passage, Scores
 
 __all__ = [
     "DEFAULT_TOP_N",
@@ -27,18 +27,23 @@ __all__ = [
     "OTHER_CUTS",
     "RERANK_CUTOFF",
     "RERANK_DUPLICATES",
+    "RERANK_PASSAGE",
     "RERANK_STATUS",
     "RERANK_TRUNCATED",
     "RETRIEVER_RANK",
     "RETRIEVER_SCORE",
     "SELECTION",
+    "Keep",
     "Kept",
     "OnError",
     "Outcome",
     "add_facts",
+    "add_passage",
+    "check_keep",
     "check_on_error",
     "check_settings",
     "instructed",
+    "own_passage",
     "plain",
     "refuse_unknown",
     "reranking",
@@ -69,6 +74,13 @@ RERANK_DUPLICATES = "rerank_duplicates"
 """Metadata key: the retriever's ranks, from 1, of the documents that were left out because they
 repeat this one. Absent where there are none."""
 
+RERANK_PASSAGE = "rerank_passage"
+"""Metadata key: `[start, end]`, the characters of the text that made the score. Absent on documents
+that were read at once. Where the text was cut to it, the characters are those of the whole."""
+
+Keep: TypeAlias = Literal["document", "passage"]
+"""Whether a document that was read in windows comes back whole, or as its best passage."""
+
 METADATA_KEYS = (
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
@@ -76,6 +88,7 @@ METADATA_KEYS = (
     RERANK_TRUNCATED,
     RERANK_CUTOFF,
     RERANK_DUPLICATES,
+    RERANK_PASSAGE,
 )
 """Every key that a reranking may add, besides the score itself."""
 
@@ -269,6 +282,8 @@ class Kept:
     """What to write under `RERANK_CUTOFF`, if anything."""
     duplicates: tuple[int, ...] = ()
     """Positions of those that were left out because they repeat it."""
+    passage: Passage | None = None
+    """The part of what was scored that made the score, where one did."""
 
 
 @dataclass
@@ -308,9 +323,51 @@ class Outcome:
                 item.index in truncated,
                 cutoff.by if cutoff.by in _TOLD_CUTOFFS else None,
                 tuple(index for index, of in cutoff.duplicates.items() if of == item.index),
+                self.passage(item.index),
             )
             for item in ranking
         ]
+
+    def passage(self, index: int) -> Passage | None:
+        """Return the part of a document that made its score, where one did."""
+        return self.scores.passages.get(index) if isinstance(self.scores, Scores) else None
+
+
+def check_keep(value: object) -> None:
+    """Check the setting `keep`; adapters call it when they are built.
+
+    Raises:
+        ConfigError: it is none of the choices.
+    """
+    check_choice("keep", value, get_args(Keep))
+
+
+def own_passage(scored: str, own: str, passage: Passage | None) -> Passage | None:
+    """Return the characters of a document's own text in a passage of what was scored of it.
+
+    None if the passage holds nothing of it, or the text does not stand in what was scored.
+    """
+    if passage is None or scored == own:
+        return passage
+    shift = scored.rfind(own) if own else -1
+    start, end = max(0, passage.start - shift), min(len(own), passage.end - shift)
+    return Passage(start, end) if shift >= 0 and start < end else None
+
+
+def add_passage(metadata: MutableMapping[str, object], text: str, passage: Passage | None) -> None:
+    """Write which characters of a document's text made its score.
+
+    If another reranker has cut the text, they are counted from the start of the whole.
+    """
+    earlier = metadata.pop(RERANK_PASSAGE, None)
+    before = 0
+    if isinstance(earlier, Sequence) and len(earlier) == 2:  # noqa: PLR2004 - start and end
+        start, end = earlier
+        if isinstance(start, int) and isinstance(end, int) and end - start == len(text):
+            before = start
+            passage = Passage(0, len(text)) if passage is None else passage
+    if passage is not None:
+        metadata[RERANK_PASSAGE] = [before + passage.start, before + passage.end]
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from rerank_plugins._adapter import (
     RETRIEVER_RANK,
     RETRIEVER_SCORE,
     SELECTION,
+    Keep,
     Kept,
     OnError,
     Outcome,
     add_facts,
+    add_passage,
+    check_keep,
     check_on_error,
     check_settings,
     instructed,
+    own_passage,
     refuse_unknown,
     reranking,
     selection_of,
@@ -31,6 +35,7 @@ from rerank_plugins.backend import Backend, ascore_with
 from rerank_plugins.content import Content, Document, Query
 from rerank_plugins.errors import ConfigError, UnsupportedInputError
 from rerank_plugins.ranking import Selection, TokenCount
+from rerank_plugins.scores import Passage
 from rerank_plugins.spec import BackendSpec, load_backend
 
 try:
@@ -48,6 +53,7 @@ try:
         Node,
         NodeWithScore,
         QueryBundle,
+        TextNode,
     )
     from pydantic import ConfigDict, InstanceOf, field_serializer
 except ModuleNotFoundError:
@@ -69,10 +75,11 @@ class RerankPostprocessor(BaseNodePostprocessor):
     (absent if it gave none) and `retriever_rank` (from 1); a second reranker leaves them as they
     are. Where a fallback chain chose who scored, `rerank_status` is `"scored:NAME"`; where nobody
     did, it is `"fallback:ERROR"`. `rerank_truncated` is True where the model read a part of a node
-    only. `rerank_cutoff` is `"min_gap"` or `"max_tokens"` where that ended the ranking, and
-    `rerank_duplicates` lists the retriever's ranks of nodes that `distinct` left out because they
-    repeat this one. These keys are kept out of prompts and embeddings. Nothing that the caller
-    passed in changes.
+    only, and `rerank_passage` is `[start, end]`, the characters of the node's own text that made
+    the score, where a long one was read in windows. `rerank_cutoff` is `"min_gap"` or
+    `"max_tokens"` where that ended the ranking, and `rerank_duplicates` lists the retriever's ranks
+    of nodes that `distinct` left out because they repeat this one. These keys are kept out of
+    prompts and embeddings. Nothing that the caller passed in changes.
 
     Building one is cheap: the model loads, or the connection opens, with the first nodes.
 
@@ -93,6 +100,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
         on_error: `"original_order"` returns the first nodes as they came, with a score of None and
             whatever `min_score` and `min_gap` say, when the backend is unavailable or breaks. Wrong
             input, a wrong key and other refusals are raised all the same.
+        keep: `"passage"` cuts nodes that were read in windows to the best one; `rerank_passage`
+            says where it stands in the node, which is left as it is.
         callback_manager: where the legacy `RERANKING` callback goes; engines set it.
 
     Raises:
@@ -128,6 +137,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
     """Whether a failure of the backend is raised, or leaves the nodes in their order."""
+    keep: Keep = "document"
+    """Whether nodes come back whole, or those read in windows as their best passage."""
 
     def __init__(
         self,
@@ -142,6 +153,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         metadata_mode: MetadataMode | str = MetadataMode.EMBED,
         instruction: str | None = None,
         on_error: OnError = "raise",
+        keep: Keep = "document",
         callback_manager: CallbackManager | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
@@ -162,12 +174,14 @@ class RerankPostprocessor(BaseNodePostprocessor):
         check_settings(loaded, selection, instruction=instruction)
         check_on_error(on_error)
         check_choice("metadata_mode", metadata_mode, [mode.value for mode in MetadataMode])
+        check_keep(keep)
         settings: dict[str, Any] = {
             "backend": loaded,
             **settings_of(selection),
             "metadata_mode": MetadataMode(metadata_mode),
             "instruction": instruction,
             "on_error": on_error,
+            "keep": keep,
         }
         super().__init__(callback_manager=callback_manager or CallbackManager(), **settings)
 
@@ -201,6 +215,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
             "metadata_mode": self.metadata_mode,
             "instruction": self.instruction,
             "on_error": self.on_error,
+            "keep": self.keep,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -262,15 +277,23 @@ class RerankPostprocessor(BaseNodePostprocessor):
         return query_bundle
 
     def _reranked(self, nodes: Sequence[NodeWithScore], outcome: Outcome) -> list[NodeWithScore]:
+        cuts = self.keep == "passage"
         kept = outcome.kept(
             self._selection(),
-            lambda: [item.node.get_content(metadata_mode=MetadataMode.LLM) for item in nodes],
+            lambda: [
+                _cut(
+                    item.node, self._passage(item.node, outcome.passage(at) if cuts else None)
+                ).get_content(metadata_mode=MetadataMode.LLM)
+                for at, item in enumerate(nodes)
+            ],
         )
         return [
             _scored(
                 nodes[item.index],
                 item,
                 outcome.status,
+                passage=self._passage(nodes[item.index].node, item.passage),
+                cuts=cuts,
                 truncated=item.truncated
                 or (item.score is not None and self._reads_caption_only(nodes[item.index].node)),
             )
@@ -293,6 +316,11 @@ class RerankPostprocessor(BaseNodePostprocessor):
             else _document(item.node, self._text(item.node), position)
             for position, item in enumerate(nodes)
         ]
+
+    def _passage(self, node: BaseNode, scored: Passage | None) -> Passage | None:
+        """Return where in a node's own text a passage of what was scored stands."""
+        own = node.get_content(metadata_mode=MetadataMode.NONE)
+        return None if scored is None else own_passage(self._text(node), own, scored)
 
     def _text(self, node: BaseNode) -> str:
         return node.get_content(metadata_mode=self.metadata_mode)
@@ -370,7 +398,13 @@ def _image(node: BaseNode, position: int) -> str | bytes | None:
 
 
 def _scored(
-    item: NodeWithScore, kept: Kept, status: str | None, *, truncated: bool
+    item: NodeWithScore,
+    kept: Kept,
+    status: str | None,
+    *,
+    truncated: bool,
+    passage: Passage | None,
+    cuts: bool,
 ) -> NodeWithScore:
     """Copy a node with its new score and what the retriever thought of it."""
     node = item.node
@@ -380,7 +414,8 @@ def _scored(
         if item.score is not None:
             metadata[RETRIEVER_SCORE] = float(item.score)
     add_facts(metadata, kept, status=status, truncated=truncated)
-    copy = node.model_copy(
+    add_passage(metadata, node.get_content(metadata_mode=MetadataMode.NONE), passage)
+    copy = (_cut(node, passage) if cuts else node).model_copy(
         update={
             "metadata": metadata,
             "excluded_embed_metadata_keys": _hiding(node.excluded_embed_metadata_keys),
@@ -389,6 +424,24 @@ def _scored(
         }
     )
     return item.model_copy(update={"node": copy, "score": kept.score})
+
+
+def _cut(node: BaseNode, passage: Passage | None) -> BaseNode:
+    """Return a node, or a copy with a passage of its text."""
+    if passage is None:
+        return node
+    text = node.get_content(metadata_mode=MetadataMode.NONE)[passage.start : passage.end]
+    copy = node
+    if isinstance(node, TextNode):
+        update: dict[str, object] = {"text": text}
+        if node.start_char_idx is not None:  # where it stands in the document that it is of
+            start = node.start_char_idx
+            update |= {"start_char_idx": start + passage.start, "end_char_idx": start + passage.end}
+        copy = node.model_copy(update=update)
+    elif isinstance(node, Node) and node.text_resource is not None:
+        resource = node.text_resource.model_copy(update={"text": text})
+        copy = node.model_copy(update={"text_resource": resource})
+    return copy
 
 
 def _hiding(keys: Sequence[str]) -> list[str]:

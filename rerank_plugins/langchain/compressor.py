@@ -14,8 +14,8 @@ from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
     OTHER_CUTS,
     SELECTION,
+    Keep,
     OnError,
-    Outcome,
     check_settings,
     instructed,
     refuse_unknown,
@@ -76,6 +76,8 @@ class RerankCompressor(
     - `retriever_score`: the `relevance_score` it came with, if it came with one;
     - `rerank_status`: `"scored:NAME"`, only where a fallback chain chose who scored, or
       `"fallback:ERROR"`, where nobody did;
+    - `rerank_passage`: `[start, end]`, the characters of the text that made the score, only where
+      a long document was read in windows;
     - `rerank_truncated`: True, only where the model read a part of the document;
     - `rerank_cutoff`: `"min_gap"` or `"max_tokens"`, only where that ended the ranking;
     - `rerank_duplicates`: the ranks before reranking, from 1, of documents that `distinct` left out
@@ -106,6 +108,8 @@ class RerankCompressor(
             `relevance_score` and whatever `min_score` and `min_gap` say, when the backend is
             unavailable or breaks. Wrong input, a wrong key and other refusals are raised all the
             same.
+        keep: `"passage"` cuts documents that were read in windows to the best one;
+            `rerank_passage` says where it stands in the document, which is left as it is.
         name: what to call the run in traces; by default the name of the class.
 
     Raises:
@@ -128,6 +132,7 @@ class RerankCompressor(
         rank_fields: RankFields = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
+        keep: Keep = "document",
         name: str | None = None,
         **unknown: Never,  # only to answer misnamed settings with the right name
     ) -> None:
@@ -144,6 +149,7 @@ class RerankCompressor(
             rank_fields=rank_fields,
             instruction=instruction,
             on_error=on_error,
+            keep=keep,
             unknown=unknown,
             name=name,
         )
@@ -236,14 +242,14 @@ class RerankCompressor(
         with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = self.backend.score(request["query"], texts)
-        return _best(request, outcome)
+        return best(request["documents"], texts, outcome, selection_of(request), self.keep)
 
     async def _arerank(self, request: RerankInput) -> list[Document]:
         texts = scored_texts(request["documents"], self.rank_fields)
         with reranking(self.backend, len(texts), on_error=self.on_error) as outcome:
             if texts:
                 outcome.scores = await ascore_with(self.backend, request["query"], texts)
-        return _best(request, outcome)
+        return best(request["documents"], texts, outcome, selection_of(request), self.keep)
 
 
 def _lacks(name: str, others: Collection[str], chain_input: Mapping[str, object]) -> str:
@@ -259,7 +265,3 @@ def _lacks(name: str, others: Collection[str], chain_input: Mapping[str, object]
         text += f", and has `{found[0]}`"
         written[name] = f"state[{found[0]!r}]"
     return f"{text}; pass " + "{" + ", ".join(f"{key!r}: {written[key]}" for key in written) + "}"
-
-
-def _best(request: RerankInput, outcome: Outcome) -> list[Document]:
-    return best(request["documents"], outcome, selection_of(request))

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
-from rerank_plugins._adapter import RETRIEVER_RANK, RETRIEVER_SCORE, Kept, Outcome, add_facts, plain
+from rerank_plugins._adapter import (
+    RETRIEVER_RANK,
+    RETRIEVER_SCORE,
+    Keep,
+    Kept,
+    Outcome,
+    add_facts,
+    add_passage,
+    own_passage,
+    plain,
+)
 from rerank_plugins._internal.rank_fields import RankFields, fields_text
 from rerank_plugins.errors import UnsupportedInputError
 from rerank_plugins.ranking import Selection
+from rerank_plugins.scores import Passage
 
 __all__ = ["RELEVANCE_SCORE", "are_documents", "best", "check_documents", "scored_texts"]
 
@@ -71,13 +82,49 @@ def _hint(document: object) -> str:
     return ""
 
 
-def best(documents: Sequence[Document], outcome: Outcome, selection: Selection) -> list[Document]:
-    """Return copies of the best documents with what is known about their rank."""
-    kept = outcome.kept(selection, lambda: [document.page_content for document in documents])
-    return [_with_rank(documents[item.index], item, outcome.status) for item in kept]
+def best(
+    documents: Sequence[Document],
+    scored: Sequence[str],
+    outcome: Outcome,
+    selection: Selection,
+    keep: Keep,
+) -> list[Document]:
+    """Return copies of the best documents with what is known about their rank.
+
+    Args:
+        documents: the documents.
+        scored: what was scored of each.
+        outcome: what became of them.
+        selection: how many to keep.
+        keep: whether they come back whole.
+    """
+    cuts = keep == "passage"
+
+    def passage(at: int) -> Passage | None:
+        return own_passage(scored[at], documents[at].page_content, outcome.passage(at))
+
+    kept = outcome.kept(
+        selection,
+        lambda: [
+            _cut(document.page_content, passage(at) if cuts else None)
+            for at, document in enumerate(documents)
+        ],
+    )
+    return [
+        _with_rank(
+            documents[item.index], item, outcome.status, passage=passage(item.index), cuts=cuts
+        )
+        for item in kept
+    ]
 
 
-def _with_rank(document: Document, kept: Kept, status: str | None) -> Document:
+def _cut(text: str, passage: Passage | None) -> str:
+    return text if passage is None else text[passage.start : passage.end]
+
+
+def _with_rank(
+    document: Document, kept: Kept, status: str | None, *, passage: Passage | None, cuts: bool
+) -> Document:
     """Copy a document with its new score, if there is one, and what the retriever thought."""
     metadata = dict(document.metadata)
     earlier = metadata.pop(RELEVANCE_SCORE, None)
@@ -88,4 +135,9 @@ def _with_rank(document: Document, kept: Kept, status: str | None) -> Document:
     if kept.score is not None:
         metadata[RELEVANCE_SCORE] = kept.score
     add_facts(metadata, kept, status=status, truncated=kept.truncated)
-    return document.model_copy(update={"metadata": metadata})
+    text = document.page_content
+    add_passage(metadata, text, passage)
+    update: dict[str, object] = {"metadata": metadata}
+    if cuts:
+        update["page_content"] = _cut(text, passage)
+    return document.model_copy(update=update)

@@ -14,7 +14,9 @@ from pydantic import ConfigDict, InstanceOf, field_serializer
 
 from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
+    Keep,
     OnError,
+    check_keep,
     check_on_error,
     check_settings,
     refuse_unknown,
@@ -62,6 +64,8 @@ class Reranker(Serializable):
     """What the model should judge; None leaves it to the backend."""
     on_error: OnError = "raise"
     """Whether a failure of the backend is raised, or leaves the documents in their order."""
+    keep: Keep = "document"
+    """Whether documents come back whole, or those read in windows as their best passage."""
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Reranker(Serializable):
         rank_fields: RankFields,
         instruction: str | None,
         on_error: OnError,
+        keep: Keep,
         unknown: Iterable[str],
         **others: Any,
     ) -> None:
@@ -80,12 +85,14 @@ class Reranker(Serializable):
         check_settings(scorer, selection, instruction=instruction)
         check_on_error(on_error)
         check_rank_fields(rank_fields)
+        check_keep(keep)
         super().__init__(
             backend=scorer,
             **settings_of(selection),
             rank_fields=rank_fields if isinstance(rank_fields, str | None) else [*rank_fields],
             instruction=instruction,
             on_error=on_error,
+            keep=keep,
             **others,
         )
 

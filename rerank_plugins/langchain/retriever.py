@@ -16,6 +16,7 @@ from rerank_plugins._adapter import (
     DEFAULT_TOP_N,
     OTHER_CUTS,
     SELECTION,
+    Keep,
     OnError,
     refuse_unknown,
 )
@@ -54,6 +55,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         rank_fields: as for `RerankCompressor`.
         instruction: as for `RerankCompressor`.
         on_error: as for `RerankCompressor`.
+        keep: as for `RerankCompressor`.
         name: what to call the run in traces; by default the name of the class.
         tags: tags of the run.
         metadata: metadata of the run.
@@ -82,6 +84,7 @@ class RerankRetriever(Reranker, BaseRetriever):
         rank_fields: RankFields = None,
         instruction: str | None = None,
         on_error: OnError = "raise",
+        keep: Keep = "document",
         name: str | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
@@ -106,6 +109,7 @@ class RerankRetriever(Reranker, BaseRetriever):
             rank_fields=rank_fields,
             instruction=instruction,
             on_error=on_error,
+            keep=keep,
             unknown=unknown,
             retriever=retriever,
             name=name,
@@ -139,4 +143,5 @@ class RerankRetriever(Reranker, BaseRetriever):
             instruction=settings.pop("instruction", self.instruction),
             on_error=self.on_error,
             rank_fields=self.rank_fields,
+            keep=self.keep,
         )

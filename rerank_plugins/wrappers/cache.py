@@ -22,7 +22,7 @@ from rerank_plugins.hooks import CacheLookedUp
 from rerank_plugins.hooks._dispatch import dispatcher
 from rerank_plugins.scores import Scores
 from rerank_plugins.wrappers.base import Blocking, Call, Flow, Step, Wait, WrapperBackend
-from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
+from rerank_plugins.wrappers.cache_keys import PairHasher, SealedScore, seal, store_key, unseal
 from rerank_plugins.wrappers.stores import Store, open_store
 from rerank_plugins.wrappers.text_values import TextValues
 
@@ -61,10 +61,10 @@ class CachedBackend(WrapperBackend):
     pairs are scored once, within a call and among concurrent callers of this process. If the
     caller that scores them fails or is cancelled, those that wait for it score them themselves.
 
-    Scores come out as they went in, to the last bit, and say which documents were truncated; which
-    were chunked, and the best passages, are known of new scores only. Texts are never stored, only
-    keyed hashes of them; stored values are sealed, so a value that is damaged, or belongs to
-    another pair, is a miss.
+    Scores come out as they went in, to the last bit, and so does what is known of each document:
+    whether it was truncated, its windows and its best passage. Texts are never stored, only keyed
+    hashes of them; stored values are sealed, so a value that is damaged, or belongs to another
+    pair, is a miss.
 
     A model that reads each document alone (late interaction, embeddings) keeps the vectors of
     documents in the store, too, in 8 bits, so that a new query about them costs a small product,
@@ -204,9 +204,7 @@ class CachedBackend(WrapperBackend):
         }
         then(entries)
         sealed = {
-            store_key(digest): seal(
-                digest, scores.values[position], truncated=position in scores.truncated
-            )
+            store_key(digest): seal(digest, _sealed(scores, position))
             for digest, (scores, position, _) in entries.items()
         }
         yield from self._with_store(lambda: self._opened.set_many(sealed, self._ttl))
@@ -220,12 +218,17 @@ class CachedBackend(WrapperBackend):
         hits = {d: hit for d, value in present.items() if (hit := unseal(d, value)) is not None}
         self._count({"hit": len(hits), "damaged": len(present) - len(hits)})
         scores = Scores(
-            [score for score, _ in hits.values()],
+            [hit.score for hit in hits.values()],
             backend=self._name,
             label=self.label,
             model=self.model,
             scale=self.scale,
-            truncated=[place for place, (_, truncated) in enumerate(hits.values()) if truncated],
+            truncated=[place for place, hit in enumerate(hits.values()) if hit.truncated],
+            read={at: hit.read for at, hit in enumerate(hits.values()) if hit.read is not None},
+            windows={at: hit.windows for at, hit in enumerate(hits.values()) if hit.windows > 1},
+            passages={
+                at: hit.passage for at, hit in enumerate(hits.values()) if hit.passage is not None
+            },
             cached=len(hits),
         )
         return {digest: _Entry(scores, place, True) for place, digest in enumerate(hits)}
@@ -290,6 +293,16 @@ class _InFlight:
         """Whether it can't finish: its thread or loop is gone."""
         is_foreign = self._process_id != os.getpid()
         return is_foreign or (self.loop is not None and not self.loop.is_running())
+
+
+def _sealed(scores: Scores, position: int) -> SealedScore:
+    return SealedScore(
+        scores.values[position],
+        position in scores.truncated,
+        scores.read.get(position),
+        scores.windows.get(position, 1),
+        scores.passages.get(position),
+    )
 
 
 def _assembled(rows: Iterable[Sequence[bytes]], entries: _Entries) -> list[Scores]:

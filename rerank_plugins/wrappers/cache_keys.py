@@ -7,12 +7,14 @@ import hmac
 import math
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rerank_plugins.content import Content, Document, Query
+from rerank_plugins.scores import Passage
 
 __all__ = [
     "PairHasher",
+    "SealedScore",
     "seal",
     "seal_bytes",
     "store_key",
@@ -26,6 +28,9 @@ _TEXT_VERSION = b"rerank text 1"  # as above
 _KEY_BYTES = 20
 _SEAL_BYTES = 16
 _VALUE = struct.Struct("<d?")  # the score, and whether its document was truncated
+_FACTS = struct.Struct("<dIqq")  # the share that was read, the windows, and the best passage
+_NOTHING = -1
+"""Stands for a share or a passage that nobody knows."""
 _TAG_BYTES = 7
 _NO_STRING = b"\xff" * 8
 """A length that no string has: what follows are the fields of a `Query` or `Content`."""
@@ -103,21 +108,51 @@ def unseal_bytes(digest: bytes, value: object) -> bytes | None:
     return own if hmac.compare_digest(_tag(digest, own), tag) else None
 
 
-def seal(digest: bytes, score: float, *, truncated: bool = False) -> bytes:
-    """Return the 16 bytes to store: a score, its fact, and a tag that holds for this pair only."""
-    return seal_bytes(digest, _VALUE.pack(score, truncated))
+class SealedScore(NamedTuple):
+    """A score, and what is known of its document."""
+
+    score: float
+    truncated: bool = False
+    """Whether a part of it was not read."""
+    read: float | None = None
+    """The share that was read, of a truncated one, where it is known."""
+    windows: int = 1
+    """In how many windows it was read."""
+    passage: Passage | None = None
+    """The one that made the score, where one did."""
 
 
-def unseal(digest: bytes, value: object) -> tuple[float, bool] | None:
-    """Return the score of a stored value, and whether its document was truncated.
+def seal(digest: bytes, value: SealedScore) -> bytes:
+    """Return the bytes to store: a score, its facts, and a tag that holds for this pair only.
 
-    None if `seal` did not make the value for this pair.
+    They are 16 of a document that was read at once, and 44 of others.
     """
+    packed = _VALUE.pack(value.score, value.truncated)
+    if value[2:] != SealedScore(0.0)[2:]:
+        start, end = value.passage or (_NOTHING, _NOTHING)
+        read = _NOTHING if value.read is None else value.read
+        packed += _FACTS.pack(read, value.windows, start, end)
+    return seal_bytes(digest, packed)
+
+
+def unseal(digest: bytes, value: object) -> SealedScore | None:
+    """Return what was stored of a score; None if `seal` did not make it for this pair."""
     packed = unseal_bytes(digest, value)
-    if packed is None or len(packed) != _VALUE.size:
+    if packed is None or len(packed) not in (_VALUE.size, _VALUE.size + _FACTS.size):
         return None
-    score, truncated = _VALUE.unpack(packed)
-    return (score, truncated) if math.isfinite(score) else None
+    score, truncated = _VALUE.unpack_from(packed)
+    if not math.isfinite(score):
+        return None
+    if len(packed) == _VALUE.size:
+        return SealedScore(score, truncated)
+    read, windows, start, end = _FACTS.unpack_from(packed, _VALUE.size)
+    return SealedScore(
+        score,
+        truncated,
+        None if read == _NOTHING else read,
+        windows,
+        None if start == _NOTHING else Passage(start, end),
+    )
 
 
 def _hash(version: bytes, secret: str) -> Any:

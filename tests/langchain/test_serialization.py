@@ -49,6 +49,7 @@ def test_dump_holds_the_spec_of_the_backend():
             "top_n": 0,
             "min_score": 0.0,
             "on_error": "raise",
+            "keep": "document",
         },
     } == dumpd(compressor)
     assert {} == compressor.lc_secrets

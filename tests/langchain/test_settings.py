@@ -65,7 +65,7 @@ def test_min_score_needs_a_scale():
         ("topn", "did you mean 'top_n'"),
         (
             "whatever",
-            "valid: backend, count_tokens, distinct, instruction, max_tokens, min_gap, min_score",
+            "valid: backend, count_tokens, distinct, instruction, keep, max_tokens, min_gap",
         ),
     ],
 )

@@ -168,6 +168,7 @@ async def test_nodes_keep_all_but_their_score(node):
             "rerank_truncated",
             "rerank_cutoff",
             "rerank_duplicates",
+            "rerank_passage",
         ],
         "excluded_llm_metadata_keys": [
             "retriever_rank",
@@ -176,6 +177,7 @@ async def test_nodes_keep_all_but_their_score(node):
             "rerank_truncated",
             "rerank_cutoff",
             "rerank_duplicates",
+            "rerank_passage",
         ],
     }
 

@@ -27,7 +27,7 @@ def test_settings_survive_every_round_trip(spec):
     written = postprocessor.to_dict()
 
     assert "RerankPostprocessor" == written["class_name"] == RerankPostprocessor.class_name()
-    settings = {"backend", *_adapter.SELECTION, "metadata_mode", "instruction", "on_error"}
+    settings = {"backend", *_adapter.SELECTION, "metadata_mode", "instruction", "on_error", "keep"}
     assert settings | {"class_name"} == written.keys()
     for again in (
         RerankPostprocessor.from_dict(written),

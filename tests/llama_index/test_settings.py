@@ -92,7 +92,7 @@ def test_a_wrong_spec_is_refused(backend):
         ("trust_remote_code", r"\?trust_remote_code=true"),
         (
             "unheard_of",
-            "valid: backend, callback_manager, count_tokens, distinct, instruction, max_tokens",
+            "valid: backend, callback_manager, count_tokens, distinct, instruction, keep",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins.wrappers.cache_keys import PairHasher, seal, store_key, unseal
+from rerank_plugins.wrappers.cache_keys import PairHasher, SealedScore, seal, store_key, unseal
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -45,24 +45,31 @@ def test_digests_keep_the_order_of_the_documents():
 def test_keys_and_values_do_not_change_between_releases():
     """Stores outlive a process: a change here must come with another version."""
     assert "11893b136c16543abef266b5514439b55e7a33a2" == store_key(digest()).hex()
-    assert "000000000000e03f00566454eaf40b46" == seal(digest(), 0.5).hex()
+    assert "000000000000e03f00566454eaf40b46" == seal(digest(), SealedScore(0.5)).hex()
 
 
 @given(FLOATS)
 def test_a_score_comes_back_to_the_last_bit(score):
-    value, _ = unseal(digest(), seal(digest(), score))
+    value = unseal(digest(), seal(digest(), SealedScore(score)))
 
-    assert struct.pack("d", score) == struct.pack("d", value)
+    assert struct.pack("d", score) == struct.pack("d", value.score)
 
 
-@pytest.mark.parametrize("truncated", [True, False])
-def test_whether_the_document_was_truncated_comes_back(truncated):
-    assert (0.5, truncated) == unseal(digest(), seal(digest(), 0.5, truncated=truncated))
+@given(
+    st.booleans(),
+    st.none() | st.floats(0, 1),
+    st.integers(1, 10**6),
+    st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
+)
+def test_what_is_known_of_the_document_comes_back(truncated, read, windows, passage):
+    value = SealedScore(0.5, truncated, read, windows, passage)
+
+    assert value == unseal(digest(), seal(digest(), value))
 
 
 @given(FLOATS, st.integers(0, 127))
 def test_a_flipped_bit_is_noticed(score, bit):
-    value = bytearray(seal(digest(), score))
+    value = bytearray(seal(digest(), SealedScore(score)))
     value[bit // 8] ^= 1 << bit % 8
 
     assert unseal(digest(), bytes(value)) is None
@@ -75,9 +82,9 @@ def test_garbage_is_no_score(value):
 
 @pytest.mark.parametrize("other", [{"document": "e"}, {"query": "r"}, {"secret": "t"}])
 def test_a_value_of_another_pair_is_no_score(other):
-    assert unseal(digest(), seal(digest(**other), 0.5)) is None
+    assert unseal(digest(), seal(digest(**other), SealedScore(0.5))) is None
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_sealed_value_that_is_not_finite_is_no_score(score):
-    assert unseal(digest(), seal(digest(), score)) is None
+    assert unseal(digest(), seal(digest(), SealedScore(score))) is None

@@ -1,0 +1,58 @@
+"""The passage that answers: in the metadata, and in place of its node."""
+
+import pytest
+from llama_index.core.schema import MediaResource, MetadataMode, Node, NodeWithScore, TextNode
+
+from rerank_plugins import ConfigError
+from rerank_plugins.llama_index import RerankPostprocessor
+from tests.llama_index.nodes import both_ways
+from tests.support.passages import ANSWER, LONG, PassageBackend
+
+START = LONG.index(ANSWER)
+SPAN = [START, START + len(ANSWER)]
+
+
+def nodes():
+    """With metadata, which is scored in front of the text."""
+    return [
+        NodeWithScore(node=TextNode(text="short", id_="a", metadata={"title": "t"})),
+        NodeWithScore(
+            node=TextNode(
+                text=LONG, id_="b", metadata={"title": "u"}, start_char_idx=100, end_char_idx=200
+            )
+        ),
+    ]
+
+
+@pytest.mark.parametrize("keep", ["document", "passage"])
+async def test_the_passage_is_counted_in_the_nodes_own_text(keep):
+    given = nodes()
+
+    best, other = await both_ways(RerankPostprocessor(backend=PassageBackend(), keep=keep), given)
+
+    assert SPAN == best.node.metadata["rerank_passage"]
+    assert "rerank_passage" not in other.node.metadata
+    assert (ANSWER if keep == "passage" else LONG) == best.node.text
+    assert "rerank_passage" not in best.node.get_content(metadata_mode=MetadataMode.LLM)
+    if keep == "passage":
+        assert (100 + SPAN[0], 100 + SPAN[1]) == (
+            best.node.start_char_idx,
+            best.node.end_char_idx,
+        )
+    assert [LONG, 100] == [given[1].node.text, given[1].node.start_char_idx]
+
+
+async def test_nodes_of_resources_are_cut_too():
+    given = [NodeWithScore(node=Node(text_resource=MediaResource(text=LONG)))]
+
+    (best,) = await both_ways(RerankPostprocessor(backend=PassageBackend(), keep="passage"), given)
+
+    assert ANSWER == best.node.get_content(metadata_mode=MetadataMode.NONE)
+    assert LONG == given[0].node.text_resource.text
+
+
+def test_the_setting_is_checked_and_written_down():
+    with pytest.raises(ConfigError, match="unknown `keep`"):
+        RerankPostprocessor(backend="embedded", keep="sentence")
+    written = RerankPostprocessor(backend="embedded", keep="passage").to_dict()
+    assert "passage" == RerankPostprocessor.from_dict(written).keep

@@ -2,15 +2,12 @@
 
     python -m tests.benchmarks.long_documents DATA -b embedded --words 5000 --queries 200
 
-DATA is a folder with `corpus.jsonl`, `queries.jsonl` and `qrels.tsv`, as BEIR has them. Its documents
-are shuffled and joined into books of so many words (of Chinese: characters); a query's book is the one
-with its relevant documents. Every book is ranked for every query, without a first search. Printed for
-each setting: nDCG@10, how often the best passage lies in a relevant document or holds half of one, and
-the seconds per query, the first of which makes the vectors of models that keep them.
-
-With `--paragraphs`, the documents stay as they are, and the passages of `--window` tokens are
-measured: the share of characters that `keep="passage"` leaves, and how often that holds the words of
-the relevant document that the query asks for, or, without answers in DATA, how much of these it holds.
+DATA is a folder with `corpus.jsonl`, `queries.jsonl` and `qrels.tsv`, as BEIR has them. Its
+documents are shuffled and joined into books of so many words (of Chinese: characters); a query's
+book is the one with its relevant documents. Every book is ranked for every query, without a first
+search. Printed for each setting: nDCG@10; how often the best passage lies in a relevant document
+or holds half of one; which share of the book it is; and the seconds per query, the first of which
+makes the vectors of models that keep them.
 """
 
 from __future__ import annotations
@@ -104,11 +101,13 @@ def ndcg(scores: Sequence[float], relevant: set[int]) -> float:
     return gain / ideal
 
 
-def measure(backend: Backend, library: Sequence[Book], queries: Sequence[tuple[str, set[str]]]):
-    """Return nDCG, whether the passage holds the answer, and the seconds, of each query."""
+def measure(
+    backend: Backend, library: Sequence[Book], queries: Sequence[tuple[str, set[str]]]
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Return nDCG, whether the passage answers, its share, and the seconds, of each query."""
     texts = [book.text for book in library]
-    gains, held, seconds = [], [], []
-    for number, (query, answers) in enumerate(queries):
+    gains, held, shares, seconds = [], [], [], []
+    for query, answers in queries:
         begun = time.perf_counter()
         scores = backend.score(query, texts)
         seconds.append(time.perf_counter() - begun)
@@ -118,9 +117,8 @@ def measure(backend: Backend, library: Sequence[Book], queries: Sequence[tuple[s
         passage = scores.passages.get(best, Passage(0, 0))
         places = [library[best].places[name] for name in answers & library[best].places.keys()]
         held.append(float(any(passage != (0, 0) and holds(passage, place) for place in places)))
-        if number % 20 == 0:
-            print(f"{number}/{len(queries)}", file=sys.stderr)
-    return gains, held, seconds
+        shares.append((passage.end - passage.start) / len(texts[best]))
+    return gains, held, shares, seconds
 
 
 def main() -> None:
@@ -138,18 +136,21 @@ def main() -> None:
     random.Random(options.seed).shuffle(asked)
     queries = [(texts[name], relevant[name]) for name in asked[: options.queries]]
     library = books(corpus, options.words, options.seed)
-    print(f"{options.data.name}: {len(library)} books of {options.words}, {len(queries)} queries")
+    sys.stdout.write(
+        f"{options.data.name}: {len(library)} books of {options.words}, {len(queries)} queries\n"
+    )
     for name in options.settings:
         spec = load_backend(options.backend).to_spec()
         with load_backend({**spec, **SETTINGS[name]}) as backend:
-            gains, held, seconds = measure(backend, library, queries)
+            gains, held, shares, seconds = measure(backend, library, queries)
         gain, hold = estimates([gains, held], seed=options.seed)
-        print(
+        sys.stdout.write(
             f"{options.backend} | {name} | {gain.mean:.3f} ({gain.low:.3f}-{gain.high:.3f}) | "
-            f"{hold.mean:.3f} ({hold.low:.3f}-{hold.high:.3f}) | first {seconds[0]:.1f} s, then "
-            f"{statistics.median(seconds[1:]):.3f} s",
-            flush=True,
+            f"{hold.mean:.3f} ({hold.low:.3f}-{hold.high:.3f}) | "
+            f"{statistics.median(shares):.2%} of the book | first {seconds[0]:.1f} s, then "
+            f"{statistics.median(seconds[1:]):.3f} s\n"
         )
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

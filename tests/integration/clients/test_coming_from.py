@@ -115,7 +115,9 @@ class TestCrossEncoder:
         scores = CrossEncoder(model, device="cpu", max_length=32).predict(
             [(QUERY, t) for t in texts]
         )
-        result = rerank(QUERY, texts, backend=f"local:{model}?max_length=32")
+        result = rerank(
+            QUERY, texts, backend=f"local:{model}?max_length=32&long_documents=truncate"
+        )
 
         assert equal(scores) == list(result.scores)
         assert (0, 1) == tuple(result.scores.truncated)

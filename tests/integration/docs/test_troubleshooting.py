@@ -367,14 +367,14 @@ def test_min_score_lies_outside_the_range(fake_server):
 
 def test_the_end_of_long_documents_is_ignored(model):
     assert "The end of long documents is ignored" in SECTIONS
-    text = "panda " * 60
-    short = RerankCompressor(f"local:{model}?max_length=32")
-    (cut,) = short.compress_documents([Document(text)], QUERY)
+    document = Document("hi " * 60 + "The giant panda is a bear.")
+    spec = f"local:{model}?max_length=32"
+    (cut,) = RerankCompressor(f"{spec}&long_documents=truncate").compress_documents(
+        [document], QUERY
+    )
     assert cut.metadata["rerank_truncated"]
 
-    (whole,) = RerankCompressor(f"local:{model}?max_length=128").compress_documents(
-        [Document(text)], QUERY
-    )
+    (whole,) = RerankCompressor(spec).compress_documents([document], QUERY)
     assert "rerank_truncated" not in whole.metadata
 
 

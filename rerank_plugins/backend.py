@@ -13,7 +13,15 @@ from rerank_plugins.content import TEXT_ONLY, Document, Query, Requests
 from rerank_plugins.errors import ConfigError
 from rerank_plugins.scores import Scale, Scores, check_scores
 
-__all__ = ["Backend", "OwnProcess", "ServerCheck", "TextStore", "as_scores", "ascore_with"]
+__all__ = [
+    "Backend",
+    "ModelCheck",
+    "OwnProcess",
+    "ServerCheck",
+    "TextStore",
+    "as_scores",
+    "ascore_with",
+]
 
 
 UNCALIBRATED = "uncalibrated"
@@ -56,6 +64,18 @@ class TextStore(Protocol):
 
     def set_many(self, maker: str, values: Mapping[str, bytes]) -> None:
         """Keep the value of each text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """Whether a model that a backend runs on this machine will load; it was not."""
+
+    ok: bool
+    """Whether nothing speaks against it."""
+    detail: str
+    """What it is in a line, or why it does not load and what to do."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What its files say, JSON-ready: kind, architecture, engines, size of the download, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +227,14 @@ class Backend(ABC):
         """
         for child in self.children:
             child.check_requirements()
+
+    def check_models(self) -> Iterator[ModelCheck]:
+        """Check each model that runs on this machine, by its small files; loads none.
+
+        A hub may be asked for these, and none of them stays.
+        """
+        for child in self.children:
+            yield from child.check_models()
 
     def check_servers(self) -> Iterator[ServerCheck]:
         """Check each server that this backend calls; sends nothing that is scored or billed."""

@@ -23,13 +23,15 @@ from rerank_plugins._internal.file_urls import path_of_file_url
 from rerank_plugins._internal.locks import ForkSafeLock, hold_forks
 from rerank_plugins._internal.long_documents import MAX_WINDOWS, LongDocuments, LongDocumentsMode
 from rerank_plugins._internal.options import changed_options
-from rerank_plugins.backend import UNCALIBRATED, Backend, TextStore
+from rerank_plugins.backend import UNCALIBRATED, Backend, ModelCheck, TextStore
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.local.checkpoint import (
     HUBS,
     Checkpoint,
     HubName,
+    downloaded,
     gives_vectors,
+    read_folder,
     resolve,
 )
 from rerank_plugins.backends.local.engine import (
@@ -46,7 +48,12 @@ from rerank_plugins.backends.local.idle_timer import IdleTimer
 from rerank_plugins.backends.local.loaded_model import LoadedModel, Unloaded
 from rerank_plugins.backends.local.prompts import PromptOptions
 from rerank_plugins.backends.local.ready_graph import check_name
-from rerank_plugins.backends.local.select import EngineName, check_installed, load_engine
+from rerank_plugins.backends.local.select import (
+    EngineName,
+    check_installed,
+    load_engine,
+    reasons_against,
+)
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.backends.scale import to_probability
 from rerank_plugins.content import Document, Query, Requests, check_request
@@ -377,6 +384,73 @@ class LocalBackend(Backend):
     def check_requirements(self) -> None:
         check_installed(self._options["engine"])
 
+    def check_models(self) -> Iterator[ModelCheck]:
+        """Check the model by its small files, which a hub is asked for."""
+        from rerank_plugins.backends.local.preview import (  # noqa: PLC0415 - for `doctor` only
+            check_folder,
+            check_on_hub,
+        )
+
+        options = self._options
+        folder = self._known_folder()
+        is_here = folder is not None and (
+            folder == Path(self.model).expanduser() or any(folder.glob("model*.safetensors"))
+        )
+        if is_here or options["local_files_only"]:
+            check = check_folder(
+                folder or Path(self.model),
+                lambda: self._resolve(local_files_only=True),
+                self._reasons_against,
+            )
+        else:
+            check = check_on_hub(
+                self.model,
+                hub=options["hub"],
+                revision=options["revision"],
+                patterns=functools.partial(
+                    downloaded,
+                    allow_pickle=options["allow_pickle"],
+                    trust_remote_code=options["trust_remote_code"],
+                    onnx_file=options["onnx_file"],
+                ),
+                trusts_code=options["trust_remote_code"],
+                read=self._read_outline,
+                engines=self._reasons_against,
+            )
+        if options["scale"] == "logit" and check.facts.get("scale") == "probability":
+            check = replace(check, facts={**check.facts, "scale": "logit"})
+        yield check
+
+    def _read_outline(self, folder: Path, commit: str | None) -> Checkpoint:
+        options = self._options
+        with load_errors(self.model):
+            return read_folder(
+                self.model,
+                folder,
+                commit or "unknown",
+                max_length=options["max_length"],
+                pickle=options["allow_pickle"],
+                prompt_options=self._prompt_options(),
+                label=options["label"],
+                onnx_file=options["onnx_file"],
+            )
+
+    def _prompt_options(self) -> PromptOptions:
+        return PromptOptions(**{name: self._options[name] for name in _PROMPT_OPTIONS})
+
+    def _reasons_against(self, checkpoint: Checkpoint) -> dict[str, str | None]:
+        return reasons_against(self._options["engine"], checkpoint, self._engine_settings())
+
+    def _engine_settings(self) -> EngineSettings:
+        options = self._options
+        return EngineSettings(
+            **{
+                field.name: options[field.name]
+                for field in fields(EngineSettings)
+                if field.name in options
+            }
+        )
+
     def to_spec(self) -> dict[str, object]:
         return {"kind": "local", **changed_options(LocalBackend, self._options)}
 
@@ -447,7 +521,7 @@ class LocalBackend(Backend):
                 allow_pickle=options["allow_pickle"],
                 trust_remote_code=options["trust_remote_code"],
                 code_revisions=parse_code_revisions(options["code_revisions"]),
-                prompt_options=PromptOptions(**{name: options[name] for name in _PROMPT_OPTIONS}),
+                prompt_options=self._prompt_options(),
                 label=options["label"],
                 onnx_file=options["onnx_file"],
             )
@@ -455,13 +529,7 @@ class LocalBackend(Backend):
     def _load(self) -> LoadedModel:
         options = self._options
         check_installed(options["engine"])  # before gigabytes are fetched
-        settings = EngineSettings(
-            **{
-                field.name: options[field.name]
-                for field in fields(EngineSettings)
-                if field.name in options
-            }
-        )
+        settings = self._engine_settings()
         checkpoint = self._resolve(local_files_only=options["local_files_only"])
         # transformers imports a model's module when it loads one
         with load_errors(self.model), hold_forks():

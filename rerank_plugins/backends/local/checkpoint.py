@@ -59,7 +59,16 @@ from rerank_plugins.backends.local.shards import INDICES, check_beside, shards
 from rerank_plugins.backends.prompt_templates import AnswerTokens, Prompt
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["HUBS", "Checkpoint", "HubName", "gives_vectors", "resolve"]
+__all__ = [
+    "HUBS",
+    "Checkpoint",
+    "HubName",
+    "check_hub_id",
+    "downloaded",
+    "gives_vectors",
+    "read_folder",
+    "resolve",
+]
 
 HubName: TypeAlias = Literal["huggingface", "modelscope"]
 """Where models come from that are no folder."""
@@ -333,17 +342,8 @@ def resolve(
             raise ConfigError(f"`revision` belongs to hub models, and {model!r} is a folder")
         if hub != "huggingface":
             raise ConfigError(f"`hub` belongs to hub models, and {model!r} is a folder")
-        return with_code(_read(folder.resolve().name, whole(folder), None, **read))
-    if folder.is_file():
-        if description := describe_file(folder):
-            raise ConfigError(f"{model!r} {description}")
-        raise ConfigError(f"{model!r} is a file; give the folder that it is in: {folder.parent}")
-    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
-        path = str(folder.absolute())
-        where = "" if path == model else f" ({path})"
-        raise ConfigError(
-            f"there is no folder {model!r}{where}, and it is not the id of a hub model (owner/name)"
-        )
+        return with_code(read_folder(folder.resolve().name, whole(folder), None, **read))
+    check_hub_id(model)
     if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
         raise ConfigError(
             "`trust_remote_code` runs what the model's owner wrote, so `revision` must be the "
@@ -365,7 +365,49 @@ def resolve(
     folder = _with_modules(folder, fetch_files)
     merged = whole(folder)
     commit = folder.name if hub == "huggingface" and merged == folder else None
-    return with_code(_read(model, merged, commit, **read))
+    return with_code(read_folder(model, merged, commit, **read))
+
+
+def check_hub_id(model: str) -> None:
+    """Check that a model that is no folder may be on a hub.
+
+    Raises:
+        ConfigError: it is a file, or has no name that a hub gives.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_file():
+        if description := describe_file(folder):
+            raise ConfigError(f"{model!r} {description}")
+        raise ConfigError(f"{model!r} is a file; give the folder that it is in: {folder.parent}")
+    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+        path = str(folder.absolute())
+        where = "" if path == model else f" ({path})"
+        raise ConfigError(
+            f"there is no folder {model!r}{where}, and it is not the id of a hub model (owner/name)"
+        )
+
+
+def downloaded(
+    folder: Path, *, allow_pickle: bool, trust_remote_code: bool, onnx_file: str | None
+) -> list[str]:
+    """Return the patterns of what `resolve` downloads of a model, by a folder that has its names.
+
+    Args:
+        folder: every file of the model, with content where it is small.
+        allow_pickle: as of `resolve`.
+        trust_remote_code: as of `resolve`.
+        onnx_file: as of `resolve`.
+    """
+    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
+    has_weights = any(folder.glob("model*.safetensors"))
+    if allow_pickle and not has_weights:
+        patterns.append("pytorch_model*.bin")
+        has_weights = bool(_weights(folder))
+    if onnx_file is not None or not (has_weights or holds_adapter(folder)):
+        patterns += graph_files(onnx_file)
+    for place in module_folders(_json(folder / "modules.json", kind=list)):
+        patterns += [f"{place}/config.json", f"{place}/{WEIGHTS}"]
+    return patterns
 
 
 def _with_modules(folder: Path, fetch_files: Callable[..., Path]) -> Path:
@@ -426,7 +468,7 @@ def _with_code(
     return replace(checkpoint, code=code, code_revisions=used)
 
 
-def _read(
+def read_folder(
     model: str,
     folder: Path,
     commit: str | None,
@@ -437,6 +479,21 @@ def _read(
     label: str | int | None,
     onnx_file: str | None,
 ) -> Checkpoint:
+    """Read a model's folder.
+
+    Args:
+        model: what to call the model.
+        folder: its files.
+        commit: the commit that they are of; None: they are in a plain folder.
+        max_length: as of `resolve`.
+        pickle: whether pickled weights may be read.
+        prompt_options: as of `resolve`.
+        label: as of `resolve`.
+        onnx_file: as of `resolve`.
+
+    Raises:
+        ConfigError: as of `resolve`.
+    """
     where = repr(str(folder) if commit is None else model)
     check_regular(folder)
     weights = _weights(folder)

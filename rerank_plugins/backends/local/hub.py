@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.model_owners import with_owner
@@ -14,12 +17,31 @@ from rerank_plugins.errors import (
     MissingDependencyError,
 )
 
-__all__ = ["cached_folder", "error_chain", "fetch", "ignored_by", "shorten"]
+__all__ = [
+    "ListedFiles",
+    "cached_folder",
+    "error_chain",
+    "fetch",
+    "fetch_header",
+    "ignored_by",
+    "list_files",
+    "shorten",
+]
 
 _FIRST_ERROR = 400
 """The lowest HTTP status that tells of an error."""
 
 _PRIVATE = "; if it is private, set HF_TOKEN or run `hf auth login`"
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """What a hub has of a model."""
+
+    commit: str | None
+    """The commit that was listed; None where the hub names none."""
+    sizes: Mapping[str, int]
+    """The bytes of each file, by its path."""
 
 
 def fetch(
@@ -46,18 +68,62 @@ def fetch(
         MissingDependencyError: the hub client is not installed.
     """
     hub = require("huggingface_hub", extra="onnx")
+    with _translated(model, revision, local_files_only=local_files_only):
+        return Path(
+            hub.snapshot_download(
+                model,
+                revision=revision,
+                cache_dir=cache_folder,
+                local_files_only=local_files_only,
+                allow_patterns=list(patterns),
+                ignore_patterns=ignored_by(patterns),
+            )
+        )
+
+
+def list_files(model: str, *, revision: str | None) -> ListedFiles:
+    """Return the names and sizes of a model's files, without fetching any.
+
+    Raises:
+        ConfigError: there is no such model or revision.
+        AuthenticationError: the hub refuses access to the model.
+        BackendUnavailable: the hub can't be reached.
+        MissingDependencyError: the hub client is not installed.
+    """
+    hub = require("huggingface_hub", extra="onnx")
+    with _translated(model, revision, local_files_only=False):
+        info = hub.HfApi().model_info(model, revision=revision, files_metadata=True)
+        sizes = {each.rfilename: int(each.size or 0) for each in info.siblings or ()}
+        return ListedFiles(info.sha, sizes)
+
+
+def fetch_header(model: str, name: str, *, revision: str | None) -> Mapping[str, Mapping[str, Any]]:
+    """Return the entries in the header of a safetensors file, which alone is fetched.
+
+    Raises:
+        RerankError: as of `list_files`.
+    """
+    hub = require("huggingface_hub", extra="onnx")
+    with _translated(model, revision, local_files_only=False):
+        found = hub.HfApi().parse_safetensors_file_metadata(model, name, revision=revision)
+        return {
+            tensor: {
+                "dtype": entry.dtype,
+                "shape": list(entry.shape),
+                "data_offsets": list(entry.data_offsets),
+            }
+            for tensor, entry in found.tensors.items()
+        }
+
+
+@contextmanager
+def _translated(model: str, revision: str | None, *, local_files_only: bool) -> Iterator[None]:
+    """Raise errors of the client as ours."""
     errors = require("huggingface_hub.errors", extra="onnx")
     owner = with_owner(model)
     guess = f"; did you mean {owner!r}?" if owner else ""
     try:
-        folder = hub.snapshot_download(
-            model,
-            revision=revision,
-            cache_dir=cache_folder,
-            local_files_only=local_files_only,
-            allow_patterns=list(patterns),
-            ignore_patterns=ignored_by(patterns),
-        )
+        yield
     except errors.GatedRepoError as exc:
         raise AuthenticationError(
             f"the model {model!r} is gated: accept its terms on its page at the hub, then set "
@@ -91,7 +157,6 @@ def fetch(
         raise BackendUnavailable(
             f"the model {model!r} could not be downloaded: {type(exc).__name__}: {exc}{page}"
         ) from exc
-    return Path(folder)
 
 
 def cached_folder(model: str, *, revision: str | None, cache_folder: str | None) -> Path | None:

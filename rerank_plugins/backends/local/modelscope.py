@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rerank_plugins._internal.optional import require
-from rerank_plugins.backends.local.hub import error_chain, ignored_by, shorten
+from rerank_plugins.backends.local.hub import ListedFiles, error_chain, ignored_by, shorten
 from rerank_plugins.errors import AuthenticationError, BackendUnavailable, ConfigError
 
-__all__ = ["fetch_from_modelscope"]
+__all__ = ["fetch_from_modelscope", "list_files_on_modelscope"]
 
 _ACCESS = "set MODELSCOPE_API_TOKEN to a token of an account that may read it"
 
@@ -37,22 +39,41 @@ def fetch_from_modelscope(
         BackendUnavailable: the hub can't be reached, or the download failed.
         MissingDependencyError: the hub client is not installed.
     """
+    with _translated(model, revision) as api:
+        return Path(
+            api.download_repo(
+                model,
+                "model",
+                revision=revision,
+                cache_dir=cache_folder,
+                local_files_only=local_files_only,
+                allow_patterns=list(patterns),
+                ignore_patterns=ignored_by(patterns),
+            )
+        )
+
+
+def list_files_on_modelscope(model: str, *, revision: str | None) -> ListedFiles:
+    """Return the names and sizes of a model's files, without fetching any.
+
+    Raises:
+        RerankError: as of `fetch_from_modelscope`.
+    """
+    with _translated(model, revision) as api:
+        listed = api.list_repo_files(model, "model", revision=revision)
+        return ListedFiles(None, {each.path: int(each.size or 0) for each in listed})
+
+
+@contextmanager
+def _translated(model: str, revision: str | None) -> Iterator[Any]:
+    """Give the client, and raise its errors as ours."""
     client = require("modelscope_hub", extra="modelscope")
     config = require("modelscope_hub.config", extra="modelscope")
     errors = require("modelscope_hub.errors", extra="modelscope")
     which = f"the model {model!r}" + ("" if revision is None else f" (revision {revision!r})")
-
     try:
         # Its default configuration is that of the first call: the environment may have changed.
-        folder = client.HubApi(config.HubConfig()).download_repo(
-            model,
-            "model",
-            revision=revision,
-            cache_dir=cache_folder,
-            local_files_only=local_files_only,
-            allow_patterns=list(patterns),
-            ignore_patterns=ignored_by(patterns),
-        )
+        yield client.HubApi(config.HubConfig())
     except errors.CacheNotFound as exc:
         raise ConfigError(
             f"{which} is not in the local cache of ModelScope; drop `local_files_only` to "
@@ -74,7 +95,6 @@ def fetch_from_modelscope(
             "MODELSCOPE_ENDPOINT, take an earlier download with `local_files_only`, or give the "
             "path of a folder"
         ) from exc
-    return Path(folder)
 
 
 def _first_line(error: Exception) -> str:

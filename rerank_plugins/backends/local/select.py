@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.local.checkpoint import Checkpoint
 from rerank_plugins.backends.local.engine import Engine, EngineSettings, UnsupportedByEngine
+from rerank_plugins.backends.local.ready_graph import USUAL_GRAPHS
 from rerank_plugins.errors import MissingDependencyError
 
-__all__ = ["EngineName", "check_installed", "load_engine"]
+__all__ = ["EngineName", "check_installed", "load_engine", "reasons_against"]
 
 EngineName: TypeAlias = Literal["auto", "onnx", "torch"]
 
@@ -22,6 +23,8 @@ _ENGINES = {
     "torch": "rerank_plugins.backends.local.torch.engine",
 }
 """Engine → the module with its `load(checkpoint, settings)`."""
+
+_ARCHITECTURES = "rerank_plugins.backends.local.onnx.build.architectures"
 
 _PACKAGES = {
     "onnx": ("numpy", "onnxruntime", "tokenizers"),
@@ -68,6 +71,33 @@ def load_engine(
         return _import_engine("torch").load(checkpoint, settings), f"not onnx: {reason}"
     except MissingDependencyError as exc:
         raise MissingDependencyError(f"{exc} (the onnx engine can't be used: {reason})") from exc
+
+
+def reasons_against(
+    engine: EngineName, checkpoint: Checkpoint, settings: EngineSettings
+) -> dict[str, str | None]:
+    """Return for each engine that may be chosen why it can't run a checkpoint; None: it can.
+
+    Nothing is loaded: what only its weights show is not seen.
+    """
+    names = ["onnx", "torch"] if engine == "auto" else [engine]
+    return {name: _reason_against(name, checkpoint, settings) for name in names}
+
+
+def _reason_against(name: str, checkpoint: Checkpoint, settings: EngineSettings) -> str | None:
+    try:
+        _require_packages(name)
+        if checkpoint.graph is not None:
+            return None if name == "onnx" else "it is an ONNX graph, which the ONNX engine runs"
+        if name == "onnx":
+            _refuse_for_onnx(checkpoint, settings)
+            architectures = importlib.import_module(_ARCHITECTURES)
+            architectures.check_model_type(checkpoint.model_type)
+    except (UnsupportedByEngine, MissingDependencyError) as exc:
+        has_graph = any((checkpoint.folder / graph).exists() for graph in USUAL_GRAPHS)
+        is_whole = checkpoint.chain is None and isinstance(exc, UnsupportedByEngine)
+        return None if name == "onnx" and is_whole and has_graph else str(exc)
+    return None
 
 
 def _run_graph(

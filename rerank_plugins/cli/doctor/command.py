@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_plugins.cli.doctor.report import INDENT, as_json, as_lines
+from rerank_plugins.cli.doctor.report import INDENT, Report, as_json, as_lines, facts_as_lines
 from rerank_plugins.cli.output import printing
 
 __all__ = ["doctor"]
@@ -40,7 +40,7 @@ def doctor(
     from rerank_plugins.cli.doctor.environment import describe_environment  # noqa: PLC0415
 
     environment = describe_environment()
-    report = diagnose(spec, score=score)
+    report = diagnose(spec, score=score, before_score=_announce)
     console = Console()
     with printing():
         if json_output:
@@ -52,6 +52,13 @@ def doctor(
         else:
             sys.stdout.writelines(f"{line}\n" for _, line in as_lines(environment, report))
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _announce(report: Report) -> None:
+    """Say what a model is before it is downloaded, which may take long."""
+    is_here = str(report.model.get("download", "")).startswith("nothing")
+    if report.model and not is_here:
+        sys.stderr.writelines(f"{line}\n" for _, line in facts_as_lines("model", report.model))
 
 
 def _wrapped(line: str, width: int) -> list[str]:

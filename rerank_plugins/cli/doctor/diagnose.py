@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from rerank_plugins.backend import Backend
@@ -25,7 +25,12 @@ _RELEVANT = "The giant panda is a bear species endemic to China."
 _UNRELATED = "Paris is the capital and largest city of France."
 
 
-def diagnose(spec: str | None, *, score: bool = True) -> Report:
+def diagnose(
+    spec: str | None,
+    *,
+    score: bool = True,
+    before_score: Callable[[Report], None] = lambda _: None,
+) -> Report:
     """Build the backend, check what each backend of its chain needs, and score a pair twice.
 
     Raises none of our errors: the report holds them.
@@ -33,6 +38,7 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
     Args:
         spec: a spec, a path to a TOML file, the plain URL of a server, or None for the default.
         score: False loads no model and sends no request that could cost.
+        before_score: called with what is known, before a model is downloaded and loaded.
     """
     origin = ""
     if spec is None:
@@ -58,8 +64,12 @@ def diagnose(spec: str | None, *, score: bool = True) -> Report:
             for check in backend.check_servers():
                 report.server = report.server or check.facts
                 report.add("server", _without_advice(check.detail), ok=check.ok)
+        for model in backend.check_models():
+            report.model = report.model or model.facts
+            report.add("model", model.detail, ok=model.ok)
         # Of several backends, another may score in the place of one whose server is down.
         if score and (report.ok or len(leaves) > 1):
+            before_score(report)
             report.checks.append(score_pair(backend))
             try:
                 report.backend = backend.describe()

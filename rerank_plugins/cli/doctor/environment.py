@@ -19,6 +19,7 @@ from rerank_plugins.backends.http.dialects import DIALECTS
 __all__ = ["describe_environment"]
 
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+_ACCELERATORS = "rerank_plugins.backends.local.torch.accelerators"
 _COLLECTIONS = ("all", "dev")
 """Extras that only collect others."""
 _REQUIREMENT = re.compile(
@@ -84,15 +85,7 @@ def _devices() -> dict[str, list[str]]:
             if provider != "AzureExecutionProvider"  # calls a cloud service: no device of ours
         ]
     if find_spec("torch"):
-        torch = importlib.import_module("torch")
-        devices["torch"] = ["cpu"]
-        if torch.cuda.is_available():
-            devices["torch"] += [
-                f"cuda:{number} {torch.cuda.get_device_name(number)}"
-                for number in range(torch.cuda.device_count())
-            ]
-        if torch.backends.mps.is_available():
-            devices["torch"].append("mps")
+        devices["torch"] = importlib.import_module(_ACCELERATORS).list_devices()
     return devices
 
 

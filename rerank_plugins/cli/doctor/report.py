@@ -10,7 +10,7 @@ from typing import Any
 from rerank_plugins._internal.terminal import escaped, to_json
 from rerank_plugins.backend import UNCALIBRATED
 
-__all__ = ["INDENT", "Check", "Report", "as_json", "as_lines"]
+__all__ = ["INDENT", "Check", "Report", "as_json", "as_lines", "facts_as_lines"]
 
 INDENT = 18
 """Where the values of most lines begin."""
@@ -27,7 +27,7 @@ class Check:
     """One check."""
 
     name: str
-    """What is checked: `"spec"`, `"engine"`, `"key"`, `"server"` or `"score"`."""
+    """What is checked: `"spec"`, `"engine"`, `"key"`, `"server"`, `"model"` or `"score"`."""
     ok: bool
     """Whether it passed."""
     detail: str
@@ -44,6 +44,8 @@ class Report:
     """The checks, in order."""
     server: Mapping[str, object] = field(default_factory=dict)
     """The server's description of itself; empty without a known server."""
+    model: Mapping[str, object] = field(default_factory=dict)
+    """What the files of the model on this machine say; empty without one."""
     backend: Mapping[str, object] = field(default_factory=dict)
     """The backend's description of itself; empty unless it scored."""
 
@@ -88,18 +90,24 @@ def as_lines(environment: Mapping[str, Any], report: Report) -> Iterator[tuple[s
         else:
             yield "", _line(extra, _versions(packages))
 
-    for title, facts in (("server", report.server), ("backend", report.backend)):
-        if facts:
-            yield "bold", f"\n{title}"
-        for name, value in facts.items():
-            if value is not None:
-                hint = _UNCALIBRATED if value == UNCALIBRATED else ""
-                yield "", _line(name, _fact(value) + hint)
+    yield from facts_as_lines("server", report.server)
+    yield from facts_as_lines("model", report.model)
+    yield from facts_as_lines("backend", report.backend)
 
     yield "bold", "\nchecks"
     for check in report.checks:
         mark, style = ("✓", "green") if check.ok else ("✗", "red")
         yield style, _line(f"{mark} {check.name}", check.detail)
+
+
+def facts_as_lines(title: str, facts: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield facts as lines below a title, each with its style; nothing where there are none."""
+    if facts:
+        yield "bold", f"\n{title}"
+    for name, value in facts.items():
+        if value is not None:
+            hint = _UNCALIBRATED if value == UNCALIBRATED else ""
+            yield "", _line(name, _fact(value) + hint)
 
 
 def _verdict(report: Report) -> tuple[str, str]:

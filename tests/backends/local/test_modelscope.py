@@ -68,6 +68,23 @@ def test_the_code_of_another_repository_comes_from_the_same_hub(server, hub):
         fetch(**{**options, "code_revisions": {"someone/code": "d" * 40}})
 
 
+def test_doctor_says_what_a_model_is_before_its_weights(server, hub):
+    hub.files["README.md"] = b"---\nlanguage: zh\nlicense: mit\n---\n"
+    (found,) = load_backend(f"local:{MODEL}?hub=modelscope").check_models()
+
+    assert found.ok, found.detail
+    expected = {"method": "cross-encoder", "languages": ["zh"], "licence": "mit"}
+    assert expected == {name: found.facts[name] for name in expected}
+    assert "model.safetensors" not in hub.fetched
+    assert "parameters" not in found.facts
+    size = sum(len(hub.files[name]) for name in hub.files if name.endswith((".json", "tensors")))
+    assert f"download: {size / 1000:.3g} kB" in found.detail
+
+    (missing,) = load_backend("local:iic/nothing?hub=modelscope").check_models()
+    assert not missing.ok
+    assert "is not on ModelScope" in missing.detail
+
+
 def test_the_files_of_a_model_are_fetched_and_no_others(server, hub, folder):
     checkpoint = fetch()
 

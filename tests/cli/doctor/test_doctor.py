@@ -1,16 +1,17 @@
 """The command `doctor`: facts about the machine, and whether a backend works."""
 
+import importlib
 import importlib.util
 import json
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import rerank_plugins
 from rerank_plugins import BackendUnavailable, load_backend
+from rerank_plugins.backends.local import LocalBackend
 from rerank_plugins.cli import app
 from rerank_plugins.cli.doctor import environment
 from rerank_plugins.cli.doctor.diagnose import diagnose, score_pair
@@ -105,14 +106,26 @@ class TestDescribeEnvironment:
         assert {"local": {"no-such-package": None}} == facts["extras"]
 
     def test_gpus_are_named(self, monkeypatch):
-        gpu = SimpleNamespace(
-            is_available=lambda: True, device_count=lambda: 2, get_device_name="GPU {}".format
-        )
-        mps = SimpleNamespace(is_available=lambda: True)
-        torch = SimpleNamespace(cuda=gpu, backends=SimpleNamespace(mps=mps), __spec__=object())
-        monkeypatch.setitem(sys.modules, "torch", torch)
+        torch = pytest.importorskip("torch", reason="needs the extra `local`")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_device_name", "GPU of {}".format)
 
-        assert ["cpu", "cuda:0 GPU 0", "cuda:1 GPU 1", "mps"] == (
+        expected = ["cpu", "cuda:0 (GPU of cuda:0)", "cuda:1 (GPU of cuda:1)"]
+        assert expected == describe_environment()["devices"]["torch"]
+
+    @pytest.mark.parametrize("kind", ["mps", "xpu"])
+    def test_other_accelerators_are_named_as_never_measured(self, kind, monkeypatch):
+        torch = pytest.importorskip("torch", reason="needs the extra `local`")
+        accelerators = importlib.import_module("rerank_plugins.backends.local.torch.accelerators")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+        monkeypatch.setattr(accelerators, "_computes", lambda _: True)
+        name = "mps" if kind == "mps" else "xpu:0"
+
+        assert ["cpu", f"{name} (not measured by this package)"] == (
             describe_environment()["devices"]["torch"]
         )
 
@@ -180,13 +193,26 @@ class TestDiagnose:
             assert ["spec", "server"] == [check.name for check in report.checks]
             assert [] == posts(fake_server)
 
-    def test_without_scoring_no_model_is_loaded(self):
-        assert diagnose("local:no-such/model", score=False).ok
+    def test_without_scoring_no_model_is_loaded(self, tmp_path, checkpoint, monkeypatch):
+        pytest.importorskip("tokenizers", reason="needs the extra `onnx`")
+        monkeypatch.setattr(LocalBackend, "_load", None)
+        report = diagnose(f"local:{checkpoint('bert')}", score=False)
+
+        assert [("spec", True), ("model", True)] == [(c.name, c.ok) for c in report.checks]
+        assert "cross-encoder" == report.model["method"]
+
+    def test_a_model_of_a_hub_that_is_out_of_reach_says_so(self, monkeypatch):
+        pytest.importorskip("huggingface_hub", reason="needs the extra `onnx`")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        report = diagnose("local:no-such/model", score=False)
+
+        assert [("spec", True), ("model", False)] == [(c.name, c.ok) for c in report.checks]
+        assert "HF_HUB_OFFLINE" in report.checks[-1].detail
 
     def test_a_model_that_cannot_be_loaded_fails(self, tmp_path):
         report = diagnose(f"local:{tmp_path / 'missing'}")
 
-        assert [("spec", True), ("score", False)] == [(c.name, c.ok) for c in report.checks]
+        assert [("spec", True), ("model", False)] == [(c.name, c.ok) for c in report.checks]
         assert "there is no folder" in report.checks[-1].detail
 
     def test_a_servers_facts_are_reported_and_it_is_scored(self):

@@ -8,7 +8,7 @@ import torch
 
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["choose_devices", "free_cache", "full_name", "memory_of"]
+__all__ = ["choose_devices", "free_cache", "full_name", "list_devices", "memory_of"]
 
 _MEASURED = frozenset({"cpu", "cuda"})
 """Kinds of devices that this package was run on."""
@@ -59,6 +59,13 @@ def choose_devices(device: str) -> list[torch.device]:
     if len({(each.type, each.index or 0) for each in devices}) < len(devices):
         raise ConfigError(f"device {device!r} names one device twice")
     return devices
+
+
+def list_devices() -> list[str]:
+    """Return the full names of the processor and of every accelerator that computes."""
+    found = _accelerators()
+    numbered = [name for name in found if ":" in name] or found
+    return [full_name(torch.device(name)) for name in ("cpu", *numbered)]
 
 
 def full_name(device: torch.device) -> str:

@@ -27,7 +27,7 @@ from rerank_plugins.backends.local.onnx.build.encoder import (
 from rerank_plugins.backends.local.onnx.build.weights import Array, Tensors
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["MODEL_TYPES", "read_encoder"]
+__all__ = ["MODEL_TYPES", "check_model_type", "read_encoder"]
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
@@ -54,13 +54,22 @@ def read_encoder(folder: Path) -> Encoder:
         raise ConfigError(f"can't read {str(folder / 'config.json')!r}: {exc}") from exc
     config = native_config(config)
     model_type = str(config.get("model_type"))
+    check_model_type(model_type)
+    weights = _Weights(Tensors(folder), folder)
+    return _READERS[model_type](_Config(config), weights)
+
+
+def check_model_type(model_type: str) -> None:
+    """Check that the engine can build an architecture.
+
+    Raises:
+        UnsupportedByEngine: it can't.
+    """
     if model_type not in _READERS:
         raise UnsupportedByEngine(
             f"the ONNX engine can't build model_type {model_type!r}; it knows: "
             f'{", ".join(MODEL_TYPES)}. Use engine="torch"'
         )
-    weights = _Weights(Tensors(folder), folder)
-    return _READERS[model_type](_Config(config), weights)
 
 
 class _Config:

@@ -497,8 +497,7 @@ def read_folder(
     where = repr(str(folder) if commit is None else model)
     check_regular(folder)
     weights = _weights(folder)
-    unreadable = not pickle and all(file.suffix != ".safetensors" for file in weights)
-    needs_graph = onnx_file is not None or unreadable or not weights
+    needs_graph = onnx_file is not None or not _readable(weights, pickle=pickle)
     graph = find_graph(where, folder, onnx_file) if needs_graph else None
     check_is_model(folder, where, has_weights=bool(weights or graph))
     config = _json(folder / "config.json")
@@ -711,6 +710,11 @@ def _chosen(max_length: int | None, longest: int | None, own: int | None) -> int
 def _weights(folder: Path) -> tuple[Path, ...]:
     safe = sorted(folder.glob("model*.safetensors"))
     return tuple(safe or sorted(folder.glob("pytorch_model*.bin")))
+
+
+def _readable(weights: Sequence[Path], *, pickle: bool) -> list[Path]:
+    """Return the weights that may be read."""
+    return [file for file in weights if pickle or file.suffix == ".safetensors"]
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -78,7 +78,7 @@ def test_doctor_says_what_a_model_is_before_its_weights(server, hub):
     assert "model.safetensors" not in hub.fetched
     assert "parameters" not in found.facts
     size = sum(len(hub.files[name]) for name in hub.files if name.endswith((".json", "tensors")))
-    assert f"download: {size / 1000:.3g} kB" in found.detail
+    assert f"download: {size / 1e6:.3g} MB" in found.detail
 
     (missing,) = load_backend("local:iic/nothing?hub=modelscope").check_models()
     assert not missing.ok

@@ -653,6 +653,14 @@ def _check_prompts(model: str, prompts: Sequence[str]) -> None:
 
 def _check_kind(model: str, config: Mapping[str, Any]) -> None:
     """Refuse what would load and give meaningless scores."""
+    if "start_layer" in config:
+        raise ConfigError(
+            f"{model!r} has a head for each of several layers (start_layer: "
+            f"{str(config['start_layer'])!r:.20}), as FlagEmbedding's layer-wise and lightweight "
+            "models, which this package does not run, with or without their code: their files do "
+            "not tell which head belongs to which layer; use BAAI/bge-reranker-v2-gemma, or "
+            "FlagEmbedding itself"
+        )
     architectures = [str(name) for name in config.get("architectures") or ()]
     if any(name.endswith("ForCausalLM") for name in architectures) or is_encoder_decoder(config):
         return

@@ -165,6 +165,6 @@ def _answer(
 def _template_hint() -> str:
     return (
         f"set `template` to one of {sorted(LOCAL_TEMPLATES)} if the model's card names it, or to a "
-        "text with {query} and {document}; a text needs `true_token` and `false_token` too. Example: "
-        "local:MODEL?template=qwen3-reranker"
+        "text with {query} and {document}; a text needs `true_token` and `false_token` too. "
+        "Example: local:MODEL?template=qwen3-reranker"
     )

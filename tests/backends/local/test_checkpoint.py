@@ -132,6 +132,8 @@ def _with(**changes: object) -> Callable[[Path], None]:
         (_without("tokenizer.json"), "has no tokenizer"),
         (_with(architectures=["BertModel"]), "a bare encoder.*'BertModel'"),
         (_with(architectures=None), "neither a sequence classifier"),
+        (_with(model_type="cost_wise_gemma", start_layer=8, layer_sep=1), "several layers .*'8'"),
+        (_with(architectures=["LayerWiseMiniCPMForCausalLM"], start_layer=8), "several layers"),
         (_with(id2label={"0": "a", "1": "b", "2": "c"}), "3 labels per pair .*'c'.*set `label`"),
         (_with(id2label={"0": "a", "1": "b"}), "2 labels per pair"),
         (lambda folder: (folder / "config.json").write_text("{"), "can't read .*config.json"),

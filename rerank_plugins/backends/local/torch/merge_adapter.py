@@ -18,6 +18,7 @@ from rerank_plugins.backends.local.adapter_config import WEIGHTS, patterns
 from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.native_config import native_config
 from rerank_plugins.backends.local.safetensors_header import read_header
+from rerank_plugins.backends.local.torch.config_object import config_object
 from rerank_plugins.backends.local.torch.quiet import quiet
 from rerank_plugins.errors import ConfigError
 
@@ -127,8 +128,7 @@ def _load_base(
             values["num_labels"] = labels
             options = {"num_labels": labels, "ignore_mismatched_sizes": True}
     if values.get("model_type") != written.get("model_type"):
-        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-        options = {**options, "config": config}
+        options = {**options, "config": config_object(values)}
         options.pop("num_labels", None)
     whole, report = kind.from_pretrained(
         base,

@@ -19,6 +19,7 @@ from rerank_plugins.backends.local.foreign_errors import reason_of
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.quantisation import check_packages
 from rerank_plugins.backends.local.torch.chain import ChainModel
+from rerank_plugins.backends.local.torch.config_object import config_object
 from rerank_plugins.backends.local.torch.encoder_decoder import EncoderDecoderModel
 from rerank_plugins.backends.local.torch.foreign_class import foreign_class
 from rerank_plugins.backends.local.torch.heads import keep_answer_rows, upcast_head
@@ -98,7 +99,7 @@ def load_model(
         kind = transformers.AutoModelForSeq2SeqLM
     elif answers:
         kind = transformers.AutoModelForCausalLM
-    config = _config(checkpoint)
+    config = None if checkpoint.is_native else config_object(checkpoint.config)
     placed = _placed(checkpoint, device, settings)
     try:
         if checkpoint.code:
@@ -146,14 +147,6 @@ def load_model(
                 'dtype="float16" or "int8", or device="cpu"'
             ) from exc
         raise
-
-
-def _config(checkpoint: Checkpoint) -> Any:
-    """Return the configuration where transformers can't read it from the folder, else None."""
-    if checkpoint.is_native:
-        return None
-    values = dict(checkpoint.config)
-    return transformers.AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def _placed(

@@ -13,8 +13,13 @@ _OVERLAP = 8
 _MOST_OVERLAP = 4
 """Or up to a quarter, to start with a sentence."""
 
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？｡]+[”’」』）]*|[؟۔।॥]+\s*|\n\s*")
-"""What a sentence of most scripts ends with, up to the start of the next."""
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*\s+|[。！？｡]+[”’」』）]*|[؟۔।॥]+\s*|\n\s*"
+)
+"""What a sentence of most scripts ends with, up to the start of the next.
+
+A row of dots is looked at once, from its first: from each of them, it would take quadratic time.
+"""
 
 
 class Window(NamedTuple):
@@ -81,7 +86,7 @@ def _sentence_starts(
     if highest < lowest:
         return
     begin, end = spans[lowest - 1][0] if lowest else 0, spans[highest][1]
-    ends = {match.end() for match in _SENTENCE_END.finditer(text, begin, max(begin, end))}
+    ends = {begin + match.end() for match in _SENTENCE_END.finditer(text[begin:end])}
     for at in range(lowest, highest + 1):
         start, stop = spans[at]
         # A token may begin with the space before its word.

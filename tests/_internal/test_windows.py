@@ -1,6 +1,7 @@
 """Windows of any text: what they cover, how long they are, and where they are cut."""
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -101,3 +102,15 @@ def test_windows_are_of_about_one_length():
 
     assert 2 == len(lengths)
     assert max(lengths) - min(lengths) < 10
+
+
+@pytest.mark.parametrize("row", [".", "!?", '."', "…\n", "\n", ". "])
+def test_a_row_of_signs_takes_linear_time(row):
+    """Quadratic, 8,000 dots took three seconds; a token may hold 64 of them."""
+    text = (row * 100_000)[:100_000]
+    spans = [(start, min(start + 64, len(text))) for start in range(0, len(text), 64)]
+    began = time.process_time()
+    windows = split(text, spans, 500, limit=128)
+
+    assert time.process_time() - began < 3
+    assert windows[-1].last == len(spans)

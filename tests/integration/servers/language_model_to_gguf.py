@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import gguf
-import numpy as np
-from safetensors.numpy import load_file
+from gguf_file import finish
 
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER = {
@@ -81,12 +80,7 @@ def write(folder: Path, out: Path) -> None:
     writer.add_pad_token_id(ids["<|endoftext|>"])
     writer.add_add_bos_token(value=False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    for name, weight in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(renamed(name), weight.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer, folder, renamed)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import gguf
-import numpy as np
-from safetensors.numpy import load_file
+from gguf_file import finish
 
 TOP = {
     "bert.embeddings.LayerNorm": "token_embd_norm",
@@ -86,12 +85,7 @@ def write(folder: Path, out: Path) -> None:
     writer.add_add_bos_token(value=True)
     writer.add_add_eos_token(value=True)
     writer.add_add_sep_token(value=False)  # the server would add a second one between the texts
-    for name, weight in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(renamed(name), weight.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer, folder, renamed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 import sqlite3
 import subprocess
@@ -19,6 +20,8 @@ pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 from rerank_plugins.backends.late_interaction import TextVectors, compress, from_bytes, to_bytes
 from rerank_plugins.backends.local.backend import LocalBackend
+from rerank_plugins.server.isolation import isolate
+from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.testing.doubles import FakeBackend
 from rerank_plugins.wrappers.breaker import CircuitBreakingBackend
 from rerank_plugins.wrappers.cache import CachedBackend
@@ -283,3 +286,19 @@ def test_bytes_are_read_as_they_were_written_or_not_at_all() -> None:
         for end in range(0, len(data), max(1, len(data) // 50)):
             assert from_bytes(data[:end]) is None
         assert from_bytes(data + b"\0") is None
+
+
+def test_a_server_s_process_gets_the_store(colbert: Path, tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/kept.db?max_bytes=1000000"
+    served = isolate(cached(colbert, store), ServerSettings())
+    (process,) = served.children
+    (model,) = process.children
+    sent = pickle.loads(pickle.dumps(model))  # as it goes to the process
+
+    assert isinstance(process, ModelProcess)
+    assert "+int8-vectors" in sent.name
+    sent.score(QUERY, DOCUMENTS)
+    with cached(colbert, store) as replica:
+        replica.score(OTHER, DOCUMENTS)
+        assert (len(set(DOCUMENTS)), 0) == facts(replica)
+    served.close()

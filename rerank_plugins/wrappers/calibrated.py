@@ -82,11 +82,7 @@ class Calibration:
         if self.method == "isotonic":
             self._check_knots()
         elif self.method == "temperature":
-            if self.scale not in ("probability", "logit"):
-                raise ConfigError(
-                    f"`temperature` divides logits, and the scale of the scores is {self.scale!r}; "
-                    "calibrate by 'platt' or 'isotonic'"
-                )
+            check_scale(self.scale)
             self._check_number("temperature", above=0)
         else:
             self._check_number("slope", above=0)
@@ -294,6 +290,19 @@ class CalibratedBackend(WrapperBackend):
                 "all other wrappers"
             )
         return {**spec, "calibration": self._calibration.table()}
+
+
+def check_scale(scale: Scale) -> None:
+    """Check that a temperature means something for scores of a scale.
+
+    Raises:
+        ConfigError: they are no logits, nor what a sigmoid made of logits.
+    """
+    if scale not in ("probability", "logit"):
+        raise ConfigError(
+            f"`temperature` divides logits, and the scale of the scores is {scale!r}; calibrate by "
+            "'platt' or 'isotonic'"
+        )
 
 
 def _as_floats(name: str, values: object) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ SCRIPTS = (
     "run",
     "serving",
     "train_cross_encoder",
+    "transfer",
 )
 
 

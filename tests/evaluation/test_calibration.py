@@ -163,6 +163,14 @@ def test_bad_data_is_refused(x, y, method, message):
         fit(x, y, method=method, scale="logit")
 
 
+def test_similarities_have_no_temperature():
+    report = calibrate(judged(), Noisy("similarity", 0.2, 0.5))
+
+    assert "divides logits, and the scale of the scores is" in report.untried["temperature"]
+    with pytest.raises(ConfigError, match="divides logits"):
+        fit(MANY, HALF, method="temperature", scale="similarity")
+
+
 PAIRS = ScoredPairs(
     np.array([0.21, 0.23, 0.95, 1.0]), np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 0, 1, 1])
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rerank_plugins._internal.logistic import logit
 from rerank_plugins.errors import DataError
 from rerank_plugins.scores import Scale
-from rerank_plugins.wrappers.calibrated import Calibration, Method
+from rerank_plugins.wrappers.calibrated import Calibration, Method, check_scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,8 @@ def fit(
     """
     import numpy as np  # noqa: PLC0415  # heavy
 
+    if method == "temperature":
+        check_scale(scale)
     x, y = inputs_of(scores, scale), np.asarray(relevant, dtype=np.float64)
     _check(x, y, method)
     if method == "isotonic":

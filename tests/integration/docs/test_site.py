@@ -160,8 +160,8 @@ def reader(browser, url):  # noqa: F811
         (
             "zh/",
             {
-                "重排": "zh/",
-                "缓存": "zh/deploy/",
+                "重排": "zh/retrieval/",
+                "缓存": "zh/caching/",
                 "显存": "zh/deploy/",
                 "概率": "zh/chat/",
                 "logprobs": "zh/chat/",

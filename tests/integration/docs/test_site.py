@@ -160,10 +160,9 @@ def reader(browser, url):  # noqa: F811
         (
             "zh/",
             {
-                "重排": "zh/retrieval/",
-                "缓存": "zh/caching/",
-                "显存": "zh/deploy/",
-                "概率": "zh/chat/",
+                "昇腾": "zh/local/",
+                "词干还原": "zh/retrieval/",
+                "崩溃报告": "zh/remote/",
                 "logprobs": "zh/chat/",
             },
         ),
@@ -175,6 +174,15 @@ def test_a_search_finds_the_page(reader, path, pages_of):
         reader.open(path)
 
         assert page in reader.search(words)
+
+
+@pytest.mark.parametrize("word", ["重排", "缓存", "阈值"])
+def test_a_search_for_a_chinese_word_finds_pages_that_have_it(reader, site, word):
+    reader.open("zh/")
+    found = reader.search(word)
+
+    assert 1 < len(found)
+    assert all(word in read(site / page / "index.html") for page in found)
 
 
 @pytest.mark.parametrize("path", ["remote/", "zh/"])

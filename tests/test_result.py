@@ -407,12 +407,21 @@ class TestNotebook:
             usage=Usage(tokens=1234, search_units=1),
         )
         result = RerankResult("q", ("x", "y"), (Ranked(0, 1.0), Ranked(1, 0.5)), scores, "b")
-        facts = "a · 1 truncated · 1 chunked · 1 cached · 1,234 tokens · 1 search unit"
+        facts = "a · 1 truncated · 1 in windows · 1 cached · 1,234 tokens · 1 search unit"
 
         assert facts in result._repr_html_()
         assert ["x", "truncated: y"] == [row[4] for row in Page(result._repr_html_()).rows()]
         assert facts in terminal(result, width=120, no_color=True)
         assert "truncated: " in terminal(result, width=120, no_color=True)
+
+    def test_the_passage_that_answers_is_shown(self):
+        scores = Scores([1.0], backend="a", windows={0: 2}, passages={0: Passage(4, 10)})
+        result = RerankResult("q", ("far answer", "y"), (Ranked(0, 1.0),), scores, "b")
+        row = Page(result._repr_html_()).rows()[0]
+
+        assert "… answer" == row[4]
+        assert 'title="the passage that made the score"' in result._repr_html_()
+        assert "… answer" in terminal(result, width=120, no_color=True)
 
     def test_the_whole_name_of_the_backend_is_a_title(self):
         result = RerankResult(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rerank_plugins.content import Content, Document
     from rerank_plugins.ranking import Cutoff, Ranked
-    from rerank_plugins.scores import Scores
+    from rerank_plugins.scores import Passage, Scores
 
 __all__ = [
     "COLOURS",
@@ -62,6 +62,18 @@ class _Row:
     bar: float
     document: Document
     truncated: bool
+    passage: Passage | None
+
+    def shown(self, limit: int) -> str:
+        """Return the passage that answers, or the start of the document, on one line."""
+        if self.passage is None or not isinstance(self.document, str):
+            return excerpt(self.document, limit)
+        return excerpt(self.document[self.passage.start : self.passage.end], limit)
+
+    @property
+    def before(self) -> str:
+        """What stands in front of a passage from amid a document."""
+        return "… " if self.passage is not None and self.passage.start else ""
 
     @property
     def move(self) -> tuple[str, str]:
@@ -90,7 +102,8 @@ def _rows(
             bar = 1.0
         shown = f"{item.score:.3f}" if abs(item.score) < 1000 else f"{item.score:.4g}"  # noqa: PLR2004
         truncated = item.index in scores.truncated
-        yield _Row(rank, item.index + 1, shown, bar, documents[item.index], truncated)
+        passage = scores.passages.get(item.index)
+        yield _Row(rank, item.index + 1, shown, bar, documents[item.index], truncated, passage)
 
 
 def _summary(count: int, kept: int, scores: Scores, label: str, cutoff: Cutoff | None) -> str:
@@ -104,7 +117,7 @@ def _summary(count: int, kept: int, scores: Scores, label: str, cutoff: Cutoff |
     if scores.truncated:
         parts.append(f"{len(scores.truncated)} truncated")
     if scores.chunked:
-        parts.append(f"{len(scores.chunked)} chunked")
+        parts.append(f"{len(scores.chunked)} in windows")
     if scores.cached:
         parts.append(f"{scores.cached} cached")
     if scores.usage is not None and scores.usage.tokens is not None:
@@ -191,9 +204,11 @@ def as_table(
         direction, move = row.move
         bar = ProgressBar(1, row.bar, complete_style="cyan", finished_style="cyan")
         name = [Text(excerpt(names[row.was - 1], _SHOWN))] if names is not None else []
-        shown = excerpt(row.document, _SHOWN)
+        shown = row.shown(_SHOWN)
         text = Text.assemble(
-            (_TRUNCATED if row.truncated else "", "dim"), (shown or _EMPTY, "" if shown else "dim")
+            (_TRUNCATED if row.truncated else "", "dim"),
+            (row.before, "dim"),
+            (shown or _EMPTY, "" if shown else "dim"),
         )
         move_cell = Text(move, style=colours[direction])
         table.add_row(str(row.rank), move_cell, row.score, bar, *name, text)
@@ -274,10 +289,18 @@ def _html_row(row: _Row) -> HTML:
         colour=COLOURS[direction],
         move=move,
         bar=as_bar(row.bar, row.score),
-        more=excerpt(row.document, _HOVERED),
+        more=row.before + row.shown(_HOVERED),
+        before=row.before,
         truncated=_TEMPLATES.fill("truncated") if row.truncated else "",
-        text=excerpt(row.document, _SHOWN) or _TEMPLATES.fill("empty"),
+        text=_html_text(row),
     )
+
+
+def _html_text(row: _Row) -> HTML | str:
+    shown = row.shown(_SHOWN)
+    if not shown:
+        return _TEMPLATES.fill("empty")
+    return shown if row.passage is None else _TEMPLATES.fill("passage", text=shown)
 
 
 def as_bar(share: float, value: str) -> HTML:

@@ -17,6 +17,7 @@ from rerank_plugins.errors import RerankError
 from rerank_plugins.ranking import rank
 from rerank_plugins.scheduler import estimated_tokens
 from rerank_plugins.scores import Scores
+from rerank_plugins.server.document_limits import cut_documents, with_cuts
 from rerank_plugins.server.errors import APIError, api_error_of
 from rerank_plugins.server.lifecycle import Lifecycle
 from rerank_plugins.server.paths import route_path
@@ -156,10 +157,11 @@ class RerankHandler:
             APIError: there are no scores.
         """
         self._check(body, texts)
+        texts, cuts = cut_documents(texts, self._most_tokens(body))
         memory: TextMemory = request.app.state.texts
         try:
             with memory.hold(request.state.client, (body.query, *texts)):
-                return await self._scores(request, body, texts)
+                return with_cuts(await self._scores(request, body, texts), cuts)
         except (RerankError, MemoryError) as error:
             raise api_error_of(error) from error
 
@@ -184,6 +186,12 @@ class RerankHandler:
         if disconnect.done() and not disconnect.cancelled():
             raise APIError(499, "client_gone", "the client closed the connection")
         raise APIError(504, "timeout", "the scores did not come in time", retry_after=1)
+
+    def _most_tokens(self, body: _Body) -> int | None:
+        """Return how many tokens of a document the client wants to be read; None: all."""
+        chunks = body.max_chunks_per_doc
+        limits = [body.max_tokens_per_doc, chunks and chunks * self._lifecycle.assumed_length]
+        return min(filter(None, limits), default=None)
 
     def _check_cuts(self, body: _Body, scores: Scores) -> None:
         """Refuse what was cut against the client's wish, as TEI does.

@@ -111,4 +111,8 @@ def _meta(scores: Scores, count: TokenCount) -> dict[str, object]:
         meta["scored_by"] = without_folders(scored_by)
     if scores.truncated:
         meta["truncated"] = sorted(scores.truncated)
+    if scores.windows:
+        meta["windows"] = {str(at): number for at, number in sorted(scores.windows.items())}
+    if scores.passages:
+        meta["passages"] = {str(at): list(span) for at, span in sorted(scores.passages.items())}
     return meta

@@ -70,7 +70,6 @@ STRICT = "strict"
 
 
 NEUTRAL: Mapping[str, bool | int] = {
-    "max_chunks_per_doc": 1,
     "overlap_tokens": 0,
     "priority": 0,
 }
@@ -81,7 +80,6 @@ A strict server takes no other.
 
 
 LENGTHS: Mapping[str, int] = {
-    "max_tokens_per_doc": 0,
     "max_tokens_per_query": 0,
     "truncate_prompt_tokens": -1,
 }
@@ -190,7 +188,7 @@ class _AnyShapeRequest(BaseModel):
     use_activation: bool | None = None
     """The opposite, as vLLM calls it."""
     max_tokens_per_doc: AtLeastZero = None
-    """0, or at least the length at which the model itself cuts."""
+    """How many tokens to read of a document, estimated; 0 reads what the model can."""
     max_tokens_per_query: AtLeastZero = None
     """0, or at least the length at which the model itself cuts."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_MAX), _INTEGER] | None = None
@@ -201,9 +199,9 @@ class _AnyShapeRequest(BaseModel):
     rank_fields: RankFields | None = None
     """The fields of document objects to score, one after another; None: `text` alone."""
     max_chunks_per_doc: AtLeastOne = None
-    """Ignored: a document is one chunk."""
+    """How many times the model's length to read of a document, estimated."""
     overlap_tokens: AtLeastZero = None
-    """Ignored: a document is one chunk."""
+    """Ignored: windows overlap by an eighth."""
     priority: Annotated[int, Field(ge=-_MAX, le=_MAX), _INTEGER] | None = None
     """Ignored: requests take turns."""
     return_len: bool | None = None
@@ -383,6 +381,10 @@ class ResponseMeta(BaseModel):
     """The model that scored, which in a chain with fallbacks may be another one each time."""
     truncated: list[int] | None = None
     """The indices of the documents of which the model read only a part."""
+    windows: dict[str, int] | None = None
+    """In how many windows the model read documents, by their indices; others it read at once."""
+    passages: dict[str, tuple[int, int]] | None = None
+    """The characters of the best window of these: start and end."""
 
 
 class RerankResponse(BaseModel):

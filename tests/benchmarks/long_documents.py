@@ -128,14 +128,16 @@ def main() -> None:
     parser.add_argument("-b", "--backend", default="embedded")
     parser.add_argument("--words", type=int, default=5000)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--books", type=int, help="take only so many, and the queries of these")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     options = parser.parse_args()
     corpus, texts, relevant = read(options.data)
-    asked = sorted(set(texts) & set(relevant))
+    library = books(corpus, options.words, options.seed)[: options.books]
+    held = {name for book in library for name in book.places}
+    asked = sorted(name for name in set(texts) & set(relevant) if relevant[name] <= held)
     random.Random(options.seed).shuffle(asked)
     queries = [(texts[name], relevant[name]) for name in asked[: options.queries]]
-    library = books(corpus, options.words, options.seed)
     sys.stdout.write(
         f"{options.data.name}: {len(library)} books of {options.words}, {len(queries)} queries\n"
     )

@@ -129,9 +129,7 @@ class TestProtocols:
 
         assert "hi" == post(client, "/rerank", body).json()[0]["text"]
 
-    @pytest.mark.parametrize(
-        "name", ["max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens"]
-    )
+    @pytest.mark.parametrize("name", ["max_tokens_per_query", "truncate_prompt_tokens"])
     def test_texts_are_cut_where_the_model_cuts_or_not_at_all(self, name):
         with serving(EmbeddedBackend(max_length=64), warm_up=False) as client:
             body = {"query": QUERY, "documents": DOCUMENTS}
@@ -141,6 +139,29 @@ class TestProtocols:
         assert 200 == longer.status_code
         assert (422, "unsupported") == (shorter.status_code, shorter.json()["error"]["type"])
         assert f"{name}: the model cuts at 64 tokens, not earlier" == shorter.json()["message"]
+
+    @pytest.mark.parametrize("filler", ["The sea is blue. ", "海是蓝色的。"])
+    def test_documents_are_read_as_far_as_the_client_wants(self, filler):
+        """Else to their end; what is cut is told, and where the best window stands."""
+        document = filler * 300 + "The giant panda eats bamboo."
+        with serving(EmbeddedBackend(window_tokens=64), warm_up=False) as client:
+            body = {"query": "What do giant pandas eat?", "documents": ["hi", document]}
+            whole = post(client, "/v1/rerank", body).json()
+            for limit in ({"max_tokens_per_doc": 99}, {"max_chunks_per_doc": 1}):
+                cut = post(client, "/v1/rerank", {**body, **limit}).json()
+                scores = [
+                    {item["index"]: item["relevance_score"] for item in reply["results"]}
+                    for reply in (whole, cut)
+                ]
+
+                assert [1] == cut["meta"]["truncated"]
+                assert cut["meta"]["windows"]["1"] < whole["meta"]["windows"]["1"]
+                assert scores[0][0] == pytest.approx(scores[1][0], abs=1e-6)
+                assert scores[0][1] > scores[1][1]
+
+        start, end = whole["meta"]["passages"]["1"]
+        assert "eats bamboo" in document[start:end]
+        assert "truncated" not in whole["meta"]
 
     @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
     def test_no_documents_give_no_results(self, client, path):

@@ -124,7 +124,6 @@ IGNORED = {
     "a string for a number": body(top_n="3"),
     "a string for a boolean": body(return_documents="true", return_len="false"),
     "a number for a boolean": body(return_len=0),
-    "more chunks": body(max_chunks_per_doc=10),
     "chunks that overlap": body(overlap_tokens=80, max_chunks_per_doc=1024),
     "a priority": body(priority=-3),
 }

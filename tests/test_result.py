@@ -20,6 +20,7 @@ from rerank_plugins import (
     Content,
     InvalidResponse,
     MissingDependencyError,
+    Passage,
     Ranked,
     RerankResult,
     Scores,

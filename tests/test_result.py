@@ -422,7 +422,7 @@ class TestNotebook:
 
         assert "… answer" == row[4]
         assert 'title="the passage that made the score"' in result._repr_html_()
-        assert "… answer" in terminal(result, width=120, no_color=True)
+        assert "… answer" in str(result)
 
     def test_the_whole_name_of_the_backend_is_a_title(self):
         result = RerankResult(

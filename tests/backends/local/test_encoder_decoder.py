@@ -97,7 +97,7 @@ def theirs(folder: Path, words: tuple[str, str]) -> list[float]:
         assert inputs["input_ids"][0, -1] == tokenizer.eos_token_id
         with torch.inference_mode():
             logits = model(**inputs, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits
-        scores.append(logits[0, 0, ids].log_softmax(0)[0].item())
+        scores.append(logits[0, 0, ids].double().log_softmax(0)[0].item())
     return scores
 
 

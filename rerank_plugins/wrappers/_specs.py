@@ -21,6 +21,7 @@ __all__ = [
 WRAPPERS: Mapping[str, LazyClass] = {
     "retry": LazyClass("rerank_plugins.wrappers.retry", "RetryingBackend"),
     "breaker": LazyClass("rerank_plugins.wrappers.breaker", "CircuitBreakingBackend"),
+    "long_documents": LazyClass("rerank_plugins.wrappers.long_documents", "LongDocumentsBackend"),
     "cache": LazyClass("rerank_plugins.wrappers.cache", "CachedBackend"),
     "fallback": LazyClass("rerank_plugins.wrappers.fallback", "FallbackBackend"),
     "ensemble": LazyClass("rerank_plugins.wrappers.ensemble", "EnsembleBackend"),
@@ -30,7 +31,7 @@ WRAPPERS: Mapping[str, LazyClass] = {
 CHAINS = ("fallback", "ensemble")
 """The lists of tables that put further backends beside the first; a file has one of them."""
 _ORDER = (*WRAPPERS,)
-_REMOTE_ONLY = frozenset({"retry", "breaker"})
+_REMOTE_ONLY = frozenset({"retry", "breaker", "long_documents"})
 """The tables that a model on this machine does not need."""
 _LOCAL_KINDS = frozenset({"embedded", "local"})
 

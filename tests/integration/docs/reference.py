@@ -43,6 +43,7 @@ PUBLIC = (
     "rerank_plugins.wrappers.ensemble",
     "rerank_plugins.wrappers.fallback",
     "rerank_plugins.wrappers.instrument",
+    "rerank_plugins.wrappers.long_documents",
     "rerank_plugins.wrappers.process",
     "rerank_plugins.wrappers.retry",
     "rerank_plugins.wrappers.stores",

@@ -1,0 +1,203 @@
+"""A backend that reads long documents in windows, for servers that cut or refuse them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, overload
+
+from rerank_plugins._internal.checks import check_integer
+from rerank_plugins._internal.long_documents import LongDocuments, LongDocumentsMode, pool
+from rerank_plugins._internal.windows import split
+from rerank_plugins.backend import Backend
+from rerank_plugins.content import CheckedDocuments, Document, Query, Requests
+from rerank_plugins.errors import BackendRejected, UnsupportedInputError
+from rerank_plugins.hooks import Truncated, Windowed
+from rerank_plugins.hooks._dispatch import emit
+from rerank_plugins.scores import Passage, Scores
+from rerank_plugins.wrappers.base import Call, Flow, Step, WrapperBackend
+
+__all__ = ["LongDocumentsBackend"]
+
+_MAX_WINDOWS = 32
+"""Fewer than of a model on this machine: each window is sent, and often billed."""
+_SHORTEST = 256
+"""Characters below which a refusal is not about the length."""
+
+_TOO_LONG = re.compile(
+    r"too (large|long)|too many tokens|maximum (context|sequence|input)|"
+    r"(context|sequence|input|max\w*)[ _-]?(length|size|tokens)|exceed\w*.{0,60}(token|length)|"
+    r"(fewer|less|at most|more) than \d+ tokens|at most \d+ tokens",
+    re.IGNORECASE,
+)
+"""What servers say of a text that is longer than their model reads."""
+
+
+class LongDocumentsBackend(WrapperBackend):
+    """Splits documents that are too long for a server into windows, of which the best counts.
+
+    How much a server reads is given in characters, or learned from it: when it refuses a request
+    as too long, the longest texts are halved until it takes them, so that one long document never
+    fails a whole call; later requests begin there. What a server cuts without a word can't be
+    learned: set `max_characters`. Documents that are not longer are sent as they are.
+
+    Scores of windows whose size is learned depend on what came before; they are not `cacheable`.
+
+    Args:
+        wrapped: the backend that scores.
+        long_documents: `"best"` reads windows; `"truncate"` the start; `"error"` refuses documents
+            of more than `max_characters`, and leaves refusals of the server as they are.
+        max_characters: the most characters of a document that the server reads; None: what it
+            accepts.
+        best_windows: how many windows make the score: 1 is the best one, more the mean of so many.
+        max_windows: the most windows of a document; the rest is left out, and told.
+
+    Raises:
+        ConfigError: an option has an invalid value or type.
+    """
+
+    table = "long_documents"
+
+    def __init__(
+        self,
+        wrapped: Backend,
+        *,
+        long_documents: LongDocumentsMode = "best",
+        max_characters: int | None = None,
+        best_windows: int = 1,
+        max_windows: int = _MAX_WINDOWS,
+    ) -> None:
+        super().__init__(wrapped)
+        self._settings = LongDocuments(
+            long_documents=long_documents, best_windows=best_windows, max_windows=max_windows
+        )
+        check_integer("max_characters", max_characters, least=1, optional=True)
+        self._long_documents = long_documents
+        self._max_characters = max_characters
+        self._best_windows = best_windows
+        self._max_windows = max_windows
+        self._learned: int | None = None
+        self.cacheable = wrapped.cacheable and max_characters is not None
+
+    @property
+    def name(self) -> str:
+        size = "" if self._max_characters is None else f"&max_characters={self._max_characters}"
+        return f"{self.wrapped.name}{self._settings.name or '&long_documents=truncate'}{size}"
+
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), "name": self.name, "cacheable": self.cacheable}
+
+    def flow(self, requests: Requests) -> Flow:
+        results = []
+        for query, documents in requests:
+            results.append((yield from self._score(query, documents)))
+        return results
+
+    def _score(
+        self, query: str | Query, documents: Sequence[Document]
+    ) -> Generator[Step, Any, Scores]:
+        learns = self._max_characters is None and self._long_documents != "error"
+        limit = self._max_characters or self._learned
+        while True:
+            parts = [self._parts(at, text, limit) for at, text in enumerate(documents)]
+            texts: Sequence[Document] = documents
+            if any(part.passages for part in parts):
+                pieces = [piece for part in parts for piece in part.texts]
+                texts = CheckedDocuments(query, pieces)
+            try:
+                (scores,) = yield Call(self.wrapped, [(query, texts)])
+            except BackendRejected as error:
+                longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+                if not learns or longest <= _SHORTEST or not _is_too_long(error):
+                    raise
+                limit = max(_SHORTEST, longest // 2)
+                self._learned = min(limit, self._learned or limit)
+                continue
+            return scores if texts is documents else self._pooled(scores, parts)
+
+    def _parts(self, at: int, document: Document, limit: int | None) -> _Parts:
+        if limit is None or not isinstance(document, str) or len(document) <= limit:
+            return _Parts([document], [], 1.0)
+        if self._long_documents == "error":
+            raise UnsupportedInputError(
+                f"document {at} has {len(document)} characters, and the server reads {limit}; "
+                'split it, or set long_documents="best" to read it in windows'
+            )
+        if self._long_documents == "truncate":
+            return _Parts([document[:limit]], [Passage(0, limit)], limit / len(document))
+        windows = split(document, _Characters(len(document)), limit, limit=self._max_windows)
+        passages = [Passage(window.start, window.end) for window in windows]
+        read = 1.0 if windows[-1].last == len(document) else windows[-1].end / len(document)
+        return _Parts([document[start:end] for start, end in passages], passages, read)
+
+    def _pooled(self, scores: Scores, parts: Sequence[_Parts]) -> Scores:
+        """Return the scores of documents from those of their parts."""
+        values: list[float] = []
+        truncated, read = set[int](), dict[int, float]()
+        windows, passages = dict[int, int](), dict[int, Passage]()
+        start = 0
+        for at, part in enumerate(parts):
+            places = range(start, start + len(part.texts))
+            value, best = pool([scores.values[place] for place in places], self._best_windows)
+            values.append(value)
+            if part.read < 1 or any(place in scores.truncated for place in places):
+                truncated.add(at)
+            if part.read < 1:
+                read[at] = part.read
+            if len(places) > 1:
+                windows[at] = len(places)
+                passages[at] = part.passages[best]
+            elif start in scores.passages:
+                passages[at] = scores.passages[start]
+            start = places.stop
+        if windows:
+            emit(Windowed(len(windows), sum(windows.values())))
+        if read:
+            emit(Truncated(len(read)))
+        return Scores(
+            values,
+            backend=scores.backend,
+            label=scores.label,
+            model=scores.model,
+            scale=scores.scale,
+            truncated=truncated,
+            read=read,
+            windows=windows,
+            passages=passages,
+            cached=scores.cached,
+            usage=scores.usage,
+        )
+
+
+class _Parts(NamedTuple):
+    """What is sent of a document."""
+
+    texts: list[Document]
+    passages: list[Passage]
+    """Where each of them stands; none of a document that is sent as it is."""
+    read: float
+    """The share of the document that they are together."""
+
+
+class _Characters(Sequence[tuple[int, int]]):
+    """Where each character of a text stands, without a list of a million of them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[tuple[int, int]]: ...
+    def __getitem__(self, at: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(self._count)
+            return [(start, stop)]
+        return at, at + 1
+
+
+def _is_too_long(error: BackendRejected) -> bool:
+    return error.status_code == 413 or bool(_TOO_LONG.search(str(error)))  # noqa: PLR2004

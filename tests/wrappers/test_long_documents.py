@@ -1,0 +1,138 @@
+"""Long documents of remote backends: windows by characters, given or learned."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_plugins import (
+    Backend,
+    BackendRejected,
+    ConfigError,
+    Scores,
+    UnsupportedInputError,
+    load_backend,
+)
+from rerank_plugins.testing import BackendContract, FakeBackend
+from rerank_plugins.wrappers.cache import CachedBackend
+from rerank_plugins.wrappers.long_documents import LongDocumentsBackend
+
+LONG = "The sea is blue. " * 200 + "The panda eats bamboo. " + "The sky is red. " * 200
+
+
+class Limited(FakeBackend):
+    """Refuses requests with a longer text, as llama.cpp does."""
+
+    def __init__(self, limit, message="input is too large to process"):
+        super().__init__()
+        self.limit, self.message, self.asked = limit, message, []
+
+    def score(self, query, documents):
+        self.asked.append([len(text) for text in documents])
+        if max(map(len, documents)) > self.limit:
+            raise BackendRejected(self.message, status_code=500)
+        return super().score(query, documents)
+
+
+class TestContract(BackendContract):
+    def make_backend(self) -> Backend:
+        return LongDocumentsBackend(FakeBackend(), max_characters=20)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "input is too large to process. increase the physical batch size",
+        "This model's maximum context length is 512 tokens",
+        "the input exceeds the limit of 512 tokens",
+        "`inputs` must have less than 512 tokens. Given: 2000",
+    ],
+)
+def test_one_long_document_fails_no_call(message):
+    """It is halved until the server takes it; later calls begin there."""
+    limited = Limited(1000, message)
+    backend = LongDocumentsBackend(limited)
+
+    scores = backend.score("panda bamboo", ["a panda", LONG])
+    again = backend.score("panda bamboo", ["a panda", LONG])
+
+    start, end = scores.passages[1]
+    assert "panda eats bamboo" in LONG[start:end]
+    assert end - start <= 1000
+    assert {1: len(limited.asked[-1]) - 1} == scores.windows
+    assert not scores.truncated
+    assert (list(scores), scores.passages) == (list(again), again.passages)
+    assert max(limited.asked[-1]) <= 1000
+    assert not backend.cacheable
+
+
+def test_other_refusals_and_short_texts_are_raised():
+    with pytest.raises(BackendRejected, match="no such model"):
+        LongDocumentsBackend(Limited(10, "no such model")).score("q", [LONG])
+    limited = Limited(10)
+    with pytest.raises(BackendRejected, match="too large"):
+        LongDocumentsBackend(limited).score("q", [LONG])
+    assert len(limited.asked) < 9
+
+
+def test_short_documents_are_sent_as_they_are():
+    limited = Limited(10**6)
+    documents = ["a panda", "b"]
+
+    assert limited.score("panda", documents) == LongDocumentsBackend(
+        limited, max_characters=10
+    ).score("panda", documents)
+    assert limited.asked[0] == limited.asked[1]
+
+
+def test_the_start_alone_or_an_error():
+    cut = LongDocumentsBackend(FakeBackend(), long_documents="truncate", max_characters=100)
+    strict = LongDocumentsBackend(FakeBackend(), long_documents="error", max_characters=100)
+    scores = cut.score("panda", ["panda", LONG])
+
+    assert {1} == scores.truncated
+    assert {1: 100 / len(LONG)} == scores.read
+    assert 0 == scores[1]
+    with pytest.raises(UnsupportedInputError, match="document 1 has 6623 characters"):
+        strict.score("panda", ["panda", LONG])
+
+
+def test_what_no_window_has_is_told():
+    scores = LongDocumentsBackend(FakeBackend(), max_characters=100, max_windows=2).score(
+        "panda", [LONG]
+    )
+
+    assert {0: 2} == scores.windows
+    assert {0} == scores.truncated
+    assert scores.read[0] < 0.05
+
+
+@given(st.lists(st.text(max_size=300), max_size=5), st.integers(1, 60), st.integers(1, 4))
+def test_a_score_is_that_of_its_passage(documents, size, best_windows):
+    """Of any script; and with the mean of several windows, never more."""
+    backend = LongDocumentsBackend(
+        FakeBackend(), max_characters=size, best_windows=best_windows, max_windows=999
+    )
+    scores: Scores = backend.score("a b", documents)
+
+    for at, (start, end) in scores.passages.items():
+        (alone,) = FakeBackend().score("a b", [documents[at][start:end]])
+        assert end - start <= size
+        assert scores[at] <= alone + 1e-9
+        assert best_windows > 1 or scores[at] == alone
+    assert not scores.truncated
+
+
+def test_a_file_builds_it_inside_of_the_cache(tmp_path):
+    file = tmp_path / "rerank.toml"
+    file.write_text(
+        '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
+        "[long_documents]\nmax_characters = 2000\n[cache]\n"
+    )
+    backend = load_backend(file)
+
+    assert isinstance(backend, CachedBackend)
+    assert isinstance(backend.wrapped, LongDocumentsBackend)
+    assert backend.cacheable
+    assert load_backend(backend.to_spec()).to_spec() == backend.to_spec()
+    with pytest.raises(ConfigError, match="can't be cached"):
+        CachedBackend(LongDocumentsBackend(FakeBackend()))

@@ -3,12 +3,13 @@
 import tomllib
 
 import pytest
-from click.testing import CliRunner
 
 check = pytest.importorskip("check_jsonschema", reason="needs check-jsonschema")
 yaml = pytest.importorskip("yaml", reason="needs PyYAML")
 
-from tests.support.places import ROOT  # noqa: E402  # after the lines above
+from click.testing import CliRunner  # noqa: E402  # after the lines above
+
+from tests.support.places import ROOT  # noqa: E402
 
 HOST = ROOT / ".github"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

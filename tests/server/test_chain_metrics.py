@@ -72,7 +72,8 @@ def test_a_fallback_and_the_attempts_before_it_are_counted():
 )
 def test_the_work_of_a_local_model_is_counted(checkpoint, wrap):
     """Also where it has a process of its own, which knows no metrics."""
-    backend = load_backend(f"local:{checkpoint('bert')}?engine=torch&attention=padded")
+    spec = f"local:{checkpoint('bert')}?engine=torch&attention=padded&long_documents=truncate"
+    backend = load_backend(spec)
     body = {"query": "panda", "documents": ["bear", "bear " * 600]}
     with serving(wrap(backend)) as client:
         for _ in range(2):

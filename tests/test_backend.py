@@ -38,7 +38,12 @@ def test_defaults_serve_a_backend_that_only_scores():
     assert threading.get_ident() != thread
     with Smallest() as backend:
         assert [[1.0], []] == backend.score_many([("q", ["a"]), ("q", [])])
-        assert {"name": "smallest", "scale": "unknown", "cacheable": True} == backend.describe()
+        assert {
+            "name": "smallest",
+            "scale": "unknown",
+            "cacheable": True,
+            "calibration": "uncalibrated",
+        } == backend.describe()
         assert "<Smallest>" == repr(backend)
 
 

@@ -74,5 +74,5 @@ def test_mappings_may_hold_numbers_of_numpy(spec):
 
 
 def test_a_fraction_of_numpy_is_no_integer_in_a_mapping():
-    with pytest.raises(ConfigError, match=r"`max_length` must be int, not np\.float64"):
+    with pytest.raises(ConfigError, match=r"`max_length` must be int or none, not np\.float64"):
         load_backend({"kind": "embedded", "max_length": np.float64(64)})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rerank_plugins._internal.locks import ForkSafeLock
 from rerank_plugins._internal.optional import require
 from rerank_plugins.backends.http.reading import parse_message
 from rerank_plugins.errors import BackendError, BackendTimeout, InvalidResponse, RerankError
@@ -32,7 +33,7 @@ class BoundedCall:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._waits_on: Any = None
         self._is_over = False
 

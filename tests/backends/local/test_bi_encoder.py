@@ -393,7 +393,8 @@ def test_loading_warns_of_nothing(
     for name in ("Stanford", "bert, mean"):
         ours(folder_of(name), engine="torch")
 
-    assert [] == caplog.records
+    of_texts = "rerank_plugins.backends.local.document_windows"  # that documents were cut
+    assert [] == [record for record in caplog.records if record.name != of_texts]
 
 
 def test_the_vectors_kept_are_bounded(folder_of: Callable[[str], str]) -> None:

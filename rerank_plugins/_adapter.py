@@ -345,13 +345,18 @@ def check_keep(value: object) -> None:
 def own_passage(scored: str, own: str, passage: Passage | None) -> Passage | None:
     """Return the characters of a document's own text in a passage of what was scored of it.
 
-    None if the passage holds nothing of it, or the text does not stand in what was scored.
+    None if the passage holds nothing of it, or the text does not stand in what was scored. There
+    it may lack the white space around it, which templates strip.
     """
     if passage is None or scored == own:
         return passage
-    shift = scored.rfind(own) if own else -1
+    inner = own.strip()
+    place = scored.rfind(inner)
+    if not inner or place < 0:
+        return None
+    shift = place - own.index(inner)
     start, end = max(0, passage.start - shift), min(len(own), passage.end - shift)
-    return Passage(start, end) if shift >= 0 and start < end else None
+    return Passage(start, end) if start < end else None
 
 
 def add_passage(metadata: MutableMapping[str, object], text: str, passage: Passage | None) -> None:

@@ -42,6 +42,20 @@ async def test_the_passage_is_counted_in_the_nodes_own_text(keep):
     assert [LONG, 100] == [given[1].node.text, given[1].node.start_char_idx]
 
 
+@pytest.mark.parametrize("template", ["{metadata_str}\n\n{content}", "{content}\n\n{metadata_str}"])
+@pytest.mark.parametrize("text", [f"{LONG}\n", f"\r\n  {LONG}", f" {LONG} \n\n"])
+async def test_white_space_around_a_text_hides_no_passage(text, template):
+    """The framework strips it once there is metadata, as every file that was read has."""
+    node = TextNode(text=text, metadata={"file": "a.md"}, text_template=template)
+
+    (best,) = await both_ways(
+        RerankPostprocessor(backend=PassageBackend(), keep="passage"), [NodeWithScore(node=node)]
+    )
+
+    start, end = best.node.metadata["rerank_passage"]
+    assert ANSWER == text[start:end] == best.node.text
+
+
 async def test_nodes_of_resources_are_cut_too():
     given = [NodeWithScore(node=Node(text_resource=MediaResource(text=LONG)))]
 

@@ -91,9 +91,11 @@ class RerankPostprocessor(BaseNodePostprocessor):
         min_score: keep nodes that score at least this, on the scale of the backend.
         min_gap: the fall from one score to the next that ends the ranking, on the same scale.
         max_tokens: how many tokens the nodes may have together, with the metadata meant for the
-            language model (`MetadataMode.LLM`); never more are kept.
+            language model (`MetadataMode.LLM`); never more are kept. A node with an image, whose
+            tokens can't be counted, is refused.
         count_tokens: what counts them; see `rerank_plugins.rank()`. Only a path can be serialised.
-        distinct: the share of a node that must stand in a better one to leave it out, 0 to 1.
+        distinct: the share of a node that must stand in a better one to leave it out, 0 to 1. Nodes
+            with images stay.
         metadata_mode: which metadata are scored with a node's text: `MetadataMode.EMBED`, `LLM`,
             `ALL` or `NONE`, or its value, such as `"none"`.
         instruction: what the model should judge, for backends that can tell their model.
@@ -281,9 +283,9 @@ class RerankPostprocessor(BaseNodePostprocessor):
         kept = outcome.kept(
             self._selection(),
             lambda: [
-                _cut(
-                    item.node, self._passage(item.node, outcome.passage(at) if cuts else None)
-                ).get_content(metadata_mode=MetadataMode.LLM)
+                _as_read(
+                    _cut(item.node, self._passage(item.node, outcome.passage(at) if cuts else None))
+                )
                 for at, item in enumerate(nodes)
             ],
         )
@@ -375,6 +377,12 @@ def _document(node: BaseNode, text: str, position: int) -> Document:
             f"node {position} holds audio or video and no text; only text and images can be scored"
         )
     return text
+
+
+def _as_read(node: BaseNode) -> Document:
+    """Return what a language model will read of a node: its text, and that there is an image."""
+    text = node.get_content(metadata_mode=MetadataMode.LLM)
+    return Content(text, image=b"") if _has_image(node) else text
 
 
 def _image(node: BaseNode, position: int) -> str | bytes | None:

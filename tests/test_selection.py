@@ -12,15 +12,31 @@ pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
 from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.runnables import RunnableLambda
-from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import (
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeWithScore,
+    TextNode,
+)
 from typer.testing import CliRunner
 
-from rerank_plugins import BackendUnavailable, ConfigError, RerankResult, Scores, _adapter, rerank
+from rerank_plugins import (
+    BackendUnavailable,
+    ConfigError,
+    RerankResult,
+    Scores,
+    UnsupportedInputError,
+    _adapter,
+    rerank,
+)
 from rerank_plugins._internal.throttle import Throttle
 from rerank_plugins.cli import app
 from rerank_plugins.langchain import RerankCompressor, RerankRetriever
 from rerank_plugins.llama_index import RerankPostprocessor
 from rerank_plugins.testing import FailingBackend, FakeBackend
+from tests.llama_index.nodes import ScoresBackend
 
 QUERY = "what is a panda"
 TEXTS = ["a panda", "what is a panda", "nothing at all", "what is a panda"]
@@ -82,6 +98,31 @@ def test_every_way_keeps_the_same_and_says_why(call, settings, texts, cutoff, du
     assert {cutoff} == {metadata.get("rerank_cutoff") for _, metadata in kept}
     told = {text: metadata.get("rerank_duplicates") for text, metadata in kept}
     assert duplicates == {text: ranks for text, ranks in told.items() if ranks}
+
+
+@pytest.mark.parametrize("backend", [FakeBackend(), ScoresBackend(*[0.5] * 5)])
+def test_images_are_no_near_duplicates_and_have_no_tokens(backend):
+    """Whether the backend reads their captions, of which many are alike, or the images, too."""
+    resources = {"text": MediaResource(text="Fig."), "image": MediaResource(path="c.png")}
+    nodes = [
+        NodeWithScore(node=node)
+        for node in (
+            ImageNode(text="Fig.", image_path="a.png"),
+            ImageNode(text="Fig.", image_path="b.png"),
+            Node(text_resource=resources["text"], image_resource=resources["image"]),
+            TextNode(text="Fig."),
+            TextNode(text="Fig."),
+        )
+    ]
+
+    kept = RerankPostprocessor(backend, top_n=None, distinct=0.9).postprocess_nodes(
+        nodes, query_str=QUERY
+    )
+
+    assert 4 == len(kept)
+    assert [5] == kept[3].node.metadata["rerank_duplicates"]
+    with pytest.raises(UnsupportedInputError, match="can't count the tokens"):
+        RerankPostprocessor(backend, max_tokens=99).postprocess_nodes(nodes, query_str=QUERY)
 
 
 @pytest.mark.parametrize("call", [compress, postprocess])

@@ -20,7 +20,9 @@ from rerank_plugins.evaluation.calibration.reliability import (
 from rerank_plugins.evaluation.calibration.thresholds import of_precision, of_recall
 from rerank_plugins.evaluation.datasets.dataset import checked
 from rerank_plugins.testing import FakeBackend
+from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.calibrated import CalibratedBackend, Calibration
+from rerank_plugins.wrappers.fallback import FallbackBackend
 
 QUERIES, DEPTH = 120, 6
 
@@ -257,6 +259,21 @@ def test_listwise_backends_are_refused():
     backend.pointwise = False
     with pytest.raises(ConfigError, match="depend on the other documents"):
         calibrate(judged(), backend)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda own: own,
+        CachedBackend,
+        lambda own: FallbackBackend([Noisy("probability"), own]),
+    ],
+)
+def test_calibrated_backends_are_refused(around):
+    """Whatever is around them: a file would take the second curve in the place of the first."""
+    curve = {"method": "temperature", "scale": "logit", "temperature": 2.0}
+    with pytest.raises(ConfigError, match=r"calibrated already.*leave `calibration` out"):
+        calibrate(judged(), around(CalibratedBackend(Noisy(), calibration=curve)))
 
 
 @pytest.fixture

@@ -128,6 +128,12 @@ def calibrate(
             f"the scores of {backend!r} depend on the other documents of a request, so no curve "
             "makes probabilities of them"
         )
+    if any(isinstance(part.describe().get("calibration"), Mapping) for part in backend.walk()):
+        raise ConfigError(
+            f"the scores of {backend!r} are calibrated already, and a curve that is fitted on them "
+            "would be wrong in the place of the one they have; leave `calibration` out of the "
+            "backend to fit"
+        )
     for name, wished in (("precision", precision), ("recall", recall)):
         for value in wished:
             if not 0 < value <= 1:

@@ -121,6 +121,10 @@ class Backend(ABC):
     instructions: bool = False
     """Whether a `Query` may hold an instruction; a model may still refuse it once it is loaded."""
 
+    document_tokens: int | None = None
+    """About how many tokens of a document it reads at most, by which batches and queues estimate
+    what a request costs; None: nobody knows."""
+
     hooks: tuple[Callable[[Any], None], ...] = ()
     """Who receives the events of its calls; see `rerank_plugins.hooks`."""
 

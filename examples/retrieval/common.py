@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins import Backend, load_backend
-from rerank_plugins.backends.embedded.embedder import WINDOW, Role, TokenEmbedder
+from rerank_plugins.backends.embedded.embedder import Role, TokenEmbedder
+from rerank_plugins.backends.embedded.lengths import WINDOW
 from rerank_plugins.evaluation import Evaluation, evaluate, from_retriever, load_dataset
 
 BACKEND = sys.argv[1] if len(sys.argv) > 1 else "embedded"

@@ -117,6 +117,11 @@ class Lifecycle:
         """`max_length`, or a usual one if it is unknown."""
         return self.max_length or _ASSUMED_LENGTH
 
+    @property
+    def document_tokens(self) -> int:
+        """The most tokens that a document costs, of which there may be many windows."""
+        return self.backend.document_tokens or self.assumed_length
+
     def model_names(self) -> tuple[str, ...]:
         """Return the names that `model` may have in a request, the default first."""
         names = tuple(name for name in self._settings.model_names if name != ANY_MODEL)
@@ -260,7 +265,7 @@ class Lifecycle:
             settings,
             (self._metrics.hook, self._watch_batches),
             remote=self._is_remote,
-            max_length=self.assumed_length,
+            document_tokens=self.document_tokens,
         )
 
     def _watch_batches(self, event: Event) -> None:

@@ -220,7 +220,7 @@ class RerankHandler:
     def _count(self, body: _Body, texts: Sequence[str], scores: Scores) -> TokenCount:
         if scores.usage is not None and scores.usage.tokens is not None:
             return TokenCount(scores.usage.tokens, estimated=False)
-        limit = self._lifecycle.assumed_length
+        limit = self._lifecycle.document_tokens
         query = _query(body)
         costs = (estimated_tokens(query, text, limit=limit) for text in texts)
         return TokenCount(sum(costs), estimated=True)

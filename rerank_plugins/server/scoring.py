@@ -74,10 +74,10 @@ class BatchedScoring:
         backend: Backend,
         settings: ServerSettings,
         hooks: Sequence[Hook],
-        max_length: int,
+        document_tokens: int,
     ) -> None:
         self._backend = backend
-        self._max_length = max_length
+        self._document_tokens = document_tokens
         self._scheduler = Scheduler(
             backend.score_many,
             backend=backend,
@@ -110,7 +110,8 @@ class BatchedScoring:
         query, texts = check_request(query, documents, instructions=self._backend.instructions)
         if not texts:
             return Scores(())
-        costs = [estimated_tokens(query, text, limit=self._max_length) for text in texts]
+        limit = self._document_tokens
+        costs = [estimated_tokens(query, text, limit=limit) for text in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
 
     def close(self) -> None:
@@ -256,7 +257,7 @@ def select_scoring(
     hooks: Sequence[Hook],
     *,
     remote: bool,
-    max_length: int,
+    document_tokens: int,
 ) -> Scoring:
     """Return shared batches for one pointwise model on this machine; else concurrent requests.
 
@@ -266,4 +267,4 @@ def select_scoring(
     has_one_model = all(len(part.children) <= 1 for part in backend.walk())
     if remote or not backend.pointwise or not has_one_model:
         return ConcurrentScoring(backend, settings, hooks)
-    return BatchedScoring(backend, settings, hooks, max_length)
+    return BatchedScoring(backend, settings, hooks, document_tokens)

@@ -33,7 +33,8 @@ class BatchingBackend(WrapperBackend):
         batch_tokens: the maximum number of tokens in a batch, estimated from the texts' lengths.
         queue_tokens: the maximum number of tokens of a new call and of what is scored before its
             last document. A sync call beyond it raises `BackendOverloaded`; an async call waits.
-        max_length: the length in tokens at which the wrapped model cuts a pair.
+        max_length: the length in tokens at which the wrapped model cuts a pair, where it doesn't
+            say how much of a document it reads (`document_tokens`).
 
     Raises:
         ConfigError: `wrapped` is listwise, or a number is not a positive integer.
@@ -94,7 +95,8 @@ class BatchingBackend(WrapperBackend):
             empty: Future[Scores] = Future()
             empty.set_result(Scores((), scale=self.scale))
             return empty
-        costs = [estimated_tokens(query, text, limit=self._max_length) for text in documents]
+        limit = self.document_tokens or self._max_length
+        costs = [estimated_tokens(query, text, limit=limit) for text in documents]
         return self._scheduler.submit(query, documents, costs, wait=wait)
 
     def describe(self) -> dict[str, object]:

@@ -9,6 +9,8 @@ pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins import Backend, BackendOverloaded, load_backend
 from rerank_plugins._internal.context import on_behalf_of
+from rerank_plugins.backends.embedded.backend import EmbeddedBackend
+from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.scoring import (
     _AT_A_PROCESS,
@@ -22,9 +24,12 @@ from rerank_plugins.server.scoring import (
 )
 from rerank_plugins.testing import FakeBackend
 from rerank_plugins.wrappers.batching import BatchingBackend
+from rerank_plugins.wrappers.cache import CachedBackend
+from rerank_plugins.wrappers.ensemble import EnsembleBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelProcess
 from rerank_plugins.wrappers.retry import RetryingBackend
+from tests.support.serving import serving
 
 
 class Listwise(FakeBackend):
@@ -38,7 +43,7 @@ class Uncached(FakeBackend):
 
 
 def scoring_of(backend, *, remote=False):
-    scoring = select_scoring(backend, ServerSettings(), (), remote=remote, max_length=512)
+    scoring = select_scoring(backend, ServerSettings(), (), remote=remote, document_tokens=512)
     scoring.close()
     return type(scoring)
 
@@ -234,3 +239,52 @@ def test_as_many_requests_are_let_through_as_are_worked_on(name):
     backend, expected = AT_ONCE[name]
 
     assert expected == _most_at_once(backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "tokens"),
+    [
+        (FakeBackend(), None),
+        (EmbeddedBackend(), 128 * 256),
+        (EmbeddedBackend(max_windows=3, window_tokens=64), 3 * 64),
+        (EmbeddedBackend(max_length=300), 300),
+        (EmbeddedBackend(long_documents="truncate"), 1024),
+        (LocalBackend("m"), 128 * 512),
+        (LocalBackend("m", max_length=64, max_windows=3), 3 * 64),
+        (LocalBackend("m", long_documents="truncate"), 512),
+        (CachedBackend(LocalBackend("m", max_windows=2)), 1024),
+        (ModelProcess(RetryingBackend(EmbeddedBackend())), 128 * 256),
+        (EnsembleBackend([LocalBackend("m"), EmbeddedBackend()]), 128 * 512),
+        (EnsembleBackend([LocalBackend("m"), FakeBackend()]), None),
+    ],
+    ids=repr,
+)
+def test_a_backend_says_how_much_of_a_document_it_reads(backend, tokens):
+    assert tokens == backend.document_tokens
+
+
+class Batches(FakeBackend):
+    """Keeps the size of each batch."""
+
+    def __init__(self, document_tokens):
+        super().__init__()
+        self.document_tokens = document_tokens
+        self.sizes = []
+
+    def score_many(self, requests):
+        self.sizes.append(sum(len(documents) for _, documents in requests))
+        return super().score_many(requests)
+
+
+@pytest.mark.parametrize(("tokens", "sizes"), [(None, [2]), (1000, [2]), (4000, [1, 1])])
+def test_a_long_document_costs_all_of_its_windows(tokens, sizes):
+    """Not what a model reads at once: a client's long documents would be everybody's wait."""
+    backend, documents = Batches(tokens), ["word " * 1600] * 2  # about 2,000 tokens each
+    with serving(backend, batch_tokens=3000, warm_up=False) as client:
+        reply = client.post("/v1/rerank", json={"query": "q", "documents": documents})
+    served, backend.sizes = backend.sizes, []
+    with BatchingBackend(backend, batch_tokens=3000) as batching:
+        batching.score("q", documents)
+
+    assert 200 == reply.status_code
+    assert (sizes, sizes) == (served, backend.sizes)

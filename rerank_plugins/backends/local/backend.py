@@ -259,6 +259,11 @@ class LocalBackend(Backend):
         return str(self._options["model"])
 
     @property
+    def document_tokens(self) -> int:  # type: ignore[override]  # follows from the options
+        length: int = self._options["max_length"] or _USUAL_LENGTH
+        return length * self._long_documents.windows
+
+    @property
     def scale(self) -> Scale:  # type: ignore[override]  # a hub's model tells it once it is loaded
         """The scale that was set; `"similarity"` of a model that compares vectors.
 
@@ -342,8 +347,7 @@ class LocalBackend(Backend):
         query, texts = _check_request(query, documents)
         if not texts:
             return Scores((), scale=self.scale)
-        limit = (self._options["max_length"] or _USUAL_LENGTH) * self._long_documents.windows
-        text = query_text(query)
+        text, limit = query_text(query), self.document_tokens
         costs = [estimated_tokens(text, document, limit=limit) for document in texts]
         return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=True))
 

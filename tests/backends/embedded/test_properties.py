@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_plugins.backends.embedded import EmbeddedBackend
-from rerank_plugins.backends.embedded.embedder import WINDOW, TokenEmbedder
+from rerank_plugins.backends.embedded.embedder import TokenEmbedder
+from rerank_plugins.backends.embedded.lengths import WINDOW
 from rerank_plugins.backends.embedded.scorer import CHUNK, LateInteractionScorer
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
 

@@ -173,15 +173,19 @@ class Calibration:
         """
         scores, probabilities = self.scores, self.probabilities
         if value <= scores[0]:
-            beyond = scores[0] - value
-            return probabilities[0] * (1.0 - _TAIL * beyond / (1.0 + beyond))
+            return probabilities[0] * (1.0 - _tail(scores[0] - value))
         if value >= scores[-1]:
-            beyond = value - scores[-1]
-            return 1.0 - (1.0 - probabilities[-1]) * (1.0 - _TAIL * beyond / (1.0 + beyond))
+            left = (1.0 - probabilities[-1]) * (1.0 - _tail(value - scores[-1]))
+            return max(1.0 - left, probabilities[-1])  # 1 - (1 - p) may be less than p
         right = bisect_right(scores, value)
         low, high = probabilities[right - 1], probabilities[right]
         share = (value - scores[right - 1]) / (scores[right] - scores[right - 1])
         return min(max(low + share * (high - low), low), high)
+
+
+def _tail(beyond: float) -> float:
+    """Return how much is taken so far beyond an end; no step of it falls when it is rounded."""
+    return _TAIL * (1.0 - 1.0 / (1.0 + beyond))
 
 
 class CalibratedBackend(WrapperBackend):

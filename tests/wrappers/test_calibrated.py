@@ -6,7 +6,7 @@ import math
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rerank_plugins import ConfigError, Scores, load_backend, rank
@@ -78,6 +78,25 @@ def test_order_stays_and_all_lie_between_0_and_1(table, values, probable):
     assert all(0 <= value <= 1 for value in found)
     pairs = sorted(zip(values, found, strict=True))
     assert [p for _, p in pairs] == sorted(found)
+
+
+@given(
+    st.sets(st.floats(0.001, 0.999), min_size=2, max_size=2).map(sorted),
+    st.sampled_from([0.0, 1e-9, 0.5, 1e3, 1e9]),
+)
+@example([0.4, 0.464], 0.0)
+def test_scores_that_differ_in_their_last_digit_keep_their_order(ends, beyond):
+    """At the ends of the isotonic curve and beyond, whatever is rounded."""
+    curve = Calibration.read({**ISOTONIC, "scores": [-1.0, 0.0], "probabilities": ends})
+    values = [-1.0 - beyond, beyond]
+    for towards in (-math.inf, math.inf):
+        near = values[:2]
+        for _ in range(9):
+            near = [math.nextafter(value, towards) for value in near]
+            values += near
+    found = curve.probabilities_of(sorted(values))
+
+    assert found == sorted(found)
 
 
 @given(st.lists(st.floats(-3, 3), unique=True, min_size=2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, overload
 
 from rerank_plugins._internal.checks import check_integer
@@ -77,12 +78,16 @@ class LongDocumentsBackend(WrapperBackend):
         self._best_windows = best_windows
         self._max_windows = max_windows
         self._learned: int | None = None
+        """Characters of a query and a document together; a long query leaves less for these."""
         self.cacheable = wrapped.cacheable and max_characters is not None
 
     @property
     def name(self) -> str:
+        return self._named(self.wrapped.name)
+
+    def _named(self, name: str) -> str:
         size = "" if self._max_characters is None else f"&max_characters={self._max_characters}"
-        return f"{self.wrapped.name}{self._settings.name or '&long_documents=truncate'}{size}"
+        return f"{name}{self._settings.name or '&long_documents=truncate'}{size}"
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "name": self.name, "cacheable": self.cacheable}
@@ -97,7 +102,10 @@ class LongDocumentsBackend(WrapperBackend):
         self, query: str | Query, documents: Sequence[Document]
     ) -> Generator[Step, Any, Scores]:
         learns = self._max_characters is None and self._long_documents != "error"
-        limit = self._max_characters or self._learned
+        limit, beside = self._max_characters, _characters(query)
+        if limit is None and self._learned is not None:
+            limit = max(_SHORTEST, self._learned - beside)
+        refused = False
         while True:
             parts = [self._parts(at, text, limit) for at, text in enumerate(documents)]
             texts: Sequence[Document] = documents
@@ -110,9 +118,12 @@ class LongDocumentsBackend(WrapperBackend):
                 longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
                 if not learns or longest <= _SHORTEST or not _is_too_long(error):
                     raise
-                limit = max(_SHORTEST, longest // 2)
-                self._learned = min(limit, self._learned or limit)
+                refused, limit = True, max(_SHORTEST, longest // 2)
                 continue
+            if refused and limit is not None:  # what helped; what was tried in vain says nothing
+                self._learned = min(limit + beside, self._learned or limit + beside)
+            if scores.backend is not None:
+                scores = replace(scores, backend=self._named(scores.backend))
             return scores if texts is documents else self._pooled(scores, parts)
 
     def _parts(self, at: int, document: Document, limit: int | None) -> _Parts:
@@ -147,25 +158,26 @@ class LongDocumentsBackend(WrapperBackend):
             if len(places) > 1:
                 windows[at] = len(places)
                 passages[at] = part.passages[best]
-            elif start in scores.passages:
-                passages[at] = scores.passages[start]
             start = places.stop
         if windows:
             emit(Windowed(len(windows), sum(windows.values())))
         if read:
             emit(Truncated(len(read)))
-        return Scores(
-            values,
-            backend=scores.backend,
-            label=scores.label,
-            model=scores.model,
-            scale=scores.scale,
-            truncated=truncated,
+        for at, (place, shift) in _sent_at_once(parts):  # of these the server may know more
+            if place in scores.read:
+                read[at] = scores.read[place] * read.get(at, 1.0)
+            if place in scores.windows:
+                windows[at] = scores.windows[place]
+            if place in scores.passages:
+                span = scores.passages[place]
+                passages[at] = Passage(shift + span.start, shift + span.end)
+        return replace(
+            scores,
+            values=tuple(values),
+            truncated=frozenset(truncated),
             read=read,
             windows=windows,
             passages=passages,
-            cached=scores.cached,
-            usage=scores.usage,
         )
 
 
@@ -177,6 +189,15 @@ class _Parts(NamedTuple):
     """Where each of them stands; none of a document that is sent as it is."""
     read: float
     """The share of the document that they are together."""
+
+
+def _sent_at_once(parts: Iterable[_Parts]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield the documents of one part: where that is among all parts, and where it begins."""
+    place = 0
+    for at, part in enumerate(parts):
+        if len(part.texts) == 1:
+            yield at, (place, part.passages[0].start if part.passages else 0)
+        place += len(part.texts)
 
 
 class _Characters(Sequence[tuple[int, int]]):
@@ -197,6 +218,12 @@ class _Characters(Sequence[tuple[int, int]]):
             start, stop, _ = at.indices(self._count)
             return [(start, stop)]
         return at, at + 1
+
+
+def _characters(query: str | Query) -> int:
+    if isinstance(query, str):
+        return len(query)
+    return len(query.text or "") + len(query.instruction or "")
 
 
 def _is_too_long(error: BackendRejected) -> bool:

@@ -1,5 +1,7 @@
 """Long documents of remote backends: windows by characters, given or learned."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from rerank_plugins import (
     Backend,
     BackendRejected,
     ConfigError,
+    Passage,
     Scores,
     UnsupportedInputError,
     load_backend,
@@ -63,6 +66,58 @@ def test_one_long_document_fails_no_call(message):
     assert (list(scores), scores.passages) == (list(again), again.passages)
     assert max(limited.asked[-1]) <= 1000
     assert not backend.cacheable
+
+
+class Budget(FakeBackend):
+    """Refuses a pair of more characters than a model reads, as servers with one limit for both."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit, self.asked = limit, []
+
+    def score(self, query, documents):
+        self.asked.append(max(map(len, documents)))
+        if len(query) + self.asked[-1] > self.limit:
+            raise BackendRejected("input is too large to process", status_code=500)
+        return super().score(query, documents)
+
+
+@pytest.mark.parametrize("query", ["panda " * 400, "panda " * 300])
+def test_a_long_query_shortens_no_windows_of_others(query):
+    """Neither one that the server never takes, nor one that leaves little to its documents."""
+    server = Budget(2100)
+    backend = LongDocumentsBackend(server)
+    before = backend.score("panda bamboo", [LONG])
+    size = server.asked[-1]
+    with suppress(BackendRejected):
+        backend.score(query, [LONG])
+        assert server.asked[-1] <= 300
+
+    again = backend.score("panda bamboo", [LONG])
+
+    assert size == server.asked[-1] > 1000
+    assert (list(before), before.windows) == (list(again), again.windows)
+
+
+def test_what_the_server_tells_of_documents_that_fit_stays():
+    class Telling(FakeBackend):
+        def score(self, query, documents):
+            at = len(documents) - 1
+            facts = {"read": {at: 0.5}, "windows": {at: 2}, "passages": {at: Passage(3, 5)}}
+            values = list(super().score(query, documents))
+            return Scores(values, truncated=[at], **facts)
+
+    backend = LongDocumentsBackend(Telling(), max_characters=50)
+    scores = backend.score("panda", [LONG, "a panda"])
+    (cut,) = LongDocumentsBackend(Telling(), max_characters=50, max_windows=1).score_many(
+        [("panda", ["   " + LONG])]
+    )
+
+    assert (2, Passage(3, 5), 0.5) == (scores.windows[1], scores.passages[1], scores.read[1])
+    assert 1 in scores.truncated
+    assert " s" == ("   " + LONG)[slice(*cut.passages[0])]
+    assert cut.read[0] < 0.01
+    assert backend.name == scores.backend
 
 
 def test_other_refusals_and_short_texts_are_raised():

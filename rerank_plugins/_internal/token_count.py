@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 import os
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 from rerank_plugins._internal.plain_numbers import plain_integer
 from rerank_plugins.errors import ConfigError
 
-__all__ = ["TokenCount", "check_count_tokens", "counter", "estimated_length"]
+__all__ = ["TokenCount", "check_count_tokens", "counter", "estimated_length", "file_digest"]
 
 TokenCount: TypeAlias = Callable[[str], int] | str | os.PathLike[str] | None
 """A function; or the path of a `tokenizer.json`, or of a folder with one; or None: an estimate."""
@@ -80,6 +81,18 @@ def counter(value: TokenCount) -> Callable[[str], int]:
         return count
 
     return checked
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return a short hash of a tokenizer's file, so that a name can say which it is.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return hashlib.sha256(_file(path).read_bytes()).hexdigest()[:12]
+    except OSError as exc:
+        raise ConfigError(f"`count_tokens`: can't read {os.fspath(path)!r}: {exc}") from exc
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, overload
+from functools import cached_property
+from typing import Any, NamedTuple, TypeGuard, overload
 
 from rerank_plugins._internal.checks import check_integer
+from rerank_plugins._internal.counted_windows import CountedWindows
 from rerank_plugins._internal.long_documents import LongDocuments, LongDocumentsMode, pool
+from rerank_plugins._internal.token_count import (
+    TokenCount,
+    check_count_tokens,
+    counter,
+    file_digest,
+)
 from rerank_plugins._internal.windows import split
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import CheckedDocuments, Document, Query, Requests
-from rerank_plugins.errors import BackendRejected, UnsupportedInputError
+from rerank_plugins.errors import BackendRejected, ConfigError, UnsupportedInputError
 from rerank_plugins.hooks import Truncated, Windowed
 from rerank_plugins.hooks._dispatch import emit
 from rerank_plugins.scores import Passage, Scores
@@ -37,24 +46,29 @@ _TOO_LONG = re.compile(
 class LongDocumentsBackend(WrapperBackend):
     """Splits documents that are too long for a server into windows, of which the best counts.
 
-    How much a server reads is given in characters, or learned from it: when it refuses a request
-    as too long, the longest texts are halved until it takes them, so that one long document never
-    fails a whole call; later requests begin there. What a server cuts without a word can't be
-    learned: set `max_characters`. Documents that are not longer are sent as they are.
+    How much a server reads is given in characters or in tokens, or learned from it: when it
+    refuses a request as too long, the longest texts are halved until it takes them, so that one
+    long document never fails a whole call; later requests begin there. What a server cuts without
+    a word can't be learned: set a limit. Documents that are not longer are sent as they are.
 
     Scores of windows whose size is learned depend on what came before; they are not `cacheable`.
+    Nor are those of windows that a function counts, of which a name can't say which it is.
 
     Args:
         wrapped: the backend that scores.
         long_documents: `"best"` reads windows; `"truncate"` the start; `"error"` refuses documents
-            of more than `max_characters`, and leaves refusals of the server as they are.
+            above the limit, and leaves refusals of the server as they are.
         max_characters: the most characters of a document that the server reads; None: what it
             accepts.
+        window_tokens: the same in tokens, in place of `max_characters`; it needs `count_tokens`.
+        count_tokens: what counts them: a function from a text to a number, or the path of a
+            `tokenizer.json` or of a folder with one; best that of the server's model.
         best_windows: how many windows make the score: 1 is the best one, more the mean of so many.
         max_windows: the most windows of a document; the rest is left out, and told.
 
     Raises:
-        ConfigError: an option has an invalid value or type.
+        ConfigError: an option has an invalid value or type, one of two that belong together is
+            missing, or the tokenizer can't be read.
     """
 
     table = "long_documents"
@@ -65,21 +79,41 @@ class LongDocumentsBackend(WrapperBackend):
         *,
         long_documents: LongDocumentsMode = "best",
         max_characters: int | None = None,
+        window_tokens: int | None = None,
+        count_tokens: TokenCount = None,
         best_windows: int = 1,
         max_windows: int = _MAX_WINDOWS,
     ) -> None:
         super().__init__(wrapped)
         self._settings = LongDocuments(
-            long_documents=long_documents, best_windows=best_windows, max_windows=max_windows
+            long_documents=long_documents,
+            best_windows=best_windows,
+            max_windows=max_windows,
+            window_tokens=window_tokens,
         )
         check_integer("max_characters", max_characters, least=1, optional=True)
+        check_count_tokens(count_tokens)
+        if (window_tokens is None) is not (count_tokens is None):
+            raise ConfigError(
+                "`window_tokens` and `count_tokens` belong together: how many tokens the server "
+                "reads of a document, and what counts them"
+            )
+        if max_characters is not None and window_tokens is not None:
+            raise ConfigError("set one of `max_characters` and `window_tokens`, not both")
         self._long_documents = long_documents
         self._max_characters = max_characters
+        self._window_tokens = window_tokens
+        self._count_tokens = os.fspath(count_tokens) if _is_path(count_tokens) else count_tokens
+        self._counted = (
+            None if window_tokens is None else CountedWindows(counter(count_tokens), window_tokens)
+        )
         self._best_windows = best_windows
         self._max_windows = max_windows
         self._learned: int | None = None
         """Characters of a query and a document together; a long query leaves less for these."""
-        self.cacheable = wrapped.cacheable and max_characters is not None
+        self.cacheable = wrapped.cacheable and (
+            max_characters is not None or (window_tokens is not None and _is_path(count_tokens))
+        )
 
     @property
     def name(self) -> str:
@@ -87,10 +121,32 @@ class LongDocumentsBackend(WrapperBackend):
 
     def _named(self, name: str) -> str:
         size = "" if self._max_characters is None else f"&max_characters={self._max_characters}"
-        return f"{name}{self._settings.name or '&long_documents=truncate'}{size}"
+        if self._window_tokens is not None:
+            size = f"&window_tokens={self._window_tokens}&count_tokens={self._counted_by}"
+        settings = replace(self._settings, window_tokens=None)
+        return f"{name}{settings.name or '&long_documents=truncate'}{size}"
+
+    @cached_property
+    def _counted_by(self) -> str:
+        """What counts tokens: of a file a hash of what it says, of a function its name."""
+        counts = self._count_tokens
+        if isinstance(counts, str):
+            return file_digest(counts)
+        return getattr(counts, "__qualname__", type(counts).__qualname__)
 
     def describe(self) -> dict[str, object]:
-        return {**super().describe(), "name": self.name, "cacheable": self.cacheable}
+        described = {**super().describe(), "name": self.name, "cacheable": self.cacheable}
+        if callable(self._count_tokens):
+            described[self.table] = {**self._options(), "count_tokens": self._counted_by}
+        return described
+
+    def to_spec(self) -> dict[str, object]:
+        if callable(self._count_tokens):
+            raise ConfigError(
+                f"{self!r} can't be written as a spec: `count_tokens` is a function; give the path "
+                "of a `tokenizer.json`"
+            )
+        return super().to_spec()
 
     def flow(self, requests: Requests) -> Flow:
         results = []
@@ -101,7 +157,8 @@ class LongDocumentsBackend(WrapperBackend):
     def _score(
         self, query: str | Query, documents: Sequence[Document]
     ) -> Generator[Step, Any, Scores]:
-        learns = self._max_characters is None and self._long_documents != "error"
+        is_set = self._max_characters is not None or self._counted is not None
+        learns = not is_set and self._long_documents != "error"
         limit, beside = self._max_characters, _characters(query)
         if limit is None and self._learned is not None:
             limit = max(_SHORTEST, self._learned - beside)
@@ -127,7 +184,11 @@ class LongDocumentsBackend(WrapperBackend):
             return scores if texts is documents else self._pooled(scores, parts)
 
     def _parts(self, at: int, document: Document, limit: int | None) -> _Parts:
-        if limit is None or not isinstance(document, str) or len(document) <= limit:
+        if not isinstance(document, str):
+            return _Parts([document], [], 1.0)
+        if self._counted is not None:
+            return self._counted_parts(at, document, self._counted)
+        if limit is None or len(document) <= limit:
             return _Parts([document], [], 1.0)
         if self._long_documents == "error":
             raise UnsupportedInputError(
@@ -139,6 +200,22 @@ class LongDocumentsBackend(WrapperBackend):
         windows = split(document, _Characters(len(document)), limit, limit=self._max_windows)
         passages = [Passage(window.start, window.end) for window in windows]
         read = 1.0 if windows[-1].last == len(document) else windows[-1].end / len(document)
+        return _Parts([document[start:end] for start, end in passages], passages, read)
+
+    def _counted_parts(self, at: int, document: str, counted: CountedWindows) -> _Parts:
+        """Return the parts of a document by its tokens."""
+        if counted.fits(document):
+            return _Parts([document], [], 1.0)
+        if self._long_documents == "error":
+            raise UnsupportedInputError(
+                f"document {at}, of {len(document)} characters, has more than the "
+                f"{self._window_tokens} tokens that the server reads; split it, or set "
+                'long_documents="best" to read it in windows'
+            )
+        spans = counted.split(document, limit=self._settings.windows)
+        passages = [Passage(start, end) for start, end in spans]
+        end = passages[-1].end
+        read = end / len(document) if document[end:].strip() else 1.0
         return _Parts([document[start:end] for start, end in passages], passages, read)
 
     def _pooled(self, scores: Scores, parts: Sequence[_Parts]) -> Scores:
@@ -224,6 +301,10 @@ def _characters(query: str | Query) -> int:
     if isinstance(query, str):
         return len(query)
     return len(query.text or "") + len(query.instruction or "")
+
+
+def _is_path(count_tokens: TokenCount) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(count_tokens, str | os.PathLike)
 
 
 def _is_too_long(error: BackendRejected) -> bool:

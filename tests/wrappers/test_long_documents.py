@@ -1,6 +1,8 @@
-"""Long documents of remote backends: windows by characters, given or learned."""
+"""Long documents of remote backends: windows by characters or tokens, given or learned."""
 
+import pickle
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,10 +17,12 @@ from rerank_plugins import (
     UnsupportedInputError,
     load_backend,
 )
+from rerank_plugins._internal.token_count import counter
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
 from rerank_plugins.wrappers.long_documents import LongDocumentsBackend
 
+TOKENIZER = Path(__file__).parents[1] / "data" / "wordpiece"
 LONG = "The sea is blue. " * 200 + "The panda eats bamboo. " + "The sky is red. " * 200
 
 
@@ -39,6 +43,11 @@ class Limited(FakeBackend):
 class TestContract(BackendContract):
     def make_backend(self) -> Backend:
         return LongDocumentsBackend(FakeBackend(), max_characters=20)
+
+
+class TestContractByTokens(BackendContract):
+    def make_backend(self) -> Backend:
+        return LongDocumentsBackend(FakeBackend(), window_tokens=8, count_tokens=TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +200,140 @@ def test_a_file_builds_it_inside_of_the_cache(tmp_path):
     assert load_backend(backend.to_spec()).to_spec() == backend.to_spec()
     with pytest.raises(ConfigError, match="can't be cached"):
         CachedBackend(LongDocumentsBackend(FakeBackend()))
+
+
+def _with_marks(text):
+    return 2 + len(text.split())
+
+
+COUNTERS = {
+    "a folder": str(TOKENIZER),
+    "a path": TOKENIZER / "tokenizer.json",
+    "words, with two tokens around each text": _with_marks,
+    "rounded down": lambda text: len(text) // 4,
+    "bytes": lambda text: len(text.encode()),
+    "more for the whole than for its words": lambda text: len(text) ** 2 // 50,
+    "never few": lambda text: 1000 if text else 0,
+}
+
+
+@pytest.mark.parametrize("count_tokens", COUNTERS.values(), ids=COUNTERS)
+def test_windows_by_tokens_that_the_user_counts(count_tokens):
+    """Each window has at most so many, or is a character; and all of them cover the document."""
+    fake = Limited(10**6)
+    backend = LongDocumentsBackend(
+        fake, window_tokens=60, count_tokens=count_tokens, max_windows=10**5
+    )
+    texts = ["a panda", LONG, "熊猫吃竹子。" * 50, "a" * 999, " " * 999 + "x"]
+    count = counter(count_tokens)
+    for text in texts:
+        parts = backend._parts(0, text, None)
+        spans = parts.passages or [(0, len(text))]
+
+        assert [text[start:end] for start, end in spans] == parts.texts
+        assert all(count(part) <= 60 or len(part) == 1 for part in parts.texts)
+        assert count(text) > 60 or [text] == parts.texts
+        starts, ends = zip(*spans, strict=True)
+        gaps = zip([0, *ends], [*starts, len(text)], strict=True)
+        assert not "".join(text[end:start] for end, start in gaps).strip()
+
+
+def test_the_passage_of_a_tokenizer_holds_the_answer():
+    backend = LongDocumentsBackend(FakeBackend(), window_tokens=60, count_tokens=TOKENIZER)
+    scores = backend.score("panda bamboo", ["a panda", LONG])
+    (start, end) = scores.passages[1]
+
+    assert "panda eats bamboo" in LONG[start:end]
+    assert {1: 32} == scores.windows
+    assert {1} == scores.truncated
+    assert backend.score("panda bamboo", [LONG[start:end]])[0] == scores[1]
+
+
+@pytest.mark.parametrize("text", ["a" * 10**7, " " * 10**7 + "b", "汉" * 10**6, "a b " * 10**6])
+@pytest.mark.parametrize("size", [1, 60])
+def test_odd_texts_are_counted_no_further_than_needed(text, size):
+    counted = []
+
+    def count(part):
+        counted.append(len(part))
+        return len(part.split())
+
+    backend = LongDocumentsBackend(FakeBackend(), window_tokens=size, count_tokens=count)
+    scores = backend.score("q", [text])
+
+    assert {0: 32} == scores.windows
+    assert sum(counted) < 200_000
+    assert {0} == scores.truncated
+
+
+def test_the_start_alone_or_an_error_by_tokens():
+    options = {"window_tokens": 60, "count_tokens": TOKENIZER}
+    cut = LongDocumentsBackend(FakeBackend(), long_documents="truncate", **options)
+    strict = LongDocumentsBackend(FakeBackend(), long_documents="error", **options)
+    scores = cut.score("panda", ["panda", LONG])
+
+    assert {1} == scores.truncated
+    assert 0.01 < scores.read[1] < 0.05
+    assert not scores.windows
+    with pytest.raises(
+        UnsupportedInputError, match="document 1, of 6623 characters, has more than"
+    ):
+        strict.score("panda", ["panda", LONG])
+
+
+def test_a_refusal_of_given_windows_is_raised():
+    limited = Limited(10)
+    backend = LongDocumentsBackend(limited, window_tokens=60, count_tokens=TOKENIZER)
+    with pytest.raises(BackendRejected, match="too large"):
+        backend.score("q", [LONG])
+    assert 1 == len(limited.asked)
+
+
+def test_the_name_says_which_tokenizer_it_is(tmp_path):
+    """A file by what it says, as an edited one makes other scores; a function can't be told."""
+    backend = LongDocumentsBackend(FakeBackend(), window_tokens=60, count_tokens=TOKENIZER)
+    same = LongDocumentsBackend(
+        FakeBackend(), window_tokens=60, count_tokens=TOKENIZER / "tokenizer.json"
+    )
+    text = (TOKENIZER / "tokenizer.json").read_text("utf-8")
+    (tmp_path / "tokenizer.json").write_text(text + " ", "utf-8")
+    other = LongDocumentsBackend(FakeBackend(), window_tokens=60, count_tokens=tmp_path)
+    function = LongDocumentsBackend(FakeBackend(), window_tokens=60, count_tokens=_with_marks)
+
+    assert backend.cacheable
+    assert backend.name == same.name == pickle.loads(pickle.dumps(backend)).name
+    assert 3 == len({backend.name, other.name, function.name})
+    assert not function.cacheable
+    assert "_with_marks" == function.describe()["long_documents"]["count_tokens"]
+    with pytest.raises(ConfigError, match="`count_tokens` is a function"):
+        function.to_spec()
+
+
+def test_a_file_names_the_tokenizer(tmp_path):
+    file = tmp_path / "rerank.toml"
+    file.write_text(
+        '[backend]\nkind = "tei"\nbase_url = "http://127.0.0.1:9"\n'
+        f"[long_documents]\nwindow_tokens = 400\ncount_tokens = '{TOKENIZER}'\n[cache]\n"
+    )
+    backend = load_backend(file)
+
+    assert backend.cacheable
+    assert load_backend(backend.to_spec()).name == backend.name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_tokens": 9}, "belong together"),
+        ({"count_tokens": len}, "belong together"),
+        ({"window_tokens": 9, "count_tokens": len, "max_characters": 9}, "not both"),
+        ({"window_tokens": 0, "count_tokens": len}, "at least 1"),
+        ({"window_tokens": 9, "count_tokens": "no/such"}, "there is no file"),
+        ({"window_tokens": 9, "count_tokens": 3}, "must be a function"),
+        ({"window_tokens": 9, "count_tokens": lambda text: "3"}, "must return an integer"),
+        ({"window_tokens": 2, "count_tokens": _with_marks}, "leaves no room"),
+    ],
+)
+def test_wrong_windows_by_tokens_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        LongDocumentsBackend(FakeBackend(), **options)

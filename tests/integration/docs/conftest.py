@@ -55,11 +55,13 @@ def hub(tmp_path, monkeypatch, checkpoint):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """An empty folder that looks like the root of a clone."""
+    """A folder that looks like the root of a clone, with a tokenizer that pages name."""
     folder = tmp_path / "work"
     folder.mkdir()
     for name in ("examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
+    tokenizer = "tokenizer.json"
+    (folder / tokenizer).symlink_to(ROOT / "tests" / "data" / "wordpiece" / tokenizer)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return folder

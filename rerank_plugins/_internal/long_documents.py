@@ -73,4 +73,5 @@ def pool(scores: Sequence[float], best_windows: int) -> tuple[float, int]:
     if best_windows == 1 or len(scores) == 1:
         return scores[best], best
     counted = sorted(scores, reverse=True)[:best_windows]
-    return math.fsum(counted) / len(counted), best
+    mean = math.fsum(counted) / len(counted)
+    return min(max(mean, counted[-1]), counted[0]), best  # rounding leaves the range of equal ones

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from rerank_plugins._internal.checks import check_choice, check_integer
+from rerank_plugins.errors import ConfigError
 
 __all__ = ["MAX_WINDOWS", "LongDocuments", "LongDocumentsMode", "pool"]
 
@@ -23,7 +24,7 @@ class LongDocuments:
     """How long documents are scored.
 
     Raises:
-        ConfigError: a setting has an invalid value or type.
+        ConfigError: a setting has an invalid value or type, or another one makes it mean nothing.
     """
 
     long_documents: LongDocumentsMode = "best"
@@ -40,6 +41,21 @@ class LongDocuments:
         check_integer("best_windows", self.best_windows, least=1)
         check_integer("max_windows", self.max_windows, least=1)
         check_integer("window_tokens", self.window_tokens, least=1, optional=True)
+        if self.best_windows > self.max_windows:
+            raise ConfigError(
+                f"`best_windows` is {self.best_windows}, and `max_windows`={self.max_windows} "
+                "allows fewer; lower one or raise the other"
+            )
+        if self.windows > 1:
+            return
+        is_best = self.long_documents == "best"
+        other = "max_windows=1" if is_best else f"long_documents={self.long_documents!r}"
+        for name, usual in (("best_windows", 1), ("window_tokens", None)):
+            if getattr(self, name) != usual:
+                raise ConfigError(
+                    f"`{name}` is for windows, and there are none with {other}; leave one of them "
+                    "out"
+                )
 
     @property
     def windows(self) -> int:

@@ -86,11 +86,9 @@ class LongDocumentsBackend(WrapperBackend):
     ) -> None:
         super().__init__(wrapped)
         self._settings = LongDocuments(
-            long_documents=long_documents,
-            best_windows=best_windows,
-            max_windows=max_windows,
-            window_tokens=window_tokens,
+            long_documents=long_documents, best_windows=best_windows, max_windows=max_windows
         )
+        check_integer("window_tokens", window_tokens, least=1, optional=True)
         check_integer("max_characters", max_characters, least=1, optional=True)
         check_count_tokens(count_tokens)
         if (window_tokens is None) is not (count_tokens is None):
@@ -123,8 +121,7 @@ class LongDocumentsBackend(WrapperBackend):
         size = "" if self._max_characters is None else f"&max_characters={self._max_characters}"
         if self._window_tokens is not None:
             size = f"&window_tokens={self._window_tokens}&count_tokens={self._counted_by}"
-        settings = replace(self._settings, window_tokens=None)
-        return f"{name}{settings.name or '&long_documents=truncate'}{size}"
+        return f"{name}{self._settings.name or '&long_documents=truncate'}{size}"
 
     @cached_property
     def _counted_by(self) -> str:

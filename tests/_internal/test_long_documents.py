@@ -1,6 +1,7 @@
 """How windows make a score, and the settings of it."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from rerank_plugins import ConfigError
 from rerank_plugins._internal.long_documents import LongDocuments, pool
+from rerank_plugins.backends.embedded.backend import EmbeddedBackend
+from rerank_plugins.backends.local.backend import LocalBackend
 
 SCORES = st.lists(st.floats(-30, 30), min_size=1, max_size=20)
 
@@ -62,4 +65,21 @@ def test_the_name_says_what_makes_scores():
     ]
 
     assert len(names) == len({*names})
-    assert "" == LongDocuments(long_documents="truncate", best_windows=3, window_tokens=9).name
+    assert "" == LongDocuments(long_documents="truncate").name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"best_windows": 2, "max_windows": 1}, "`best_windows` is 2, and `max_windows`=1 allows"),
+        ({"window_tokens": 9, "max_windows": 1}, "`window_tokens` is for .* with max_windows=1"),
+        ({"best_windows": 2, "long_documents": "truncate"}, "`best_windows` .*='truncate'"),
+        ({"window_tokens": 9, "long_documents": "truncate"}, "`window_tokens` .*='truncate'"),
+        ({"window_tokens": 9, "long_documents": "error"}, "`window_tokens` .*='error'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("build", [LongDocuments, EmbeddedBackend, partial(LocalBackend, "m")])
+def test_no_setting_is_ignored_in_silence(build, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**settings)

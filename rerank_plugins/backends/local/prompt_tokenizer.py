@@ -49,6 +49,12 @@ _TRUNCATE = LongDocuments(long_documents="truncate")
 _SPARE = 4
 """Tokens left free beside a window: next to the template, a text may be tokenised otherwise."""
 
+_LEAST_ROOM = 8
+"""Beside a long instruction, there are no more windows than of an eighth of the model's length.
+
+One that leaves a token of room would else have the model read it with each token of a document.
+"""
+
 
 class PromptTokenizer:
     """Tokenises prompts as the model's own tokenizer would: each is one text, tokenised whole.
@@ -168,7 +174,9 @@ class PromptTokenizer:
         self._cut_log.check(tokens, room)
         size = settings.size(max(1, room - _SPARE))
         if settings.windows > 1 and (tokens > size or count > self._max_length):
-            text = read_windows(self._tokenizer, document, size, limit=settings.windows)
+            least = settings.size(max(1, self._max_length // _LEAST_ROOM))
+            limit = min(settings.windows, -(-tokens // least))
+            text = read_windows(self._tokenizer, document, size, limit=limit)
             if len(text.windows) > 1:
                 collector.windowed(text)
                 self._cut_log.count(windowed=True, read=text.read)

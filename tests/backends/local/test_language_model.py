@@ -411,3 +411,22 @@ def test_scores_tell_which_prompts_were_cut(language_model: Callable[..., str]) 
     assert {0, 1} == of_queries.truncated
     assert of_documents.usage is not None
     assert 96 < (of_documents.usage.tokens or 0) < 2 * 96
+
+
+@pytest.mark.parametrize("words", [440, 446, 448, 450, 452])
+def test_a_long_instruction_is_not_read_with_each_token_of_a_document(
+    words: int, language_model: Callable[..., str]
+) -> None:
+    folder = language_model("qwen3")
+    query, document = Query("panda", instruction="a " * words), "panda " * 100
+    with LocalBackend(folder, engine="torch", device="cpu", max_length=512) as backend:
+        scores = backend.score(query, [document, "panda " * 1000])
+        short = backend.score("panda", [document])
+
+    assert short.windows == {}
+    assert scores.windows.get(0, 1) <= 2
+    assert scores.windows.get(1, 1) <= 16
+    assert scores.usage is not None
+    assert (scores.usage.tokens or 0) <= 18 * 512
+    assert scores.truncated == {0, 1}
+    assert max(scores.read.values()) < 0.9

@@ -125,6 +125,10 @@ class Backend(ABC):
     """About how many tokens of a document it reads at most, by which batches and queues estimate
     what a request costs; None: nobody knows."""
 
+    best_part_counts: bool = False
+    """Whether the score of a long document is about that of its best part, so that a server may
+    score the parts of one apart, and nobody waits for all of it."""
+
     hooks: tuple[Callable[[Any], None], ...] = ()
     """Who receives the events of its calls; see `rerank_plugins.hooks`."""
 

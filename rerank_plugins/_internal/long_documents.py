@@ -63,6 +63,11 @@ class LongDocuments:
         return self.max_windows if self.long_documents == "best" else 1
 
     @property
+    def best_part_counts(self) -> bool:
+        """Whether the best part of a document makes its score."""
+        return self.windows > 1 and self.best_windows == 1
+
+    @property
     def name(self) -> str:
         """What of this makes scores, as a part of a backend's `name`; empty if nothing does."""
         if self.long_documents != "best":

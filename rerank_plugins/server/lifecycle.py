@@ -266,6 +266,7 @@ class Lifecycle:
             (self._metrics.hook, self._watch_batches),
             remote=self._is_remote,
             document_tokens=self.document_tokens,
+            length=self.assumed_length,
         )
 
     def _watch_batches(self, event: Event) -> None:

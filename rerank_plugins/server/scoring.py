@@ -11,12 +11,13 @@ from typing import Protocol
 from rerank_plugins._internal.context import client, until
 from rerank_plugins._internal.parallel import as_error
 from rerank_plugins.backend import Backend, ascore_with
-from rerank_plugins.content import Document, Query, check_request
-from rerank_plugins.errors import BackendOverloaded
+from rerank_plugins.content import CheckedDocuments, Document, Query, check_request
+from rerank_plugins.errors import BackendOverloaded, DocumentQuarantined
 from rerank_plugins.hooks import BatchFinished, Dropped, Hook, outcome_of
 from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens, fair_share
 from rerank_plugins.scores import Scores
+from rerank_plugins.server.document_parts import DocumentParts
 from rerank_plugins.server.settings import ServerSettings
 from rerank_plugins.server.turns import Turns
 
@@ -75,9 +76,12 @@ class BatchedScoring:
         settings: ServerSettings,
         hooks: Sequence[Hook],
         document_tokens: int,
+        length: int,
     ) -> None:
         self._backend = backend
         self._document_tokens = document_tokens
+        longest = document_tokens if backend.best_part_counts else length
+        self._parts = DocumentParts(length, longest)
         self._scheduler = Scheduler(
             backend.score_many,
             backend=backend,
@@ -111,8 +115,16 @@ class BatchedScoring:
         if not texts:
             return Scores(())
         limit = self._document_tokens
-        costs = [estimated_tokens(query, text, limit=limit) for text in texts]
-        return await asyncio.wrap_future(self._scheduler.submit(query, texts, costs, wait=False))
+        split = self._parts.split([str(text) for text in texts])  # the server takes text only
+        costs = [estimated_tokens(query, text, limit=limit) for text in split.texts]
+        parts = CheckedDocuments(query, split.texts)
+        try:
+            scores = await asyncio.wrap_future(
+                self._scheduler.submit(query, parts, costs, wait=False)
+            )
+        except DocumentQuarantined as error:
+            raise split.refusal(error) from error
+        return split.join(scores)
 
     def close(self) -> None:
         self._scheduler.close()
@@ -258,6 +270,7 @@ def select_scoring(
     *,
     remote: bool,
     document_tokens: int,
+    length: int = 512,
 ) -> Scoring:
     """Return shared batches for one pointwise model on this machine; else concurrent requests.
 
@@ -267,4 +280,4 @@ def select_scoring(
     has_one_model = all(len(part.children) <= 1 for part in backend.walk())
     if remote or not backend.pointwise or not has_one_model:
         return ConcurrentScoring(backend, settings, hooks)
-    return BatchedScoring(backend, settings, hooks, document_tokens)
+    return BatchedScoring(backend, settings, hooks, document_tokens, length)

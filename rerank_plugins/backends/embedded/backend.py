@@ -97,6 +97,10 @@ class EmbeddedBackend(Backend):
         return passage_tokens(self._max_length, self._long_documents)
 
     @property
+    def best_part_counts(self) -> bool:  # type: ignore[override]  # follows from the options
+        return self._max_length is None and self._long_documents.best_part_counts
+
+    @property
     def name(self) -> str:
         length = self._max_length or "whole"
         return f"embedded:multilingual-e5-small@{VERSION}/{_METHOD}/{length}{self._window_name}"

@@ -264,6 +264,10 @@ class LocalBackend(Backend):
         return length * self._long_documents.windows
 
     @property
+    def best_part_counts(self) -> bool:  # type: ignore[override]  # follows from the options
+        return self._long_documents.best_part_counts
+
+    @property
     def scale(self) -> Scale:  # type: ignore[override]  # a hub's model tells it once it is loaded
         """The scale that was set; `"similarity"` of a model that compares vectors.
 

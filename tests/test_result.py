@@ -415,6 +415,17 @@ class TestNotebook:
         assert facts in terminal(result, width=120, no_color=True)
         assert "truncated: " in terminal(result, width=120, no_color=True)
 
+    @pytest.mark.parametrize(
+        ("share", "shown"), [(0.003, "<1 %"), (0.01, "1 %"), (0.306, "31 %"), (0.999, "99 %")]
+    )
+    def test_the_share_that_was_read_is_shown(self, share, shown):
+        scores = Scores([1.0], backend="a", truncated=[0], read={0: share})
+        result = RerankResult("q", ("x",), (Ranked(0, 1.0),), scores, "b")
+        mark = f"truncated, {shown} read: x"
+
+        assert [mark] == [row[4] for row in Page(result._repr_html_()).rows()]
+        assert mark[:-1] in terminal(result, width=120, no_color=True)
+
     def test_the_passage_that_answers_is_shown(self):
         scores = Scores([1.0], backend="a", windows={0: 2}, passages={0: Passage(4, 10)})
         result = RerankResult("q", ("far answer", "y"), (Ranked(0, 1.0),), scores, "b")

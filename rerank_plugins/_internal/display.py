@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 _EMPTY = "(empty)"
-_TRUNCATED = "truncated: "
 _OPEN_ROWS = 20
 _SHOWN = 300
 _HOVERED = 1500
@@ -62,6 +61,8 @@ class _Row:
     bar: float
     document: Document
     truncated: bool
+    read: float | None
+    """The share of a truncated document that was read, where it is known."""
     passage: Passage | None
 
     def shown(self, limit: int) -> str:
@@ -76,8 +77,20 @@ class _Row:
         return "… " if self.passage is not None and self.passage.start else ""
 
     @property
+    def mark(self) -> str:
+        """What stands in front of a document that was cut."""
+        if not self.truncated:
+            return ""
+        return "truncated: " if self.read is None else f"truncated, {_percent(self.read)} read: "
+
+    @property
     def move(self) -> tuple[str, str]:
         return moved(self.was, self.rank)
+
+
+def _percent(share: float) -> str:
+    """Return a share of less than all in per cent; neither none nor all by rounding."""
+    return "<1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"  # noqa: PLR2004 - per cent
 
 
 def moved(was: int, now: int) -> tuple[str, str]:
@@ -102,8 +115,16 @@ def _rows(
             bar = 1.0
         shown = f"{item.score:.3f}" if abs(item.score) < 1000 else f"{item.score:.4g}"  # noqa: PLR2004
         truncated = item.index in scores.truncated
-        passage = scores.passages.get(item.index)
-        yield _Row(rank, item.index + 1, shown, bar, documents[item.index], truncated, passage)
+        yield _Row(
+            rank,
+            item.index + 1,
+            shown,
+            bar,
+            documents[item.index],
+            truncated,
+            scores.read.get(item.index),
+            scores.passages.get(item.index),
+        )
 
 
 def _summary(count: int, kept: int, scores: Scores, label: str, cutoff: Cutoff | None) -> str:
@@ -206,7 +227,7 @@ def as_table(
         name = [Text(excerpt(names[row.was - 1], _SHOWN))] if names is not None else []
         shown = row.shown(_SHOWN)
         text = Text.assemble(
-            (_TRUNCATED if row.truncated else "", "dim"),
+            (row.mark, "dim"),
             (row.before, "dim"),
             (shown or _EMPTY, "" if shown else "dim"),
         )
@@ -291,7 +312,7 @@ def _html_row(row: _Row) -> HTML:
         bar=as_bar(row.bar, row.score),
         more=row.before + row.shown(_HOVERED),
         before=row.before,
-        truncated=_TEMPLATES.fill("truncated") if row.truncated else "",
+        truncated=_TEMPLATES.fill("truncated", mark=row.mark) if row.truncated else "",
         text=_html_text(row),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from rerank_plugins.backend import Backend, as_scores
 from rerank_plugins.backends.deduplicate import deduplicate
 from rerank_plugins.backends.document_events import emit_lengths
 from rerank_plugins.backends.embedded.files import DIGESTS, FOLDER, VERSION
-from rerank_plugins.backends.embedded.lengths import passage_tokens
+from rerank_plugins.backends.embedded.lengths import MAX_LENGTH, passage_tokens
+from rerank_plugins.backends.local.document_windows import CutLog
 from rerank_plugins.backends.local.foreign_errors import load_errors
 from rerank_plugins.backends.model_files import ModelFiles
 from rerank_plugins.content import Document, Query, check_texts
@@ -30,6 +32,7 @@ __all__ = ["EmbeddedBackend"]
 _METHOD = "late-3"
 """How scores are made from the model; raise it when any score changes."""
 
+_log = logging.getLogger(__name__)
 _MAX_THREADS = 8
 
 
@@ -85,6 +88,9 @@ class EmbeddedBackend(Backend):
         )
         self._threads = threads
         self._cached_tokens = cached_tokens
+        is_bound = max_length == passage_tokens(max_length, self._long_documents)
+        self._cut_log = CutLog(self._long_documents, max_length=max_length if is_bound else None)
+        self._truncated_queries = 0
         self._lock = ForkSafeLock()
         self._scorer: LateInteractionScorer | None = None
 
@@ -119,7 +125,25 @@ class EmbeddedBackend(Backend):
         distinct, positions = deduplicate(texts)
         scores = self._loaded().score(text, distinct)
         emit_lengths([scores])
+        self._count_lengths(scores)
         return as_scores(scores, len(distinct), self).take(positions)
+
+    def _count_lengths(self, scores: Scores) -> None:
+        reads_windows = self._long_documents.long_documents == "best"
+        for at in {*scores.windows, *scores.read}:
+            windowed = reads_windows and at in scores.windows
+            self._cut_log.count(windowed=windowed, read=scores.read.get(at, 1.0))
+        if scores.truncated == scores.read.keys():
+            return
+        with self._lock:  # all documents are cut, since the query is
+            self._truncated_queries += 1
+            is_first = self._truncated_queries == 1
+        if is_first:
+            _log.warning(
+                "a query was cut to the %d tokens that the model reads of one; shorten queries "
+                "(logged once; `describe()` counts)",
+                self._max_length or MAX_LENGTH,
+            )
 
     def describe(self) -> dict[str, object]:
         return {
@@ -133,6 +157,8 @@ class EmbeddedBackend(Backend):
             **asdict(self._long_documents),
             "threads": self._workers(),
             "cached_tokens": self._cached_tokens,
+            **self._cut_log.describe(),
+            "truncated_queries": self._truncated_queries,
         }
 
     def model_files(self) -> ModelFiles:

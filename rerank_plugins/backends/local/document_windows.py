@@ -105,10 +105,15 @@ class CutLog:
     """Refuses or counts documents that are too long, and logs the first of each sort.
 
     Safe to share between threads.
+
+    Args:
+        settings: what becomes of long documents.
+        max_length: the most tokens of a document in all of its windows; None: no such limit.
     """
 
-    def __init__(self, settings: LongDocuments) -> None:
+    def __init__(self, settings: LongDocuments, *, max_length: int | None = None) -> None:
         self._settings = settings
+        self._max_length = max_length
         self._lock = ForkSafeLock()
         self._truncated = self._windowed = 0
 
@@ -142,10 +147,12 @@ class CutLog:
             return
         if windowed:
             _log.warning(
-                "a document was read to %.0f %% only: it has more than `max_windows`=%d windows "
+                "a document was read to %.0f %% only: it has more than %s "
                 "(logged once; `describe()` counts, `Scores.read` says which)",
                 100 * read,
-                self._settings.max_windows,
+                f"`max_windows`={self._settings.max_windows} windows"
+                if self._max_length is None
+                else f"`max_length`={self._max_length} tokens",
             )
         else:
             _log.warning(

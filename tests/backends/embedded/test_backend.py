@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -333,3 +334,47 @@ def test_a_thread_that_can_not_start_raises_out_of_memory(monkeypatch):
                 backend.score(PANDA, PANDAS)
 
         assert expected == backend.score(PANDA, PANDAS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_windows": 2}, "has more than `max_windows`=2 windows"),
+        ({"max_length": 20}, "has more than `max_length`=20 tokens"),
+        ({"long_documents": "truncate", "max_length": 20}, "set long_documents='best'"),
+    ],
+)
+def test_the_first_document_that_is_cut_is_logged_and_all_are_counted(options, message, caplog):
+    long = "The giant panda is a bear. " * 20
+    backend = EmbeddedBackend(window_tokens=9, **options)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            scores = backend.score(PANDA, ["hi", long, long + "!", long])
+    facts = backend.describe()
+
+    assert {1, 2, 3} == scores.truncated == {*scores.read}
+    assert 4 == facts["truncated_documents"], "equal ones are one"
+    assert (0 if "long_documents" in options else 4) == facts["windowed_documents"]
+    assert 1 == len(caplog.messages)
+    assert message in caplog.messages[0]
+    assert "panda" not in caplog.text
+
+
+def test_windows_and_a_query_that_is_cut_are_told_apart(caplog):
+    backend = EmbeddedBackend(window_tokens=9)
+    with caplog.at_level(logging.WARNING):
+        assert backend.score(PANDA, ["The giant panda is a bear. " * 9]).windows
+        assert not caplog.messages
+        for _ in range(2):
+            assert {0} == backend.score("panda " * 2000, ["hi"]).truncated
+    facts = backend.describe()
+
+    assert ["a query was cut to the 1024 tokens"] == [text[:34] for text in caplog.messages]
+    assert (0, 1, 2) == tuple(
+        facts[f"{name}_{what}"]
+        for name, what in (
+            ("truncated", "documents"),
+            ("windowed", "documents"),
+            ("truncated", "queries"),
+        )
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,6 +16,7 @@ from rerank_plugins.backends.local.modelscope import (
     fetch_from_modelscope,
     list_files_on_modelscope,
 )
+from rerank_plugins.errors import ConfigError
 
 __all__ = ["outlined"]
 
@@ -45,6 +47,9 @@ def outlined(
     """
     is_modelscope = hub == "modelscope"
     listed = (list_files_on_modelscope if is_modelscope else list_files)(model, revision=revision)
+    listed = replace(
+        listed, sizes={name: size for name, size in listed.sizes.items() if _is_inside(name)}
+    )
     pinned = listed.commit or revision
     small = [name for name, size in listed.sizes.items() if _is_small(name, size)]
     if is_modelscope:
@@ -55,7 +60,7 @@ def outlined(
         )
         for name in listed.sizes:
             path = folder / name
-            if path.exists() or ".." in path.parts or name.count("/") > 1:
+            if path.exists() or name.count("/") > 1:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -72,6 +77,14 @@ def outlined(
         yield folder, listed, not is_modelscope
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a file that a hub lists lies in the model's folder, on any system."""
+    return not any(
+        path.is_absolute() or path.drive or path.root or ".." in path.parts
+        for path in (PurePosixPath(name), PureWindowsPath(name))
+    )
+
+
 def _is_small(name: str, size: int) -> bool:
     if name.endswith(".index.json"):  # of many shards, it is long
         return size <= _SMALL_WEIGHTS
@@ -86,6 +99,13 @@ def _write_outline(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None
     """Write a safetensors file of which only the header takes space."""
     header = json.dumps(entries).encode()
     ends: Sequence[int] = [entry["data_offsets"][1] for entry in entries.values()]
+    size = 8 + len(header) + max(ends, default=0)
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + max(ends, default=0))
+        try:
+            file.truncate(size)
+        except (OSError, OverflowError, TypeError, ValueError) as exc:
+            raise ConfigError(
+                f"the header of {path.name!r} tells of {size!r} bytes, which no file has; it is "
+                "damaged"
+            ) from exc

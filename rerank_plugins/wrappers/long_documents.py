@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeGuard, overload
 
 from rerank_plugins._internal.checks import check_integer
+from rerank_plugins._internal.context import client
 from rerank_plugins._internal.counted_windows import CountedWindows
 from rerank_plugins._internal.long_documents import LongDocuments, LongDocumentsMode, pool
 from rerank_plugins._internal.token_count import (
@@ -31,6 +32,8 @@ __all__ = ["LongDocumentsBackend"]
 
 _MAX_WINDOWS = 32
 """Fewer than of a model on this machine: each window is sent, and often billed."""
+_MOST_CLIENTS = 1024
+"""Clients of a server whose limits are kept."""
 _SHORTEST = 256
 """Characters below which a refusal is not about the length."""
 
@@ -107,8 +110,9 @@ class LongDocumentsBackend(WrapperBackend):
         )
         self._best_windows = best_windows
         self._max_windows = max_windows
-        self._learned: int | None = None
-        """Characters of a query and a document together; a long query leaves less for these."""
+        self._learned: dict[str | None, int] = {}
+        """Characters of a query and a document together, since a long query leaves less for these;
+        by the client of a server, whose odd texts say nothing of the texts of others."""
         self.cacheable = wrapped.cacheable and (
             max_characters is not None or (window_tokens is not None and _is_path(count_tokens))
         )
@@ -157,8 +161,9 @@ class LongDocumentsBackend(WrapperBackend):
         is_set = self._max_characters is not None or self._counted is not None
         learns = not is_set and self._long_documents != "error"
         limit, beside = self._max_characters, _characters(query)
-        if limit is None and self._learned is not None:
-            limit = max(_SHORTEST, self._learned - beside)
+        learned = self._learned.get(client())
+        if limit is None and learned is not None:
+            limit = max(_SHORTEST, learned - beside)
         refused = False
         while True:
             parts = [self._parts(at, text, limit) for at, text in enumerate(documents)]
@@ -175,10 +180,17 @@ class LongDocumentsBackend(WrapperBackend):
                 refused, limit = True, max(_SHORTEST, longest // 2)
                 continue
             if refused and limit is not None:  # what helped; what was tried in vain says nothing
-                self._learned = min(limit + beside, self._learned or limit + beside)
+                self._learn(limit + beside)
             if scores.backend is not None:
                 scores = replace(scores, backend=self._named(scores.backend))
             return scores if texts is documents else self._pooled(scores, parts)
+
+    def _learn(self, length: int) -> None:
+        """Begin there in later requests of this client."""
+        known = self._learned.get(client(), length)
+        if len(self._learned) >= _MOST_CLIENTS:
+            self._learned = {}  # they learn it again
+        self._learned[client()] = min(length, known)
 
     def _parts(self, at: int, document: Document, limit: int | None) -> _Parts:
         if not isinstance(document, str):

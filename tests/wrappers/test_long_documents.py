@@ -17,6 +17,7 @@ from rerank_plugins import (
     UnsupportedInputError,
     load_backend,
 )
+from rerank_plugins._internal.context import on_behalf_of
 from rerank_plugins._internal.token_count import counter
 from rerank_plugins.testing import BackendContract, FakeBackend
 from rerank_plugins.wrappers.cache import CachedBackend
@@ -106,6 +107,38 @@ def test_a_long_query_shortens_no_windows_of_others(query):
 
     assert size == server.asked[-1] > 1000
     assert (list(before), before.windows) == (list(again), again.windows)
+
+
+class Tokens(Budget):
+    """Refuses texts of more tokens than a model reads: one for 4 ASCII characters, or 1 other."""
+
+    def score(self, query, documents):
+        self.asked.append(max(map(len, documents)))
+        costs = [len(text) if not text.isascii() else len(text) // 4 for text in documents]
+        if max(costs) > self.limit:
+            raise BackendRejected("input is too large to process", status_code=500)
+        return FakeBackend.score(self, query, documents)
+
+
+@pytest.mark.parametrize("odd", ["\U0001f43c", "é", "\u0301"])
+def test_odd_texts_of_a_client_shorten_no_windows_of_others(odd):
+    server = Tokens(512)
+    backend = LongDocumentsBackend(server)
+
+    def asked(client, text):
+        with on_behalf_of(client):
+            scores = backend.score("panda bamboo", [text])
+        return server.asked[-1], list(scores), scores.windows
+
+    before = asked("other", LONG)
+    assert before[0] > 1000
+    assert asked("odd", odd * 3000)[0] <= 512
+    assert asked("odd", LONG)[0] <= 524
+    assert before == asked("other", LONG)
+    for number in range(3000):
+        with on_behalf_of(f"client {number}"):
+            backend._learn(number + 300)
+    assert len(backend._learned) <= 1024
 
 
 def test_what_the_server_tells_of_documents_that_fit_stays():

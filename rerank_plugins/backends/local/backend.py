@@ -308,11 +308,20 @@ class LocalBackend(Backend):
     def with_text_store(self, store: TextStore) -> Backend:
         """Return a copy that keeps vectors of documents, in 8 bits, in `store`.
 
-        A cross-encoder and a language model compute nothing of a document alone.
+        A cross-encoder and a language model compute nothing of a document alone; where that is
+        known, this backend itself is returned, since a copy would load the model once more.
         """
+        if not self._may_give_vectors():
+            return self
         backend = type(self).__new__(type(self))
         backend.__setstate__((self._options, store))
         return backend
+
+    def _may_give_vectors(self) -> bool:
+        loaded, folder = self._loaded, Path(self.model).expanduser()
+        if loaded is not None:
+            return loaded.checkpoint.bi_encoder is not None
+        return not folder.is_dir() or gives_vectors(folder)
 
     def score(self, query: str | Query, documents: Sequence[Document]) -> Scores:
         return self.score_many([(query, documents)])[0]

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,24 @@ def test_a_restart_finds_the_vectors(
     with cached(folder, "memory") as alone:
         assert new == alone.score("a query that is new", DOCUMENTS), "to the last bit"
         assert before[1] == alone.score(OTHER, DOCUMENTS)
+
+
+def test_a_model_without_vectors_is_loaded_once(
+    checkpoint: Callable[[str], str], colbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache around it calls the backend that it was given; of a hub's model once it is loaded."""
+    with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
+        assert CachedBackend(backend).wrapped is backend
+        backend.score(QUERY, DOCUMENTS)
+        monkeypatch.setattr(Path, "is_dir", lambda _: False)
+        first, second = CachedBackend(backend), CachedBackend(RetryingBackend(backend))
+        assert [backend, backend] == [first.wrapped, second.wrapped.children[0]]
+
+    hub = LocalBackend("owner/model")
+    assert CachedBackend(hub).wrapped is not hub
+    monkeypatch.undo()
+    own = LocalBackend(colbert)
+    assert CachedBackend(own).wrapped is not own
 
 
 def test_a_request_reads_once_and_writes_once(colbert: Path) -> None:

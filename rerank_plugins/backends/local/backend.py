@@ -515,7 +515,9 @@ class LocalBackend(Backend):
         """Free the model if nobody has used it for `unload_after`; a call meanwhile waits."""
         with self._lock:
             loaded, timer = self._loaded, self._idle_timer
-            if loaded is None or timer is None or loaded.users or timer.remaining() > 0:
+            if loaded is None or timer is None:
+                return
+            if timer.remaining() > 0 or loaded.users:  # the last of these starts the timer anew
                 return
             name = self._name(loaded.checkpoint, loaded.engine.name)
             self._unloaded = Unloaded(name, loaded.checkpoint.revision)

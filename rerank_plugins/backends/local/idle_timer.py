@@ -12,8 +12,8 @@ __all__ = ["IdleTimer"]
 class IdleTimer:
     """Calls `expired` in a thread of its own, `seconds` after the last `restart()`.
 
-    Not safe by itself: its owner calls `restart` and `remaining` with a lock held, and `expired`
-    takes that lock and looks at `remaining`.
+    Not safe by itself: its owner calls all methods with a lock held, and `expired` takes that lock
+    and looks at `remaining`.
 
     Args:
         seconds: how long nothing has to happen.
@@ -33,8 +33,12 @@ class IdleTimer:
             self._start(self._seconds)
 
     def remaining(self) -> float:
-        """Return the seconds until it expires; if there are any, wait for them in a new thread."""
+        """Return the seconds until it expires, for `expired`, whose thread ends with it.
+
+        If there are any, a new thread waits for them; else the next `restart()` starts one.
+        """
         left = self._last + self._seconds - monotonic()
+        self._thread = None
         if left > 0:
             self._start(left)
         return left
@@ -43,6 +47,7 @@ class IdleTimer:
         """End the thread, unless it calls back already."""
         if self._thread is not None:
             self._thread.cancel()
+            self._thread = None
 
     def _start(self, seconds: float) -> None:
         self._thread = threading.Timer(seconds, self._expired)

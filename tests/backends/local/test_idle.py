@@ -74,6 +74,24 @@ def test_a_model_in_use_stays(checkpoint: Callable[[str], str]) -> None:
         wait_until_unloaded(backend)
 
 
+def test_a_call_that_ends_while_the_timer_s_thread_does_starts_another(
+    checkpoint: Callable[[str], str],
+) -> None:
+    """That thread is alive for a moment after it has looked, and it does not look again."""
+    with LocalBackend(checkpoint("bert"), engine="onnx", unload_after=1000) as backend:
+        timer: Any = backend._idle_timer
+        with backend._use():
+            with backend._lock:
+                timer._last -= 2000
+                timer._start(0)
+                first = timer._thread
+                first.is_alive, is_alive = lambda: True, first.is_alive
+            while is_alive():
+                time.sleep(0.001)
+        assert timer._thread is not first
+        assert timer._thread.is_alive()
+
+
 def test_by_default_it_stays(checkpoint: Callable[[str], str]) -> None:
     with LocalBackend(checkpoint("bert"), engine="onnx") as backend:
         backend.score(QUERY, DOCUMENTS)

@@ -37,8 +37,8 @@ class EnsembleBackend(WrapperBackend):
     order the documents of one request and mean nothing else: the scale is `"unknown"`, and they are
     not cached; the scores of the backends inside may be.
 
-    A document counts as truncated or chunked if it was for one backend. Its passage is that of the
-    first backend that tells one; usage is added up.
+    A document counts as truncated or chunked if it was for one backend, and what was read of it is
+    the least of all. Its passage is that of the first backend that tells one; usage is added up.
 
     Args:
         backends: two backends or more.
@@ -120,7 +120,8 @@ class EnsembleBackend(WrapperBackend):
         windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
         for member in reversed(members):
-            read |= member.read
+            for at, share in member.read.items():
+                read[at] = min(share, read.get(at, 1.0))
             windows |= member.windows
             passages |= member.passages
         usages = [member.usage for member in members if member.usage is not None]

@@ -103,6 +103,15 @@ def test_facts_are_joined(ask):
     )
 
 
+@pytest.mark.parametrize("shares", [(0.9, 0.1), (0.1, 0.9), (0.1, None), (None, 0.1)])
+def test_the_least_that_was_read_is_told(ask, shares):
+    """None: one of them has read all."""
+    parts = [{} if share is None else {0: share} for share in shares]
+    members = [Fixed([1, 0], truncated=part, read=part) for part in parts]
+
+    assert {0: 0.1} == ask(EnsembleBackend(members)).read
+
+
 class Meeting(FakeBackend):
     """Scores once all members of the ensemble have been called."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -38,8 +39,7 @@ class _Documents(NamedTuple):
     def refusal(self, error: DocumentQuarantined) -> DocumentQuarantined:
         """Return the error for the document whose part is refused."""
         text = error.document or 0
-        ends = accumulate(map(len, self.parts))
-        return refusal(next(document for document, end in enumerate(ends) if text < end))
+        return refusal(bisect_right([*accumulate(map(len, self.parts))], text))
 
     def join(self, scores: Scores) -> Scores:
         """Return the scores of the documents: those of their best parts."""

@@ -8,7 +8,8 @@ from functools import partial
 from rerank_plugins.backend import Backend, OwnProcess
 from rerank_plugins.backends.local.lockfile import LockedFiles, check_lock
 from rerank_plugins.errors import ConfigError
-from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.parts_backend import DocumentPartsBackend
+from rerank_plugins.server.settings import BATCH_SECONDS, ServerSettings
 from rerank_plugins.wrappers.batching import BatchingBackend
 from rerank_plugins.wrappers.process import ModelProcess
 
@@ -59,10 +60,15 @@ def isolate(
     if len(children) > 1:
         # The chain receives requests concurrently, so those to one model share batches below it.
         children = [
-            child if is_remote(child) or not child.pointwise else BatchingBackend(child)
+            child if is_remote(child) or not child.pointwise else _in_batches(child)
             for child in children
         ]
     return backend.with_children(children)
+
+
+def _in_batches(model: Backend) -> Backend:
+    batches = BatchingBackend(model, batch_seconds=BATCH_SECONDS)
+    return DocumentPartsBackend(batches) if batches.best_part_counts else batches
 
 
 def check_locked_models(backend: Backend, settings: ServerSettings) -> list[LockedFiles]:

@@ -18,14 +18,11 @@ from rerank_plugins.hooks._dispatch import Dispatcher, dispatch_to
 from rerank_plugins.scheduler import Scheduler, estimated_tokens, fair_share
 from rerank_plugins.scores import Scores
 from rerank_plugins.server.document_parts import DocumentParts
-from rerank_plugins.server.settings import ServerSettings
+from rerank_plugins.server.settings import BATCH_SECONDS, ServerSettings
 from rerank_plugins.server.turns import Turns
 
 __all__ = ["BatchedScoring", "ConcurrentScoring", "Scoring", "select_scoring"]
 
-
-_BATCH_SECONDS = 0.25
-"""How long a batch takes at most: what the next request of another client waits for."""
 
 _AT_A_SERVER = 100
 """Requests to each other server at once: as many as there are connections."""
@@ -87,7 +84,7 @@ class BatchedScoring:
             backend=backend,
             batch_cost=settings.batch_tokens,
             batch_pairs=settings.batch_pairs,
-            batch_seconds=_BATCH_SECONDS,
+            batch_seconds=BATCH_SECONDS,
             queue_cost=settings.queue_tokens,
             queue_pairs=settings.queue_pairs,
             queue_seconds=settings.queue_seconds,

@@ -16,10 +16,12 @@ from rerank_plugins.errors import ConfigError
 from rerank_plugins.server.hosts import is_loopback
 from rerank_plugins.server.rate_limit import parse_rate
 
-__all__ = ["ANY_MODEL", "JWTSettings", "ServerSettings", "read_settings"]
+__all__ = ["ANY_MODEL", "BATCH_SECONDS", "JWTSettings", "ServerSettings", "read_settings"]
 
 ANY_MODEL = "*"
 """The name in `model_names` that stands for all."""
+BATCH_SECONDS = 0.25
+"""How long a batch takes at most: what the next request of another client waits for."""
 
 _COUNTS = (
     "batch_pairs",

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from rerank_plugins._internal.checks import check_integer
+from rerank_plugins._internal.checks import check_integer, check_number
 from rerank_plugins._internal.flow import arun
 from rerank_plugins.backend import Backend
 from rerank_plugins.content import Document, Query, Requests
@@ -33,6 +33,8 @@ class BatchingBackend(WrapperBackend):
         batch_tokens: the maximum number of tokens in a batch, estimated from the texts' lengths.
         queue_tokens: the maximum number of tokens of a new call and of what is scored before its
             last document. A sync call beyond it raises `BackendOverloaded`; an async call waits.
+        batch_seconds: the longest batch, at the speed of the last ones; None looks at the tokens
+            alone.
         max_length: the length in tokens at which the wrapped model cuts a pair, where it doesn't
             say how much of a document it reads (`document_tokens`).
 
@@ -47,6 +49,7 @@ class BatchingBackend(WrapperBackend):
         batch_tokens: int = 16_384,
         queue_tokens: int = 4_194_304,
         max_length: int = 512,
+        batch_seconds: float | None = None,
     ) -> None:
         super().__init__(wrapped)
         if not wrapped.pointwise:
@@ -57,11 +60,17 @@ class BatchingBackend(WrapperBackend):
         check_integer("batch_tokens", batch_tokens)
         check_integer("queue_tokens", queue_tokens)
         check_integer("max_length", max_length)
+        check_number("batch_seconds", batch_seconds, above=0, optional=True, unit="seconds")
         self._batch_tokens = batch_tokens
+        self._batch_seconds = batch_seconds
         self._queue_tokens = queue_tokens
         self._max_length = max_length
         self._scheduler = Scheduler(
-            wrapped.score_many, backend=wrapped, batch_cost=batch_tokens, queue_cost=queue_tokens
+            wrapped.score_many,
+            backend=wrapped,
+            batch_cost=batch_tokens,
+            batch_seconds=batch_seconds,
+            queue_cost=queue_tokens,
         )
 
     @property

@@ -12,7 +12,11 @@ from rerank_plugins.errors import DocumentQuarantined
 from rerank_plugins.scores import Passage, Usage
 from rerank_plugins.server import ServerSettings
 from rerank_plugins.server.document_parts import DocumentParts
+from rerank_plugins.server.isolation import isolate
 from rerank_plugins.server.scoring import BatchedScoring
+from rerank_plugins.testing import FakeBackend
+from rerank_plugins.wrappers.batching import BatchingBackend
+from rerank_plugins.wrappers.fallback import FallbackBackend
 from rerank_plugins.wrappers.process import ModelProcess
 from rerank_plugins.wrappers.retry import RetryingBackend
 
@@ -91,6 +95,7 @@ class Reader(Backend):
 
     name = "reader"
     best_part_counts = True
+    document_tokens = 512 * WINDOWS
 
     def __init__(self):
         self.batches = []
@@ -186,3 +191,45 @@ def test_a_refused_part_is_told_as_its_document():
     with pytest.raises(DocumentQuarantined, match="document 1 ended") as caught:
         scored(Refuses(), ["a", "word " * 1000])
     assert caught.value.document == 1
+
+
+def chain(backend):
+    """Return what a server makes of a chain with this backend, without processes."""
+    settings = ServerSettings()
+    processes = isolate(FallbackBackend([backend, FakeBackend()]), settings)
+    first = processes.children[0]
+    while first.process is None:
+        first = first.wrapped
+    replaced = first.wrapped
+
+    def without(part):
+        return replaced if part is first else part.with_children([*map(without, part.children)])
+
+    return without(processes.children[0])
+
+
+def test_a_model_of_a_chain_is_asked_for_parts():
+    reader = Reader()
+    backend = chain(reader)
+    late = "word " * 4000 + "secret " + "word " * 1000
+    scores = backend.score("q", ["secret", late])
+    start, end = scores.passages[1]
+
+    assert [0.9, 0.9] == list(scores)
+    assert late[start:end] == "secret"
+    assert max(len(text) for batch in reader.batches for text in batch) <= 4096
+    assert "reader" == backend.name
+    backend.close()
+
+    other = FakeBackend()
+    assert "batching" == chain(other).kind
+    assert isinstance(chain(other), BatchingBackend)
+
+
+def test_a_refused_part_of_a_chain_is_told_as_its_document():
+    class Refuses(Reader):
+        def score_many(self, requests):
+            raise DocumentQuarantined("document 3 …", document=3)
+
+    with chain(Refuses()) as backend, pytest.raises(DocumentQuarantined, match="document 1 "):
+        backend.score("q", ["a", "word " * 5000])

@@ -94,7 +94,7 @@ def test_models_of_a_fallback_chain_share_batches_in_a_process_each():
     chain = load_backend({"backend": REMOTE, "fallback": [{"kind": "embedded"}]})
     isolated = isolate(chain, SETTINGS)
 
-    assert ["fallback", "infinity", "batching", "process", "embedded"] == kinds(isolated)
+    assert ["fallback", "infinity", "parts", "batching", "process", "embedded"] == kinds(isolated)
     assert is_remote(isolated)
 
 

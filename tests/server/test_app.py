@@ -12,12 +12,13 @@ from rerank_plugins import (
     BackendRejected,
     BackendTimeout,
     BackendUnavailable,
+    load_backend,
 )
 from rerank_plugins.backends.embedded import EmbeddedBackend
 from rerank_plugins.scores import Scores, Usage
 from rerank_plugins.testing import FailingBackend, FakeBackend
 from rerank_plugins.wrappers.fallback import FallbackBackend
-from tests.support.serving import serving
+from tests.support.serving import listening, serving
 
 QUERY = "what is a panda"
 DOCUMENTS = ["hi", "a panda is", "what is a panda"]
@@ -162,6 +163,20 @@ class TestProtocols:
         start, end = whole["meta"]["passages"]["1"]
         assert "eats bamboo" in document[start:end]
         assert "truncated" not in whole["meta"]
+
+    def test_a_client_of_ours_learns_what_is_known_of_long_documents(self):
+        own = {"max_windows": 8, "window_tokens": 16}
+        documents = ["a panda", "The sea is blue. " * 9 + "A panda eats bamboo.", "sea " * 200]
+        with (
+            listening(EmbeddedBackend(**own), warm_up=False) as url,
+            load_backend(f"rerank+{url}") as remote,
+        ):
+            scores = remote.score("what do pandas eat", documents)
+        expected = EmbeddedBackend(**own).score("what do pandas eat", documents)
+
+        assert {2} == scores.truncated == expected.truncated
+        assert {1, 2} == {*scores.windows}
+        assert (expected.windows, expected.passages) == (scores.windows, scores.passages)
 
     @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
     def test_no_documents_give_no_results(self, client, path):

@@ -239,7 +239,11 @@ class HTTPBackend(Backend):
             label=self.label,
             model=self._model,
             scale=self.scale,
-            truncated=job.truncated,
+            truncated=merged.truncated | job.truncated,
+            windows=merged.windows,
+            passages={
+                at: span for at, span in merged.passages.items() if span.end <= len(job.texts[at])
+            },
             usage=merged.usage,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rerank_plugins.errors import InvalidResponse
-from rerank_plugins.scores import Usage
+from rerank_plugins.scores import Passage, Usage
 
-__all__ = ["decode_count", "decode_results", "decode_usage"]
+__all__ = ["DocumentFacts", "decode_count", "decode_facts", "decode_results", "decode_usage"]
 
 _MAX_COUNT = 2**53
 """Larger counts make no sense, and no counter of metrics takes them."""
@@ -77,6 +78,50 @@ def decode_usage(body: object) -> Usage | None:
         tokens = None if "tokens" in estimated else tokens
         search_units = None if "billed_units" in estimated else search_units
     return None if tokens is None and search_units is None else Usage(tokens, search_units)
+
+
+class DocumentFacts(NamedTuple):
+    """What a response tells of documents, by their positions."""
+
+    truncated: frozenset[int] = frozenset()
+    windows: Mapping[int, int] = {}
+    passages: Mapping[int, Passage] = {}
+
+
+def decode_facts(body: object, count: int) -> DocumentFacts:
+    """Return what a server of ours tells of documents in `meta`; others tell nothing of the kind.
+
+    What makes no sense is ignored: no score depends on it.
+
+    Args:
+        body: the response, parsed from JSON.
+        count: how many documents the request held.
+    """
+    meta = _child(body, "meta")
+    told = _child(meta, "truncated")
+    cut = told if isinstance(told, list) else []
+    numbers = _by_document(_child(meta, "windows"), count)
+    spans = _by_document(_child(meta, "passages"), count)
+    return DocumentFacts(
+        frozenset(at for at in cut if type(at) is int and 0 <= at < count),
+        {at: number for at, number in numbers if type(number) is int and 1 < number <= _MAX_COUNT},
+        {at: Passage(*span) for at, span in spans if _is_span(span)},
+    )
+
+
+def _is_span(value: Any) -> bool:
+    is_pair = isinstance(value, list) and [type(end) for end in value] == [int, int]
+    return is_pair and 0 <= value[0] < value[1]
+
+
+def _by_document(fields: object, count: int) -> Iterator[tuple[int, Any]]:
+    """Yield what an object holds by the number of a document."""
+    if not isinstance(fields, dict):
+        return
+    names = {str(at): at for at in range(count)}
+    for name, value in fields.items():
+        if name in names:
+            yield names[name], value
 
 
 def _child(body: object, name: str) -> object:

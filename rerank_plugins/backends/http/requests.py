@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rerank_plugins._internal.secret import Secret
 from rerank_plugins.backends.http.credentials import Credentials, Key
+from rerank_plugins.backends.http.decoding import decode_facts
 from rerank_plugins.backends.http.dialect import Dialect
 from rerank_plugins.backends.http.endpoints import Endpoint, Endpoints
 from rerank_plugins.backends.http.errors import quote_message, status_error, via_proxy
@@ -289,7 +290,8 @@ class RequestFlow:
             if self._doubts_scale and may_be_probabilities(values):
                 self._doubts_scale = False
                 _log.warning(_DOUBT, endpoint.where)
-            return Scores(self._scaling.applied(values), usage=usage)
+            facts = decode_facts(body, count)
+            return Scores(self._scaling.applied(values), usage=usage, **facts._asdict())
         # Outside of the handler: the message and the frames of its error may hold a document.
         raise InvalidResponse(f"the dialect can't read the response ({reason})")
 

@@ -3,10 +3,10 @@
 import pytest
 
 from rerank_plugins import BackendRejected, UnsupportedInputError
-from rerank_plugins.backends.http.decoding import decode_usage
+from rerank_plugins.backends.http.decoding import DocumentFacts, decode_facts, decode_usage
 from rerank_plugins.backends.http.dialects import DIALECTS
 from rerank_plugins.content import Query
-from rerank_plugins.scores import Usage
+from rerank_plugins.scores import Passage, Usage
 from rerank_plugins.testing import FakeResponse, serve_dialect, word_overlap
 from tests.backends.http.remote import DOCUMENTS, EXPECTED, GOOD, QUERY, make
 
@@ -61,6 +61,47 @@ USAGES = {
     "total": ({"usage": {"prompt_tokens": 40, "total_tokens": 43}}, Usage(43)),
     "wrong types": ({"usage": [1], "meta": "none"}, None),
 }
+
+
+FACTS = {
+    "all": (
+        {"truncated": [1], "windows": {"0": 3}, "passages": {"0": [4, 9]}},
+        DocumentFacts(frozenset({1}), {0: 3}, {0: Passage(4, 9)}),
+    ),
+    "of documents that there are not": (
+        {"truncated": [-1, 2], "windows": {"2": 3, "-1": 3}, "passages": {"2": [0, 1]}},
+        DocumentFacts(),
+    ),
+    "of no sense": (
+        {
+            "truncated": [True, "1", None, 0.0],
+            "windows": {"0": 1, "1": True, "01": 3},
+            "passages": {"0": [4, 4], "1": [-1, 2], "00": [0, 1]},
+        },
+        DocumentFacts(),
+    ),
+    "of other shapes": (
+        {"truncated": True, "windows": [1], "passages": {"0": {"start": 1}, "1": [1, 2, 3]}},
+        DocumentFacts(),
+    ),
+    "none": ([], DocumentFacts()),
+}
+
+
+@pytest.mark.parametrize("case", FACTS)
+def test_what_our_server_tells_of_documents_is_read(case):
+    meta, expected = FACTS[case]
+
+    assert expected == decode_facts({"results": [], "meta": meta}, 2)
+
+
+def test_a_passage_lies_in_its_document(fake_server, ask):
+    """Adapters cut documents to it."""
+    scored = [{"index": at, "relevance_score": 0.5} for at in range(len(DOCUMENTS))]
+    spans = {"0": [0, len(DOCUMENTS[0]) + 1], "1": [0, len(DOCUMENTS[1])]}
+    fake_server.response = FakeResponse({"results": scored, "meta": {"passages": spans}})
+
+    assert {1: Passage(0, len(DOCUMENTS[1]))} == ask(make(fake_server)).passages
 
 
 @pytest.mark.parametrize("case", USAGES)

@@ -208,6 +208,8 @@ class Scheduler:
         """Return the maximum cost of the next batch, for which those that come meanwhile wait."""
         if self._batch_seconds is None:
             return self.batch_cost
+        if self._scorer.speed == math.inf:  # a slow model would take minutes for a full one
+            return min(self.batch_cost, self._least_batch)
         in_time = self._scorer.speed * self._batch_seconds
         return int(min(self.batch_cost, max(in_time, self._least_batch)))
 

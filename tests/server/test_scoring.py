@@ -283,6 +283,8 @@ def test_a_long_document_costs_all_of_its_windows(tokens, sizes):
     """Not what a model reads at once: a client's long documents would be everybody's wait."""
     backend, documents = Batches(tokens), ["word " * 1600] * 2  # about 2,000 tokens each
     with serving(backend, batch_tokens=3000, warm_up=False) as client:
+        client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})  # tells its speed
+        backend.sizes = []
         reply = client.post("/v1/rerank", json={"query": "q", "documents": documents})
     served, backend.sizes = backend.sizes, []
     with BatchingBackend(backend, batch_tokens=3000) as batching:
@@ -290,3 +292,21 @@ def test_a_long_document_costs_all_of_its_windows(tokens, sizes):
 
     assert 200 == reply.status_code
     assert (sizes, sizes) == (served, backend.sizes)
+
+
+@pytest.mark.parametrize("documents", [3, 32, 300])
+def test_a_model_of_unknown_speed_gets_a_small_batch_first(documents):
+    """A full one takes minutes of a slow model, which would be killed as one that hangs."""
+    backend = Batches(None)
+
+    async def score():
+        scoring = BatchedScoring(backend, ServerSettings(), (), 512, 512)
+        try:
+            await scoring.score("q", ["word " * 400] * documents)
+        finally:
+            scoring.close()
+
+    asyncio.run(score())
+
+    assert 2 == backend.sizes[0]
+    assert documents == sum(backend.sizes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +37,9 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = {
 """Method → the fields that describe its curve."""
 _TAIL = 1e-3
 """How much of what is left to 0 or 1 the isotonic curve takes beyond its ends."""
+
+_LARGEST = 1e300
+"""Of a knot: the distance of two larger ones is no number."""
 
 _logger = logging.getLogger(__name__)
 _may_warn = Throttle()
@@ -313,6 +315,8 @@ def _as_floats(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ConfigError(f"`{name}` of a calibration must be a list of numbers, not {values!r}")
     floats = [plain_number(value) for value in values]
-    if any(value is None or not math.isfinite(value) for value in floats):
-        raise ConfigError(f"`{name}` of a calibration must be finite numbers")
+    if any(value is None or not -_LARGEST <= value <= _LARGEST for value in floats):
+        raise ConfigError(
+            f"`{name}` of a calibration must be finite numbers, of {_LARGEST:g} at most"
+        )
     return tuple(float(value) for value in floats if value is not None)

@@ -107,8 +107,8 @@ def _bits_of_groups(found: Mapping[str, Any]) -> int | None:
     groups = found.get("config_groups")
     listed = groups.values() if isinstance(groups, Mapping) else ()
     weights = [group.get("weights") for group in listed if isinstance(group, Mapping)]
-    bits = {each.get("num_bits") for each in weights if isinstance(each, Mapping)}
-    only = bits.pop() if len(bits) == 1 else None
+    bits = [each.get("num_bits") for each in weights if isinstance(each, Mapping)]
+    only = bits[0] if bits and all(each == bits[0] for each in bits) else None
     return only if type(only) is int else None
 
 

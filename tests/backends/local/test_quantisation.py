@@ -21,6 +21,7 @@ from rerank_plugins import ConfigError, MissingDependencyError
 from rerank_plugins.backends.local import quantisation
 from rerank_plugins.backends.local.backend import LocalBackend
 from rerank_plugins.backends.local.checkpoint import resolve
+from rerank_plugins.backends.local.quantisation import read_quantisation
 
 QUERY = "what is a panda?"
 DOCUMENTS = ["The giant panda is a bear species endemic to China.", "hi", "Paris " * 40]
@@ -216,3 +217,12 @@ def test_a_way_to_pack_that_is_not_read_is_told(
 
     with pytest.raises(ConfigError, match=r"in a way that transformers .* does not read"):
         scored(folder)
+
+
+@pytest.mark.parametrize("bits", [[4], {}, "4", None, True, 1.5])
+def test_bits_that_are_no_number_are_not_told(bits: object) -> None:
+    config = compressed("pack-quantized")
+    config["config_groups"] = {name: {"weights": {"num_bits": bits}} for name in "ab"}
+    found = read_quantisation("m", {"quantization_config": config}, [])
+
+    assert "compressed-tensors" == str(found)

@@ -49,6 +49,8 @@ class RankedDocument(Generic[D_co]):
     """Whether the model read a part of it only."""
     passage: Passage | None = None
     """The part of it that made the score, where one did."""
+    highlight: Passage | None = None
+    """The best sentence of that part, where the model tells it."""
 
     @property
     def moved(self) -> int:
@@ -104,6 +106,7 @@ class RerankResult(Sequence[RankedDocument[D_co]], Generic[D_co]):
             self.documents[index],
             truncated=index in self.scores.truncated,
             passage=self.scores.passages.get(index),
+            highlight=self.scores.highlights.get(index),
         )
 
     def __iter__(self) -> Iterator[RankedDocument[D_co]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 from rerank_plugins.errors import InvalidResponse
@@ -42,6 +43,10 @@ class Passage(NamedTuple):
     start: int
     end: int
 
+    def moved(self, by: int) -> Passage:
+        """Return its place in a text that has so many more characters in front."""
+        return Passage(self.start + by, self.end + by)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class Scores(Sequence[float]):
@@ -72,6 +77,8 @@ class Scores(Sequence[float]):
     """Position → in how many windows a document was read, of those that were read in several."""
     passages: Mapping[int, Passage]
     """Position → the passage that made the score, where one did."""
+    highlights: Mapping[int, Passage]
+    """Position → the sentence of that passage that matches best, where the model tells it."""
     cached: int
     """How many scores come from a cache."""
     usage: Usage | None
@@ -89,6 +96,7 @@ class Scores(Sequence[float]):
         read: Mapping[int, float] | None = None,
         windows: Mapping[int, int] | None = None,
         passages: Mapping[int, Passage] | None = None,
+        highlights: Mapping[int, Passage] | None = None,
         cached: int = 0,
         usage: Usage | None = None,
     ) -> None:
@@ -102,9 +110,10 @@ class Scores(Sequence[float]):
         keep(self, "read", {} if read is None else dict(read))
         keep(self, "windows", {} if windows is None else dict(windows))
         keep(self, "passages", {} if passages is None else dict(passages))
+        keep(self, "highlights", {} if highlights is None else dict(highlights))
         keep(self, "cached", cached)
         keep(self, "usage", usage)
-        if self.truncated or self.read or self.windows or self.passages:
+        if self.truncated or self.read or self.windows or self.passages or self.highlights:
             self._check_positions()
 
     @property
@@ -113,7 +122,8 @@ class Scores(Sequence[float]):
         return frozenset(self.windows)
 
     def _check_positions(self) -> None:
-        for position in (*self.truncated, *self.read, *self.windows, *self.passages):
+        facts = (self.truncated, self.read, self.windows, self.passages, self.highlights)
+        for position in chain.from_iterable(facts):
             if position not in range(len(self.values)):
                 raise InvalidResponse(
                     f"a fact about document {position!r} of {len(self.values)} scores"
@@ -163,6 +173,7 @@ class Scores(Sequence[float]):
             read=_at(self.read, places),
             windows=_at(self.windows, places),
             passages=_at(self.passages, places),
+            highlights=_at(self.highlights, places),
             cached=self.cached,
             usage=self.usage,
         )
@@ -184,6 +195,7 @@ class Scores(Sequence[float]):
         read: dict[int, float] = {}
         windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
+        highlights: dict[int, Passage] = {}
         backend = label = model = usage = None
         scale: Scale = "unknown"
         cached = 0
@@ -194,6 +206,7 @@ class Scores(Sequence[float]):
             read.update((positions[old], share) for old, share in scores.read.items())
             windows.update((positions[old], number) for old, number in scores.windows.items())
             passages.update((positions[old], span) for old, span in scores.passages.items())
+            highlights.update((positions[old], span) for old, span in scores.highlights.items())
             if backend is None and scores.backend is not None:
                 backend, label = scores.backend, scores.label
                 model, scale = scores.model, scores.scale
@@ -210,6 +223,7 @@ class Scores(Sequence[float]):
             read=read,
             windows=windows,
             passages=passages,
+            highlights=highlights,
             cached=cached,
             usage=usage,
         )

@@ -435,6 +435,31 @@ class TestNotebook:
         assert 'title="the passage that made the score"' in result._repr_html_()
         assert "… answer" in str(result)
 
+    def test_a_passage_is_shown_from_its_best_sentence_on(self):
+        document = "Far. Near the answer. It is here. Behind."
+        sentence = Passage(22, 33)
+        scores = Scores(
+            [1.0],
+            backend="a",
+            windows={0: 2},
+            passages={0: Passage(5, 41)},
+            highlights={0: sentence},
+        )
+        result = RerankResult("q", (document,), (Ranked(0, 1.0),), scores, "b")
+
+        assert "… It is here. Behind." == Page(result._repr_html_()).rows()[0][4]
+        assert '<b title="the sentence that matches best">It is here.</b>' in result._repr_html_()
+        assert "\x1b[1mIt is here." in terminal(result, width=120)
+        assert "… It is here. Behind." in str(result)
+        assert sentence == result[0].highlight
+
+    def test_a_long_sentence_is_cut_to_the_line(self):
+        spans = {0: Passage(1, 5000)}
+        scores = Scores([1.0], backend="a", passages=spans, highlights=spans)
+        result = RerankResult("q", ("x" * 5000,), (Ranked(0, 1.0),), scores, "b")
+
+        assert Page(result._repr_html_()).rows()[0][4].endswith("xx…")
+
     def test_the_whole_name_of_the_backend_is_a_title(self):
         result = RerankResult(
             "q",

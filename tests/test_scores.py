@@ -3,6 +3,7 @@
 import pickle
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,13 +56,15 @@ def test_numbers_of_other_types_become_floats():
 
 def test_facts_survive_pickle():
     scores = Scores([0.5], backend="b", truncated=[0], passages={0: Passage(1, 3)}, usage=Usage(7))
+    scores = replace(scores, highlights={0: Passage(1, 2)})
     copy = pickle.loads(pickle.dumps(scores))
 
     assert scores == copy
-    assert ("b", {0}, {0: (1, 3)}, Usage(7)) == (
+    assert ("b", {0}, {0: (1, 3)}, {0: (1, 2)}, Usage(7)) == (
         copy.backend,
         copy.truncated,
         copy.passages,
+        copy.highlights,
         copy.usage,
     )
 
@@ -74,6 +77,8 @@ def test_taking_positions_maps_the_facts_of_each_document():
     assert {0, 2} == taken.truncated
     assert {1} == taken.chunked
     assert {} == taken.passages
+    scores = Scores([0.1, 0.2], highlights={1: Passage(0, 1)})
+    assert {0: (0, 1), 2: (0, 1)} == scores.take([1, 0, 1]).highlights
 
 
 def test_merging_puts_each_score_and_fact_in_its_place():
@@ -81,14 +86,14 @@ def test_merging_puts_each_score_and_fact_in_its_place():
         4,
         [
             ([3, 1], Scores([0.3, 0.1], backend="b", scale="logit", truncated=[0], usage=Usage(5))),
-            ([0], Scores([0.0], cached=1, passages={0: Passage(2, 4)})),
+            ([0], Scores([0.0], cached=1, passages={0: Passage(2, 4)}, highlights={0: (3, 4)})),
             ([2], Scores([0.2], backend="c", usage=Usage(2, 1))),
         ],
     )
 
     assert [0.0, 0.1, 0.2, 0.3] == merged
     assert {3} == merged.truncated
-    assert {0: (2, 4)} == merged.passages
+    assert ({0: (2, 4)}, {0: (3, 4)}) == (merged.passages, merged.highlights)
     assert ("b", "logit", 1) == (merged.backend, merged.scale, merged.cached)
     assert Usage(7, 1) == merged.usage
 
@@ -179,6 +184,7 @@ def test_any_sequence_of_numbers_is_accepted(answer):
         {"windows": {-1: 2}},
         {"read": {2: 0.5}},
         {"passages": {"0": Passage(0, 1)}},
+        {"highlights": {2: Passage(0, 1)}},
     ],
 )
 def test_a_fact_belongs_to_a_document(facts):

@@ -64,17 +64,33 @@ class _Row:
     read: float | None
     """The share of a truncated document that was read, where it is known."""
     passage: Passage | None
+    highlight: Passage | None
+    """The best sentence of the passage; a line begins with it."""
 
     def shown(self, limit: int) -> str:
         """Return the passage that answers, or the start of the document, on one line."""
         if self.passage is None or not isinstance(self.document, str):
             return excerpt(self.document, limit)
-        return excerpt(self.document[self.passage.start : self.passage.end], limit)
+        return excerpt(self.document[self._start : self.passage.end], limit)
+
+    def sentence(self, limit: int) -> str:
+        """Return what of `shown` is the best sentence; empty if that is not known."""
+        if self.highlight is None or not isinstance(self.document, str):
+            return ""
+        whole = excerpt(self.document[self.highlight.start : self.highlight.end], limit)
+        shown = self.shown(limit)
+        return whole if shown.startswith(whole) else shown
+
+    @property
+    def _start(self) -> int:
+        if self.highlight is not None:
+            return self.highlight.start
+        return 0 if self.passage is None else self.passage.start
 
     @property
     def before(self) -> str:
         """What stands in front of a passage from amid a document."""
-        return "… " if self.passage is not None and self.passage.start else ""
+        return "… " if self._start else ""
 
     @property
     def mark(self) -> str:
@@ -124,6 +140,7 @@ def _rows(
             truncated,
             scores.read.get(item.index),
             scores.passages.get(item.index),
+            scores.highlights.get(item.index),
         )
 
 
@@ -226,10 +243,12 @@ def as_table(
         bar = ProgressBar(1, row.bar, complete_style="cyan", finished_style="cyan")
         name = [Text(excerpt(names[row.was - 1], _SHOWN))] if names is not None else []
         shown = row.shown(_SHOWN)
+        sentence = row.sentence(_SHOWN)
         text = Text.assemble(
             (row.mark, "dim"),
             (row.before, "dim"),
-            (shown or _EMPTY, "" if shown else "dim"),
+            (sentence, "bold"),
+            (shown[len(sentence) :] or ("" if sentence else _EMPTY), "" if shown else "dim"),
         )
         move_cell = Text(move, style=colours[direction])
         table.add_row(str(row.rank), move_cell, row.score, bar, *name, text)
@@ -321,7 +340,11 @@ def _html_text(row: _Row) -> HTML | str:
     shown = row.shown(_SHOWN)
     if not shown:
         return _TEMPLATES.fill("empty")
-    return shown if row.passage is None else _TEMPLATES.fill("passage", text=shown)
+    if row.passage is None:
+        return shown
+    sentence = row.sentence(_SHOWN)
+    strong = _TEMPLATES.fill("sentence", text=sentence) if sentence else ""
+    return _TEMPLATES.fill("passage", sentence=strong, text=shown[len(sentence) :])
 
 
 def as_bar(share: float, value: str) -> HTML:

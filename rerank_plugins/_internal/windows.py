@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["Window", "split"]
+__all__ = ["Window", "sentences", "split"]
 
 _OVERLAP = 8
 """Windows share an eighth of their tokens, so that no sentence is read in two halves only."""
@@ -14,7 +15,7 @@ _MOST_OVERLAP = 4
 """Or up to a quarter, to start with a sentence."""
 
 _SENTENCE_END = re.compile(
-    r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*\s+|[。！？｡]+[”’」』）]*|[؟۔।॥]+\s*|\n\s*"
+    r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*\s+|[。！？｡]+[”’」』）]*\s*|[؟۔।॥]+\s*|\n\s*"
 )
 """What a sentence of most scripts ends with, up to the start of the next.
 
@@ -53,6 +54,20 @@ def split(text: str, spans: Sequence[tuple[int, int]], size: int, *, limit: int)
             break
         first = _next(text, spans, last, size)
     return windows
+
+
+def sentences(text: str, spans: Sequence[tuple[int, int]], window: Window) -> list[Window]:
+    """Return the sentences of a window, or their parts that it holds, as windows of their own."""
+    starts = _sentence_starts(text, spans, window.first + 1, window.last - 1)
+    bounds = [window.first]
+    for at in starts:
+        if text[spans[bounds[-1]][0] : spans[at][0]].strip():  # else a token of white space
+            bounds.append(at)
+    bounds.append(window.last)
+    return [
+        Window(first, last, *_characters(text, spans[first:last]))
+        for first, last in pairwise(bounds)
+    ]
 
 
 def _last(text: str, spans: Sequence[tuple[int, int]], first: int, size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, starmap
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from rerank_plugins._internal.long_documents import pool
 from rerank_plugins.scores import Passage
 
 __all__ = [
+    "Sentence",
     "TextVectors",
     "WindowMatch",
     "compress",
@@ -29,6 +31,15 @@ numbers in each, windows, tokens and passages."""
 _LARGEST_SCALE = 1e15
 """No vector is so long; products of longer ones overflow."""
 _MARK = b"vec2"  # another when the form of the bytes changes
+
+
+class Sentence(NamedTuple):
+    """A sentence of a window."""
+
+    row: int
+    """That of its first vector; it goes on to that of the next sentence, or of the window."""
+    passage: Passage
+    """Its text."""
 
 
 class TextVectors(NamedTuple):
@@ -48,6 +59,8 @@ class TextVectors(NamedTuple):
     """The text of each window; none if there is one window."""
     read: float | None = None
     """The share of the text that was read, of a truncated one; None: nobody knows."""
+    sentences: tuple[Sentence, ...] = ()
+    """Those of all windows in their order, where they are known; not written by `to_bytes`."""
 
     def vectors(self) -> NDArray[np.float32]:
         """Return the vectors, one per row, with their scales applied."""
@@ -155,6 +168,8 @@ class WindowMatch(NamedTuple):
     score: float
     window: int
     """Which of its windows matches best."""
+    sentence: Passage | None = None
+    """The sentence of this window that matches best, where sentences are known."""
 
 
 def max_sim(
@@ -180,7 +195,7 @@ def max_sim(
     filled = [i for i, document in enumerate(documents) if len(document.rows)]
     if not filled or not len(query.rows):
         return matched
-    offsets = accumulate((len(documents[i].rows) for i in filled[:-1]), initial=0)
+    offsets = [*accumulate((len(documents[i].rows) for i in filled[:-1]), initial=0)]
     windows = [
         offset + start
         for offset, i in zip(offsets, filled, strict=True)
@@ -190,8 +205,32 @@ def max_sim(
     best = np.maximum.reduceat(matches, windows, axis=1)
     by_window = best.sum(axis=0) if total else best.mean(axis=0)
     values, first = by_window.tolist(), 0
-    for i in filled:
+    for offset, i in zip(offsets, filled, strict=True):
         last = first + len(documents[i].windows)
-        matched[i] = WindowMatch(*pool(values[first:last], best_windows))
+        value, window = pool(values[first:last], best_windows)
+        sentence = _best_sentence(matches, offset, documents[i], window)
+        matched[i] = WindowMatch(value, window, sentence)
         first = last
     return matched
+
+
+def _best_sentence(
+    matches: NDArray[np.float32], offset: int, document: TextVectors, window: int
+) -> Passage | None:
+    """Return the sentence of a window with the largest match, from products that are there.
+
+    Args:
+        matches: those of each query vector with the vectors of all documents.
+        offset: where the document's begin among these.
+        document: the document.
+        window: the number of its window.
+    """
+    bounds = [*document.windows, len(document.rows)]
+    start, stop = bounds[window : window + 2]
+    rows = [sentence.row for sentence in document.sentences]
+    first, last = bisect_left(rows, start), bisect_left(rows, stop)
+    if first == last:
+        return None
+    own = matches[:, offset + start : offset + stop]
+    best = np.maximum.reduceat(own, [row - start for row in rows[first:last]], axis=1)
+    return document.sentences[first + int(best.sum(axis=0).argmax())].passage

@@ -50,6 +50,7 @@ class _Documents(NamedTuple):
         read: dict[int, float] = {}
         windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
+        highlights: dict[int, Passage] = {}
         first = 0
         for document, parts in enumerate(self.parts):
             texts = range(first, first + len(parts))
@@ -62,7 +63,9 @@ class _Documents(NamedTuple):
             start, end = parts[best - texts.start]
             passage = scores.passages.get(best)
             if passage is not None:
-                passages[document] = Passage(start + passage.start, start + passage.end)
+                passages[document] = passage.moved(start)
+                if best in scores.highlights:
+                    highlights[document] = scores.highlights[best].moved(start)
             elif len(parts) > 1:
                 passages[document] = Passage(start, end)
             share = self._read(document, texts, scores)
@@ -80,6 +83,7 @@ class _Documents(NamedTuple):
             read=read,
             windows=windows,
             passages=passages,
+            highlights=highlights,
             cached=scores.cached,
             usage=scores.usage,
         )

@@ -115,4 +115,6 @@ def _meta(scores: Scores, count: TokenCount) -> dict[str, object]:
         meta["windows"] = {str(at): number for at, number in sorted(scores.windows.items())}
     if scores.passages:
         meta["passages"] = {str(at): list(span) for at, span in sorted(scores.passages.items())}
+    if scores.highlights:
+        meta["highlights"] = {str(at): list(span) for at, span in sorted(scores.highlights.items())}
     return meta

@@ -385,6 +385,8 @@ class ResponseMeta(BaseModel):
     """In how many windows the model read documents, by their indices; others it read at once."""
     passages: dict[str, tuple[int, int]] | None = None
     """The characters of the best window of these: start and end."""
+    highlights: dict[str, tuple[int, int]] | None = None
+    """The characters of its best sentence, where the model tells it."""
 
 
 class RerankResponse(BaseModel):

@@ -184,7 +184,7 @@ class BackendContract(ABC):
             assert scores.backend in {part.name for part in parts}
             assert scores.model in {part.model for part in parts}
             assert scores.scale in {part.scale for part in parts}
-            for positions in (scores.truncated, scores.chunked, scores.passages):
+            for positions in (scores.truncated, scores.chunked, scores.passages, scores.highlights):
                 assert all(0 <= position < count for position in positions)
             assert 0 <= scores.cached <= count
             if scores.usage is not None:

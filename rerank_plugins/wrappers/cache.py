@@ -229,6 +229,11 @@ class CachedBackend(WrapperBackend):
             passages={
                 at: hit.passage for at, hit in enumerate(hits.values()) if hit.passage is not None
             },
+            highlights={
+                at: hit.highlight
+                for at, hit in enumerate(hits.values())
+                if hit.highlight is not None
+            },
             cached=len(hits),
         )
         return {digest: _Entry(scores, place, True) for place, digest in enumerate(hits)}
@@ -302,6 +307,7 @@ def _sealed(scores: Scores, position: int) -> SealedScore:
         scores.read.get(position),
         scores.windows.get(position, 1),
         scores.passages.get(position),
+        scores.highlights.get(position),
     )
 
 

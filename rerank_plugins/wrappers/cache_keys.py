@@ -7,6 +7,7 @@ import hmac
 import math
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rerank_plugins.content import Content, Document, Query
@@ -29,6 +30,8 @@ _KEY_BYTES = 20
 _SEAL_BYTES = 16
 _VALUE = struct.Struct("<d?")  # the score, and whether its document was truncated
 _FACTS = struct.Struct("<dIqq")  # the share that was read, the windows, and the best passage
+_HIGHLIGHT = struct.Struct("<qq")  # the best sentence, where it is known
+_SIZES = (*accumulate(part.size for part in (_VALUE, _FACTS, _HIGHLIGHT)),)
 _NOTHING = -1
 """Stands for a share or a passage that nobody knows."""
 _TAG_BYTES = 7
@@ -120,25 +123,29 @@ class SealedScore(NamedTuple):
     """In how many windows it was read."""
     passage: Passage | None = None
     """The one that made the score, where one did."""
+    highlight: Passage | None = None
+    """Its best sentence, where the model tells it."""
 
 
 def seal(digest: bytes, value: SealedScore) -> bytes:
     """Return the bytes to store: a score, its facts, and a tag that holds for this pair only.
 
-    They are 16 of a document that was read at once, and 44 of others.
+    They are 16 of a document that was read at once, 44 of others, and 60 with a highlight.
     """
     packed = _VALUE.pack(value.score, value.truncated)
     if value[2:] != SealedScore(0.0)[2:]:
         start, end = value.passage or (_NOTHING, _NOTHING)
         read = _NOTHING if value.read is None else value.read
         packed += _FACTS.pack(read, value.windows, start, end)
+        if value.highlight is not None:
+            packed += _HIGHLIGHT.pack(*value.highlight)
     return seal_bytes(digest, packed)
 
 
 def unseal(digest: bytes, value: object) -> SealedScore | None:
     """Return what was stored of a score; None if `seal` did not make it for this pair."""
     packed = unseal_bytes(digest, value)
-    if packed is None or len(packed) not in (_VALUE.size, _VALUE.size + _FACTS.size):
+    if packed is None or len(packed) not in _SIZES:
         return None
     score, truncated = _VALUE.unpack_from(packed)
     if not math.isfinite(score):
@@ -146,12 +153,14 @@ def unseal(digest: bytes, value: object) -> SealedScore | None:
     if len(packed) == _VALUE.size:
         return SealedScore(score, truncated)
     read, windows, start, end = _FACTS.unpack_from(packed, _VALUE.size)
+    has_highlight = len(packed) == _SIZES[-1]
     return SealedScore(
         score,
         truncated,
         None if read == _NOTHING else read,
         windows,
         None if start == _NOTHING else Passage(start, end),
+        Passage(*_HIGHLIGHT.unpack_from(packed, _SIZES[1])) if has_highlight else None,
     )
 
 

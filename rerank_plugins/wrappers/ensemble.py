@@ -119,11 +119,15 @@ class EnsembleBackend(WrapperBackend):
         read: dict[int, float] = {}
         windows: dict[int, int] = {}
         passages: dict[int, Passage] = {}
+        highlights: dict[int, Passage] = {}
         for member in reversed(members):
             for at, share in member.read.items():
                 read[at] = min(share, read.get(at, 1.0))
             windows |= member.windows
             passages |= member.passages
+            for at in member.passages:  # a sentence of another passage is none of this one
+                highlights.pop(at, None)
+            highlights |= member.highlights
         usages = [member.usage for member in members if member.usage is not None]
         return Scores(
             [sum(1.0 / (self._k + rank) for rank in ranks) for ranks in zip(*places, strict=True)],
@@ -134,6 +138,7 @@ class EnsembleBackend(WrapperBackend):
             read=read,
             windows=windows,
             passages=passages,
+            highlights=highlights,
             cached=sum(member.cached for member in members),
             usage=reduce(add, usages) if usages else None,
         )

@@ -232,6 +232,7 @@ class LongDocumentsBackend(WrapperBackend):
         values: list[float] = []
         truncated, read = set[int](), dict[int, float]()
         windows, passages = dict[int, int](), dict[int, Passage]()
+        highlights = dict[int, Passage]()
         start = 0
         for at, part in enumerate(parts):
             places = range(start, start + len(part.texts))
@@ -255,8 +256,9 @@ class LongDocumentsBackend(WrapperBackend):
             if place in scores.windows:
                 windows[at] = scores.windows[place]
             if place in scores.passages:
-                span = scores.passages[place]
-                passages[at] = Passage(shift + span.start, shift + span.end)
+                passages[at] = scores.passages[place].moved(shift)
+            if place in scores.highlights:
+                highlights[at] = scores.highlights[place].moved(shift)
         return replace(
             scores,
             values=tuple(values),
@@ -264,6 +266,7 @@ class LongDocumentsBackend(WrapperBackend):
             read=read,
             windows=windows,
             passages=passages,
+            highlights=highlights,
         )
 
 

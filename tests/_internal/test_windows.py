@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_plugins._internal.windows import split
+from rerank_plugins._internal.windows import sentences, split
 
 TEXTS = st.text(
     st.sampled_from("ab .!?\n。！？，؟।大熊猫пандаباندا กขฃ🐼\u200b\u0301\u3000\udfff")
@@ -47,6 +47,10 @@ def test_windows_cover_every_token_in_order(text, cuts, shared, size, limit):
         start, end = min(own)[0], max(end for _, end in own)
         assert start <= window.start <= window.end <= end
         assert text[start:end].strip() in {"", text[window.start : window.end]}
+        parts = sentences(text, spans, window)
+        bounds = [window.first, *(part.last for part in parts)]
+        assert bounds == [*(part.first for part in parts), window.last] == sorted(set(bounds))
+        assert all(start <= part.start <= part.end <= end for part in parts)
     assert len(windows) <= limit
     assert read == len(spans) or len(windows) == limit
     assert len(split(text, spans, size, limit=10**9)) <= 1 + len(spans) // (size // 4 + 1)
@@ -83,6 +87,16 @@ def test_windows_start_and_end_with_sentences(sentence, repeats):
         part = text[window.start : window.end]
         assert part.endswith(ends)
         assert not window.start or text[: window.start].rstrip().endswith(ends)
+
+
+def test_sentences_of_a_window_are_told_apart():
+    text = "One is here. Two? 三在这里。四也在。 Five"
+    spans = [(at, at + 1) for at in range(len(text))]
+    (window,) = split(text, spans, 99, limit=1)
+    parts = sentences(text, spans, window)
+
+    expected = ["One is here.", "Two?", "三在这里。", "四也在。", "Five"]
+    assert expected == [text[part.start : part.end] for part in parts]
 
 
 def test_words_stay_whole_where_no_sentence_ends():

@@ -1,11 +1,14 @@
 """MaxSim over windows: worked by hand, and by a slow loop over any vectors."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_plugins.backends.late_interaction import (
+    Sentence,
     TextVectors,
     compress,
     from_bytes,
@@ -43,6 +46,26 @@ def test_the_mean_of_the_best_windows_may_count():
         assert 1 == match.window
 
 
+def test_the_best_sentence_of_the_best_window_is_told():
+    """The second window is better; the third sentence, its first, matches both query tokens."""
+    document = vectors([[1, 0], [0, 1]], [[0.6, 0.8], [0.8, 0.6], [1, 0.1], [0.1, 1]], [[1, 0]])
+    rows = (0, 1, 2, 4, 6)
+    document = document._replace(
+        sentences=tuple(Sentence(row, Passage(row, row + 1)) for row in rows)
+    )
+    query = vectors([[1, 0], [0, 1]])
+    plain, other = vectors([[1, 0]]), vectors([[1, 0]], [[0, 1]])
+
+    for number in range(3):  # whatever stands in front of it
+        match = max_sim(query, [*[other] * number, document, plain])[number]
+        assert (0, Passage(0, 1)) == (match.window, match.sentence)
+    match = max_sim(query.at(np.array([True, True])), [document._replace(windows=(0, 2, 5))])[0]
+    assert 0 == match.window
+    (match,) = max_sim(vectors([[0.1, 1]]), [document])
+    assert (1, Passage(4, 5)) == (match.window, match.sentence)
+    assert max_sim(query, [plain])[0].sentence is None
+
+
 def test_a_mask_keeps_what_was_read():
     two = vectors([[1, 0]], [[0, 1]])
 
@@ -58,8 +81,8 @@ def test_exact_vectors_are_compared_as_they_are_and_may_be_added_up():
     query = TextVectors(np.array([[2, 0], [0, 1]], np.float32))
     document = TextVectors(np.array([[3, 0], [0, 1], [-1, 0.5]], np.float32))
 
-    assert [(7.0, 0)] == max_sim(query, [document], total=True)
-    assert [(3.5, 0)] == max_sim(query, [document])
+    assert [(7.0, 0, None)] == max_sim(query, [document], total=True)
+    assert [(3.5, 0, None)] == max_sim(query, [document])
 
 
 def test_compressed_vectors_keep_their_directions_and_lengths():
@@ -101,6 +124,35 @@ def test_max_sim_equals_a_loop_over_windows_and_tokens(query, documents):
     actual = scores(vectors(query), [vectors(*document) for document in documents])
 
     assert actual == pytest.approx(expected, abs=0.02)
+
+
+@given(windows, st.lists(texts, max_size=3), st.data())
+def test_the_best_sentence_equals_that_of_a_loop(query, documents, data):
+    """Of sentences that are cut anywhere in the windows."""
+    embedded = []
+    for document in documents:
+        own, starts, row = vectors(*document), [], 0
+        for window in document:
+            inner = st.sets(st.integers(row, row + len(window) - 1))
+            starts += sorted({row, *data.draw(inner)})
+            row += len(window)
+        sentences = tuple(Sentence(at, Passage(at, at + 1)) for at in starts)
+        embedded.append(own._replace(sentences=sentences))
+    asked = vectors(query)
+
+    for document, match in zip(embedded, max_sim(asked, embedded), strict=True):
+        if not document.sentences:
+            assert match.sentence is None
+            continue
+        bounds = [*(sentence.row for sentence in document.sentences), len(document.rows)]
+        start, stop = [*document.windows, len(document.rows)][match.window : match.window + 2]
+        values = {
+            first: (asked.vectors() @ document.vectors()[first:last].T).max(axis=1).mean()
+            for first, last in itertools.pairwise(bounds)
+            if start <= first < stop
+        }
+        assert match.sentence is not None
+        assert max(values.values()) == pytest.approx(values[match.sentence.start], abs=1e-5)
 
 
 @given(st.lists(windows, min_size=1, max_size=3), st.none() | st.floats(0, 1))

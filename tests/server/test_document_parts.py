@@ -116,6 +116,7 @@ class Reader(Backend):
             read={at: 0.5 for at, text in enumerate(texts) if text.endswith("cut")},
             windows={at: -(-len(t) // 100) for at, t in enumerate(texts) if len(t) > 100},
             passages={at: Passage(p, p + 6) for at, p in enumerate(places) if p >= 0},
+            highlights={at: Passage(p, p + 3) for at, p in enumerate(places) if p >= 0},
             usage=Usage(tokens=len(texts)),
         )
 
@@ -140,6 +141,7 @@ def test_the_best_part_makes_the_score():
     assert scores.passages[0] == (0, 6)
     start, end = scores.passages[1]
     assert late[start:end] == "secret"
+    assert {0: (0, 3), 1: (start, start + 3)} == scores.highlights
     assert scores.windows.keys() == {1, 2, 3}
     assert 50 <= scores.windows[1] < 75
     assert scores.truncated == {3}

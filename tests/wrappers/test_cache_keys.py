@@ -59,10 +59,10 @@ def test_a_score_comes_back_to_the_last_bit(score):
     st.booleans(),
     st.none() | st.floats(0, 1),
     st.integers(1, 10**6),
-    st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
+    *[st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40))] * 2,
 )
-def test_what_is_known_of_the_document_comes_back(truncated, read, windows, passage):
-    value = SealedScore(0.5, truncated, read, windows, passage)
+def test_what_is_known_of_the_document_comes_back(truncated, read, windows, passage, highlight):
+    value = SealedScore(0.5, truncated, read, windows, passage, highlight)
 
     assert value == unseal(digest(), seal(digest(), value))
 

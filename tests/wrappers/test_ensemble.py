@@ -88,6 +88,7 @@ def test_facts_are_joined(ask):
         "two",
         windows={1: 2},
         passages={0: Passage(1, 2), 1: Passage(2, 3)},
+        highlights={0: Passage(1, 2), 1: Passage(2, 3)},
         usage=Usage(tokens=4, search_units=1),
         label="l2",
     )
@@ -95,6 +96,7 @@ def test_facts_are_joined(ask):
 
     assert ({0}, {1}, 1) == (scores.truncated, scores.chunked, scores.cached)
     assert {0: Passage(0, 1), 1: Passage(2, 3)} == scores.passages
+    assert {1: Passage(2, 3)} == scores.highlights, "that of 0 stands in another passage"
     assert Usage(tokens=7, search_units=1) == scores.usage
     assert ("rrf(k=60; one + two)", "l1 + l2", "unknown") == (
         scores.backend,

@@ -147,7 +147,7 @@ def test_what_the_server_tells_of_documents_that_fit_stays():
             at = len(documents) - 1
             facts = {"read": {at: 0.5}, "windows": {at: 2}, "passages": {at: Passage(3, 5)}}
             values = list(super().score(query, documents))
-            return Scores(values, truncated=[at], **facts)
+            return Scores(values, truncated=[at], highlights={at: Passage(4, 5)}, **facts)
 
     backend = LongDocumentsBackend(Telling(), max_characters=50)
     scores = backend.score("panda", [LONG, "a panda"])
@@ -157,6 +157,8 @@ def test_what_the_server_tells_of_documents_that_fit_stays():
 
     assert (2, Passage(3, 5), 0.5) == (scores.windows[1], scores.passages[1], scores.read[1])
     assert 1 in scores.truncated
+    assert {1: Passage(4, 5)} == scores.highlights
+    assert "s" == ("   " + LONG)[slice(*cut.highlights[0])]
     assert " s" == ("   " + LONG)[slice(*cut.passages[0])]
     assert cut.read[0] < 0.01
     assert backend.name == scores.backend

@@ -11,12 +11,12 @@ import onnxruntime  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
 from rerank_plugins._internal.long_documents import LongDocuments
-from rerank_plugins._internal.windows import split
+from rerank_plugins._internal.windows import sentences, split
 from rerank_plugins.backends.embedded import files
 from rerank_plugins.backends.embedded.blocks import unpack
 from rerank_plugins.backends.embedded.lengths import MAX_LENGTH, WINDOW, passage_tokens
 from rerank_plugins.backends.embedded.unigram import UnigramTokenizer, normalize
-from rerank_plugins.backends.late_interaction import TextVectors, quantize
+from rerank_plugins.backends.late_interaction import Sentence, TextVectors, quantize
 from rerank_plugins.backends.local.onnx.build.embedding_table import EmbeddingTable
 from rerank_plugins.backends.local.out_of_memory import is_out_of_memory
 from rerank_plugins.backends.local.token_cache import TokenCache
@@ -164,8 +164,14 @@ class TokenEmbedder:
         is_cut = is_cut or (bool(windows) and windows[-1].last < len(ids))
         read = windows[-1].end / len(text) if is_cut else None
         if len(windows) > 1:
-            passages = tuple(Passage(window.start, window.end) for window in windows)
-            vectors = vectors._replace(passages=passages)
+            vectors = vectors._replace(
+                passages=tuple(Passage(window.start, window.end) for window in windows),
+                sentences=tuple(
+                    Sentence(row + part.first - window.first, Passage(part.start, part.end))
+                    for row, window in zip(vectors.windows, windows, strict=True)
+                    for part in sentences(text, spans, window)
+                ),
+            )
         return vectors._replace(is_truncated=is_cut, read=read)
 
     def _run(self, ids: list[int], is_truncated: bool, role: Role) -> TextVectors:  # noqa: FBT001 - as `_ids` returns it

@@ -31,6 +31,8 @@ class Match:
     """In how many windows it has read them."""
     passage: Passage | None
     """The text of the best of these; None if there is one window."""
+    highlight: Passage | None
+    """The sentence of this one that matches best; None if there is one window."""
     read: float | None
     """The share of the document that was read, where it is less than all and known."""
     is_truncated: bool
@@ -62,6 +64,9 @@ class LateInteractionScorer:
             passages={
                 i: match.passage for i, match in enumerate(matches) if match.passage is not None
             },
+            highlights={
+                i: match.highlight for i, match in enumerate(matches) if match.highlight is not None
+            },
             usage=Usage(tokens=words.tokens + sum(match.tokens for match in matches)),
         )
 
@@ -81,6 +86,7 @@ class LateInteractionScorer:
                     document.tokens,
                     len(document.windows),
                     document.passages[match.window] if document.passages else None,
+                    match.sentence,
                     document.read,
                     document.is_truncated or query.is_truncated,
                 )

@@ -631,6 +631,7 @@ class LocalBackend(Backend):
             read=result.read,
             windows=result.windows,
             passages=result.passages,
+            highlights=result.highlights,
             usage=result.usage,
         )
 

@@ -339,14 +339,14 @@ def test_a_thread_that_can_not_start_raises_out_of_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_windows": 2}, "has more than `max_windows`=2 windows"),
-        ({"max_length": 20}, "has more than `max_length`=20 tokens"),
+        ({"window_tokens": 9, "max_windows": 2}, "has more than `max_windows`=2 windows"),
+        ({"window_tokens": 9, "max_length": 20}, "has more than `max_length`=20 tokens"),
         ({"long_documents": "truncate", "max_length": 20}, "set long_documents='best'"),
     ],
 )
 def test_the_first_document_that_is_cut_is_logged_and_all_are_counted(options, message, caplog):
     long = "The giant panda is a bear. " * 20
-    backend = EmbeddedBackend(window_tokens=9, **options)
+    backend = EmbeddedBackend(**options)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             scores = backend.score(PANDA, ["hi", long, long + "!", long])
@@ -378,3 +378,28 @@ def test_windows_and_a_query_that_is_cut_are_told_apart(caplog):
             ("truncated", "queries"),
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "other"),
+    [
+        ("How long is the notice period?", "Notice is given 30 days ahead. ", "Keep this secret. "),
+        (
+            "解除合同要提前多少天通知？",
+            "任何一方可提前三十天书面通知解除合同。",
+            "双方同意对此保密。",
+        ),
+    ],
+)
+@pytest.mark.parametrize("window_tokens", [40, None])
+def test_the_sentence_that_answers_is_told(query, answer, other, window_tokens):
+    document = other * 60 + answer + other * 60
+    scores = EmbeddedBackend(window_tokens=window_tokens).score(
+        query, ["short", document, "", document]
+    )
+    start, end = scores.highlights[1]
+
+    assert answer.strip() in document[start:end]
+    assert end - start <= len(answer) + 1
+    assert scores.passages[1].start <= start < end <= scores.passages[1].end
+    assert {1, 3} == scores.highlights.keys() == scores.passages.keys()

@@ -31,6 +31,9 @@ Run: TypeAlias = Callable[[Requests], Sequence[Sequence[object]]]
 
 _MEMORY_OF_SPEED = 0.2
 """Weight of the last batch in the running average of the speed."""
+_DOUBLES_IN = 0.25
+"""Seconds of work in which the speed doubles at most: a hundred batches of documents that a cache
+knows take no time, and say nothing of the next, which it doesn't."""
 
 
 class BatchScorer:
@@ -144,7 +147,7 @@ class BatchScorer:
             emit(BatchFinished(pairs, cost, outcome_of(error), monotonic() - began))
             return self._recover(batch, error, pairs, cost)
         seconds = monotonic() - began
-        self._remember_speed(cost / max(seconds, 1e-6))
+        self._remember_speed(cost / max(seconds, 1e-6), seconds)
         emit(BatchFinished(pairs, cost, "ok", seconds))
         for (request, indices), scores in zip(batch, results, strict=True):
             if self.quarantine.has_suspects:
@@ -200,9 +203,10 @@ class BatchScorer:
         alive = [(request, indices) for request, indices in batch if not request.future.done()]
         return bool(alive) and self._score(alive)
 
-    def _remember_speed(self, speed: float) -> None:
+    def _remember_speed(self, speed: float, seconds: float) -> None:
         last = speed if self.speed == math.inf else self.speed
-        self.speed = last + _MEMORY_OF_SPEED * (speed - last)
+        average = last + _MEMORY_OF_SPEED * (speed - last)
+        self.speed = min(average, last * 2 ** min(seconds / _DOUBLES_IN, 1))
 
     def _checked(self, scores: Sequence[object], count: int) -> Scores:
         if self._backend is not None:

@@ -32,6 +32,7 @@ from rerank_plugins.hooks import (
 )
 from rerank_plugins.hooks._dispatch import emit, observe_call
 from rerank_plugins.scheduler import Scheduler, estimated_tokens
+from rerank_plugins.scheduler.batch import BatchScorer
 
 
 class Scorer:
@@ -231,7 +232,7 @@ def at_speed(speed, scorer, **options):
     """Return a scheduler that assumes this throughput of its scorer."""
     scheduler = Scheduler(scorer, **options)
     scheduler._scorer.speed = float(speed)
-    scheduler._scorer._remember_speed = lambda _: None
+    scheduler._scorer._remember_speed = lambda *_: None
     return scheduler
 
 
@@ -855,3 +856,19 @@ def test_an_error_that_would_end_the_event_loop_becomes_a_backend_error(error):
 
     asyncio.run(caller())
     scheduler.close()
+
+
+@pytest.mark.parametrize("batches", [1, 100, 1000])
+def test_batches_that_take_no_time_say_nothing_of_the_next(batches):
+    """Such as those of documents that a cache knows: the next would be a full one."""
+    scorer = BatchScorer(lambda requests: [], backend=None, batch_cost=16_384)
+    scorer._remember_speed(1000.0, 1.0)
+    for _ in range(batches):
+        scorer._remember_speed(1e6, 0.1 / batches)
+    assert 1000 < scorer.speed < 1400
+
+    for _ in range(100):
+        scorer._remember_speed(1e6, 0.25)
+    assert scorer.speed > 9e5
+    scorer._remember_speed(1000.0, 16.0)
+    assert scorer.speed < 9e5

@@ -13,18 +13,18 @@ from tests.support.places import ROOT
 
 @pytest.fixture(scope="module")
 def encoded_once():
-    """The embedded model encodes each text once for all tests of a module."""
+    """The embedded model reads each window once for all tests of a module."""
     known = {}
-    run = TokenEmbedder._run
+    read = TokenEmbedder._vectors
 
-    def look_up(self, ids, is_truncated, role="passage"):
-        key = (*ids, is_truncated, role)
+    def look_up(self, ids, role):
+        key = (*ids, role)
         if key not in known:
-            known[key] = run(self, ids, is_truncated, role)
+            known[key] = read(self, ids, role)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TokenEmbedder, "_run", look_up)
+        patch.setattr(TokenEmbedder, "_vectors", look_up)
         yield
 
 

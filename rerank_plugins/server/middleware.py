@@ -50,6 +50,7 @@ PROBE_PATHS = HEALTH_PATHS | {"/metrics"}
 Metrics take time to write, so `address_rate` counts them.
 """
 
+_NO_PLACE = "too_many_connections"
 PLACES = "rerank_plugins.places"
 """The key in a request's state: the `Places` there are, if its connection tells."""
 
@@ -105,8 +106,7 @@ class AdmissionMiddleware:
         self._metrics.inflight.inc()
         try:
             extra_headers |= self._admit(scope, headers)
-            with self._in_progress.one(scope["state"]["client"]):
-                await self._app(scope, receive, send_on)
+            await self._in_its_place(scope, receive, send_on)
         except asyncio.CancelledError:  # uvicorn has drained long enough, and ends
             if status == 500:  # noqa: PLR2004  # nothing was sent yet
                 ending = APIError(
@@ -137,7 +137,8 @@ class AdmissionMiddleware:
         if path not in PROBE_PATHS:
             places = scope["state"].get(PLACES)
         if places is not None and not places.free:
-            raise self._no_place("too many requests are in progress; try again later")
+            self._metrics.rejected.labels(_NO_PLACE).inc()
+            raise _no_place("too many requests are in progress; try again later")
         address = client_address(scope, self._trusted)
         self._undeclared_proxies.notice(address, headers)
         rate_headers: dict[str, str] = {}
@@ -147,15 +148,33 @@ class AdmissionMiddleware:
         if not self._auth.is_open and path not in PUBLIC_PATHS:
             client = self._authenticate(headers, scope["state"]["request_id"])
         scope["state"]["client"] = client
-        if places is not None and not places.are_open_to(self._in_progress[client]):
-            raise self._no_place("too many requests of this client are in progress")
         if self._by_client is not None and path not in PROBE_PATHS:
             rate_headers |= self._check_rate(self._by_client.hit(client), "client")
         return rate_headers
 
-    def _no_place(self, message: str) -> APIError:
-        self._metrics.rejected.labels("too_many_connections").inc()
-        return APIError(503, "too_many_connections", message, retry_after=1, close=True)
+    async def _in_its_place(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; the request takes a place once its body is there."""
+        client = scope["state"]["client"]
+        places: Places | None = scope["state"].get(PLACES)
+        is_whole = has_place = False
+
+        async def receive_on() -> Message:
+            nonlocal is_whole, has_place
+            message = await receive()
+            is_last = message["type"] == "http.request" and not message.get("more_body", False)
+            if is_last and not is_whole:
+                is_whole = True
+                if places is not None and not self._in_progress.may_add(client, places.most):
+                    raise _no_place("too many requests of this client are in progress")
+                self._in_progress.add(client)
+                has_place = True
+            return message
+
+        try:
+            await self._app(scope, receive_on, send)
+        finally:
+            if has_place:
+                self._in_progress.remove(client)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         is_exposed = self._auth.is_open and listens_on_loopback(scope)
@@ -220,6 +239,10 @@ def _without_unread(scope: Scope) -> Scope:
     """
     headers = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
     return {**scope, "headers": headers, "query_string": b""}
+
+
+def _no_place(message: str) -> APIError:
+    return APIError(503, _NO_PLACE, message, retry_after=1, close=True)
 
 
 def _limiter(option: str, rate: str | None) -> RateLimiter | None:

@@ -31,13 +31,13 @@ class Places(NamedTuple):
     most: int
     free: int
 
-    def are_open_to(self, own: int) -> bool:
-        """Whether there is one for a client that has so many, of which some may not count yet."""
-        return may_have_more(own, min(self.free, self.most - own))
-
 
 class RequestsInProgress:
-    """Counts the requests in progress of each client."""
+    """Counts the requests of each client whose bodies are there, and that have no response yet.
+
+    A body that still arrives takes no place: whoever sends many of them slowly would otherwise keep
+    all others of its address out. Its connection is the first to be closed for others instead.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -48,14 +48,17 @@ class RequestsInProgress:
     def __len__(self) -> int:
         return len(self._counts)
 
-    @contextmanager
-    def one(self, client: str) -> Iterator[None]:
-        """Count a request, as long as the block lasts."""
+    def may_add(self, client: str, most: int) -> bool:
+        """Whether a client may have one more, where there are so many places for all."""
+        return may_have_more(self._counts[client], most - self._counts.total())
+
+    def add(self, client: str) -> None:
+        """Count a request."""
         self._counts[client] += 1
-        try:
-            yield
-        finally:
-            _subtract(self._counts, client, 1)
+
+    def remove(self, client: str) -> None:
+        """Count a request no more."""
+        _subtract(self._counts, client, 1)
 
 
 class TextMemory:

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `server`")
 
 from rerank_plugins import BackendOverloaded
-from rerank_plugins.server.shares import Places, RequestsInProgress, TextMemory, may_have_more
+from rerank_plugins.server.shares import RequestsInProgress, TextMemory, may_have_more
 from tests.server.test_connections import BODY, Gate, answers, opened, post, received
-from tests.support.monitoring import get, metric, wait_until
+from tests.support.monitoring import metric, wait_until
 from tests.support.serving import listening, ready, serving
 
 GREEDY, OTHER, LIGHT = (f"X-Forwarded-For: 10.0.0.{number}" for number in (1, 2, 3))
@@ -41,20 +41,23 @@ def test_something_is_left_however_many_clients_take_what_they_can(clients):
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_few_places_are_all_for_one_client(most):
-    assert all(Places(most, most - own).are_open_to(own) for own in range(most))
-    assert not Places(most, 0).are_open_to(0)
+    counts = RequestsInProgress()
+    for _ in range(most):
+        assert counts.may_add("a", most)
+        counts.add("a")
 
-
-def test_requests_that_do_not_count_yet_take_places():
-    """Bodies that still arrive are no requests in progress."""
-    assert not Places(100, free=100).are_open_to(99)
+    assert not counts.may_add("a", most)
+    assert not counts.may_add("b", most)
 
 
 def test_only_clients_with_requests_are_remembered():
     counts = RequestsInProgress()
-    with counts.one("a"), counts.one("a"), counts.one("b"):
-        assert (2, 1, 0) == (counts["a"], counts["b"], counts["c"])
-        assert 2 == len(counts)
+    for client in "aab":
+        counts.add(client)
+    assert (2, 1, 0) == (counts["a"], counts["b"], counts["c"])
+    assert 2 == len(counts)
+    for client in "aba":
+        counts.remove(client)
 
     assert 0 == len(counts)
 
@@ -93,16 +96,16 @@ def test_one_client_does_not_take_all_places(gate, first):
         request = post(BODY, GREEDY, "Connection: close")
         cut = len(request) - (1 if first == "heads" else 0)
         greedy = [opened(url, request[:cut]) for _ in range(20)]
+        if first == "heads":  # none takes a place
+            wait_until(lambda: metric(url, "rerank_inflight_requests") == 21)
+            for connection in greedy:
+                connection.sendall(request[cut:])
         wait_until(
             lambda: (
                 metric(url, "rerank_inflight_requests") == 19  # and the one for the metrics
                 and metric(url, "rerank_rejected_total", reason="too_many_connections") == 2
             )
         )
-        for connection in greedy:
-            if cut < len(request):
-                connection.sendall(request[cut:])
-        assert 200 == get(url, "/livez")[0]  # by then what was sent before has been read
         others = [opened(url, post(BODY, each, "Connection: close")) for each in (LIGHT, OTHER)]
         wait_until(lambda: metric(url, "rerank_inflight_requests") == 21)
         gate.open.set()

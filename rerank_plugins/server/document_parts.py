@@ -11,7 +11,11 @@ from rerank_plugins.errors import DocumentQuarantined
 from rerank_plugins.scheduler.quarantine import refusal
 from rerank_plugins.scores import Passage, Scores
 
-__all__ = ["DocumentParts"]
+__all__ = ["IN_PARTS", "DocumentParts"]
+
+IN_PARTS = "+parts"
+"""The end of the name of what scores documents in parts: their windows are others, and so may be
+their scores."""
 
 _LONG, _PART = 4, 2
 """A document of more than four times the model's length comes in parts of at most twice that."""
@@ -75,7 +79,7 @@ class _Documents(NamedTuple):
                 truncated.append(document)
         return Scores(
             values,
-            backend=scores.backend,
+            backend=scores.backend and f"{scores.backend}{IN_PARTS}",
             label=scores.label,
             model=scores.model,
             scale=scores.scale,

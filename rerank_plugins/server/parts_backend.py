@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rerank_plugins.content import CheckedDocuments, Requests
 from rerank_plugins.errors import DocumentQuarantined
-from rerank_plugins.server.document_parts import DocumentParts
+from rerank_plugins.server.document_parts import IN_PARTS, DocumentParts
 from rerank_plugins.wrappers.base import Blocking, Call, Flow, WrapperBackend
 
 __all__ = ["DocumentPartsBackend"]
@@ -24,6 +24,10 @@ class DocumentPartsBackend(WrapperBackend):
     @property
     def kind(self) -> str:
         return "parts"
+
+    @property
+    def name(self) -> str:
+        return f"{self.wrapped.name}{IN_PARTS}"
 
     def flow(self, requests: Requests) -> Flow:
         if self._parts is None:

@@ -220,7 +220,7 @@ def test_a_model_of_a_chain_is_asked_for_parts():
     assert [0.9, 0.9] == list(scores)
     assert late[start:end] == "secret"
     assert max(len(text) for batch in reader.batches for text in batch) <= 4096
-    assert "reader" == backend.name
+    assert "reader+parts" == backend.name
     backend.close()
 
     other = FakeBackend()

@@ -66,6 +66,7 @@ __all__ = [
     "check_hub_id",
     "downloaded",
     "gives_vectors",
+    "holds_stanford",
     "read_folder",
     "resolve",
 ]
@@ -262,13 +263,22 @@ class Checkpoint:
         return found
 
 
+def holds_stanford(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint of Stanford's ColBERT.
+
+    Raises:
+        ConfigError: its configuration can't be read.
+    """
+    return is_stanford(_json(folder / "config.json") or {})
+
+
 def gives_vectors(folder: Path) -> bool:
     """Whether a folder holds a model that reads each text alone; quick, and never raises."""
     try:
         modules = list_modules("", _json(folder / "modules.json", kind=list))
         kinds = [module.kind for module in modules]
         if not modules:
-            return is_stanford(_json(folder / "config.json") or {})
+            return holds_stanford(folder)
         if kinds[1:2] in ([], ["LogitScore"]):
             return False
         last = [_json(folder / module.folder / "config.json") or {} for module in modules[1:]]

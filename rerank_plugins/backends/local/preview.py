@@ -13,7 +13,11 @@ from rerank_plugins._internal.optional import require
 from rerank_plugins.backend import ModelCheck
 from rerank_plugins.backends.local.adapter_config import read_adapter_config
 from rerank_plugins.backends.local.adapters import holds_adapter
-from rerank_plugins.backends.local.checkpoint import Checkpoint, check_hub_id
+from rerank_plugins.backends.local.checkpoint import (
+    Checkpoint,
+    check_hub_id,
+    holds_stanford,
+)
 from rerank_plugins.backends.local.foreign_code import code_repositories
 from rerank_plugins.backends.local.hub import list_files
 from rerank_plugins.backends.local.model_card import read_card
@@ -85,6 +89,13 @@ def check_on_hub(
                 return ModelCheck(
                     ok=True, detail=f"an adapter of {base!r}, merged with it at load", facts=facts
                 )
+            if not has_headers and holds_stanford(folder):
+                facts["method"] = "late interaction"
+                detail = (
+                    f"late interaction, in Stanford's format; download: {facts['download']}; more "
+                    "shows once the weights are here, since ModelScope sends no part of them"
+                )
+                return ModelCheck(ok=True, detail=detail, facts=facts)
             checkpoint = read(folder, listed.commit)
             facts |= _facts(checkpoint, engines, listed.commit)
             if not has_headers:

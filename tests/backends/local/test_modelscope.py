@@ -6,6 +6,7 @@ import time
 import pytest
 
 pytest.importorskip("modelscope_hub", reason="needs the extra `modelscope`")
+pytest.importorskip("sentence_transformers", reason="needs the extra `local`")
 
 from rerank_plugins import (
     AuthenticationError,
@@ -15,6 +16,7 @@ from rerank_plugins import (
 )
 from rerank_plugins.backends.local.checkpoint import resolve
 from rerank_plugins.testing import FakeResponse, FakeServer, cut_short
+from tests.backends.local.bi_encoders import build_stanford
 from tests.support.checkpoints import build
 from tests.support.modelscope_hub import COMMIT, MODEL, ModelScopeHub
 
@@ -83,6 +85,15 @@ def test_doctor_says_what_a_model_is_before_its_weights(server, hub):
     (missing,) = load_backend("local:iic/nothing?hub=modelscope").check_models()
     assert not missing.ok
     assert "is not on ModelScope" in missing.detail
+
+
+def test_doctor_takes_no_colbert_of_stanfords_for_damaged(server, tmp_path):
+    """Its projection stands among the weights, of which this hub sends nothing alone."""
+    server.response = ModelScopeHub(build_stanford(tmp_path / "stanford"))
+    (found,) = load_backend(f"local:{MODEL}?hub=modelscope").check_models()
+
+    assert found.ok, found.detail
+    assert "late interaction" == found.facts["method"]
 
 
 def test_the_files_of_a_model_are_fetched_and_no_others(server, hub, folder):

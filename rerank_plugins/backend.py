@@ -129,6 +129,9 @@ class Backend(ABC):
     """Whether the score of a long document is about that of its best part, so that a server may
     score the parts of one apart, and nobody waits for all of it."""
 
+    reloads: bool = False
+    """Whether a call may have to load the model again, and so take as long as a load."""
+
     hooks: tuple[Callable[[Any], None], ...] = ()
     """Who receives the events of its calls; see `rerank_plugins.hooks`."""
 

@@ -50,7 +50,7 @@ def isolate(
         lock = settings.model_lock
         return ModelProcess(
             backend,
-            batch_seconds=settings.watchdog_seconds,
+            batch_seconds=settings.longest_batch(reloads=backend.reloads),
             load_seconds=settings.load_seconds,
             wait_seconds=settings.queue_seconds,
             prepare=None if lock is None else partial(_check_files, lock),

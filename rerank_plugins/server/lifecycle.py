@@ -68,6 +68,7 @@ class Lifecycle:
         self.on_loaded: Callable[[], None] = lambda: None
         """Called in a thread before the server takes the first request."""
         self._settings = settings
+        self._longest_batch = settings.longest_batch(reloads=backend.reloads)
         self._metrics = metrics
         self._scoring: Scoring | None = None
         self._locked: Sequence[LockedFiles] = ()
@@ -85,7 +86,7 @@ class Lifecycle:
     def is_alive(self) -> bool:
         """Whether there is progress: no batch has been running, no model loading for too long."""
         # A model's own process ends when it hangs, and a new one makes progress.
-        max_seconds = self._settings.watchdog_seconds * (2 if self._processes else 1)
+        max_seconds = self._longest_batch * (2 if self._processes else 1)
         if self._scoring is not None and self._scoring.stalled_for() > max_seconds:
             return False
         longest = max((process.restarting_for() for process in self._processes), default=0.0)
@@ -307,7 +308,7 @@ class Lifecycle:
             self._metrics.lag.observe(max(0.0, monotonic() - due))
             is_alive = self.is_alive
             if was_alive and not is_alive:
-                _log.error("a batch has been running for %g s", self._settings.watchdog_seconds)
+                _log.error("a batch has been running for %g s", self._longest_batch)
             was_alive = is_alive
 
     async def _fill_cache(self, requests: Sequence[tuple[str, list[str]]]) -> None:

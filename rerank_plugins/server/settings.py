@@ -177,7 +177,8 @@ class ServerSettings:
     """How long a model may take to load, its download included; then its process is killed, or the
     server ends if it has no other."""
     watchdog_seconds: float = 60.0
-    """A batch that takes longer counts as hanging."""
+    """A batch that takes longer counts as hanging; where the model may be loaded again in one
+    (`unload_after`), it has `load_seconds` more."""
     shutdown_delay: float = 1.0
     """How long the server takes requests after SIGTERM, while load balancers notice `/readyz`."""
     drain_seconds: float = 25.0
@@ -206,6 +207,14 @@ class ServerSettings:
             )
         check_variable("api_keys_env", self.api_keys_env, "RERANK_API_KEYS")
         self.trusted_networks()
+
+    def longest_batch(self, *, reloads: bool) -> float:
+        """Return after how many seconds a batch hangs.
+
+        Args:
+            reloads: whether the model may be loaded again in it (`Backend.reloads`).
+        """
+        return self.watchdog_seconds + (self.load_seconds if reloads else 0.0)
 
     def trusted_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """Return `trusted_proxies` as networks."""

@@ -65,6 +65,7 @@ class WrapperBackend(Backend):
         self.inputs = frozenset.intersection(*(child.inputs for child in children))
         self.instructions = all(child.instructions for child in children)
         self.best_part_counts = all(child.best_part_counts for child in children)
+        self.reloads = any(child.reloads for child in children)
         lengths = [child.document_tokens for child in children]
         known = [length for length in lengths if length is not None]
         self.document_tokens = max(known) if len(known) == len(lengths) else None

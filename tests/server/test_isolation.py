@@ -114,6 +114,17 @@ def test_a_model_that_has_its_own_process_gets_no_other(around, make):
     assert 1 == len(model_processes(backend))
 
 
+@pytest.mark.parametrize(("options", "seconds"), [("", 60), ("?unload_after=9", 660)])
+def test_a_call_may_load_the_model_again(options, seconds):
+    """Which is no hanging batch, in a process of its own or not."""
+    settings = ServerSettings()
+    model = RetryingBackend(load_backend(f"local:m{options}"))
+    (process,) = model_processes(isolate(model, settings))
+
+    assert seconds == process._batch_seconds
+    assert seconds == settings.longest_batch(reloads=model.reloads)
+
+
 @pytest.mark.parametrize("around", [lambda b: b, RetryingBackend, OwnWrapper])
 def test_a_users_own_process_counts_as_one(around):
     sidecar = OwnSidecar()

@@ -268,6 +268,10 @@ class LocalBackend(Backend):
         return self._long_documents.best_part_counts
 
     @property
+    def reloads(self) -> bool:  # type: ignore[override]  # follows from the options
+        return self._options["unload_after"] is not None
+
+    @property
     def scale(self) -> Scale:  # type: ignore[override]  # a hub's model tells it once it is loaded
         """The scale that was set; `"similarity"` of a model that compares vectors.
 

@@ -41,7 +41,7 @@ class TestContract(BackendContract):
     """Kept by the embedded backend."""
 
     def make_backend(self):
-        return EmbeddedBackend()
+        return EmbeddedBackend(max_windows=8)  # of a megabyte; 128 take a quarter of a minute
 
 
 def read(name):

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from rerank_plugins.content import Content, Query
 
-__all__ = ["estimated_tokens", "fair_share"]
+__all__ = ["LETTERS_PER_TOKEN", "estimated_tokens", "fair_share"]
 
+LETTERS_PER_TOKEN = 4
+"""ASCII characters that are estimated as one token; any other character is one."""
 _SPECIAL_TOKENS = 4
 """Tokens around the two texts of a pair; so even an empty document costs something."""
 _IMAGE_TOKENS = 1_024
@@ -29,7 +31,7 @@ def fair_share(waiting: Iterable[int], own: int) -> int:
 
 def _tokens(value: str | Query | Content) -> int:
     if isinstance(value, str):
-        return len(value) // 4 if value.isascii() else len(value)
+        return len(value) // LETTERS_PER_TOKEN if value.isascii() else len(value)
     image = 0 if value.image is None else _IMAGE_TOKENS
     instruction = value.instruction if isinstance(value, Query) else None
     return image + _tokens(value.text or "") + _tokens(instruction or "")

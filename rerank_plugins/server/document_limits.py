@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rerank_plugins.scheduler.cost import LETTERS_PER_TOKEN
 from rerank_plugins.scores import Scores
 
 __all__ = ["cut_documents", "with_cuts"]
-
-_LETTERS_PER_TOKEN = 4
-"""Of ASCII; any other character counts as a token. The scheduler estimates alike."""
 
 
 def cut_documents(texts: Sequence[str], tokens: int | None) -> tuple[list[str], dict[int, float]]:
@@ -43,13 +41,13 @@ def with_cuts(scores: Scores, shares: dict[int, float]) -> Scores:
 
 def _start(text: str, tokens: int) -> str:
     """Return the start of a text, whole characters."""
-    room = tokens * _LETTERS_PER_TOKEN
+    room = tokens * LETTERS_PER_TOKEN
     if len(text) <= tokens:
         return text
     if text.isascii():
         return text[:room]
     for at, letter in enumerate(text):
-        room -= 1 if letter.isascii() else _LETTERS_PER_TOKEN
+        room -= 1 if letter.isascii() else LETTERS_PER_TOKEN
         if room < 0:
             return text[:at]
     return text

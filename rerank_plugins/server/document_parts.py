@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from rerank_plugins.errors import DocumentQuarantined
+from rerank_plugins.scheduler.cost import LETTERS_PER_TOKEN
 from rerank_plugins.scheduler.quarantine import refusal
 from rerank_plugins.scores import Passage, Scores
 
@@ -21,8 +22,6 @@ _LONG, _PART = 4, 2
 """A document of more than four times the model's length comes in parts of at most twice that."""
 _OVERLAP = 8
 """Parts share an eighth of the model's length, as windows do."""
-_LETTERS_PER_TOKEN = 4
-"""Of ASCII; any other character counts as a token. The scheduler estimates alike."""
 _TRIES = 4
 _LOOKED_AT = 512
 """In how many characters the border of a part is looked for: a body of 4 MB has 1,000 parts."""
@@ -155,17 +154,17 @@ class DocumentParts:
             yield Passage(start, end)
             if end == len(text):
                 return
-            shared = min(self._overlap * _LETTERS_PER_TOKEN, _LOOKED_AT, (end - start) // 4)
+            shared = min(self._overlap * LETTERS_PER_TOKEN, _LOOKED_AT, (end - start) // 4)
             start = _border(text, end - shared, end, first=True)
 
 
 def _fitting(text: str, start: int, tokens: int) -> int:
     """Return how many characters from `start` on have at most so many tokens, about."""
-    length = tokens * _LETTERS_PER_TOKEN
+    length = tokens * LETTERS_PER_TOKEN
     for _ in range(_TRIES):
         piece = text[start : start + length]
         plain = len(piece.encode("ascii", "ignore"))
-        cost = plain / _LETTERS_PER_TOKEN + len(piece) - plain
+        cost = plain / LETTERS_PER_TOKEN + len(piece) - plain
         if cost <= tokens:
             return len(piece)
         length = max(tokens, int(len(piece) * tokens / cost))
